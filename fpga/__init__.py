@@ -1,0 +1,1 @@
+"""FPGA: from QONNX to a FINN+ hardware graph."""

@@ -1,0 +1,1 @@
+"""Hardware operators of our own: one file each."""

@@ -1,0 +1,1 @@
+"""Commands, pipeline, report and targets: the only part that looks upward."""

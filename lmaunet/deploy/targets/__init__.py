@@ -1,0 +1,118 @@
+"""The deployment targets: one file each that defines ``TARGET``.
+
+A file of this folder that defines ``TARGET`` is a target; nothing else names it. One that cannot
+be imported shows up as missing, with the reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmaunet.artifacts import Build, Figure
+from lmaunet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool that a target uses, and whether it is here.
+
+    ``version`` and ``place`` are empty where it is missing; ``fix`` is the command that gets it.
+    ``required`` tells whether the target's build needs it, or only a part of measuring.
+    """
+
+    name: str
+    purpose: str
+    version: str = ""
+    place: str = ""
+    fix: str = ""
+    required: bool = True
+
+    @property
+    def found(self) -> bool:
+        """Whether the tool is on this machine."""
+        return bool(self.place)
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a target builds from.
+
+    Args:
+        folder: an empty folder that the target writes into; it becomes the build.
+        qcdq: ONNX with QuantizeLinear/DequantizeLinear and the scan as one local function.
+        qonnx: ONNX with QONNX Quant nodes and the scan opaque.
+        samples: float32 ``(n, channels, H, W)`` normalised images for the agreement checks.
+        options: the command's options (``sms``, ``board``, ``clock_mhz``, ``target_ms``).
+        progress: called with a line on what is being done.
+    """
+
+    folder: Path
+    qcdq: Path
+    qonnx: Path
+    samples: np.ndarray
+    options: Mapping[str, Any]
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One deployment target.
+
+    Args:
+        name: the name that ``--target`` takes.
+        summary: one line on what it is.
+        probe: returns the tools that it uses, found or missing.
+        build: writes the deployment into ``request.folder`` and returns it; raises UserError,
+            ToolNotFound or Disagreement.
+        run: float32 images ``(n, channels, H, W)`` to float32 logits ``(n, classes, H, W)``, with
+            the target's own arithmetic.
+        measure: returns the figures ``size_mb``, ``weights_mb`` and ``latency_ms`` of a build.
+        arithmetic: what ``run`` executes, in words for the report.
+    """
+
+    name: str
+    summary: str
+    probe: Callable[[], list[Tool]]
+    build: Callable[[BuildRequest], Build]
+    run: Callable[[Build, np.ndarray], np.ndarray]
+    measure: Callable[[Build, np.ndarray], dict[str, Figure]]
+    arithmetic: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A target whose file could not be imported, and why."""
+
+    name: str
+    why: str
+
+
+def all_targets() -> dict[str, Target | Missing]:
+    """Return every target of this folder by name, in alphabetical order."""
+    found: dict[str, Target | Missing] = {}
+    for module in pkgutil.iter_modules(__path__):
+        try:
+            target = importlib.import_module(f"{__name__}.{module.name}").TARGET
+            found[target.name] = target
+        except Exception as error:
+            found[module.name] = Missing(module.name, f"{type(error).__name__}: {error}")
+    return found
+
+
+def get_target(name: str) -> Target:
+    """Return one target; raises :class:`UserError` where it is unknown or cannot be imported."""
+    targets = all_targets()
+    if name not in targets:
+        raise UserError(f"unknown target {name!r}; use one of: {', '.join(targets)}")
+    target = targets[name]
+    if isinstance(target, Missing):
+        raise UserError(f"target {name} cannot be loaded: {target.why}")
+    return target

@@ -1,0 +1,310 @@
+"""What a network is: every width, stride, kernel and bit-width, written once.
+
+:class:`NetSpec` names a network's choices; :meth:`NetSpec.layers` lists its layers in order, from
+which parameters and multiply-accumulates (MACs) follow without building it. :class:`ScanSpec`
+holds the number formats of one selective scan in integers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lmaunet.errors import UserError
+
+CONV1D_TAPS = 4
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that has parameters or multiplies.
+
+    ``part`` is the block it belongs to and ``name`` its name there; ``height x width`` is its
+    output map. A token layer has one output per pixel of the map. ``groups`` divides both channel
+    counts. ``norm`` says that a batch normalization follows.
+    """
+
+    part: str
+    name: str
+    kind: Literal["conv", "conv1d", "linear", "scan"]
+    in_channels: int
+    out_channels: int
+    height: int
+    width: int
+    kernel: int = 1
+    groups: int = 1
+    bias: bool = True
+    norm: bool = False
+    states: int = 0
+
+    @property
+    def taps(self) -> int:
+        """Weights per input channel and output channel."""
+        return self.kernel**2 if self.kind == "conv" else self.kernel
+
+    @property
+    def params(self) -> int:
+        """Learned parameters: weights, bias, the norm's scale and shift, A_log and D of a scan."""
+        if self.kind == "scan":
+            return self.out_channels * self.states + self.out_channels
+        weights = self.in_channels // self.groups * self.out_channels * self.taps
+        return weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image.
+
+        A scan counts three for each channel, state and token: a*h, delta*B*x and C*h.
+        """
+        pixels = self.height * self.width
+        if self.kind == "scan":
+            return 3 * pixels * self.out_channels * self.states
+        return pixels * self.in_channels // self.groups * self.out_channels * self.taps
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """The choices that make an LMa-UNet.
+
+    Args:
+        name: the spec's name.
+        in_channels, classes: image channels; classes with the background.
+        widths: channels of the shallow stage, three large-kernel Mamba (LKM) stages, the deep LKM.
+        strides: the max pooling before each of the four LKMs.
+        kernels: the depthwise kernel of each LKM: 3, 5, 7 or 9.
+        states: N, states of the selective scan per channel.
+        expand: d_inner / d_model of Mamba.
+        skip: how the decoder joins a skip: ``add`` or ``concat``.
+        decoder_widths: channels of the decoder's levels, shallowest first.
+        decoder_convs: 3x3 convolutions in a decoder level.
+        pyramid: ``local`` (a 1x1 reduction, stride-1 max pools of 3 and 5, a 1x1) needs no view of
+            the whole map, which streaming hardware likes; ``bins`` is adaptive average pooling
+            into ``pyramid_bins``, then a 3x3 as in the article.
+        pyramid_width: channels that the pyramid puts out.
+        input_size: height and width that the network is exported for.
+    """
+
+    name: str
+    widths: tuple[int, int, int, int, int]
+    in_channels: int = 1
+    classes: int = 9
+    strides: tuple[int, int, int, int] = (2, 2, 2, 2)
+    kernels: tuple[int, int, int, int] = (7, 7, 7, 7)
+    states: int = 16
+    expand: int = 1
+    skip: Literal["add", "concat"] = "add"
+    decoder_widths: tuple[int, int, int, int] | None = None
+    decoder_convs: int = 1
+    pyramid: Literal["local", "bins"] = "local"
+    pyramid_bins: tuple[int, ...] = (1, 2, 4, 8)
+    pyramid_width: int | None = None
+    input_size: tuple[int, int] = (256, 256)
+
+    def __post_init__(self) -> None:
+        for key in ("widths", "strides", "kernels", "decoder_widths", "pyramid_bins", "input_size"):
+            value = getattr(self, key)
+            if value is not None:
+                object.__setattr__(self, key, tuple(int(v) for v in value))
+        if self.decoder_widths is None:
+            object.__setattr__(self, "decoder_widths", self.widths[:4])
+        if self.pyramid_width is None:
+            object.__setattr__(self, "pyramid_width", self.widths[4])
+        self._check()
+
+    def _check(self) -> None:
+        lengths = {"widths": 5, "strides": 4, "kernels": 4, "decoder_widths": 4, "input_size": 2}
+        for key, length in lengths.items():
+            value = getattr(self, key)
+            if len(value) != length or min(value) < 1:
+                raise UserError(f"spec {self.name}: {key}={value}; give {length} positive numbers")
+        for key in ("in_channels", "states", "expand", "decoder_convs"):
+            if getattr(self, key) < 1:
+                raise UserError(f"spec {self.name}: {key}={getattr(self, key)}; give 1 or more")
+        if self.classes < 2:
+            raise UserError(f"spec {self.name}: classes={self.classes}; give 2 or more")
+        if any(k not in (3, 5, 7, 9) for k in self.kernels):
+            raise UserError(f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9")
+        if self.skip not in ("add", "concat") or self.pyramid not in ("local", "bins"):
+            raise UserError(
+                f"spec {self.name}: skip={self.skip!r}, pyramid={self.pyramid!r}; "
+                "skip is 'add' or 'concat', pyramid is 'local' or 'bins'"
+            )
+        self.check_size(*self.input_size)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise :class:`UserError` where an image of this size does not fit the network."""
+        step = self.size_multiple
+        if height % step or width % step or height < step or width < step:
+            raise UserError(
+                f"spec {self.name}: input {height}x{width}; height and width must be multiples "
+                f"of {step} (the strides' product times the finest pyramid bin)"
+            )
+
+    @property
+    def size_multiple(self) -> int:
+        """What the input's height and width must be a multiple of."""
+        bins = math.lcm(*self.pyramid_bins) if self.pyramid == "bins" else 1
+        return math.prod(self.strides) * bins
+
+    def inner(self, width: int) -> int:
+        """Return d_inner, the channels of the scan in an LKM of ``width`` channels."""
+        return width * self.expand
+
+    @staticmethod
+    def dt_rank(width: int) -> int:
+        """Return the rank of Mamba's time-step projection, ceil(d_model / 16)."""
+        return math.ceil(width / 16)
+
+    def layers(self, height: int | None = None, width: int | None = None) -> list[Layer]:
+        """List every layer with parameters, in order, for one image of the given size."""
+        height, width = height or self.input_size[0], width or self.input_size[1]
+        self.check_size(height, width)
+        return list(self._layers(height, width))
+
+    def _layers(self, h: int, w: int) -> Iterator[Layer]:
+        assert self.decoder_widths is not None and self.pyramid_width is not None
+        c = self.widths[0]
+        yield Layer("shallow", "0", "conv", self.in_channels, c, h, w, 3, bias=False, norm=True)
+        yield Layer("shallow", "1", "conv", c, c, h, w, 3, bias=False, norm=True)
+        sizes = [(h, w)]
+        for i, (wide, stride, kernel) in enumerate(
+            zip(self.widths[1:], self.strides, self.kernels, strict=True)
+        ):
+            h, w = h // stride, w // stride
+            sizes.append((h, w))
+            yield from self._lkm("deep" if i == 3 else f"lkm{i + 1}", c, wide, h, w, kernel)
+            c = wide
+        yield from self._pyramid(c, h, w)
+        c = self.pyramid_width
+        for level in (3, 2, 1, 0):
+            part, wide, skip = f"decoder{level}", self.decoder_widths[level], self.widths[level]
+            yield Layer(part, "up", "conv", c, wide, h, w)
+            h, w = sizes[level]
+            if self.skip == "add" and skip != wide:
+                yield Layer(part, "skip", "conv", skip, wide, h, w)
+            c = wide + skip if self.skip == "concat" else wide
+            for j in range(self.decoder_convs):
+                yield Layer(part, f"conv{j}", "conv", c, wide, h, w, 3, bias=False, norm=True)
+                c = wide
+        yield Layer("head", "head", "conv", c, self.classes, h, w)
+
+    def _lkm(self, part: str, c: int, wide: int, h: int, w: int, kernel: int) -> Iterator[Layer]:
+        d, n, rank = self.inner(wide), self.states, self.dt_rank(wide)
+        if c != wide:
+            yield Layer(part, "proj", "conv", c, wide, h, w)
+        yield Layer(
+            part, "local", "conv", wide, wide, h, w, kernel, groups=wide, bias=False, norm=True
+        )
+        yield Layer(part, "in_proj", "linear", wide, 2 * d, h, w, bias=False)
+        yield Layer(part, "conv1d", "conv1d", d, d, h, w, CONV1D_TAPS, groups=d)
+        yield Layer(part, "x_proj", "linear", d, rank + 2 * n, h, w, bias=False)
+        yield Layer(part, "dt_proj", "linear", rank, d, h, w)
+        yield Layer(part, "scan", "scan", d, d, h, w, states=n)
+        yield Layer(part, "out_proj", "linear", d, wide, h, w, bias=False)
+
+    def _pyramid(self, c: int, h: int, w: int) -> Iterator[Layer]:
+        assert self.pyramid_width is not None
+        if self.pyramid == "local":
+            yield Layer("pyramid", "reduce", "conv", c, c // 4, h, w)
+            wide = c + 3 * (c // 4)
+            yield Layer("pyramid", "out", "conv", wide, self.pyramid_width, h, w, 1,
+                        bias=False, norm=True)  # fmt: skip
+            return
+        for i, b in enumerate(self.pyramid_bins):
+            yield Layer("pyramid", f"bin{i}", "conv", c, c // 4, b, b)
+        wide = c + len(self.pyramid_bins) * (c // 4)
+        yield Layer("pyramid", "out", "conv", wide, self.pyramid_width, h, w, 3,
+                    bias=False, norm=True)  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as plain JSON, for checkpoints and manifests."""
+        return {k: list(v) if isinstance(v, tuple) else v
+                for k, v in dataclasses.asdict(self).items()}  # fmt: skip
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> NetSpec:
+        """Return the spec that :meth:`to_json` wrote; raises UserError for anything else."""
+        try:
+            return NetSpec(**content)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"not a network specification: {error}") from error
+
+    def replace(self, **changes: Any) -> NetSpec:
+        """Return a copy with other values; ``None`` leaves a value as it is."""
+        return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        NetSpec("base", (56, 112, 144, 288, 512), expand=2, skip="concat", decoder_convs=2,
+                pyramid="bins"),
+        NetSpec("edge", (24, 48, 96, 192, 256), pyramid_width=192),
+        NetSpec("demo", (12, 24, 32, 48, 64), states=8, kernels=(7, 7, 7, 5),
+                input_size=(128, 128)),
+    )
+}  # fmt: skip
+
+
+def named_spec(name: str) -> NetSpec:
+    """Return a named spec; raises :class:`UserError` for an unknown name."""
+    if name not in SPECS:
+        raise UserError(f"unknown spec {name!r}; use one of: {', '.join(SPECS)}")
+    return SPECS[name]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A fixed-point format: ``bits`` in all, ``frac`` of them fractional.
+
+    ``frac`` may be negative or exceed ``bits``. A cut to it rounds half up (towards plus infinity,
+    ``floor(v + 1/2)``) and saturates. A signed format spans the full two's complement range.
+    """
+
+    bits: int
+    frac: int
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 62:
+            raise UserError(f"a format of {self.bits} bits; give 1 to 62")
+
+    @property
+    def low(self) -> int:
+        """Smallest code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """Largest code."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class ScanSpec:
+    """One selective scan in integers.
+
+    Args:
+        channels, states: D and N.
+        formats: the format of each cut and of each constant, by the name that
+            ``lmaunet/scan/recurrence.py`` uses.
+        exp_segments: segments of the piecewise-linear 2^-f over [0, 1); a power of two.
+    """
+
+    channels: int
+    states: int
+    formats: Mapping[str, Format] = field(default_factory=dict)
+    exp_segments: int = 32
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as plain JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> ScanSpec:
+        """Return the spec that :meth:`to_json` wrote."""
+        formats = {name: Format(**value) for name, value in content["formats"].items()}
+        return ScanSpec(content["channels"], content["states"], formats, content["exp_segments"])

@@ -1,0 +1,190 @@
+"""A stage's folder in a run: written whole or not at all, with a manifest, resumed by digest.
+
+``runs/NAME/STAGE/`` holds a stage's results and ``manifest.json``: what went in (digests), what
+came out (digests), the options, the seed, the command and the versions of the tools. A stage
+writes into ``.STAGE.partial`` beside it and is moved into place at the end, so that a killed
+command leaves either the old result or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmaunet.errors import UserError
+
+SCHEMA = 1
+TOOLS = (
+    "lmaunet-deploy", "torch", "brevitas", "onnx", "onnxruntime", "qonnx", "numpy", "monai",
+    "finn-plus", "tensorrt-rtx-cu13",
+)  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of every file of a folder in order of name, in hex."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that a result can depend on."""
+    found = {}
+    for name in TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    found["python"] = ".".join(map(str, sys.version_info[:3]))
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to ``path`` atomically: the old file stays until the new one is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run.
+
+    Args:
+        run: the run's folder.
+        name: the stage's name, which is its folder in the run (``train``, ``build/trt`` ...).
+        inputs: files and folders that go in, by name.
+        options: every option that changes the result; must be plain JSON.
+        seed: the random seed, where the stage uses one.
+    """
+
+    run: Path
+    name: str
+    inputs: Mapping[str, Path]
+    options: Mapping[str, Any]
+    seed: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The stage's folder when it is complete."""
+        return self.run / self.name
+
+    @property
+    def partial(self) -> Path:
+        """Where the stage writes until it is complete; training checkpoints survive in it."""
+        return self.folder.with_name(f".{self.folder.name}.partial")
+
+    def key(self) -> str:
+        """Return the digest of all that determines the result."""
+        for name, path in self.inputs.items():
+            if not path.exists():
+                raise UserError(f"{self.name}: {name} {path} does not exist")
+        content = {
+            "schema": SCHEMA,
+            "inputs": {name: sha256(path) for name, path in sorted(self.inputs.items())},
+            "options": dict(self.options),
+            "seed": self.seed,
+            "tools": tool_versions(),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def is_current(self) -> bool:
+        """Tell whether the folder holds the result of exactly these inputs and options."""
+        manifest = self.folder / "manifest.json"
+        return manifest.exists() and read_manifest(self.folder)["key"] == self.key()
+
+    def write(self, work: Callable[[Path], None], *, resume: bool = False) -> Path:
+        """Run ``work(folder)`` into a fresh partial folder and move the result into place.
+
+        Args:
+            work: writes the stage's files into the folder that it is given.
+            resume: keep the partial folder of an interrupted run with the same key, and leave it
+                behind when this one is interrupted.
+        """
+        key = self.key()
+        with _partial_folder(self.partial, key, resume) as partial:
+            work(partial)
+            outputs = sorted(p for p in partial.rglob("*") if p.is_file() and p.name != ".key")
+            write_json(
+                partial / "manifest.json",
+                {
+                    "schema": SCHEMA,
+                    "stage": self.name,
+                    "key": key,
+                    "command": " ".join(sys.argv),
+                    "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                    "seed": self.seed,
+                    "options": dict(self.options),
+                    "inputs": {
+                        n: {"path": str(p), "sha256": sha256(p)} for n, p in self.inputs.items()
+                    },
+                    "outputs": {str(p.relative_to(partial)): sha256(p) for p in outputs},
+                    "tools": tool_versions(),
+                },
+            )
+            (partial / ".key").unlink()
+            _swap(partial, self.folder)
+        return self.folder
+
+
+@contextlib.contextmanager
+def _partial_folder(partial: Path, key: str, resume: bool) -> Iterator[Path]:
+    marker = partial / ".key"
+    if partial.exists() and not (resume and marker.exists() and marker.read_text() == key):
+        shutil.rmtree(partial)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        marker.write_text(key)
+        yield partial
+    except BaseException:
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a stage's manifest.
+
+    Raises:
+        UserError: where there is none, it is damaged, or another version wrote it.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise UserError(
+            f"{folder} holds no finished {folder.name!r} stage; run that stage first "
+            f"(lmaunet-deploy {folder.name} --run {folder.parent})"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+        schema = manifest["schema"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); run the stage again") from error
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} has schema {schema}, expected {SCHEMA}: another version wrote this run; "
+            "use a new --run folder, or that version"
+        )
+    return manifest

@@ -1,0 +1,1 @@
+"""Quantization: quantized network, calibration and quantization-aware training."""

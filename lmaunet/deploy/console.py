@@ -1,0 +1,111 @@
+"""What the commands show: progress on standard error, results on standard output, exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lmaunet.errors import Disagreement, UserError
+
+INTERRUPTED = 130
+BAD_USAGE = 2
+LINE_SECONDS = 15.0
+
+
+def first_process() -> bool:
+    """Whether this is the process that shows and writes things."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Show a progress bar; yields ``report(fraction, line)``.
+
+    On a terminal it is a bar with the time left; elsewhere a line every quarter of a minute.
+    """
+    if not first_process():
+        yield lambda fraction, line: None
+        return
+    if not sys.stderr.isatty():
+        yield from _lines(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=1.0)
+        yield lambda fraction, line: bar.update(task, completed=fraction, description=line)
+        bar.update(task, completed=1.0)
+
+
+def _lines(title: str) -> Iterator[Callable[[float, str], None]]:
+    started = last = time.monotonic()
+    print(f"{title} ...", file=sys.stderr, flush=True)
+
+    def report(fraction: float, line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            print(f"  {fraction:4.0%}  {line}", file=sys.stderr, flush=True)
+
+    yield report
+    print(f"{title}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def show(content: Any, lines: list[str], as_json: bool) -> None:
+    """Print a result: JSON with ``--json``, else lines for a person."""
+    if not first_process():
+        return
+    print(json.dumps(content, indent=2) if as_json else "\n".join(lines), flush=True)
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return rows as aligned lines; columns that look like numbers are set right."""
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+    right = [
+        bool(rows) and all(r[i].replace(".", "").replace(",", "").isdigit() for r in rows)
+        for i in range(len(header))
+    ]
+
+    def line(row: list[str]) -> str:
+        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        return "  ".join(cells).rstrip()
+
+    return [line(header), "  ".join("-" * w for w in widths), *map(line, rows)]
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status; a user's error becomes one line, no traceback."""
+    try:
+        return command() or 0
+    except (UserError, Disagreement) as error:
+        print(f"lmaunet-deploy: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(
+            "lmaunet-deploy: interrupted; finished stages are kept, the same command goes on",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"lmaunet-deploy: {error.strerror}{where}; finished stages are kept. Free some space "
+            "or choose another --run folder, then give the same command again",
+            file=sys.stderr,
+        )
+        return BAD_USAGE

@@ -1,0 +1,109 @@
+"""Find a run, and the data that its stages share."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmaunet.errors import UserError
+from lmaunet.stage import read_manifest
+
+if TYPE_CHECKING:
+    from lmaunet.data.dataset import Dataset
+    from lmaunet.spec import NetSpec
+
+RUNS = Path("runs")
+DEFAULT_DATA = Path("calibration_data")
+
+
+def find_run(run: Path | None, *, create: bool = False) -> Path:
+    """Return the run's folder: the given one, or the newest under ``runs/``.
+
+    Args:
+        run: the folder that ``--run`` named.
+        create: return a new folder's name where there is none yet.
+    """
+    if run is not None:
+        if run.exists() and not run.is_dir():
+            raise UserError(f"--run {run} is a file; name a folder")
+        if not create and not run.is_dir():
+            raise UserError(f"--run {run} does not exist; start with: lmaunet-deploy qat --ckpt FILE")
+        return run
+    manifests = [*RUNS.glob("*/*/manifest.json"), *RUNS.glob("*/build/*/manifest.json")]
+    if manifests:
+        newest = max(manifests, key=lambda path: path.stat().st_mtime)
+        return RUNS / newest.relative_to(RUNS).parts[0]
+    if create:
+        return RUNS / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    raise UserError(
+        "there is no run under runs/; start with: lmaunet-deploy demo, or "
+        "lmaunet-deploy qat --ckpt FILE"
+    )
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a run's images come from: a folder or file, or the synthetic phantom."""
+
+    path: Path | None
+    class_map: Path | None = None
+    seed: int = 0
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the images are synthetic."""
+        return self.path is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON for a stage's options."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "class_map": None if self.class_map is None else str(self.class_map),
+            "seed": self.seed,
+        }
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> DataSource:
+        """Return the source that :meth:`to_json` wrote."""
+        path, class_map = content["path"], content["class_map"]
+        return DataSource(
+            Path(path) if path else None, Path(class_map) if class_map else None, content["seed"]
+        )
+
+    def load(self, spec: NetSpec) -> Dataset:
+        """Load the images in the network's input size, checked against its channels and classes."""
+        from lmaunet.data.dataset import load
+        from lmaunet.data.phantom import load_phantom
+
+        if self.path is None:
+            data = load_phantom(size=spec.input_size, seed=self.seed)
+        else:
+            data = load(self.path, size=spec.input_size, class_map=self.class_map)
+        channels = data.train.images.shape[1]
+        if channels != spec.in_channels:
+            raise UserError(
+                f"{data.name} has {channels} channel(s), spec {spec.name} takes "
+                f"{spec.in_channels}; choose another spec or --channels {channels}"
+            )
+        if len(data.classes) > spec.classes:
+            raise UserError(
+                f"{data.name} has {len(data.classes)} classes, spec {spec.name} has "
+                f"{spec.classes}; use a network with --classes {len(data.classes)}"
+            )
+        return data
+
+
+def choose_data(run: Path, given: DataSource | None) -> DataSource:
+    """Return the given source, else that of the run's latest stage, else the fetched CT."""
+    if given is not None:
+        return given
+    for stage in ("qat", "train"):
+        if (run / stage / "manifest.json").exists():
+            return DataSource.from_json(read_manifest(run / stage)["options"]["data"])
+    if not (DEFAULT_DATA / "SOURCE.json").exists():
+        raise UserError(
+            "no data: give --data DIR, or get the example CT with: lmaunet-deploy data fetch"
+        )
+    return DataSource(DEFAULT_DATA)

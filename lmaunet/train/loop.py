@@ -1,0 +1,199 @@
+"""The training loop, of the float network and of the quantized one alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmaunet.data.augment import batches
+from lmaunet.data.dataset import SliceSet
+from lmaunet.errors import UserError
+from lmaunet.train.processes import Processes
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction done and a line on what is being done."""
+
+WARMUP_FRACTION = 0.1
+CLIP_NORM = 2.0
+SMOOTHING = 0.9
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train: AdamW, linear warm-up, then half a cosine to zero."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int = 8
+    weight_decay: float = 1e-3
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise UserError(
+                f"epochs={self.epochs}, batch_size={self.batch_size}, "
+                f"learning_rate={self.learning_rate}; each must be positive"
+            )
+
+    def rate(self, fraction: float) -> float:
+        """Return the learning rate after a fraction 0..1 of the training."""
+        if fraction < WARMUP_FRACTION:
+            return self.learning_rate * max(fraction / WARMUP_FRACTION, 0.01)
+        cooled = (fraction - WARMUP_FRACTION) / (1 - WARMUP_FRACTION)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(cooled, 1.0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return asdict(self)
+
+
+class DiceCrossEntropy(nn.Module):
+    """Dice over the foreground classes plus cross-entropy over all, by MONAI."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from monai.losses import DiceLoss
+
+        self.dice = DiceLoss(
+            include_background=False, to_onehot_y=True, softmax=True, batch=True,
+            smooth_nr=1.0, smooth_dr=1.0,
+        )  # fmt: skip
+        self.cross_entropy = nn.CrossEntropyLoss()
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of logits ``(B, classes, H, W)`` against labels ``(B, H, W)``."""
+        return self.dice(logits, labels[:, None]) + self.cross_entropy(logits, labels)
+
+
+def batch_dice(logits: Tensor, labels: Tensor) -> float:
+    """Return the foreground Dice of one batch, over the classes in it; 1 where there is none."""
+    predicted = logits.argmax(1)
+    values = []
+    for c in range(1, logits.shape[1]):
+        size = int((predicted == c).sum() + (labels == c).sum())
+        if size:
+            values.append(2 * int(((predicted == c) & (labels == c)).sum()) / size)
+    return sum(values) / len(values) if values else 1.0
+
+
+def fit(
+    model: nn.Module,
+    data: SliceSet,
+    schedule: Schedule,
+    *,
+    seed: int,
+    folder: Path | None,
+    processes: Processes,
+    progress: Progress,
+    name: str = "training",
+) -> list[dict[str, float]]:
+    """Train a model in place; return each epoch's mean loss and training Dice.
+
+    After each epoch the first process writes ``NAME.last.pt`` into ``folder``; where it is there
+    at the start, training goes on from it. The result depends on the seed, not on interruptions.
+
+    Args:
+        model: maps images to logits.
+        data: the training slices.
+        schedule: epochs, rate and batch.
+        seed: of order and augmentation.
+        folder: for checkpoints; None keeps none.
+        processes: this process among those that train together.
+        progress: told the fraction done, with loss and Dice.
+        name: of the checkpoint file and in the progress line.
+
+    Raises:
+        UserError: when the loss is not finite, or there are fewer slices than processes need.
+    """
+    processes.wait()
+    wrapped = processes.wrap(model)
+    loss_of = DiceCrossEntropy()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    history: list[dict[str, float]] = []
+    saved = folder / f"{name}.last.pt" if folder else None
+    if saved and saved.exists():
+        state = torch.load(saved, map_location=processes.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = state["history"]
+    smooth: dict[str, float] = {}
+    for epoch in range(len(history), schedule.epochs):
+        wrapped.train()
+        losses, dices = [], []
+        epoch_batches = list_of_batches(data, schedule, seed, epoch, processes)
+        total = len(epoch_batches)
+        if not total:
+            raise UserError(
+                f"{len(data.images)} training slices are too few for {processes.world} processes "
+                f"with batches of {schedule.batch_size}; use fewer processes or a smaller batch"
+            )
+        for index, (images, labels) in enumerate(epoch_batches):
+            fraction = (epoch + index / total) / schedule.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(fraction)
+            logits = wrapped(images.to(processes.device))
+            labels = labels.to(processes.device)
+            loss = loss_of(logits, labels)
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"{name}: the loss is {loss.item()} in epoch {epoch + 1}; "
+                    "lower the learning rate or check the images' normalization"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+            optimizer.step()
+            losses.append(loss.item())
+            dices.append(batch_dice(logits.detach(), labels))
+            for key, value in (("loss", losses[-1]), ("dice", dices[-1])):
+                smooth[key] = SMOOTHING * smooth.get(key, value) + (1 - SMOOTHING) * value
+            progress(
+                fraction,
+                f"{name}: epoch {epoch + 1}/{schedule.epochs}, "
+                f"loss {smooth['loss']:.3f}, Dice {smooth['dice']:.3f}",
+            )
+        history.append({"loss": sum(losses) / total, "dice": sum(dices) / total})
+        if saved and processes.first:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+            }
+            partial = saved.with_name(f".{saved.name}.partial")
+            torch.save(state, partial)
+            partial.replace(saved)
+    progress(1.0, f"{name}: done, loss {history[-1]['loss']:.3f}, Dice {history[-1]['dice']:.3f}")
+    return history
+
+
+def list_of_batches(
+    data: SliceSet, schedule: Schedule, seed: int, epoch: int, processes: Processes
+) -> Any:
+    """Return this process's share of one epoch's batches, made as they are asked for."""
+    return _Lazy(data, schedule, seed * 100_003 + epoch, processes)
+
+
+class _Lazy:
+    """Batches with a length: the schedule needs to know how many there are."""
+
+    def __init__(
+        self, data: SliceSet, schedule: Schedule, seed: int, processes: Processes
+    ) -> None:
+        self.args = (data, schedule.batch_size, seed, schedule.augment)
+        self.share = {"rank": processes.rank, "world": processes.world}
+        per_process = len(data.images) // processes.world
+        self.count = math.ceil(per_process / schedule.batch_size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Any:
+        return batches(*self.args, **self.share)

@@ -1,0 +1,97 @@
+"""Segmentation scores: 3-D Dice per case and HD95, by MONAI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmaunet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one network on one set of slices.
+
+    Dice is in 0..1: the slices of a case form a volume, each class is scored on it, and the mean
+    is over the cases where the class occurs in label or prediction. ``dice`` is the mean over the
+    classes. ``hd95_mm`` is the 95th percentile Hausdorff distance within a slice, in mm, averaged
+    over the slices and classes present in both; NaN where there is none.
+    """
+
+    dice: float
+    per_class: dict[str, float]
+    hd95_mm: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON; ``hd95_mm`` is null where it is not defined."""
+        hd95 = self.hd95_mm if np.isfinite(self.hd95_mm) else None
+        return {"dice": self.dice, "per_class": self.per_class, "hd95_mm": hd95}
+
+
+def score(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    cases: Sequence[Any] | np.ndarray,
+    classes: Sequence[str],
+    spacing_mm: Sequence[float],
+) -> Scores:
+    """Score predicted classes against labels.
+
+    Args:
+        prediction, label: class indices ``(n, H, W)``.
+        cases: the case that each slice belongs to, ``(n,)``.
+        classes: names, background first.
+        spacing_mm: the last two give a pixel's height and width.
+    """
+    from monai.metrics import compute_dice, compute_hausdorff_distance
+
+    if prediction.shape != label.shape or len(label) == 0:
+        raise UserError(f"predictions {prediction.shape} and labels {label.shape} do not match")
+    count, names = len(classes), np.asarray(cases)
+    volumes = []
+    for case in sorted(set(names.tolist())):
+        mine = names == case
+        pair = [one_hot(x[mine], count).transpose(0, 1)[None] for x in (prediction, label)]
+        volumes.append(compute_dice(*pair, include_background=False, ignore_empty=False))
+        absent = (pair[0].sum((2, 3, 4)) + pair[1].sum((2, 3, 4)))[:, 1:] == 0
+        volumes[-1][absent] = float("nan")
+    table = torch.cat(volumes).numpy()
+    seen = ~np.isnan(table)
+    per_class = {
+        name: float(table[seen[:, i], i].mean())
+        for i, name in enumerate(classes[1:])
+        if seen[:, i].any()
+    }
+    if not per_class:
+        raise UserError("no class occurs in the labels or the predictions; use slices with organs")
+    both = [one_hot(x, count) for x in (prediction, label)]
+    present = (both[0].sum((2, 3)) > 0) & (both[1].sum((2, 3)) > 0)
+    distances = compute_hausdorff_distance(
+        *both, include_background=False, percentile=95, spacing=list(spacing_mm)[-2:]
+    )
+    distances = distances[present[:, 1:] & torch.isfinite(distances)]
+    hd95 = float(distances.mean()) if len(distances) else float("nan")
+    return Scores(float(np.mean(list(per_class.values()))), per_class, hd95)
+
+
+def one_hot(labels: np.ndarray, classes: int) -> Tensor:
+    """Class indices ``(n, H, W)`` to float ``(n, classes, H, W)``."""
+    index = torch.as_tensor(np.ascontiguousarray(labels), dtype=torch.int64)
+    return nn.functional.one_hot(index, classes).permute(0, 3, 1, 2).float()
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, images: np.ndarray, batch: int = 8) -> np.ndarray:
+    """Return the logits ``(n, classes, H, W)`` of images ``(n, channels, H, W)``."""
+    model.eval()
+    device = next(model.parameters()).device
+    parts = [
+        model(torch.from_numpy(images[i : i + batch]).to(device)).cpu()
+        for i in range(0, len(images), batch)
+    ]
+    return torch.cat(parts).numpy()

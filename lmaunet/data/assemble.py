@@ -1,0 +1,231 @@
+"""From volumes as read to a :class:`Dataset`: choose slices, frame, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from lmaunet.data import normalization as norm
+from lmaunet.data.dataset import Dataset, SliceSet
+from lmaunet.data.framing import Framing
+from lmaunet.data.split import GAP, split_by_blocks, useful_slices
+from lmaunet.errors import UserError
+
+CROP_LOSS_LIMIT = 0.1
+SPACING_TOLERANCE = 0.01
+
+Role = Literal["train", "val", "blocks"]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One volume, or a stack of slices, with its labels already mapped to classes.
+
+    Args:
+        case: its name, for cases and messages.
+        role: ``train`` or ``val``, or ``blocks`` to divide it by blocks of z.
+        labels: uint8 ``(n, H, W)``.
+        image: returns the image ``(n, H, W)``, so that large sets are read one volume at a time.
+        spacing_mm: z, y, x; NaN where unknown.
+        z: ``(n,)`` slice numbers where they are not 0 .. n-1.
+        keep_all: whether slices without a label all stay, instead of every eighth.
+    """
+
+    case: str
+    role: Role
+    labels: np.ndarray
+    image: Callable[[], np.ndarray]
+    spacing_mm: tuple[float, float, float] = (float("nan"),) * 3
+    z: np.ndarray | None = None
+    keep_all: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Volumes as a loader found them, and what is known of them."""
+
+    name: str
+    label_source: str
+    classes: tuple[str, ...]
+    volumes: Sequence[Volume]
+    split: str
+    layout: str
+    normalization: Mapping[str, Any]
+    synthetic: bool = False
+    fit: bool | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def assemble(
+    source: Source,
+    *,
+    size: tuple[int, int],
+    classes: int | None = None,
+    spacing_mm: float | None = None,
+    fit: bool | None = None,
+) -> Dataset:
+    """Return the dataset of a source; arguments and errors as for :func:`dataset.load`."""
+    if classes is not None and classes != len(source.classes):
+        raise UserError(
+            f"{source.name} has {len(source.classes)} classes ({', '.join(source.classes)}) but "
+            f"the network has {classes}; give a network of {len(source.classes)} classes or "
+            "another class map"
+        )
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"size={size}; give a positive height and width")
+    notes = list(source.notes)
+    target_mm = _target_spacing(source.volumes, spacing_mm, notes)
+    fit = source.fit if fit is None else fit
+    chosen = [_choose(volume) for volume in source.volumes]
+    split = " ".join(s for s in (source.split, *(c.sentence for c in chosen)) if s)
+    if fit is None:
+        lost = _crop_loss(source.volumes, chosen, size, target_mm)
+        fit = lost > CROP_LOSS_LIMIT
+        if fit:
+            notes.append(
+                f"slices are shrunk to fit {size[0]}x{size[1]}: a centre crop would lose "
+                f"{100 * lost:.0f}% of the labelled pixels"
+            )
+        elif lost > 0:
+            notes.append(
+                f"the centre crop to {size[0]}x{size[1]} loses {100 * lost:.1f}% of the labelled "
+                "pixels, which no score counts"
+            )
+    train, val, spacing = _slices(source, chosen, size, target_mm, fit)
+    normalization = norm.with_statistics(source.normalization, train.images)
+    for side in (train, val):
+        side.images[:] = norm.standardize(side.images, normalization)
+    return Dataset(
+        name=source.name,
+        label_source=source.label_source,
+        classes=source.classes,
+        spacing_mm=spacing,
+        train=train,
+        val=val,
+        split=split,
+        synthetic=source.synthetic,
+        normalization=normalization,
+        layout=source.layout,
+        gap=GAP if any(v.role == "blocks" for v in source.volumes) else 0,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    train: np.ndarray
+    val: np.ndarray
+    sentence: str = ""
+
+
+def _choose(volume: Volume) -> _Chosen:
+    """Return the positions of a volume's slices that train and that validate."""
+    nothing = np.zeros(0, np.int64)
+    pixels = np.stack([np.bincount(s.ravel(), minlength=256) for s in volume.labels])
+    if volume.role == "blocks":
+        try:
+            split = split_by_blocks(pixels)
+        except UserError as error:
+            raise UserError(f"{volume.case}: {error}") from error
+        return _Chosen(split.train, split.val, f"{volume.case}: {split.sentence}.")
+    kept = np.arange(len(pixels)) if volume.keep_all else useful_slices(pixels)
+    return _Chosen(kept, nothing) if volume.role == "train" else _Chosen(nothing, kept)
+
+
+def _target_spacing(
+    volumes: Sequence[Volume], asked: float | None, notes: list[str]
+) -> tuple[float, float] | None:
+    """Return the in-plane spacing (y, x) in mm to resample to, or None to leave all as it is."""
+    known = np.array([v.spacing_mm[1:] for v in volumes])
+    if np.isnan(known).any():
+        if asked is not None:
+            raise UserError(
+                "spacing_mm was given but the files hold no spacing; leave it out, or use fit"
+            )
+        return None
+    if asked is not None:
+        return (asked, asked)
+    # A network learns organs at one scale, so cases of another spacing are brought to the
+    # one that validates, which is therefore scored on its own grid where it is alone.
+    first = next((i for i, v in enumerate(volumes) if v.role != "train"), 0)
+    wanted = known[first]
+    if (np.abs(known / wanted - 1) > SPACING_TOLERANCE).any():
+        notes.append(f"in-plane spacings differ; all are resampled to {wanted[0]:g} mm")
+    return (float(wanted[0]), float(wanted[1]))
+
+
+def _framing(
+    volume: Volume, size: tuple[int, int], target_mm: tuple[float, float] | None, fit: bool
+) -> Framing:
+    zoom = (1.0, 1.0)
+    if target_mm is not None:
+        ratio = np.array(volume.spacing_mm[1:]) / target_mm
+        if (np.abs(ratio - 1) > SPACING_TOLERANCE).any():
+            zoom = (float(ratio[0]), float(ratio[1]))
+    height, width = volume.labels.shape[1:]
+    return Framing.of((height, width), size, zoom=zoom, fit=fit)
+
+
+def _crop_loss(
+    volumes: Sequence[Volume],
+    chosen: Sequence[_Chosen],
+    size: tuple[int, int],
+    target_mm: tuple[float, float] | None,
+) -> float:
+    """Return the share of labelled pixels that a centre crop would cut off."""
+    kept = total = 0.0
+    for volume, choice in zip(volumes, chosen, strict=True):
+        labels = volume.labels[np.concatenate([choice.train, choice.val])]
+        framing = _framing(volume, size, target_mm, fit=False)
+        total += float(np.count_nonzero(labels))
+        rows, columns = (
+            _inside(have, scaled, want)
+            for have, scaled, want in zip(framing.shape, framing.scaled, size, strict=True)
+        )
+        kept += float(np.count_nonzero(labels[:, rows][:, :, columns]))
+    return 1 - kept / total if total else 0.0
+
+
+def _inside(have: int, scaled: int, want: int) -> slice:
+    """Return the input rows (or columns) that stay when ``scaled`` is cropped to ``want``."""
+    cut = max(0, scaled - want) // 2 * have // scaled
+    return slice(cut, have - cut)
+
+
+def _slices(
+    source: Source,
+    chosen: Sequence[_Chosen],
+    size: tuple[int, int],
+    target_mm: tuple[float, float] | None,
+    fit: bool,
+) -> tuple[SliceSet, SliceSet, tuple[float, float, float]]:
+    """Return the framed slices before standardization, and the spacing of those that validate."""
+    parts: dict[str, list[tuple[np.ndarray, ...]]] = {"train": [], "val": []}
+    spacing = (float("nan"),) * 3
+    for volume, choice in zip(source.volumes, chosen, strict=True):
+        framing = _framing(volume, size, target_mm, fit)
+        unit = norm.to_unit(volume.image(), source.normalization)
+        images = framing.images(unit, norm.fill(unit, source.normalization))
+        labels = framing.labels(volume.labels)
+        numbers = np.arange(len(images)) if volume.z is None else volume.z
+        for side, picked in (("train", choice.train), ("val", choice.val)):
+            names = np.full(len(picked), volume.case, dtype=object)
+            parts[side].append((images[picked], labels[picked], names, numbers[picked]))
+        if len(choice.val):
+            spacing = (
+                volume.spacing_mm[0],
+                volume.spacing_mm[1] / framing.shrink[0],
+                volume.spacing_mm[2] / framing.shrink[1],
+            )
+    sets = []
+    for side in ("train", "val"):
+        images, labels, names, numbers = (np.concatenate(c) for c in zip(*parts[side], strict=True))
+        if len(images) == 0:
+            raise UserError(f"{source.name}: no slice is left to {side}; give more cases")
+        sets.append(
+            SliceSet(images[:, None].astype(np.float32), labels, names.astype(str), numbers)
+        )
+    return sets[0], sets[1], spacing

@@ -1,0 +1,179 @@
+"""Labelled slices in their common form, and :func:`load`, which makes it from any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmaunet.data.split import check_gap
+from lmaunet.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class SliceSet:
+    """Slices with labels.
+
+    Args:
+        images: float32 ``(n, channels, H, W)``, normalised.
+        labels: uint8 ``(n, H, W)``, class indices.
+        cases: ``(n,)`` strings, the volume that a slice comes from.
+        z: int ``(n,)``, the slice's index in its volume, counted towards the head.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    cases: np.ndarray
+    z: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if self.images.ndim != 4 or self.images.dtype != np.float32:
+            raise ValueError(
+                f"images {self.images.shape} {self.images.dtype}; expected float32 4-D"
+            )
+        shape = (n, *self.images.shape[2:])
+        if self.labels.shape != shape or self.labels.dtype != np.uint8:
+            raise ValueError(
+                f"labels {self.labels.shape} {self.labels.dtype}; expected {shape} uint8"
+            )
+        if self.cases.shape != (n,) or self.z.shape != (n,):
+            raise ValueError(f"cases {self.cases.shape}, z {self.z.shape}; expected ({n},)")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: np.ndarray) -> SliceSet:
+        """Return the slices at ``indices``."""
+        return SliceSet(
+            self.images[indices], self.labels[indices], self.cases[indices], self.z[indices]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Slices that train and slices that validate, which no training, calibration or QAT sees.
+
+    Args:
+        name: what it is; a synthetic one says so in its name.
+        label_source: who or what drew the labels.
+        classes: class names by index, the background first.
+        spacing_mm: z, y, x spacing of the slices as given to the network; NaN where unknown.
+        train, val: the slices; no slice is in both.
+        split: one sentence on how they were divided.
+        synthetic: whether the images are drawn, not taken.
+        normalization: how intensities were mapped, enough to map another image the same way.
+        layout: which layout the files had.
+        gap: slices between a train and a val slice of one case, at least; checked.
+        notes: what a reader of a score should know, such as pixels lost by cropping.
+    """
+
+    name: str
+    label_source: str
+    classes: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    train: SliceSet
+    val: SliceSet
+    split: str
+    synthetic: bool
+    normalization: Mapping[str, Any]
+    layout: str = ""
+    gap: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for case in np.intersect1d(self.train.cases, self.val.cases):
+            train_z = self.train.z[self.train.cases == case]
+            check_gap(train_z, self.val.z[self.val.cases == case], self.gap)
+        for side in (self.train, self.val):
+            if len(side) and int(side.labels.max()) >= len(self.classes):
+                raise ValueError(f"label {side.labels.max()} of {len(self.classes)} classes")
+        if self.synthetic and not ("synthetic" in self.name and "synthetic" in self.label_source):
+            raise ValueError(f"{self.name!r} is synthetic; its name and label source must say so")
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return ``{"train" | "val": {class: {"pixels", "slices"}}}``."""
+        return {
+            name: {
+                label: {
+                    "pixels": int((side.labels == index).sum()),
+                    "slices": int((side.labels == index).any((1, 2)).sum()),
+                }
+                for index, label in enumerate(self.classes)
+            }
+            for name, side in (("train", self.train), ("val", self.val))
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a report says on the data, without the pixels."""
+        return {
+            "name": self.name,
+            "label_source": self.label_source,
+            "synthetic": self.synthetic,
+            "classes": list(self.classes),
+            "split": self.split,
+            "layout": self.layout,
+            "spacing_mm": [None if np.isnan(s) else s for s in self.spacing_mm],
+            "normalization": dict(self.normalization),
+            "cases": {
+                "train": sorted({str(c) for c in self.train.cases}),
+                "val": sorted({str(c) for c in self.val.cases}),
+            },
+            "slices": {"train": len(self.train), "val": len(self.val)},
+            "notes": list(self.notes),
+        }
+
+
+def load(
+    source: Path,
+    *,
+    size: tuple[int, int],
+    classes: int | None = None,
+    seed: int = 0,
+    class_map: str | Path | None = None,
+    spacing_mm: float | None = None,
+    fit: bool | None = None,
+) -> Dataset:
+    """Load a folder of labelled images whatever its layout; ``Dataset.layout`` says which.
+
+    Understood are the fetched CT, image and label folders with NIfTI or NRRD files, TransUNet's
+    Synapse folders, and ``*_train.npz`` with ``*_val.npz``.
+
+    Args:
+        source: the folder, or one of the two npz files.
+        size: height and width that the network takes; slices are padded or cropped to it.
+        classes: how many classes the network has, with the background; None takes the data's.
+        seed: draws the validation cases where several cases are not divided by the files.
+        class_map: a named map or a JSON file (see :func:`lmaunet.data.class_map.read_class_map`).
+        spacing_mm: in-plane spacing to resample to; None keeps that of the files.
+        fit: shrink slices that are larger than ``size`` instead of cropping them; None does so
+            where cropping would lose more than a tenth of the labelled pixels.
+
+    Raises:
+        UserError: for an empty or unknown folder, a damaged or unfitting file, NaN, shapes that
+            differ, or labels beyond the classes; the message names the file.
+    """
+    from lmaunet.data.assemble import assemble
+    from lmaunet.data.loaders import read_source
+
+    if spacing_mm is not None and not spacing_mm > 0:
+        raise UserError(f"spacing_mm={spacing_mm}; give a positive number of millimetres")
+    raw = read_source(Path(source), seed=seed, class_map=class_map, classes=classes)
+    return assemble(raw, size=size, classes=classes, spacing_mm=spacing_mm, fit=fit)
+
+
+def load_phantom(*, size: tuple[int, int], seed: int = 0, classes: int | None = None) -> Dataset:
+    """Return the synthetic abdomen drawn from ``seed``, divided like the real volume.
+
+    Args:
+        size: height and width that the network takes.
+        seed: draws the anatomy and the noise.
+        classes: how many classes the network has; raises UserError unless it is the phantom's.
+    """
+    from lmaunet.data.assemble import assemble
+    from lmaunet.data.phantom import phantom_source
+
+    return assemble(phantom_source(seed), size=size, classes=classes)

@@ -1,0 +1,218 @@
+"""Reading and writing one volume: NIfTI, NRRD, MetaImage or a DICOM folder, in one orientation.
+
+Every volume is turned to LPS (x towards the patient's left, y towards the back, z towards the
+head), so that slices of different files look alike and image and label meet on the same grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmaunet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+ORIENTATION = "LPS"
+_GEOMETRY_TOLERANCE_MM = 0.05
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a volume lies in the patient; lengths in mm.
+
+    ``shape`` is ``(z, y, x)`` in LPS, ``spacing_mm`` in the same order; ``origin`` and
+    ``direction`` are SimpleITK's, in x, y, z; ``orientation`` is the one of the file.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+    orientation: str
+
+    def same_grid(self, other: Geometry) -> bool:
+        """Tell whether two volumes have the same voxels, to a twentieth of a millimetre."""
+        import numpy as np
+
+        def corner(g: Geometry) -> np.ndarray:
+            steps = np.array(g.spacing_mm[::-1]) * (np.array(g.shape[::-1]) - 1)
+            return np.array(g.origin) + np.array(g.direction).reshape(3, 3) @ steps
+
+        first = np.abs(np.array(self.origin) - np.array(other.origin)).max()
+        last = np.abs(corner(self) - corner(other)).max()
+        return self.shape == other.shape and max(first, last) <= _GEOMETRY_TOLERANCE_MM
+
+
+def is_volume(path: Path) -> bool:
+    """Tell whether a file's name is that of a volume, or a folder that of a DICOM series."""
+    if path.is_dir():
+        return any(p.is_file() and _is_dicom(p) for p in sorted(path.iterdir())[:3])
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without its volume suffix."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def read_image(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Return one image, float32 ``(z, y, x)`` in LPS, and its geometry.
+
+    Args:
+        path: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series. A 2-D image is a
+            volume of one slice. DICOM values are rescaled (HU for CT).
+
+    Raises:
+        UserError: where it cannot be read, has other dimensions, several channels, or NaN.
+    """
+    import numpy as np
+
+    array, geometry = _read(path)
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"{path}: pixels of type {array.dtype}; expected real numbers")
+    array = array.astype(np.float32)
+    check_finite(array, str(path))
+    return array, geometry
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Return one label volume ``(z, y, x)`` in LPS with the codes of the file, and its geometry."""
+    return _read(path)
+
+
+def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
+    """Write labels ``(z, y, x)`` in LPS to a file in the orientation of the image they belong to.
+
+    The file is complete or absent.
+
+    Args:
+        path: the file; its suffix chooses the format.
+        labels: integers of ``geometry.shape``.
+        geometry: what :func:`read_image` returned for the image.
+
+    Raises:
+        UserError: for another shape or an unknown suffix, or where the file cannot be written.
+    """
+    import numpy as np
+    import SimpleITK
+
+    if tuple(labels.shape) != geometry.shape:
+        raise UserError(f"labels of shape {tuple(labels.shape)}; expected {geometry.shape}")
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
+    if suffix not in (".nii.gz", ".nii", ".nrrd", ".mha"):
+        raise UserError(f"{path}: unknown format; use .nii.gz, .nii, .nrrd or .mha")
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(labels.astype(np.uint8)))
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    image = SimpleITK.DICOMOrient(image, geometry.orientation)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        SimpleITK.WriteImage(image, str(partial), useCompression=True)
+        partial.replace(path)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"cannot write {path}: {_last_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def check_finite(array: np.ndarray, where: str) -> None:
+    """Raise :class:`UserError` where an image holds NaN or infinity."""
+    import numpy as np
+
+    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise UserError(
+            f"{where}: {bad} of {array.size} pixels are NaN or infinite; expected finite numbers; "
+            "replace them (for example by air) before using the image"
+        )
+
+
+def check_shapes(image: tuple[int, ...], labels: tuple[int, ...], where: str) -> None:
+    """Raise :class:`UserError` where an image and its labels differ in shape."""
+    if tuple(image) != tuple(labels):
+        raise UserError(
+            f"{where}: image of shape {tuple(image)} but labels of shape {tuple(labels)}; expected "
+            "equal shapes; resample the labels onto the image"
+        )
+
+
+def _read(path: Path) -> tuple[np.ndarray, Geometry]:
+    import SimpleITK
+
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a NIfTI or NRRD file or a DICOM folder")
+    # ITK prints its warnings on non-uniform spacing to the terminal; what matters is raised below.
+    warn = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        image = _read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} cannot be read as an image: {_last_line(error)}; give a NIfTI "
+            "or NRRD file or a DICOM folder"
+        ) from error
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(warn)
+    return _canonical(image, path)
+
+
+def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:
+    import SimpleITK
+
+    channels = image.GetNumberOfComponentsPerPixel()
+    if channels != 1:
+        raise UserError(f"{path}: {channels} values per pixel; expected one channel")
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() == 2:
+        image = SimpleITK.JoinSeries([image])
+    if image.GetDimension() != 3:
+        size = " x ".join(map(str, image.GetSize()))
+        raise UserError(f"{path}: {image.GetDimension()} dimensions ({size}); expected 3")
+    orientation = SimpleITK.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
+        image.GetDirection()
+    )
+    image = SimpleITK.DICOMOrient(image, ORIENTATION)
+    array = SimpleITK.GetArrayFromImage(image)
+    z, y, x = array.shape
+    sx, sy, sz = image.GetSpacing()
+    return array, Geometry(
+        (z, y, x), (sz, sy, sx), image.GetOrigin(), image.GetDirection(), orientation
+    )
+
+
+def _read_series(folder: Path) -> Any:
+    import SimpleITK
+
+    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise UserError(f"{folder} holds no DICOM series; give a folder with one series")
+    if len(series) > 1:
+        raise UserError(
+            f"{folder} holds {len(series)} DICOM series ({', '.join(series)}); expected one; "
+            "move each into a folder of its own"
+        )
+    reader = SimpleITK.ImageSeriesReader()
+    # The names come sorted along the slice normal, from ImagePositionPatient.
+    reader.SetFileNames(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return reader.Execute()
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

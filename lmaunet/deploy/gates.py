@@ -1,0 +1,238 @@
+"""The gates that a deployment must pass, and the comparison with an earlier report.
+
+This is the only arithmetic of the report: a figure against a limit, and a figure against the same
+figure of a baseline. A gate on an unavailable figure is open: it neither passed nor failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PASSED, FAILED, OPEN = "passed", "failed", "open"
+
+#: What a regression's ``kind`` may be. Every kind but ``note`` sets the exit status.
+KINDS = ("worse", "provenance", "lost", "missing", "not_compared", "note")
+
+#: From the strongest to the weakest way of obtaining a figure.
+STRENGTH = {"measured": 2, "simulated": 1, "estimated": 0}
+
+#: What a latency was obtained on, as targets name it in ``detail``.
+DEVICE_KEYS = ("cpu", "threads", "gpu", "board")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """An upper limit on one figure of a target.
+
+    Args:
+        figure: the key of the figure in a target of the report.
+        limit: the largest value that passes, in the figure's unit.
+        only: the targets it applies to; empty for all.
+        exempt: targets that it does not apply to.
+        beside: another figure to show next to it, where the gated one alone would mislead.
+    """
+
+    figure: str
+    limit: float
+    only: tuple[str, ...] = ()
+    exempt: tuple[str, ...] = ()
+    beside: str = ""
+
+    def applies(self, target: str) -> bool:
+        """Whether the gate is on this target."""
+        return target not in self.exempt and (not self.only or target in self.only)
+
+
+def default_gates(budget_mb: float = 4.2) -> tuple[Gate, ...]:
+    """Return the default gates for a size budget in MB (10^6 bytes).
+
+    A TensorRT engine holds compiled kernels next to the weights, so its gate is on ``weights_mb``
+    and shows ``size_mb`` beside it.
+    """
+    return (
+        Gate("size_mb", budget_mb, exempt=("trt",)),
+        Gate("weights_mb", budget_mb, only=("trt",), beside="size_mb"),
+        Gate("dice_drop_points", 1.0),
+        Gate("latency_ms", 12.0, only=("fpga",)),
+    )
+
+
+def evaluate(
+    targets: Mapping[str, Mapping[str, Any]],
+    gates: Iterable[Gate] | None = None,
+    *,
+    strict: bool = False,
+) -> list[dict[str, Any]]:
+    """Return the report's ``gates``, one entry for each gate and target, target by target.
+
+    Args:
+        targets: the report's ``targets``.
+        gates: :func:`default_gates` where None.
+        strict: an unavailable figure fails its gate instead of leaving it open.
+    """
+    chosen = default_gates() if gates is None else tuple(gates)
+    return [
+        _evaluate_one(gate, name, target, strict)
+        for name, target in targets.items()
+        for gate in chosen
+        if gate.applies(name)
+    ]
+
+
+def _evaluate_one(gate: Gate, name: str, target: Mapping[str, Any], strict: bool) -> dict[str, Any]:
+    figure = target[gate.figure]
+    entry: dict[str, Any] = {"name": gate.figure, "target": name, "limit": gate.limit}
+    if "unavailable" in figure:
+        entry |= {"unavailable": figure["unavailable"], "state": FAILED if strict else OPEN}
+    else:
+        entry |= {
+            "value": figure["value"],
+            "unit": figure["unit"],
+            "provenance": figure["provenance"],
+            "state": PASSED if figure["value"] <= gate.limit else FAILED,
+        }
+    if gate.beside:
+        entry["beside"] = {gate.beside: target[gate.beside]}
+    return entry
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """How much worse a figure may be than in the baseline.
+
+    It may be worse by ``absolute`` (in the figure's unit) plus ``relative`` times the baseline's
+    value. Lower is better unless ``higher_is_better``.
+    """
+
+    figure: str
+    absolute: float = 0.0
+    relative: float = 0.0
+    higher_is_better: bool = False
+
+    def excess(self, before: float, now: float) -> bool:
+        """Whether ``now`` is worse than ``before`` by more than what is allowed."""
+        worse = before - now if self.higher_is_better else now - before
+        return worse > self.absolute + self.relative * abs(before) + 1e-9
+
+    def __str__(self) -> str:
+        parts = [f"{self.absolute:g}"] if self.absolute else []
+        parts += [f"{self.relative * 100:g}%"] if self.relative else []
+        return " + ".join(parts) or "0"
+
+
+THRESHOLDS = (
+    Threshold("size_mb", relative=0.01),
+    Threshold("weights_mb", relative=0.01),
+    Threshold("dice", absolute=0.005, higher_is_better=True),
+    Threshold("dice_drop_points", absolute=0.1),
+    Threshold("hd95_mm", absolute=0.1, relative=0.10),
+    Threshold("latency_ms", relative=0.05),
+)
+
+
+def differences(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    """Say in what the network or the data of two reports differ; empty where they compare."""
+    keys = {
+        "model": ("spec", "params", "macs", "input"),
+        "data": ("name", "split", "cases", "slices", "label_source", "synthetic"),
+    }
+    found = []
+    for part, names in keys.items():
+        for key in names:
+            before, now = baseline[part].get(key), report[part].get(key)
+            if before != now:
+                found.append(f"{part}.{key} was {_said(before)}, is {_said(now)}")
+    return found
+
+
+def _said(value: Any) -> str:
+    text = "not stated" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def regressions(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what got worse since ``baseline``, as the report's ``regressions``.
+
+    An entry has ``kind``, ``target``, ``figure`` and ``message``, and where they exist ``before``
+    and ``now``, each a figure. The kinds are
+
+    - ``worse``: by more than its :data:`THRESHOLDS` entry, both of one provenance;
+    - ``provenance``: obtained in a weaker way, such as measured before and estimated now;
+    - ``lost``: a figure of the baseline that is unavailable now;
+    - ``missing``: a target of the baseline that the report lacks;
+    - ``not_compared``: the baseline has another network or other data, nothing was compared;
+    - ``note``: figures that do not compare (another device, a stronger provenance). A note does
+      not set the exit status.
+    """
+    other = differences(report, baseline)
+    if other:
+        message = "not compared, the baseline is of something else: " + "; ".join(other)
+        return [{"kind": "not_compared", "target": "", "figure": "", "message": message}]
+    found: list[dict[str, Any]] = []
+    for name, before in baseline["targets"].items():
+        now = report["targets"].get(name)
+        if now is None:
+            message = f"target {name} is in the baseline and not in this report"
+            found.append({"kind": "missing", "target": name, "figure": "", "message": message})
+            continue
+        for threshold in THRESHOLDS:
+            found += _compare(name, threshold, before, now)
+    return found
+
+
+def _compare(
+    target: str, threshold: Threshold, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    figure = threshold.figure
+    before, now = old[figure], new[figure]
+    if "unavailable" in before:
+        return []
+
+    def entry(kind: str, message: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "kind": kind,
+                "target": target,
+                "figure": figure,
+                "message": f"{target} {figure}: {message}",
+                "before": before,
+                "now": now,
+            }
+        ]
+
+    if "unavailable" in now:
+        return entry("lost", f"was {_figure(before)}, is unavailable")
+    change = f"was {_figure(before)}, is {_figure(now)}"
+    strength = STRENGTH[now["provenance"]] - STRENGTH[before["provenance"]]
+    if strength < 0:
+        return entry("provenance", change)
+    if strength > 0:
+        return entry("note", f"{change}; figures of different provenance are not compared")
+    if figure == "latency_ms":
+        device = _device_change(old.get("detail", {}), new.get("detail", {}))
+        if device:
+            return entry("note", f"{change}; not compared, {device}")
+    if threshold.excess(before["value"], now["value"]):
+        return entry("worse", f"{change}; it may be worse by {threshold}")
+    return []
+
+
+def _device_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    for key in DEVICE_KEYS:
+        if before.get(key) != now.get(key):
+            return f"{key} was {_said(before.get(key))}, is {_said(now.get(key))}"
+    return ""
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    unit = "" if figure["unit"] == "1" else f" {figure['unit']}"
+    return f"{figure['value']:.4g}{unit} ({figure['provenance']})"
+
+
+def exit_status(report: Mapping[str, Any]) -> int:
+    """Return 1 when a gate failed or a regression exists, else 0."""
+    failed = any(gate["state"] == FAILED for gate in report["gates"])
+    regressed = any(entry["kind"] != "note" for entry in report["regressions"])
+    return int(failed or regressed)

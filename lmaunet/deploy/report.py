@@ -1,0 +1,166 @@
+"""The report: one dictionary that holds what was found about one network and its deployments.
+
+``report.json`` has ``schema``, ``made``, ``model``, ``data``, ``reference``, ``targets``,
+``gates`` and ``regressions``; docs/report.md describes each. The report formats and does not
+compute: its figures come as :class:`~lmaunet.artifacts.Measurement` or
+:class:`~lmaunet.artifacts.Unavailable`, and the only arithmetic is in
+:mod:`lmaunet.deploy.gates`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmaunet.deploy import gates as gating
+from lmaunet.deploy.schema import SCHEMA, UNITS, validate
+from lmaunet.errors import UserError
+from lmaunet.stage import tool_versions, write_json
+
+__all__ = ["SCHEMA", "UNITS", "assemble", "load", "validate", "with_baseline", "write_report"]
+
+
+def assemble(
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    targets: Mapping[str, Mapping[str, Any]],
+    regressions: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    gates: Iterable[gating.Gate] | None = None,
+    strict: bool = False,
+    made: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the report of one network as plain, checked JSON.
+
+    Args:
+        model: ``spec``, ``params``, ``macs``, ``input``, ``weight_bits`` (bits to number of
+            weights); optionally the Dice means ``ptq``, ``qat`` and ``control``.
+        data: ``name``, ``split`` (a sentence), ``cases``, ``slices``, ``label_source``,
+            ``synthetic``.
+        reference: ``target``, ``dice`` (``mean`` and ``per_class``) and ``hd95_mm`` of FP32.
+        targets: for each, the figures of :data:`UNITS` as Measurement or Unavailable,
+            ``per_class`` Dice, ``agreement`` (a list of Agreement), ``files`` (``name``,
+            ``bytes``, ``ships``), ``arithmetic`` and ``detail``.
+        regressions: what :func:`lmaunet.deploy.gates.regressions` returned, if anything.
+        gates: other gates than the default ones.
+        strict: an unavailable figure fails its gate.
+        made: ``command``, ``created`` and ``tools``; those of this process where None.
+
+    Raises:
+        UserError: naming the key that is missing or wrong.
+    """
+    report = {
+        "schema": SCHEMA,
+        "made": _plain(_made_now() if made is None else made, "made"),
+        "model": _plain(model, "model"),
+        "data": _plain(data, "data"),
+        "reference": _plain(reference, "reference"),
+        "targets": _plain(targets, "targets"),
+        "gates": [],
+        "regressions": _plain(list(regressions or ()), "regressions"),
+    }
+    validate(report)
+    report["gates"] = gating.evaluate(report["targets"], gates, strict=strict)
+    validate(report)
+    return report
+
+
+def with_baseline(
+    report: Mapping[str, Any], baseline: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """Return the report with its regressions against ``baseline``, the report called ``name``."""
+    compared = dict(report)
+    compared["baseline"] = {"name": name, "created": baseline["made"].get("created", "")}
+    compared["regressions"] = gating.regressions(report, baseline)
+    validate(compared)
+    return compared
+
+
+def _made_now() -> dict[str, Any]:
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "tools": tool_versions(),
+    }
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Turn the artifacts' types and numpy scalars into plain JSON; keys become strings."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if hasattr(value, "to_json"):
+        return _plain(value.to_json(), where)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, Path):
+        return value.as_posix()
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        return _plain(value.item(), where)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value), where)
+    raise UserError(f"{where} is a {type(value).__name__}; the report holds plain JSON only")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the report in ``path``; raises UserError where it is none or of another schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a report.json") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); give a report.json") from error
+    try:
+        validate(content)
+    except UserError as error:
+        raise UserError(f"{path} is not a usable report: {error}") from error
+    return content
+
+
+def write_report(
+    folder: Path, report: Mapping[str, Any], pictures: Mapping[str, Any] | None = None
+) -> tuple[Path, Path, Path]:
+    """Write report.json, report.md and report.html, each whole or not at all.
+
+    Args:
+        folder: where they go; made if it is not there.
+        report: what :func:`assemble` or :func:`with_baseline` returned.
+        pictures: what :func:`lmaunet.deploy.pictures.overlay_rows` returned.
+
+    Returns:
+        The three paths, in that order.
+    """
+    from lmaunet.deploy import render
+
+    validate(report)
+    texts = {"report.md": render.markdown(report), "report.html": render.html(report, pictures)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "report.json", report)
+        for name, text in texts.items():
+            _write_text(folder / name, text)
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {folder}: {error.strerror}; free space there, or "
+            "use another --run folder"
+        ) from error
+    return folder / "report.json", folder / "report.md", folder / "report.html"
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""``opaque``: one node ``SelectiveScan`` without a function, for a compiler that has its own.
+
+The FPGA flow maps the node to a hardware operator. No ONNX runtime can run the result.
+"""
+
+from __future__ import annotations
+
+from export.function import DOMAIN, NAME
+from export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+
+
+def accepts(site: ScanSite) -> str | None:
+    """Return None: one node is never too large."""
+    return None
+
+
+def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
+    """Add the node, with the name that it had, and return the name of y."""
+    return builder.op(NAME, *inputs, domain=DOMAIN, name=site.name)
+
+
+def node_count(site: ScanSite) -> int:
+    """Return 1."""
+    return 1
+
+
+LOWERING = Lowering(
+    name="opaque",
+    summary="one node that the FPGA compiler knows; no runtime executes it",
+    accepts=accepts,
+    emit=emit,
+    node_count=node_count,
+    executable=False,
+)

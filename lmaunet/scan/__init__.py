@@ -1,1 +1,12 @@
-"""The selective scan's arithmetic: one recurrence over an algebra, in real numbers and in integers."""
+"""The selective scan's arithmetic, in numpy only: one recurrence over several algebras.
+
+- ``recurrence``: the recurrence itself, the only place where it is written.
+- ``real``: float64, where a cut is the identity. The reference.
+- ``integer``: fixed point, where a cut rounds and saturates. Hardware computes it bit for bit.
+- ``fixed``: fixed-point numbers and their rounding.
+- ``tables``: the integer algebra's softplus and 2^-v.
+- ``formats``: how the formats of the cuts follow from a calibrated scan.
+- ``widths``: the range of every intermediate, which shows that 64 bits hold them all.
+- ``bound``: how far integer can be from real.
+- ``vectors``: stimuli and golden results for the benches of other implementations.
+"""

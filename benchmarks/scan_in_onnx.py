@@ -6,6 +6,8 @@ difference from the function. ``unrolled-1`` is ``unrolled`` without chunks side
 over 16 steps.
 """
 
+from __future__ import annotations
+
 import argparse
 import statistics
 import sys
@@ -19,32 +21,38 @@ import onnxruntime
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests/export"), str(Path(__file__).parents[1])]
 
-from scan_models import feeds, random_arrays, scan_model
+from scan_models import feeds, random_arrays, scan_model  # noqa: E402
 
-from export.function import attach
-from export.lower import LOWERINGS_IN_ONNX_RUNTIME, count_nodes, lower
-from export.lowerings import unrolled
+from export.function import attach  # noqa: E402
+from export.lower import LOWERINGS_IN_ONNX_RUNTIME, count_nodes, lower  # noqa: E402
+from export.lowerings import unrolled  # noqa: E402
 
 SIZES = ((1, 4096, 24, 8), (1, 4096, 64, 16), (1, 16384, 48, 16))
 
 
-def measure(
-    model: onnx.ModelProto, given: dict[str, np.ndarray], threads: int, repeats: int
-) -> tuple[np.ndarray, list[float]]:
+def session_of(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    y = session.run(None, given)[0]
-    times = []
+
+
+def measure(
+    models: dict[str, onnx.ModelProto], given: dict[str, np.ndarray], threads: int, repeats: int
+) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
+    """Run the models in turns, so that other work on the machine slows all of them alike."""
+    sessions = {name: session_of(model, threads) for name, model in models.items()}
+    outputs = {name: session.run(None, given)[0] for name, session in sessions.items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(repeats):
-        start = time.perf_counter()
-        session.run(None, given)
-        times.append(1e3 * (time.perf_counter() - start))
-    return y, times
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            session.run(None, given)
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return outputs, times
 
 
 def without_chunks(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -70,14 +78,14 @@ def main() -> None:
     )
     for size in SIZES:
         arrays = random_arrays(*size)
-        first = None
-        for name, form in forms.items():
-            model = form(scan_model(arrays))
-            y, times = measure(model, feeds(arrays), arguments.threads, arguments.repeats)
-            first = y if first is None else first
+        models = {name: form(scan_model(arrays)) for name, form in forms.items()}
+        outputs, times = measure(models, feeds(arrays), arguments.threads, arguments.repeats)
+        for name, model in models.items():
+            difference = np.abs(outputs[name] - outputs["function"]).max()
             print(
-                f"{size!s:28s}{name:12s}{statistics.median(times):8.1f}{min(times):7.1f}"
-                f"{count_nodes(model):7d}{model.ByteSize():8d}{np.abs(y - first).max():12.1e}",
+                f"{size!s:28s}{name:12s}{statistics.median(times[name]):8.1f}"
+                f"{min(times[name]):7.1f}{count_nodes(model):7d}{model.ByteSize():8d}"
+                f"{difference:12.1e}",
                 flush=True,
             )
 

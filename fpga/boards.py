@@ -1,0 +1,70 @@
+"""The boards that a design can be sized for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmaunet.errors import UserError
+
+# Above these shares of a device, placement and routing fail or the clock drops.
+LUT_SHARE, DSP_SHARE, BRAM_SHARE, URAM_SHARE = 0.70, 0.85, 0.90, 0.95
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board: the device's part name and what it holds.
+
+    ``bram36`` counts block RAMs of 36 kbit, ``uram`` UltraRAMs of 288 kbit.
+    Source: the device tables of AMD DS890 (Zynq UltraScale+) and DS962 (Alveo U250).
+    """
+
+    name: str
+    part: str
+    lut: int
+    dsp: int
+    bram36: int
+    uram: int
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """How much of each resource a design may use."""
+        return {
+            "lut": LUT_SHARE * self.lut,
+            "dsp": DSP_SHARE * self.dsp,
+            "bram36": BRAM_SHARE * self.bram36,
+            "uram": URAM_SHARE * self.uram,
+        }
+
+    @property
+    def memory_bits(self) -> int:
+        """Bits of block RAM and UltraRAM."""
+        return self.bram36 * 36 * 1024 + self.uram * 288 * 1024
+
+
+# Ordered from small to large: the next entry is the next larger board.
+BOARDS = {
+    board.name: board
+    for board in (
+        Board("Ultra96", "xczu3eg-sbva484-1-e", 70_560, 360, 216, 0),
+        Board("KV260", "xck26-sfvc784-2LV-c", 117_120, 1_248, 144, 64),
+        Board("ZCU104", "xczu7ev-ffvc1156-2-e", 230_400, 1_728, 312, 96),
+        Board("ZCU102", "xczu9eg-ffvb1156-2-e", 274_080, 2_520, 912, 0),
+        Board("U250", "xcu250-figd2104-2L-e", 1_728_000, 12_288, 2_688, 1_280),
+    )
+}
+DEFAULT_BOARD = "ZCU104"
+
+
+def named_board(name: str) -> Board:
+    """Return a board by name, in any case; raises :class:`UserError` for an unknown one."""
+    for board in BOARDS.values():
+        if board.name.lower() == name.lower():
+            return board
+    raise UserError(f"unknown board {name!r}; use one of: {', '.join(BOARDS)}")
+
+
+def larger_board(board: Board) -> Board | None:
+    """Return the next larger board, or None for the largest."""
+    names = list(BOARDS)
+    place = names.index(board.name) + 1
+    return BOARDS[names[place]] if place < len(names) else None

@@ -1,0 +1,56 @@
+"""The selective scan: one hardware node of our own whose arithmetic is :mod:`lmaunet.scan`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from fpga.lowering.builder import HardwareGraph
+from fpga.lowering.pointwise import Quantizer
+from fpga.lowering.values import Codes, PendingScan
+from lmaunet.errors import UserError
+
+
+def selective_scan(
+    graph: HardwareGraph, scan: PendingScan, to: Quantizer, origin: str
+) -> Codes:  # fmt: skip
+    """Emit the scan with the formats that its scales and its calibration ask for.
+
+    Raises:
+        UserError: where a stream is not INT8.
+    """
+    from lmaunet.scan.formats import ScanScales
+    from lmaunet.scan.integer import calibrate, to_codes
+
+    for name, codes in (("x", scan.x), ("dt", scan.dt), ("B", scan.B), ("C", scan.C)):
+        if codes.dtype != "INT8":
+            raise UserError(f"{graph.current}: scan input {name} is {codes.dtype}; expected INT8")
+    if (to.dtype, to.low, to.high) != ("INT8", -128, 127):
+        raise UserError(
+            f"{graph.current}: scan output {to.dtype} {to.low}..{to.high}; expected INT8"
+        )
+    scales = ScanScales(scan.x.scale, scan.dt.scale, scan.B.scale, scan.C.scale, to.scale)
+    x, dt, b = (
+        to_codes(seen, codes.scale)
+        for seen, codes in zip(scan.calibration, (scan.x, scan.dt, scan.B), strict=True)
+    )
+    rates, skip = scan.A.astype(np.float64), scan.D.astype(np.float64)
+    spec = calibrate(scales, rates, skip, x, dt, b).spec
+    formats = spec.formats
+    constants = [
+        graph.constant(f"{origin}_A", rates, "FLOAT64"),
+        graph.constant(f"{origin}_D", skip, "FLOAT64"),
+    ]
+    _, _, length, channels = scan.x.stream
+    output = graph.emit(
+        "SelectiveScan",
+        [scan.x.tensor, scan.dt.tensor, scan.B.tensor, scan.C.tensor, *constants],
+        scan.x.stream, to.dtype, f"{origin}_codes", NumChannels=channels, States=spec.states,
+        Length=length, PD=1, PN=1, inputDataType="INT8", outputDataType=to.dtype,
+        Spec=json.dumps(spec.to_json()), Scales=scales.to_json(),
+        StateBits=formats["state"].bits, ABits=formats["rate"].bits,
+        DeltaBits=formats["delta"].bits, DBits=formats["skip"].bits,
+    )  # fmt: skip
+    codes = Codes(output, scan.x.stream, scan.layout, origin, to.dtype, to.low, to.high, to.scale)
+    return graph.record(codes, "scan")

@@ -8,9 +8,8 @@ intermediate (``ranges``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -202,13 +201,14 @@ class IntegerScan:
         dt: npt.ArrayLike,
         b: npt.ArrayLike,
         c: npt.ArrayLike,
-        observe: Any = None,
+        observe: Callable[[Real], None] | None = None,
     ) -> ScanTrace[Real]:
         """Run the same scan of the same codes in float64, with no constant rounded.
 
         The trace is in the units of :meth:`run`: its accumulator is what
         ``accumulators / 2**accumulator_frac`` approaches, its output what ``y`` does. As every
-        trace, it has the tokens first: ``(L, batch, channels)``.
+        trace, it has the tokens first: ``(L, batch, channels)``. ``observe`` gets the states of
+        each block of tokens.
         """
         x, dt, b, c = self._codes(x, dt, b, c)
         return trace(

@@ -1,0 +1,124 @@
+"""A QCDQ graph in the form for which ONNX Runtime has integer kernels on a CPU.
+
+Two things keep a network with INT8 activations of zero point 0 mostly in float on x86. ONNX
+Runtime's integer convolutions want UINT8 activations there, and it drops a ReLU into one only
+where the code 0 is the smallest; :func:`unsigned_activations` gives the same values such codes.
+And an integer convolution adds an integer bias; :func:`integer_biases` writes into the file the
+rounding that ONNX Runtime would do when it loads it, so that the file computes the same with its
+graph optimization and without.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from export.convolutions import Graph, copy_node, quantized_convolutions, remove_unused
+from lmaunet.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
+
+SHIFT = 128
+LARGEST_RELU_CODE = 127
+
+
+def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a prepared QCDQ model whose activations have UINT8 codes.
+
+    The model is one that :func:`export.convolutions.prepare` returned: every quantizer is INT8
+    with zero point 0. A quantizer gets the zero point 128. Where it follows a ReLU that nothing
+    else reads, the ReLU goes, the quantizer gets the zero point 0, and a Clip keeps its codes at
+    127 and below, where the INT8 quantizer saturates. Constants under DequantizeLinear (weights)
+    stay INT8. Every DequantizeLinear puts out the same values, bit for bit.
+
+    Raises:
+        UserError: where another operator than DequantizeLinear reads a quantizer's codes.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = Graph(result)
+    readers = Counter(name for node in graph.nodes for name in node.input)
+    readers.update(output.name for output in result.graph.output)
+    zero, shift, largest = (
+        f"unsigned/{name}" for name in ("zero_point_0", "zero_point_128", "largest_relu_code")
+    )
+    dropped: set[str] = set()
+    # the zero point of each tensor of codes
+    zero_points: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+    for original in graph.nodes:
+        node = copy_node(original)
+        if node.op_type == "QuantizeLinear":
+            source = graph.producers.get(node.input[0])
+            relu = source is not None and source.op_type == "Relu" and readers[node.input[0]] == 1
+            point = zero if relu else shift
+            codes = node.output[0]
+            inputs = [node.input[0], node.input[1], point]
+            if relu and source is not None:
+                dropped.add(source.name)
+                inputs[0] = source.input[0]
+                node.output[0] = f"{codes}/unclipped"
+            node.input[:] = inputs
+            nodes.append(node)
+            if relu:
+                nodes.append(
+                    helper.make_node(
+                        "Clip", [node.output[0], "", largest], [codes], name=f"{node.name}/Clip"
+                    )
+                )
+            zero_points[codes] = point
+            continue
+        strays = [name for name in node.input if name in zero_points]
+        if strays and node.op_type != "DequantizeLinear":
+            raise UserError(
+                f"{node.op_type} {node.name} computes with the codes {strays[0]!r}; expected only "
+                "DequantizeLinear to read codes; export activations without narrow range"
+            )
+        if node.op_type == "DequantizeLinear" and node.input[0] in zero_points:
+            node.input[:] = [node.input[0], node.input[1], zero_points[node.input[0]]]
+        nodes.append(node)
+    del result.graph.node[:]
+    result.graph.node.extend(node for node in nodes if node.name not in dropped)
+    for name, value in ((zero, 0), (shift, SHIFT), (largest, LARGEST_RELU_CODE)):
+        result.graph.initializer.append(numpy_helper.from_array(np.array(value, np.uint8), name))
+    remove_unused(result)
+    return result
+
+
+def integer_biases(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which the bias of each quantized convolution is an accumulator value.
+
+    A convolution of codes accumulates in units of ``input scale * weight scale[channel]``. Each
+    bias is rounded to the nearest multiple of that unit, half to even, so that it changes by half
+    a unit at most. It stays a float32 tensor.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = Graph(result)
+    quantized = {convolution.node for convolution in quantized_convolutions(result)}
+    for node in graph.nodes:
+        if node.op_type != "Conv" or node.name not in quantized or len(node.input) < 3:
+            continue
+        bias = graph.constant(node.input[2])
+        source, weight = graph.dequantize(node.input[0]), graph.producers[node.input[1]]
+        scales = [graph.constant(n.input[1]) for n in (source, weight) if n is not None]
+        if bias is None or any(scale is None for scale in scales):
+            continue
+        unit = np.ones(1)
+        for scale in scales:
+            unit = unit * np.asarray(scale, np.float64).reshape(-1)
+        rounded = (np.rint(bias / unit) * unit).astype(np.float32)
+        name = f"{node.name}/integer_bias"
+        result.graph.initializer.append(numpy_helper.from_array(rounded, name))
+        node.input[2] = name
+    remove_unused(result)
+    return result

@@ -1,0 +1,124 @@
+"""The TensorRT library that is installed, and each way in which the two flavours differ.
+
+TensorRT for RTX (``tensorrt_rtx``) builds engines for named GPUs on a machine without one and
+compiles the kernels on the GPU at the first run. The full TensorRT (``tensorrt``) builds for the
+GPU that is present. Everything else in :mod:`trt` talks to both through :class:`Flavour`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmaunet.errors import ToolNotFound, UserError
+
+FIX = "pip install 'lmaunet-deploy[trt]'"
+PURPOSE = "builds the TensorRT engine and its precision table"
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the two TensorRT libraries.
+
+    Args:
+        module: the Python module.
+        distributions: the packages that may provide it, for its version.
+        sms: the compute capabilities that it builds for without a GPU, as ``SM86``; empty where
+            it builds only for the GPU that is present.
+        runtime_config: whether execution is set up by an ``IRuntimeConfig``, which holds the CUDA
+            graph strategy and the cache of compiled kernels.
+    """
+
+    module: str
+    distributions: tuple[str, ...]
+    sms: tuple[str, ...]
+    runtime_config: bool
+
+    @property
+    def place(self) -> Path | None:
+        """The folder of the installed module; None where it is not installed."""
+        spec = importlib.util.find_spec(self.module)
+        return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+    @property
+    def version(self) -> str:
+        """The installed version, read from the package's metadata without loading the library."""
+        for name in self.distributions:
+            try:
+                return importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return "unknown"
+
+    def load(self) -> Any:
+        """Import the module, and with it the vendor's shared libraries."""
+        return importlib.import_module(self.module)
+
+    def set_targets(self, trt: Any, config: Any, sms: Sequence[str]) -> None:
+        """Tell the builder's configuration which compute capabilities to build for."""
+        if not self.sms:
+            return
+        config.num_compute_capabilities = len(sms)
+        for index, sm in enumerate(sms):
+            config.set_compute_capability(getattr(trt.ComputeCapability, sm), index)
+
+
+RTX = Flavour(
+    module="tensorrt_rtx",
+    distributions=("tensorrt-rtx-cu13", "tensorrt-rtx", "tensorrt-rtx-cu12"),
+    sms=("SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
+    runtime_config=True,
+)
+FULL = Flavour(
+    module="tensorrt",
+    distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    sms=(),
+    runtime_config=False,
+)
+
+
+def find() -> Flavour | None:
+    """Return the installed flavour, TensorRT for RTX first; None where neither is installed."""
+    return next((flavour for flavour in (RTX, FULL) if flavour.place is not None), None)
+
+
+def require() -> Flavour:
+    """Return the installed flavour; raises :class:`ToolNotFound` where neither is installed."""
+    flavour = find()
+    if flavour is None:
+        raise ToolNotFound("tensorrt-rtx", "to build a TensorRT engine", FIX)
+    return flavour
+
+
+def check_sms(flavour: Flavour, sms: Sequence[str]) -> tuple[str, ...]:
+    """Return the compute capabilities in the library's spelling, without repeats.
+
+    ``86``, ``8.6``, ``sm_86`` and ``SM86`` all mean ``SM86``.
+
+    Raises:
+        UserError: where there is none, or the library cannot build for one of them.
+    """
+    if not flavour.sms:
+        return ()
+    supported = ", ".join(flavour.sms)
+    if not sms:
+        raise UserError(f"no SM was given; give one or more of {supported}")
+    wanted = []
+    for sm in sms:
+        name = "SM" + str(sm).upper().removeprefix("SM").replace("_", "").replace(".", "")
+        if name == "SM90":
+            raise UserError(
+                f"SM {sm}: TensorRT for RTX does not support SM90 (Hopper); use one or more of "
+                f"{supported}, or the full TensorRT on a machine with that GPU"
+            )
+        if name not in flavour.sms:
+            raise UserError(
+                f"SM {sm} is unknown to {flavour.module}; use one or more of {supported}"
+            )
+        wanted.append(name)
+    return tuple(dict.fromkeys(wanted))

@@ -1,0 +1,180 @@
+"""Builds a TensorRT engine in a process of its own.
+
+Only the first logger of a process counts, and the layer table comes through the logger; and a
+crash inside the vendor's library must not take the command down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lmaunet.errors import UserError
+from trt import adapter
+from trt.layer_table import EngineLayer
+
+PLAN, LAYERS, RECORD, LOG = "engine.plan", "layers.json", "engine.json", "engine.log"
+DEFAULT_SMS = ("SM86", "SM89")
+PARTIAL = ".engine.partial"
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """One engine: its plan, its layer table and the record of its build.
+
+    ``record`` has the library's module and version, the SMs, ``build_seconds``, ``plan_bytes``,
+    ``weights_memory_bytes`` and ``activation_memory_bytes`` as the library reports them, and the
+    library's warnings.
+    """
+
+    plan: Path
+    layers: tuple[EngineLayer, ...]
+    record: dict[str, Any]
+
+
+def build_engine(
+    onnx: Path,
+    folder: Path,
+    sms: Sequence[str] = DEFAULT_SMS,
+    progress: Callable[[str], None] = lambda text: None,
+) -> EngineBuild:
+    """Build the engine of an ONNX file for some GPUs and return it with its layer table.
+
+    The network is strongly typed: what is INT8 in the engine is what the file's QuantizeLinear and
+    DequantizeLinear say. ``folder`` receives ``engine.plan``, ``layers.json``, ``engine.json`` and
+    ``engine.log``, all of them or, where the build fails, none.
+
+    Args:
+        onnx: the network, with no local functions.
+        folder: where the files go; made where it does not exist.
+        sms: the compute capabilities of the GPUs, as ``SM86``.
+        progress: called with a line on what is being done.
+
+    Raises:
+        ToolNotFound: where TensorRT is not installed.
+        UserError: where the file is missing, an SM is not supported, the library refuses the
+            network, or it crashes.
+    """
+    flavour = adapter.require()
+    wanted = adapter.check_sms(flavour, sms)
+    if not onnx.is_file():
+        raise UserError(f"{onnx} does not exist; give the path of an ONNX file")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _partial(folder) as partial:
+        _run_worker(onnx, partial, wanted, progress)
+        for name in (PLAN, LAYERS, RECORD, LOG):
+            (partial / name).replace(folder / name)
+    return load_build(folder)
+
+
+def load_build(folder: Path) -> EngineBuild:
+    """Return the engine that :func:`build_engine` wrote into a folder.
+
+    Raises:
+        UserError: where one of its files is missing or damaged.
+    """
+    for name in (PLAN, LAYERS, RECORD):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} holds no engine: {name} is missing; build it again")
+    try:
+        content = json.loads((folder / LAYERS).read_text())["layers"]
+        record = json.loads((folder / RECORD).read_text())
+        layers = tuple(EngineLayer.from_json(layer) for layer in content)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the engine's tables are damaged; build it again") from error
+    return EngineBuild(folder / PLAN, layers, record)
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder inside ``folder`` that is gone afterwards, whatever happens."""
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def worker_command(onnx: Path, folder: Path, sms: Sequence[str]) -> list[str]:
+    """Return the command line of the process that builds."""
+    return [sys.executable, "-P", "-m", "trt.worker", str(onnx), str(folder), ",".join(sms)]
+
+
+def _run_worker(
+    onnx: Path, folder: Path, sms: Sequence[str], progress: Callable[[str], None]
+) -> None:
+    """Run the worker to its end and pass its progress on; kill it where this process is stopped."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with (folder / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            worker_command(onnx.resolve(), folder.resolve(), sms),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            done, error, last = _follow(process.stdout, progress)
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+    if error:
+        raise UserError(f"TensorRT {error}")
+    if status or not done:
+        raise UserError(
+            f"the TensorRT builder {_describe(status)} after {last!r}; its last lines:\n"
+            f"{_last_lines(folder)}\n"
+            f"build for one SM at a time, or report {onnx.name} and these lines to the vendor"
+        )
+
+
+def _follow(stream: IO[str], progress: Callable[[str], None]) -> tuple[bool, str, str]:
+    """Return whether the worker finished, its error, and the last thing it was doing."""
+    done, error, last = False, "", "start"
+    for line in stream:
+        try:
+            message = json.loads(line)
+        except json.JSONDecodeError:
+            # a worker that is killed in the middle of a line leaves half of one
+            continue
+        if "progress" in message:
+            last = message["progress"]
+            progress(last)
+        error = message.get("error", error)
+        done = message.get("done", done)
+    return done, error, last
+
+
+def _describe(status: int) -> str:
+    if status < 0:
+        return f"crashed with {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+def _last_lines(folder: Path, count: int = 5) -> str:
+    """Return the ends of the library's log and of the worker's standard error."""
+    lines: list[str] = []
+    for name in (LOG, "stderr"):
+        path = folder / name
+        if path.is_file():
+            lines += path.read_text(errors="replace").splitlines()[-count:]
+    return "\n".join(f"  {line[:300]}" for line in lines) or "  (none)"

@@ -109,7 +109,7 @@ def _plain(value: Any, where: str) -> Any:
         return _plain(value.item(), where)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(dataclasses.asdict(value), where)
-    raise UserError(f"{where} is a {type(value).__name__}; the report holds plain JSON only")
+    raise UserError(f"{where} is of type {type(value).__name__}; the report holds plain JSON only")
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -21,9 +21,9 @@ LABELS = {
     "size_mb": "Size of the file that ships",
     "weights_mb": "Weights in it",
     "dice": "Dice",
-    "dice_drop_points": "Drop from FP32",
+    "dice_drop_points": "Dice drop",
     "hd95_mm": "HD95",
-    "latency_ms": "Latency, one image",
+    "latency_ms": "Latency",
 }
 DECIMALS = {"dice": 3, "dice_drop_points": 2, "hd95_mm": 2}
 
@@ -193,7 +193,7 @@ def show(
     Args:
         figure: ``{"value", "unit", "provenance"}`` or ``{"unavailable": {...}}``.
         name: which of :data:`~lmaunet.deploy.schema.UNITS` it is.
-        key: where it is, for the list of what is unavailable, such as ``fpga latency_ms``.
+        key: where it is, for the list of what is unavailable, such as ``fpga: Latency``.
         missing: the list that an unavailable figure is put on.
         limit: the limit that it stands beside, if any.
     """
@@ -204,7 +204,7 @@ def show(
 
 
 def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
-    figures = {key: show(target[key], key, f"{name} {key}", missing) for key in UNITS}
+    figures = {key: show(target[key], key, f"{name}: {LABELS[key]}", missing) for key in UNITS}
     return {
         "name": name,
         "summary": target.get("summary", ""),
@@ -217,17 +217,19 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
 
 
 def _gate(gate: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
-    name, key = gate["name"], f"{gate['target']} {gate['name']}"
-    unit = UNITS[name]
+    name, key = gate["name"], f"{gate['target']}: {LABELS[gate['name']]}"
+    unit = {"1": "", "points": "point" if gate["limit"] == 1 else "points"}.get(
+        UNITS[name], UNITS[name]
+    )
     beside = [
-        (other, show(figure, other, f"{gate['target']} {other}", missing))
+        (other, show(figure, other, f"{gate['target']}: {LABELS[other]}", missing))
         for other, figure in gate.get("beside", {}).items()
     ]
     return {
         "target": gate["target"],
         "label": LABELS[name],
         "shown": show(gate, name, key, missing, gate["limit"]),
-        "limit": f"{gate['limit']:g}" + ("" if unit == "1" else f" {unit}"),
+        "limit": f"{gate['limit']:g} {unit}".rstrip(),
         "state": gate["state"],
         "beside": beside,
         "share": min(max(gate["value"] / gate["limit"], 0.0), 1.0)
@@ -243,7 +245,7 @@ def _reference(reference: Mapping[str, Any], missing: Missing) -> dict[str, Any]
     return {
         "target": reference["target"],
         "dice": _measured_dice(reference["dice"]["mean"]),
-        "hd95_mm": show(hd95, "hd95_mm", f"{reference['target']} hd95_mm", missing),
+        "hd95_mm": show(hd95, "hd95_mm", f"FP32: {LABELS['hd95_mm']}", missing),
     }
 
 
@@ -296,7 +298,7 @@ def _quantization(model: Mapping[str, Any], reference: Mapping[str, Any]) -> dic
     }
 
 
-def _detail(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _detail(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
     """Yield a line for each entry of a target's detail that this module knows."""
     for key, label in (("cpu", "CPU"), ("gpu", "GPU"), ("threads", "Threads"), ("board", "Board")):
         if key in detail:
@@ -305,11 +307,9 @@ def _detail(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         status = detail.get("clock_status")
         yield "Clock", f"{detail['clock_mhz']:g} MHz" + (f", {status}" if status else "")
     if isinstance(detail.get("interval_ms"), int | float):
-        yield (
-            "Between two images",
-            f"{number_text('latency_ms', detail['interval_ms'])} ms "
-            + WORDS[_provenance(detail, "interval_ms")],
-        )
+        number = number_text("latency_ms", detail["interval_ms"])
+        provenance = _provenance(detail, "interval_ms")
+        yield "Between two images", Shown("latency_ms", number, "ms", provenance)
     for key, label in (
         ("int8_convolutions", "INT8 convolutions"),
         ("integer_convolutions", "Integer convolutions"),
@@ -331,6 +331,11 @@ def _provenance(detail: Mapping[str, Any], key: str) -> str:
     return stated if stated in WORDS else "estimated"
 
 
+def _counts(*values: Any) -> bool:
+    """Whether all are numbers above 0; detail is not checked by the schema."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
+
+
 def _resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
     resources = detail.get("resources")
     if not isinstance(resources, Mapping):
@@ -344,14 +349,17 @@ def _resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
             "share": use["used"] / use["available"],
         }
         for name, use in resources.items()
-        if isinstance(use, Mapping) and {"used", "available"} <= set(use) and use["available"]
+        if isinstance(use, Mapping) and _counts(use.get("used"), use.get("available"))
     ]
 
 
 def _slowest(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
     layers = detail.get("slowest")
-    if not isinstance(layers, list) or not layers:
-        return []
+    layers = [
+        layer
+        for layer in (layers if isinstance(layers, list) else [])
+        if isinstance(layer, Mapping) and "name" in layer and _counts(layer.get("cycles"))
+    ]
     layers = sorted(layers, key=lambda layer: -layer["cycles"])
     provenance = _provenance(detail, "slowest")
     return [
@@ -359,7 +367,7 @@ def _slowest(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": layer["name"],
             "op": layer.get("op", ""),
             "shown": Shown("cycles", f"{layer['cycles']:,}", "cycles", provenance),
-            "share": layer["cycles"] / max(layers[0]["cycles"], 1),
+            "share": layer["cycles"] / layers[0]["cycles"],
         }
         for layer in layers
     ]

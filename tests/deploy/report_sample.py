@@ -1,0 +1,76 @@
+"""A report with invented numbers, each of which occurs once, for the tests of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmaunet.artifacts import Agreement, Measurement, Unavailable
+from lmaunet.deploy import report
+
+NO_GPU = Unavailable("latency_ms", "an NVIDIA GPU", "this machine has none", "run measure on one")
+MADE = {"command": "lmaunet-deploy report", "created": "2030-01-02", "tools": {"torch": "9.9"}}
+
+
+def measured(quantity: str, value: float) -> Measurement:
+    return Measurement(quantity, value, report.UNITS[quantity], "measured")
+
+
+def target(shift: float, latency: Measurement | Unavailable) -> dict[str, Any]:
+    """Return a target whose figures are moved by ``shift`` so that no two targets share one."""
+    return {
+        "size_mb": measured("size_mb", 1.23 + shift),
+        "weights_mb": measured("weights_mb", 1.04 + shift),
+        "dice": measured("dice", 0.877 + shift / 100),
+        "dice_drop_points": measured("dice_drop_points", 0.61 + shift),
+        "hd95_mm": measured("hd95_mm", 7.21 + shift),
+        "latency_ms": latency,
+        "per_class": {"liver": 0.931 + shift / 100, "aorta": 0.815 + shift / 100},
+        "agreement": [Agreement("lowering with torch", 2.5e-5, 0, 4096, 1e-3, True)],
+        "files": [{"name": "model.onnx", "bytes": 1_200_456, "ships": True}],
+        "arithmetic": "integers of the graph",
+        "detail": {},
+    }
+
+
+def parts() -> dict[str, Any]:
+    """Return the arguments of :func:`lmaunet.deploy.report.assemble`."""
+    fpga = target(0.2, Measurement("latency_ms", 10.37, "ms", "estimated"))
+    fpga["detail"] = {
+        "board": "ZCU104",
+        "clock_mhz": 200,
+        "clock_status": "assumed",
+        "interval_ms": 9.83,
+        "resources": {"lut": {"used": 172_310, "available": 230_400}},
+        "slowest": [
+            {"name": "head", "op": "MVAU", "cycles": 589_824},
+            {"name": "lkm1.scan", "op": "SelectiveScan", "cycles": 1_835_008},
+        ],
+        "something new": {"deep": [1, {"deeper": None}]},
+    }
+    trt = target(0.1, NO_GPU)
+    trt["detail"] = {"int8_convolutions": {"int8": 58, "quantized": 63}, "precisions": {"INT8": 58}}
+    ort = target(0.0, measured("latency_ms", 61.3))
+    ort["detail"] = {"cpu": "a CPU", "threads": 2, "integer_convolutions": 61}
+    return {
+        "model": {
+            "spec": "edge", "params": 487_654, "macs": 1_623_456_789, "input": [1, 1, 256, 256],
+            "weight_bits": {8: 481_200}, "ptq": 0.853, "qat": 0.874, "control": 0.894,
+        },
+        "data": {
+            "name": "example CT", "split": "By blocks of z.", "cases": ["ct"],
+            "slices": {"training": 36, "test": 14},
+            "label_source": "TotalSegmentator 2.18.0", "synthetic": False,
+        },
+        "reference": {
+            "target": "torch-fp32",
+            "dice": {"mean": 0.889, "per_class": {"liver": 0.962, "aorta": 0.846}},
+            "hd95_mm": 6.02,
+        },
+        "targets": {"ort": ort, "trt": trt, "fpga": fpga},
+        "made": MADE,
+    }  # fmt: skip
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    """Return the report, with other arguments for ``assemble`` where given."""
+    return report.assemble(**(parts() | changes))

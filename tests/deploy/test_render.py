@@ -1,0 +1,394 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import jinja2
+import numpy as np
+import pytest
+from report_sample import NO_GPU, measured, parts, sample
+
+from lmaunet.artifacts import Measurement
+from lmaunet.deploy import pictures, render, report, view
+from lmaunet.errors import UserError
+
+#: Every figure of the sample as it must be read: number, unit, and the word beside it.
+FIGURES = [
+    ("1.23", "MB", "measured"), ("1.33", "MB", "measured"), ("1.43", "MB", "measured"),
+    ("1.04", "MB", "measured"), ("1.14", "MB", "measured"), ("1.24", "MB", "measured"),
+    ("0.877", "", "measured"), ("0.878", "", "measured"), ("0.879", "", "measured"),
+    ("0.61", "points", "measured"), ("0.71", "points", "measured"), ("0.81", "points", "measured"),
+    ("7.21", "mm", "measured"), ("7.31", "mm", "measured"), ("7.41", "mm", "measured"),
+    ("61.30", "ms", "measured"), ("10.37", "ms", "est."), ("9.83", "ms", "est."),
+    ("0.889", "", "measured"), ("6.02", "mm", "measured"),
+    ("0.853", "", "measured"), ("0.874", "", "measured"), ("0.894", "", "measured"),
+    ("1,835,008", "cycles", "est."), ("589,824", "cycles", "est."), ("172,310", "", "est."),
+]  # fmt: skip
+
+
+class VisibleText(HTMLParser):
+    """The text of a page that a reader sees, with blanks between elements."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.parts, self.hidden = [], 0
+        self.feed(page)
+        self.text = " ".join(" ".join(self.parts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.hidden += tag in ("style", "title")
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("style", "title")
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.parts.append(data)
+
+
+def require_provenance(text, figures=FIGURES):
+    """Check that each figure occurs, and that its word stands beside it wherever it occurs."""
+    for number, unit, word in figures:
+        places = list(re.finditer(rf"(?<![\d.,]){re.escape(number)}(?![\d,]|\.\d)", text))
+        assert places, f"{number} is not in the report"
+        beside = " ".join(part for part in (unit, word) if part)
+        for place in places:
+            after = text[place.end() : place.end() + 40]
+            assert after.startswith(f" {beside}"), f"{number} is followed by {after!r}"
+
+
+FORMS = {
+    "html": lambda made: VisibleText(render.html(made)).text,
+    "markdown": render.markdown,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_figure_has_its_provenance_beside_it(form):
+    require_provenance(FORMS[form](sample()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("provenance", ["simulated", "estimated"])
+def test_an_accuracy_that_was_not_measured_is_marked_for_each_organ(form, provenance):
+    changed = parts()
+    dice = Measurement("dice", 0.877, "1", provenance)
+    changed["targets"]["ort"]["dice"] = dice
+    word = {"simulated": "simulated", "estimated": "est."}[provenance]
+    text = FORMS[form](report.assemble(**changed))
+    require_provenance(text, [("0.877", "", word), ("0.931", "", word), ("0.815", "", word)])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_mutant_that_calls_an_estimate_measured_is_caught(form, monkeypatch):
+    monkeypatch.setitem(view.WORDS, "estimated", "measured")
+    with pytest.raises(AssertionError, match=r"10\.37 is followed by"):
+        require_provenance(FORMS[form](sample()))
+
+
+def test_mutant_that_drops_the_badge_is_caught(monkeypatch):
+    sources = jinja2.PackageLoader("lmaunet.deploy", "templates")
+    environment = jinja2.Environment(autoescape=True)
+    page = sources.get_source(environment, "report.html.j2")[0]
+    style = sources.get_source(environment, "style.css")[0]
+    mutant = re.sub(r"(macro badge\(.*?%\}).*?(\{% endmacro)", r"\1\2", page, count=1)
+    assert mutant != page
+    loader = jinja2.DictLoader({"report.html.j2": mutant, "style.css": style})
+    monkeypatch.setattr(jinja2, "PackageLoader", lambda *_: loader)
+    with pytest.raises(AssertionError, match=r"1\.23 is followed by"):
+        require_provenance(FORMS["html"](sample()))
+
+
+def test_mutant_that_drops_the_word_from_the_text_is_caught(monkeypatch):
+    monkeypatch.setattr(view.Shown, "text", lambda self: f"{self.number} {self.unit}")
+    with pytest.raises(AssertionError, match=r"1\.23 is followed by"):
+        require_provenance(render.markdown(sample()))
+
+
+def test_an_estimate_also_looks_different():
+    page = render.html(sample())
+    shown = '<span class="figure estimated"><span class="number">10.37</span>'
+    assert page.count(shown) == 2  # its card and its gate
+    assert re.search(r"\.badge\.estimated \{[^}]*dashed", page)
+    assert re.search(r"\.figure\.estimated \.number[^{]*\{[^}]*italic", page)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_unavailable_is_a_word_with_its_reason(form):
+    text = FORMS[form](sample())
+    # the card and nothing else: trt has no gate on latency
+    assert text.count("unavailable (1)") == 1
+    assert "trt: Latency" in text
+    for part in (NO_GPU.tool, NO_GPU.why, NO_GPU.fix):
+        assert part in text
+    assert "None" not in text
+    assert "nan" not in text.lower().split()
+
+
+def test_an_unavailable_figure_links_to_its_reason_and_reasons_are_listed_once():
+    changed = parts()
+    changed["targets"]["fpga"]["latency_ms"] = NO_GPU
+    changed["reference"]["hd95_mm"] = NO_GPU.to_json()
+    page = render.html(report.assemble(**changed))
+    assert page.count('href="#unavailable-1"') == 4  # two cards, a gate, FP32
+    assert page.count('id="unavailable-1"') == 1
+    assert "unavailable-2" not in page
+    assert "trt: Latency, fpga: Latency, FP32: HD95" in page
+    assert '<span class="state open">open</span>' in page
+
+
+def test_nothing_unavailable_has_no_section():
+    changed = parts()
+    changed["targets"]["trt"]["latency_ms"] = measured("latency_ms", 5.5)
+    made = report.assemble(**changed)
+    assert "What is unavailable" not in render.html(made)
+    assert "## What is unavailable" not in render.markdown(made)
+
+
+def some_pictures(name="liver", title="slice 0"):
+    label = np.zeros((1, 24, 24), int)
+    label[0, 6:18, 6:18] = 1
+    image = np.where(label > 0, 0.8, 0.3)
+    classes = ["background", name]
+    return pictures.overlay_rows(image, label, {"FP32": label}, classes, titles=[title])
+
+
+def test_the_page_is_self_contained():
+    page = render.html(sample(), some_pictures())
+    for forbidden in ("http://", "https://", "<script", "<link", "<iframe", "@import", "url("):
+        assert forbidden not in page
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', page))
+    assert page.count("src=") == 3
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+    assert 'name="viewport"' in page
+
+
+def test_a_tile_that_is_not_inside_the_page_is_refused():
+    wrong = some_pictures()
+    wrong["rows"][0]["tiles"][1] = "overlay.png"
+    with pytest.raises(ValueError, match=r"^a tile of slice 0 is not a PNG data URI: 'overlay"):
+        render.html(sample(), wrong)
+
+
+def test_strings_from_users_are_escaped():
+    evil = "<script>alert(1)</script> | a"
+    changed = parts()
+    changed["data"] |= {"name": evil, "split": evil, "cases": [evil], "label_source": evil}
+    changed["model"]["spec"] = evil
+    changed["made"] = {"command": evil, "created": evil, "tools": {evil: evil}}
+    changed["reference"]["dice"]["per_class"] = {evil: 0.5}
+    ort = changed["targets"].pop("ort")
+    ort |= {"arithmetic": evil, "summary": evil, "files": [{"name": evil, "bytes": 1}]}
+    ort["detail"] |= {"cpu": evil, "slowest": [{"name": evil, "op": evil, "cycles": 3}]}
+    ort["latency_ms"] = {"unavailable": {"tool": evil, "why": evil, "fix": evil}}
+    changed["targets"][evil] = ort
+    made = report.assemble(**changed)
+    page = render.html(made, some_pictures(name=evil, title=evil))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    text = render.markdown(made)
+    assert "<script" not in text
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 5
+    for table in tables:
+        bars = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(bars) == 1, table
+
+
+def test_tables_line_up_in_a_terminal():
+    text = render.markdown(sample())
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 8
+    for table in tables:
+        assert len({len(line) for line in table.splitlines()}) == 1, table
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whose_labels_they_are_is_said(form):
+    assert "not a radiologist's: Dice is agreement with it" in FORMS[form](sample())
+    changed = parts()
+    changed["data"]["label_source"] = "two radiologists"
+    text = FORMS[form](report.assemble(**changed))
+    assert "TotalSegmentator" not in text
+    assert "two radiologists" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_synthetic_data_has_a_banner(form):
+    assert "SYNTHETIC" not in FORMS[form](sample())
+    changed = parts()
+    changed["data"]["synthetic"] = True
+    assert "SYNTHETIC DATA." in FORMS[form](report.assemble(**changed))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_detail_is_shown_where_known_and_skipped_where_not(form):
+    text = " ".join(FORMS[form](sample()).replace("**", "").split())
+    for part in ("58 of 63", "58 INT8", "ZCU104", "200 MHz, assumed", "61"):
+        assert part in text
+    assert "something new" not in text
+    assert text.index("lkm1.scan") < text.index("head")  # the slowest first
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_detail_of_another_form_is_skipped(form):
+    changed = parts()
+    changed["targets"]["fpga"]["detail"] = {
+        "slowest": [{"name": "half"}, {"name": "x", "cycles": "many"}, 7],
+        "resources": {"lut": {"used": 5}, "dsp": 7},
+        "clock_mhz": "fast", "interval_ms": None, "precisions": [], "int8_convolutions": "all",
+    }  # fmt: skip
+    text = FORMS[form](report.assemble(**changed))
+    assert "Inside fpga" not in text
+    assert "LUT" not in text
+    assert "fast" not in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_regressions_are_listed(form):
+    changed = parts()
+    changed["targets"]["fpga"]["latency_ms"] = Measurement("latency_ms", 11.5, "ms", "estimated")
+    made = report.with_baseline(report.assemble(**changed), sample(), "old.json")
+    text = FORMS[form](made)
+    assert "fpga latency_ms: was 10.37 ms (estimated), is 11.5 ms (estimated)" in text
+    assert "1 regression" in text
+    unchanged = report.with_baseline(sample(), sample(), "old.json")
+    assert "No figure got worse by more than its threshold." in FORMS[form](unchanged)
+    assert "baseline" not in FORMS[form](sample()).lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (4.2, 4.2, "4.20"),
+        (4.2001, 4.2, "4.2001"),
+        (4.1999, 4.2, "4.20"),
+        (0.0123, None, "0.012"),
+        (0.99, None, "0.99"),
+        (12.34, None, "12.34"),
+        (1234.5, None, "1,234"),
+    ],
+)
+def test_rounding_never_contradicts_a_gate(value, limit, text):
+    assert view.number_text("size_mb", value, limit) == text
+
+
+def test_negative_numbers_and_negative_zero():
+    assert view.number_text("dice_drop_points", -0.314) == "\u22120.31"
+    assert view.number_text("dice_drop_points", -0.0001) == "0.00"
+
+
+def decode(uri):
+    import matplotlib.image
+
+    content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    return np.rint(matplotlib.image.imread(io.BytesIO(content), format="png") * 255).astype(int)
+
+
+def test_a_png_holds_the_pixels():
+    pixels = np.random.default_rng(1).integers(0, 256, (7, 5, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(decode(pictures.png_data_uri(pixels)), pixels)
+
+
+def test_slices_with_the_most_organs_are_chosen_apart_from_each_other():
+    label = np.zeros((40, 8, 8), int)
+    label[5, 0, :3] = (1, 2, 3)
+    label[6, 0, :3] = (1, 2, 3)
+    label[6, 1, :3] = (1, 2, 3)
+    label[20, 0, :2] = (1, 2)
+    label[30, 0, 0] = 1
+    assert pictures.choose_slices(label, 3) == [6, 20, 30]
+    assert pictures.choose_slices(label, 4) == [5, 6, 20, 30]
+    assert pictures.choose_slices(label * 0, 4) == []
+
+
+def test_a_row_has_a_tile_for_each_column_in_the_colours_of_the_legend():
+    label = np.zeros((1, 64, 96), int)
+    label[0, 20:40, 30:50] = 2
+    image = np.zeros((1, 64, 96))
+    image[0, 10:54, 20:80] = 0.5
+    nothing = label * 0
+    made = pictures.overlay_rows(
+        image, label, {"FP32": label, "ort": nothing}, ["air", "spleen", "liver"], tile_pixels=120
+    )
+    assert made["columns"] == ["image", "label", "FP32", "ort"]
+    assert made["legend"] == [{"name": "liver", "colour": "#56B4E9"}]
+    (row,) = made["rows"]
+    assert row["title"] == "slice 0"
+    plain, truth, same, empty = (decode(tile) for tile in row["tiles"])
+    # the body is 44 x 60 pixels, with 2 around it, twice as large
+    assert plain.shape == truth.shape == same.shape == empty.shape == (96, 128, 3)
+    middle = (2 * (30 - 8), 2 * (40 - 18))
+    assert len(set(plain[middle].tolist())) == 1
+    assert truth[middle][2] > truth[middle][0]  # the liver's light blue
+    np.testing.assert_array_equal(truth[middle], same[middle])
+    np.testing.assert_array_equal(plain[middle], empty[middle])
+    corner = (2 * (20 - 8), 2 * (30 - 18))
+    assert empty[corner].min() > 200  # the label's outline is white, also where nothing was found
+    assert truth[corner].min() < 200
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((2, 8))}, r"images have shape \(2, 8\); expected \(n, H, W\)"),
+        (
+            {"label": np.zeros((1, 8, 9), int)},
+            r"label has shape \(1, 8, 9\), expected the images' \(1, 8, 8\)",
+        ),
+        (
+            {"predictions": {"ort": np.full((1, 8, 8), 2)}},
+            "ort has classes 2 to 2; there are names for 0 to 1",
+        ),
+        ({"titles": ["a", "b"]}, "2 titles for 1 slices; give one each"),
+    ],
+)
+def test_pictures_of_wrong_arrays(change, message):
+    arguments = {
+        "images": np.zeros((1, 8, 8)),
+        "label": np.zeros((1, 8, 8), int),
+        "predictions": {},
+        "class_names": ["background", "liver"],
+    }
+    with pytest.raises(UserError, match=f"^pictures: {message}$"):
+        pictures.overlay_rows(**arguments | change)
+
+
+def test_slices_without_organs_make_no_section():
+    empty = np.zeros((2, 8, 8), int)
+    none = pictures.overlay_rows(empty, empty, {}, ["background"])
+    assert none["rows"] == []
+    assert "What the networks see" not in render.html(sample(), none)
+
+
+def test_the_palette_is_told_apart_with_each_kind_of_colour_vision():
+    """Machado et al. 2009's matrices at full severity, distance in CIE L*a*b* of at least 15."""
+    normal = np.eye(3)
+    deutan = np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+         [-0.011820, 0.042940, 0.968881]]
+    )  # fmt: skip
+    protan = np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+         [-0.003882, -0.048116, 1.051998]]
+    )  # fmt: skip
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+
+    def lab(colour, vision):
+        code = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+        xyz = to_xyz @ np.clip(vision @ linear, 0, 1) / np.array([0.95047, 1, 1.08883])
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    assert len(set(pictures.PALETTE)) == 8
+    for vision in (normal, deutan, protan):
+        seen = np.array([lab(colour, vision) for colour in pictures.PALETTE])
+        distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+        assert distance[~np.eye(8, dtype=bool)].min() >= 15

@@ -1,0 +1,328 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+from report_sample import MADE, NO_GPU, measured, parts, sample
+
+from lmaunet.artifacts import Measurement
+from lmaunet.deploy import gates, report
+from lmaunet.errors import UserError
+
+LOST = {"unavailable": {"tool": "Vivado", "why": "not here", "fix": "install it"}}
+
+
+def altered(path, value=None, *, delete=False, source=None):
+    """Return a report with the value at ``path`` (keys joined by '/') changed or deleted."""
+    content = copy.deepcopy(source or sample())
+    *outer, last = path.split("/")
+    place = content
+    for key in outer:
+        place = place[int(key) if isinstance(place, list) else key]
+    if delete:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+def test_the_report_survives_the_file(tmp_path):
+    made = sample()
+    paths = report.write_report(tmp_path / "new" / "folder", made)
+    assert [p.name for p in paths] == ["report.json", "report.md", "report.html"]
+    assert report.load(paths[0]) == made
+    assert {p.name for p in paths[0].parent.iterdir()} == {p.name for p in paths}
+    assert set(made) == {
+        "schema", "made", "model", "data", "reference", "targets", "gates", "regressions",
+    }  # fmt: skip
+    assert made["targets"]["fpga"]["latency_ms"] == {
+        "value": 10.37, "unit": "ms", "provenance": "estimated",
+    }  # fmt: skip
+    assert made["targets"]["trt"]["latency_ms"] == NO_GPU.to_json()
+    assert made["model"]["weight_bits"] == {"8": 481_200}
+
+
+def test_numpy_numbers_become_plain_ones():
+    changed = parts()
+    changed["reference"]["dice"]["mean"] = np.float32(0.5)
+    changed["model"]["params"] = np.int64(7)
+    made = report.assemble(**changed)
+    assert type(made["reference"]["dice"]["mean"]) is float
+    assert type(made["model"]["params"]) is int
+    changed["targets"]["ort"]["detail"]["cpu"] = object()
+    with pytest.raises(UserError, match=r"^targets\.ort\.detail\.cpu is of type object; the rep"):
+        report.assemble(**changed)
+
+
+def test_the_command_and_the_tools_are_recorded(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/lmaunet-deploy", "report", "--run", "a b"])
+    made = sample(made=None)["made"]
+    assert made["command"] == "lmaunet-deploy report --run 'a b'"
+    assert made["tools"]["python"].startswith("3.")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model/macs", "data/label_source", "data/synthetic", "reference/dice/per_class", "gates",
+        "targets/fpga/latency_ms", "targets/fpga/latency_ms/provenance", "targets/ort/per_class",
+        "targets/trt/latency_ms/unavailable/fix", "targets/ort/size_mb/unit",
+    ],
+)  # fmt: skip
+def test_a_missing_key_is_named(path):
+    dotted = path.replace("/", r"\.")
+    if path.count("/") == 0:
+        dotted = rf"report\.{dotted}"
+    with pytest.raises(UserError, match=rf"^{dotted} is missing$"):
+        report.validate(altered(path, delete=True))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("targets/fpga/latency_ms/provenance", "guessed",
+         "targets.fpga.latency_ms.provenance is 'guessed'; expected one of: measured, simulated,"
+         " estimated"),
+        ("targets/fpga/latency_ms", None, "targets.fpga.latency_ms is None; expected an object"),
+        ("targets/fpga/latency_ms/value", None,
+         "targets.fpga.latency_ms.value is None; expected a number"),
+        ("targets/fpga/latency_ms/value", True,
+         "targets.fpga.latency_ms.value is True; expected a number"),
+        ("targets/fpga/latency_ms/value", float("nan"),
+         "report.targets.fpga.latency_ms.value is nan; a figure that is not known is Unavailable"),
+        ("targets/fpga/latency_ms/value", 0,
+         "targets.fpga.latency_ms.value is 0 or less; what is not known is Unavailable"),
+        ("targets/ort/size_mb/value", 0.0,
+         "targets.ort.size_mb.value is 0 or less; what is not known is Unavailable"),
+        ("targets/ort/size_mb/unit", "MiB",
+         "targets.ort.size_mb.unit is 'MiB'; expected one of: MB"),
+        ("targets/ort/dice/value", 88.6,
+         "targets.ort.dice.value is 88.6; expected a number from 0 to 1"),
+        ("targets/ort/dice", LOST,
+         "targets.ort.dice_drop_points has a value though targets.ort.dice has none"),
+        ("targets/ort/latency", LOST,
+         "targets.ort.latency is unknown; expected one of: size_mb, weights_mb, dice,"
+         " dice_drop_points, hd95_mm, latency_ms, per_class, agreement, files, arithmetic, detail,"
+         " summary"),
+        ("targets", {}, "targets is empty; a report has at least one target"),
+        ("data/synthetic", "no", "data.synthetic is 'no'; expected true or false"),
+        ("data/label_source", " ", "data.label_source is ' '; expected text"),
+        ("reference/hd95_mm", None, "reference.hd95_mm is None; expected a number from 0"),
+        ("model/params", 1.5, "model.params is 1.5; expected a whole number from 1"),
+        ("schema", 2,
+         "report.schema is 2, expected 1: another version of lmaunet-deploy wrote it; make the"
+         " report again with this one"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named(path, value, message):
+    with pytest.raises(UserError) as caught:
+        report.validate(altered(path, value))
+    assert str(caught.value) == message
+
+
+def test_a_gate_that_contradicts_its_figure_is_refused():
+    made = sample()
+    index = next(i for i, g in enumerate(made["gates"]) if g["name"] == "latency_ms")
+    with pytest.raises(UserError, match=rf"^gates\[{index}\]\.provenance is 'measured', but "):
+        report.validate(altered(f"gates/{index}/provenance", "measured", source=made))
+    with pytest.raises(UserError, match=rf"^gates\[{index}\]\.state is 'open', but targets.fpga"):
+        report.validate(altered(f"gates/{index}/state", "open", source=made))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON (Expecting property name"),
+        (b"\xff\xfe", "is not JSON ("),
+        (b"[]", "is not a usable report: report is []; expected an object"),
+        (b'{"schema": 7}', "is not a usable report: report.schema is 7, expected 1"),
+        (None, "cannot be read: No such file or directory; give a report.json"),
+    ],
+)
+def test_a_file_that_is_no_report(tmp_path, content, message):
+    path = tmp_path / "old.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        report.load(path)
+    assert str(caught.value).startswith(f"{path} {message}")
+
+
+def test_a_report_that_cannot_be_written_keeps_the_old_one(tmp_path, monkeypatch):
+    report.write_report(tmp_path, sample())
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(UserError, match=r"cannot be written to .*: No space left on device; free"):
+        report.write_report(tmp_path, sample(made=MADE | {"created": "later"}))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def states(made):
+    return {(g["target"], g["name"]): g["state"] for g in made["gates"]}
+
+
+def test_the_default_gates():
+    assert states(sample()) == {
+        ("ort", "size_mb"): "passed",
+        ("ort", "dice_drop_points"): "passed",
+        ("trt", "weights_mb"): "passed",
+        ("trt", "dice_drop_points"): "passed",
+        ("fpga", "size_mb"): "passed",
+        ("fpga", "dice_drop_points"): "passed",
+        ("fpga", "latency_ms"): "passed",
+    }
+    entry = next(g for g in sample()["gates"] if g["name"] == "weights_mb")
+    assert entry["beside"] == {"size_mb": sample()["targets"]["trt"]["size_mb"]}
+    entry = next(g for g in sample()["gates"] if g["name"] == "latency_ms")
+    assert (entry["limit"], entry["value"], entry["provenance"]) == (12.0, 10.37, "estimated")
+
+
+@pytest.mark.parametrize(
+    ("target", "figure", "value", "state"),
+    [
+        ("ort", "size_mb", 4.2, "passed"),
+        ("ort", "size_mb", 4.2001, "failed"),
+        ("trt", "weights_mb", 4.3, "failed"),
+        ("trt", "dice_drop_points", 1.01, "failed"),
+        ("trt", "dice_drop_points", -0.5, "passed"),
+        ("fpga", "latency_ms", 12.1, "failed"),
+    ],
+)
+def test_a_limit_holds_to_the_last_digit(target, figure, value, state):
+    changed = parts()
+    changed["targets"][target][figure] = measured(figure, value)
+    made = report.assemble(**changed)
+    assert states(made)[target, figure] == state
+    assert gates.exit_status(made) == (state == "failed")
+
+
+def test_the_size_of_an_engine_is_shown_and_not_gated():
+    changed = parts()
+    changed["targets"]["trt"]["size_mb"] = measured("size_mb", 9.0)
+    assert gates.exit_status(report.assemble(**changed)) == 0
+
+
+def test_an_unavailable_figure_leaves_its_gate_open_and_strict_fails_it():
+    changed = parts()
+    changed["targets"]["fpga"]["latency_ms"] = NO_GPU
+    made = report.assemble(**changed)
+    entry = next(g for g in made["gates"] if g["name"] == "latency_ms")
+    assert entry == {
+        "name": "latency_ms", "target": "fpga", "limit": 12.0, "state": "open",
+        **NO_GPU.to_json(),
+    }  # fmt: skip
+    assert gates.exit_status(made) == 0
+    strict = report.assemble(**changed, strict=True)
+    assert states(strict)["fpga", "latency_ms"] == "failed"
+    assert gates.exit_status(strict) == 1
+
+
+def test_another_budget():
+    made = sample(gates=gates.default_gates(1.0))
+    assert states(made)["ort", "size_mb"] == "failed"
+
+
+def compared(**figures):
+    """Return the regressions of a report whose fpga has other figures, against the sample."""
+    changed = parts()
+    changed["targets"]["fpga"] |= figures
+    return gates.regressions(report.assemble(**changed), sample())
+
+
+def test_nothing_got_worse():
+    assert gates.regressions(sample(), sample()) == []
+    against = report.with_baseline(sample(), sample(), "old.json")
+    assert against["baseline"] == {"name": "old.json", "created": "2030-01-02"}
+    assert gates.exit_status(against) == 0
+
+
+@pytest.mark.parametrize(
+    ("figure", "within", "beyond"),
+    [
+        ("size_mb", 1.43 * 1.0099, 1.43 * 1.0101),
+        ("weights_mb", 1.24 * 1.0099, 1.24 * 1.0101),
+        ("dice", 0.879 - 0.0049, 0.879 - 0.0051),
+        ("dice_drop_points", 0.81 + 0.099, 0.81 + 0.101),
+        ("hd95_mm", 7.41 * 1.1 + 0.09, 7.41 * 1.1 + 0.11),
+    ],
+)
+def test_what_is_worse_by_more_than_the_threshold(figure, within, beyond):
+    assert compared(**{figure: measured(figure, within)}) == []
+    (entry,) = compared(**{figure: measured(figure, beyond)})
+    assert (entry["kind"], entry["target"], entry["figure"]) == ("worse", "fpga", figure)
+
+
+def test_a_slower_design_fails():
+    now = Measurement("latency_ms", 11.0, "ms", "estimated")
+    (entry,) = compared(latency_ms=now)
+    assert entry == {
+        "kind": "worse", "target": "fpga", "figure": "latency_ms",
+        "message": "fpga latency_ms: was 10.37 ms (estimated), is 11 ms (estimated); it may be "
+        "worse by 5%",
+        "before": sample()["targets"]["fpga"]["latency_ms"], "now": now.to_json(),
+    }  # fmt: skip
+    changed = parts()
+    changed["targets"]["fpga"]["latency_ms"] = now
+    against = report.with_baseline(report.assemble(**changed), sample(), "old.json")
+    assert gates.exit_status(against) == 1
+
+
+def test_a_weaker_provenance_is_a_regression_and_a_stronger_one_a_note():
+    weaker = parts()
+    weaker["targets"]["ort"]["latency_ms"] = Measurement("latency_ms", 10.0, "ms", "estimated")
+    weaker = report.assemble(**weaker)
+    (entry,) = gates.regressions(weaker, sample())
+    assert entry["kind"] == "provenance"
+    assert entry["message"] == "ort latency_ms: was 61.3 ms (measured), is 10 ms (estimated)"
+    (entry,) = gates.regressions(sample(), weaker)
+    assert entry["kind"] == "note"
+    assert gates.exit_status(sample() | {"regressions": [entry]}) == 0
+
+
+def test_a_figure_or_a_target_that_disappeared():
+    (entry,) = compared(size_mb=NO_GPU)
+    assert (entry["kind"], entry["figure"]) == ("lost", "size_mb")
+    changed = parts()
+    del changed["targets"]["trt"]
+    (entry,) = gates.regressions(report.assemble(**changed), sample())
+    assert entry["message"] == "target trt is in the baseline and not in this report"
+    assert gates.regressions(sample(), report.assemble(**changed)) == []
+
+
+def test_latency_on_another_device_is_said_and_not_compared():
+    changed = parts()
+    changed["targets"]["ort"]["detail"]["cpu"] = "a slow CPU"
+    changed["targets"]["ort"]["latency_ms"] = measured("latency_ms", 500.0)
+    (entry,) = gates.regressions(report.assemble(**changed), sample())
+    assert entry["kind"] == "note"
+    assert entry["message"].endswith("not compared, cpu was a CPU, is a slow CPU")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "said"),
+    [
+        ("model", "spec", "base", "model.spec was edge, is base"),
+        ("data", "name", "other CT", "data.name was example CT, is other CT"),
+        ("data", "synthetic", True, "data.synthetic was False, is True"),
+    ],
+)
+def test_a_baseline_of_something_else_is_said_and_fails(part, key, value, said):
+    changed = parts()
+    changed[part][key] = value
+    made = report.with_baseline(report.assemble(**changed), sample(), "old.json")
+    (entry,) = made["regressions"]
+    assert entry["kind"] == "not_compared"
+    assert entry["message"] == f"not compared, the baseline is of something else: {said}"
+    assert gates.exit_status(made) == 1
+
+
+def test_the_report_is_json_without_nan():
+    json.dumps(sample(), allow_nan=False)
+    changed = parts()
+    changed["targets"]["fpga"]["detail"]["interval_ms"] = float("inf")
+    with pytest.raises(UserError, match=r"^report.targets.fpga.detail.interval_ms is inf; a fig"):
+        report.assemble(**changed)

@@ -271,18 +271,19 @@ def _patient_volumes(path: Path, role: str, class_map: ClassMap) -> tuple[list[V
         check_finite(image, str(path))
     labels = class_map.apply(codes, str(path))
     volumes = []
-    groups = np.stack([arrays["patient"], arrays["frame"]], 1)
+    numbers = {k: integral(arrays[k], f"{path} ({k})") for k in ("patient", "frame", "slice")}
+    groups = np.stack([numbers["patient"], numbers["frame"]], 1)
     for patient, frame in np.unique(groups, axis=0):
         rows = np.flatnonzero((groups == (patient, frame)).all(1))
-        rows = rows[np.argsort(arrays["slice"][rows], kind="stable")]
+        rows = rows[np.argsort(numbers["slice"][rows], kind="stable")]
         volumes.append(
             Volume(
                 f"patient{patient:03d}_frame{frame:02d}",
                 role,  # type: ignore[arg-type]
                 labels[rows],
                 functools.partial(image.__getitem__, rows),
-                z=arrays["slice"][rows].astype(np.int64),
+                z=numbers["slice"][rows],
                 keep_all=True,
             )
         )
-    return volumes, {int(p) for p in arrays["patient"]}
+    return volumes, {int(p) for p in numbers["patient"]}

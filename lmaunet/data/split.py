@@ -68,12 +68,14 @@ def split_by_blocks(
         raise UserError("the labels hold nothing but background; give labels with organs")
     first = max(0, int(labelled[0]) - MARGIN)
     end = min(len(pixels), int(labelled[-1]) + 1 + MARGIN)
-    wanted = max(1, min(val_slices, (end - first) // 3))
     best: tuple[tuple[float, int], tuple[int, ...], int] | None = None
-    for blocks in (1, 2, 3):
-        found = _best_blocks(pixels[first:end], blocks, max(1, round(wanted / blocks)), gap)
-        if found is not None and (best is None or found[0] > best[0]):
-            best = found
+    wanted = max(1, min(val_slices, (end - first) // 3))
+    while best is None and wanted > 0:
+        for blocks in (1, 2, 3):
+            found = _best_blocks(pixels[first:end], blocks, max(1, round(wanted / blocks)), gap)
+            if found is not None and (best is None or found[0] > best[0]):
+                best = found
+        wanted -= 1
     if best is None:
         raise UserError(
             f"{end - first} slices are too few to split one volume; give "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,13 +30,12 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} does not exist; both halves of the set are needed")
     try:
         with np.load(path, allow_pickle=False) as content:
-            return {key: content[key] for key in keys}
-    except KeyError as error:
-        raise UserError(
-            f"{path} has no array {error.args[0]!r}; expected: {', '.join(keys)}"
-        ) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            lacking = [key for key in keys if key not in content.files]
+            if not lacking:
+                return {key: content[key] for key in keys}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as npz ({error}); get the file again") from error
+    raise UserError(f"{path} has no array {lacking[0]!r}; expected: {', '.join(keys)}")
 
 
 def read_transunet(folder: Path, class_map: ClassMap | None, seed: int) -> Source:

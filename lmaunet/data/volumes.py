@@ -6,6 +6,10 @@ head), so that slices of different files look alike and image and label meet on 
 
 from __future__ import annotations
 
+import gzip
+import math
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,8 +159,10 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     warn = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
+        if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
+            _check_nifti(path)
         image = _read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as an image: {_last_line(error)}; give a NIfTI "
             "or NRRD file or a DICOM folder"
@@ -164,6 +170,46 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(warn)
     return _canonical(image, path)
+
+
+def _check_nifti(path: Path) -> None:
+    """Raise UserError where a NIfTI file is cut short, or of floats and holds NaN or infinity.
+
+    ITK's reader fills what is missing with 0, and turns NaN into 0, in silence; 0 is water in a
+    CT. So the file itself is looked at. One that is not NIfTI is left for the reader to refuse.
+    """
+    import numpy as np
+
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rb") as stream:
+            content = stream.read()
+    except gzip.BadGzipFile:
+        return
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); get the file again") from error
+    for order in "<>":
+        if len(content) < 540 or struct.unpack_from(f"{order}i", content)[0] not in (348, 540):
+            continue
+        if struct.unpack_from(f"{order}i", content)[0] == 348:
+            dims = struct.unpack_from(f"{order}8h", content, 40)
+            code, bits = struct.unpack_from(f"{order}2h", content, 70)
+            offset = struct.unpack_from(f"{order}f", content, 108)[0]
+            offset = int(offset) if math.isfinite(offset) else -1
+        else:
+            dims = struct.unpack_from(f"{order}8q", content, 16)
+            code, bits = struct.unpack_from(f"{order}2h", content, 12)
+            offset = int(struct.unpack_from(f"{order}q", content, 168)[0])
+        count = math.prod(max(1, d) for d in dims[1 : 1 + min(7, max(0, dims[0]))])
+        expected = offset + count * bits // 8
+        if offset < 0 or len(content) < expected:
+            raise UserError(
+                f"{path} is cut short: {len(content)} bytes, expected {expected}; get the file again"
+            )
+        if (code, bits) in ((16, 32), (64, 64)):
+            kind = f"{order}f{bits // 8}"
+            check_finite(np.frombuffer(content, kind, count, offset), str(path))
+        return
 
 
 def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:

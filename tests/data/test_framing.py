@@ -1,0 +1,63 @@
+"""Slices brought to a size and labels brought back."""
+
+import numpy as np
+import pytest
+
+from lmaunet.data import normalization as norm
+from lmaunet.data.framing import Framing, resample_in_plane
+from lmaunet.errors import UserError
+
+
+def test_padding_and_cropping_keep_the_centre_and_come_back():
+    slices = np.arange(2 * 5 * 10, dtype=np.float32).reshape(2, 5, 10)
+    framing = Framing.of((5, 10), (8, 6))
+    framed = framing.images(slices, -1.0)
+    assert framed.shape == (2, 8, 6)
+    assert np.array_equal(framed[:, 1:6], slices[:, :, 2:8])
+    assert (framed[:, [0, 6, 7]] == -1).all()
+    restored = framing.restore(framed)
+    assert np.array_equal(restored[:, :, 2:8], slices[:, :, 2:8])
+    assert (restored[:, :, [0, 1, 8, 9]] == 0).all()
+
+
+def test_fit_shrinks_by_one_factor_and_only_what_is_too_large():
+    assert Framing.of((100, 50), (50, 50), fit=True).scaled == (50, 25)
+    assert Framing.of((40, 20), (50, 50), fit=True).scaled == (40, 20)
+    assert Framing.of((100, 50), (50, 50)).scaled == (100, 50)
+
+
+def test_resampling_keeps_pixel_areas_aligned():
+    # A ramp stays a ramp through the same points when pixel areas, not corners, are aligned.
+    ramp = np.broadcast_to(np.arange(40, dtype=np.float32), (1, 40, 40)).copy()
+    half = resample_in_plane(ramp, (20, 20), labels=False)
+    expected = np.arange(20) * 2 + 0.5
+    assert np.abs(half[0, 10, 2:-2] - expected[2:-2]).max() < 1e-3
+    corners = np.linspace(0, 39, 20)
+    assert np.abs(corners - expected)[2:-2].max() > 0.3  # what aligning the corners would give
+
+
+def test_labels_stay_classes_and_survive_the_way_back():
+    labels = np.zeros((1, 40, 60), np.uint8)
+    labels[0, 10:30, 20:50] = 7
+    framing = Framing.of((40, 60), (32, 32), zoom=(0.5, 0.5))
+    framed = framing.labels(labels)
+    assert set(np.unique(framed)) == {0, 7}
+    assert (framing.restore(framed) == labels).mean() > 0.97
+
+
+def test_window_and_zscore_worked_by_hand():
+    hu = np.array([[[-1000.0, -125.0], [75.0, 900.0]]])
+    window = norm.window(-125, 275)
+    assert norm.to_unit(hu, window).tolist() == [[[0.0, 0.0], [0.5, 1.0]]]
+    learned = norm.with_statistics(window, np.array([0.0, 1.0], np.float32))
+    assert (learned["mean"], learned["std"]) == (0.5, 0.5)
+    assert norm.standardize(np.array([0.5, 1.0]), learned).tolist() == [0.0, 1.0]
+    scored = norm.to_unit(np.array([[[1, 3]], [[5, 5]]], np.uint8), norm.zscore())
+    assert scored.tolist() == [[[-1.0, 1.0]], [[0.0, 0.0]]]
+    assert norm.fill(scored, norm.zscore()).ravel().tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [{}, {"kind": "window", "low": 5, "high": 5}, {"kind": "x"}, 3])
+def test_a_normalization_that_is_none_is_refused(bad):
+    with pytest.raises(UserError, match=r"c\.json: normalization .* expected"):
+        norm.check(bad, "c.json")

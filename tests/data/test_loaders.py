@@ -1,0 +1,294 @@
+"""Every layout that is understood, and what each must refuse."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from lmaunet.data.dataset import load
+from lmaunet.data.normalization import window
+from lmaunet.errors import UserError
+
+SIZE = (16, 16)
+
+
+def aligned(side):
+    """Whether the labelled pixels are where the image is bright, as Maker.image draws them."""
+    bright = side.images[:, 0] > side.images[:, 0].min() + 1.0
+    return np.array_equal(bright, side.labels > 0)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_several_cases_are_divided_by_case(maker, suffix):
+    for i, orientation in enumerate(("LPS", "RAS", "LIA", "LAS", "LPS")):
+        maker.pair(f"case{i}", suffix, orientation=orientation)
+    data = load(maker.folder, size=SIZE)
+    assert data.layout == "images/ and labels/ with NIfTI or NRRD files"
+    assert data.classes == ("background", "class 1", "class 2")
+    assert set(data.train.cases).isdisjoint(data.val.cases)
+    assert len(set(data.train.cases)) == 4 and len(set(data.val.cases)) == 1
+    assert "4 cases train, 1 validate" in data.split
+    assert data.spacing_mm == pytest.approx((3, 3, 3))
+    assert aligned(data.train) and aligned(data.val)
+    assert data.normalization["kind"] == "window" and "CT, abdomen window" in data.notes[0]
+
+
+def test_labels_that_are_mirrored_would_be_seen(maker):
+    labels = maker.labels()
+    maker.pair("a", labels=labels)
+    maker.write(maker.folder / "labels" / "a.nii.gz", labels[:, ::-1].copy())
+    assert not aligned(load(maker.folder, size=SIZE).train)
+
+
+def test_one_case_is_divided_by_blocks_of_z(maker):
+    maker.pair("only")
+    data = load(maker.folder, size=SIZE)
+    assert data.gap == 2 and "contiguous blocks of z" in data.split
+    assert np.abs(data.train.z[:, None] - data.val.z[None]).min() > 2
+    for side in (data.train, data.val):
+        assert set(np.unique(side.labels)) == {0, 1, 2}
+
+
+def test_names_are_matched_without_their_prefix_and_suffix(maker):
+    for i in (1, 2):
+        labels = maker.labels()
+        maker.write(maker.folder / "img" / f"img000{i}.nii.gz", maker.image(labels))
+        maker.write(maker.folder / "label" / f"label000{i}.nrrd", labels)
+    data = load(maker.folder, size=SIZE)
+    assert set(data.train.cases) | set(data.val.cases) == {"0001", "0002"}
+
+
+def test_an_image_without_a_partner_is_named(maker):
+    maker.pair("a")
+    maker.write(maker.folder / "images" / "b.nii.gz", maker.image(maker.labels()))
+    with pytest.raises(UserError, match=r"b\.nii\.gz in .* have no partner"):
+        load(maker.folder, size=SIZE)
+
+
+def test_classes_json_maps_names_and_normalises(maker):
+    maker.pair("a", labels=maker.labels() * 3)
+    (maker.folder / "classes.json").write_text(json.dumps({
+        "classes": ["background", "low", "high"], "codes": {"3": 1, "6": 2}, "name": "mine",
+        "label_source": "two readers", "normalization": {"kind": "zscore"},
+    }))  # fmt: skip
+    data = load(maker.folder, size=SIZE)
+    assert (data.name, data.label_source) == ("mine", "two readers")
+    assert data.classes == ("background", "low", "high") and data.notes == ()
+    assert data.normalization == {"kind": "zscore"}
+    assert set(np.unique(data.train.labels)) == {0, 1, 2}
+
+
+def test_labels_beyond_the_classes_are_refused_with_the_file(maker):
+    maker.pair("a")
+    with pytest.raises(UserError, match=r"labels/a\.nii\.gz: label 2 is beyond the 2 classes"):
+        load(maker.folder, size=SIZE, classes=2)
+
+
+def test_a_network_of_another_number_of_classes_is_refused(maker):
+    maker.pair("a")
+    (maker.folder / "classes.json").write_text(
+        '{"classes": ["background", "a", "b"], "codes": {"1": 1, "2": 2}}'
+    )
+    with pytest.raises(
+        UserError, match=r"has 3 classes \(background, a, b\) but the network has 9"
+    ):
+        load(maker.folder, size=SIZE, classes=9)
+
+
+def test_shapes_places_and_nan_are_checked_with_the_file(maker):
+    maker.pair("a", image=maker.image(maker.labels())[:, :-1].copy())
+    with pytest.raises(UserError, match=r"a\.nii\.gz: image of shape \(24, 11, 14\) but labels of"):
+        load(maker.folder, size=SIZE)
+    maker.pair("a")
+    maker.write(maker.folder / "labels" / "a.nii.gz", maker.labels(), spacing=(3, 3, 2))
+    with pytest.raises(UserError, match="lie in different places"):
+        load(maker.folder, size=SIZE)
+    image = maker.image(maker.labels())
+    image[3, 4, 5] = np.inf
+    maker.pair("a", image=image)
+    with pytest.raises(UserError, match=r"images/a\.nii\.gz: 1 of 4032 pixels are NaN or infinite"):
+        load(maker.folder, size=SIZE)
+
+
+def test_another_spacing_is_resampled_to_one(maker):
+    labels = maker.labels()
+    maker.pair("a", labels=labels)
+    maker.pair("b", labels=labels.repeat(2, 1).repeat(2, 2), spacing=(3.0, 1.5, 1.5))
+    data = load(maker.folder, size=SIZE)
+    assert any("in-plane spacings differ" in note for note in data.notes)
+    per_case = [(s.labels > 0).sum() / len(s) for s in (data.train, data.val)]
+    assert per_case[0] == pytest.approx(per_case[1], rel=0.1)
+    asked = load(maker.folder, size=SIZE, spacing_mm=6.0)
+    assert asked.spacing_mm == pytest.approx((3, 6, 6))
+
+
+def test_cropping_says_what_it_loses_and_gives_way_to_shrinking(maker):
+    maker.pair("a")
+    slight = load(maker.folder, size=(12, 12))
+    assert slight.spacing_mm == pytest.approx((3, 3, 3)) and len(slight.notes) == 1
+    shrunk = load(maker.folder, size=(6, 6))
+    assert any("shrunk to fit 6x6: a centre crop would lose" in note for note in shrunk.notes)
+    assert shrunk.spacing_mm == pytest.approx((3, 7.2, 7))  # 12x14 becomes 5x6
+    cropped = load(maker.folder, size=(6, 6), fit=False)
+    assert cropped.spacing_mm == pytest.approx((3, 3, 3))
+
+
+@pytest.mark.parametrize("content", [[], ["notes.txt"], ["images/a.txt", "labels/a.txt"]])
+def test_a_folder_that_is_not_understood_lists_the_layouts(tmp_path, content):
+    for name in content:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"images/ and labels/ .*TransUNet's Synapse .*_train\.npz"):
+        load(tmp_path, size=SIZE)
+
+
+def test_an_absent_folder_is_said(tmp_path):
+    with pytest.raises(UserError, match="does not exist; give a folder with one of"):
+        load(tmp_path / "none", size=SIZE)
+
+
+# TransUNet's Synapse ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def synapse(maker):
+    def write(axis=0, test_shape=(5, 12, 14), names=("case0005", "case0006")):
+        for name in names:
+            (maker.folder / "train_npz").mkdir(exist_ok=True)
+            labels = maker.labels()[4:10].astype(np.float32)
+            for z, plane in enumerate(labels):
+                path = maker.folder / "train_npz" / f"{name}_slice{z:03d}.npz"
+                np.savez(path, image=plane / 4, label=plane)
+        (maker.folder / "test_vol_h5").mkdir(exist_ok=True)
+        with h5py.File(maker.folder / "test_vol_h5" / "case0001.npy.h5", "w") as file:
+            labels = maker.labels((24, *test_shape[1:]))[6:11]
+            file["label"] = np.moveaxis(labels, 0, axis).astype(np.float32)
+            file["image"] = np.moveaxis(labels / np.float32(4), 0, axis)
+        return maker.folder
+
+    return write
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_synapse_slices_train_and_volumes_validate(synapse, axis):
+    data = load(synapse(axis), size=SIZE, class_map="synapse-spleen-first")
+    assert data.layout == "TransUNet's Synapse"
+    assert set(data.train.cases) == {"case0005", "case0006"} and set(data.val.cases) == {"case0001"}
+    assert len(data.val) == 5 and data.val.z.tolist() == list(range(5))
+    # 1 is the spleen and 2 the right kidney in this map, 7 and 4 in ours.
+    assert set(np.unique(data.val.labels)) == {0, 4, 7}
+    assert aligned(data.train) and aligned(data.val)
+    assert np.isnan(data.spacing_mm).all() and data.to_json()["spacing_mm"] == [None] * 3
+
+
+def test_synapse_without_a_map_is_refused(synapse):
+    with pytest.raises(UserError, match="differ in the order of their labels; give a class map"):
+        load(synapse(), size=SIZE)
+
+
+def test_synapse_lists_choose_and_are_checked(synapse):
+    folder = synapse()
+    lists = folder / "lists_Synapse"
+    lists.mkdir()
+    (lists / "train.txt").write_text("case0005_slice000\ncase0005_slice001\n")
+    data = load(folder, size=SIZE, class_map="synapse-aorta-first")
+    assert set(data.train.cases) == {"case0005"} and len(data.train) == 2
+    (lists / "train.txt").write_text("case0009_slice000\n")
+    with pytest.raises(UserError, match="lacks 1 of the 1 listed files, first case0009_slice000"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+
+
+def test_synapse_case_on_both_sides_is_refused(synapse):
+    folder = synapse(names=("case0001", "case0002"))
+    with pytest.raises(UserError, match="case case0001 is in train_npz and in test_vol_h5"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+
+
+def test_synapse_files_that_are_damaged_or_do_not_fit(synapse):
+    folder = synapse(test_shape=(5, 9, 9))
+    with pytest.raises(UserError, match=r"no axis that leaves slices of 12x14 as in train_npz"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+    (folder / "test_vol_h5" / "case0001.npy.h5").write_text("no")
+    with pytest.raises(UserError, match=r"case0001\.npy\.h5 cannot be read as HDF5"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+    (folder / "test_vol_h5" / "case0001.npy.h5").unlink()
+    path = folder / "train_npz" / "case0005_slice000.npz"
+    np.savez(path, image=np.full((12, 14), 300.0), label=np.zeros((12, 14)))
+    with pytest.raises(UserError, match=r"values from 0 to 300; expected \[0, 1\]"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="cannot be read as npz"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+
+
+# NAME_train.npz and NAME_val.npz ---------------------------------------------------------------
+
+
+def write_patients(folder, train=(1, 2), val=(3,), **changes):
+    rng = np.random.default_rng(0)
+    for role, patients in (("train", train), ("val", val)):
+        rows = [(p, f, s) for p in patients for f in (1, 9) for s in (2, 0, 1)]
+        patient, frame, number = (np.array(c, np.int16) for c in zip(*rows, strict=True))
+        label = np.zeros((len(rows), 20, 20), np.uint8)
+        label[:, 8:12, 8:12] = 1 + number[:, None, None]
+        image = (label * 60 + rng.integers(0, 20, label.shape)).astype(np.uint8)
+        arrays = {"image": image, "label": label, "patient": patient, "frame": frame}
+        arrays = {**arrays, "slice": number, **changes}
+        np.savez(folder / f"heart_{role}.npz", **{k: v for k, v in arrays.items() if v is not None})
+    return folder
+
+
+def test_patients_stay_on_one_side_and_slices_in_order(tmp_path):
+    data = load(write_patients(tmp_path), size=SIZE)
+    assert data.classes == ("background", "right ventricle", "myocardium", "left ventricle")
+    assert set(data.val.cases) == {"patient003_frame01", "patient003_frame09"}
+    assert len(data.train) == 12 and data.val.z.tolist() == [0, 1, 2] * 2
+    assert np.array_equal(data.val.labels.max((1, 2)), data.val.z + 1)
+    assert data.split == "by patient: 2 train, 1 validate, none in both."
+    assert load(tmp_path / "heart_val.npz", size=SIZE).name == data.name == "heart"
+
+
+def test_zscore_is_of_each_whole_slice(tmp_path):
+    data = load(write_patients(tmp_path), size=(20, 20))
+    assert np.abs(data.train.images.mean((1, 2, 3))).max() < 1e-5
+    assert np.abs(data.train.images.std((1, 2, 3)) - 1).max() < 1e-5
+
+
+def test_a_patient_on_both_sides_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"patient 2 is in .*heart_train\.npz and in .*heart_val"):
+        load(write_patients(tmp_path, val=(2, 3)), size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"slice": None}, "has no array 'slice'; expected: image, label, patient, frame, slice"),
+        ({"label": np.zeros((3, 20, 20))}, "but labels of shape"),
+        ({"label": np.full((12, 20, 20), 4)}, r"label 4 is beyond the 4 classes"),
+        ({"image": np.zeros((12, 20))}, r"image of shape \(12, 20\); expected \(slices, H, W\)"),
+        ({"image": np.full((12, 20, 20), np.nan)}, "4800 of 4800 pixels are NaN"),
+        ({"frame": np.zeros(5)}, r"frame of shape \(5,\); expected \(12,\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_with_the_file(tmp_path, changes, text):
+    with pytest.raises(UserError, match=text) as raised:
+        load(write_patients(tmp_path, **changes), size=SIZE)
+    assert "heart_train.npz" in str(raised.value)
+
+
+def test_half_a_set_is_refused(tmp_path):
+    (write_patients(tmp_path) / "heart_val.npz").unlink()
+    with pytest.raises(UserError, match=r"heart_val\.npz does not exist; both halves"):
+        load(tmp_path, size=SIZE)
+
+
+def test_window_statistics_come_from_training_slices_only(maker):
+    for name in ("a", "b"):
+        maker.pair(name)
+    data = load(maker.folder, size=SIZE)
+    assert abs(float(data.train.images.mean())) < 1e-5
+    assert abs(float(data.train.images.std()) - 1) < 1e-4
+    assert {k: data.normalization[k] for k in ("low", "high")} == {
+        k: window(-125, 275)[k] for k in ("low", "high")
+    }

@@ -1,0 +1,78 @@
+"""The synthetic abdomen: deterministic, like a CT in its values, and labelled synthetic."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lmaunet.data.class_map import SYNAPSE_CLASSES
+from lmaunet.data.dataset import load_phantom
+from lmaunet.data.phantom import BODY, SHAPE, phantom_volume
+from lmaunet.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return phantom_volume(0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_phantom(size=(64, 64), seed=0)
+
+
+def test_it_says_that_it_is_synthetic_wherever_it_can(data):
+    assert data.synthetic
+    assert data.name == "phantom (synthetic)"
+    assert data.label_source == "synthetic: drawn, not a patient"
+    assert "nothing about patients" in data.notes[0]
+    with pytest.raises(ValueError, match="is synthetic; its name and label source must say so"):
+        dataclasses.replace(data, name="CT")
+
+
+def test_it_is_like_the_real_volume_in_shape_and_values(volume):
+    hu, labels = volume
+    assert hu.shape == labels.shape == SHAPE == (112, 101, 122)
+    assert (hu.dtype, labels.dtype) == (np.float32, np.uint8)
+    assert -1100 < hu.min() < -1000 and 250 < hu.max() < 1000
+    for part in BODY:
+        if part.name in SYNAPSE_CLASSES:
+            inside = hu[labels == SYNAPSE_CLASSES.index(part.name)]
+            assert inside.size > 300, part.name
+            assert abs(np.median(inside) - part.hu) < 30, part.name
+
+
+def test_edges_mix_the_values_of_both_sides(volume):
+    hu, _ = volume
+    skin = hu[:, :20, 61]  # from air into fat
+    between = (skin > -850) & (skin < -250)
+    assert between.any(1).mean() > 0.7  # without partial volume, noise alone never gets there
+
+
+def test_a_seed_is_one_anatomy(volume):
+    again, other = phantom_volume(0), phantom_volume(1)
+    assert all(np.array_equal(a, b) for a, b in zip(volume, again, strict=True))
+    assert not np.array_equal(volume[1], other[1])
+
+
+def test_every_organ_trains_and_validates(data):
+    counts = data.counts()
+    for side in ("train", "val"):
+        assert min(entry["pixels"] for entry in counts[side].values()) > 50
+    assert data.gap == 2 and len(data.val) >= 15
+    assert data.train.images.shape[1:] == (1, 64, 64)
+
+
+def test_left_and_right_are_the_patients(data):
+    # In LPS x grows towards the patient's left.
+    column = {}
+    for name in ("left kidney", "right kidney", "spleen", "liver"):
+        at = np.argwhere(data.train.labels == data.classes.index(name))
+        column[name] = at[:, 2].mean()
+    assert column["right kidney"] < column["left kidney"]
+    assert column["liver"] < column["spleen"]
+
+
+def test_another_number_of_classes_is_refused():
+    with pytest.raises(UserError, match=r"phantom \(synthetic\) has 9 classes .* network has 4"):
+        load_phantom(size=(64, 64), classes=4)

@@ -1,0 +1,81 @@
+"""The split by blocks of z, by subject, and the check that holds the gap."""
+
+import numpy as np
+import pytest
+
+from lmaunet.data.split import check_gap, split_by_blocks, split_subjects, useful_slices
+from lmaunet.errors import UserError
+
+
+def organs(n=60):
+    """Labelled pixels of three classes: one everywhere, one in the lower, one in a short range."""
+    pixels = np.zeros((n, 4), np.int64)
+    pixels[10:50, 1] = 100
+    pixels[10:40, 2] = 50
+    pixels[25:37, 3] = 9
+    return pixels
+
+
+def test_every_class_is_on_both_sides_and_blocks_keep_their_distance():
+    split = split_by_blocks(organs(), val_slices=12, gap=2)
+    for side in (split.train, split.val):
+        assert (organs()[side, 1:].sum(0) > 0).all()
+    assert np.abs(split.train[:, None] - split.val[None]).min() == 3
+    assert 10 <= len(split.val) <= 14
+    assert "at least 2 slices dropped" in split.sentence
+
+
+def test_validation_slices_lie_in_contiguous_blocks():
+    val = split_by_blocks(organs(), val_slices=12).val
+    runs = np.split(val, np.flatnonzero(np.diff(val) != 1) + 1)
+    assert 1 <= len(runs) <= 3
+    assert {len(run) for run in runs} == {len(runs[0])}
+
+
+def test_check_gap_catches_a_gap_that_is_one_slice_short():
+    split = split_by_blocks(organs(), gap=2)
+    check_gap(split.train, split.val, 2)
+    mutant = np.append(split.train, split.val.min() - 2)
+    with pytest.raises(ValueError, match="2 apart; expected more than 2"):
+        check_gap(mutant, split.val, 2)
+
+
+def test_slices_far_from_organs_train_as_empty_examples():
+    split = split_by_blocks(organs(100))
+    assert {64, 72, 80, 88, 96} <= set(split.train.tolist())
+    assert 65 not in split.train and 96 not in split.val
+
+
+def test_it_is_the_same_each_time():
+    first, second = split_by_blocks(organs()), split_by_blocks(organs())
+    assert np.array_equal(first.train, second.train) and np.array_equal(first.val, second.val)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_too_few_slices_are_refused(n):
+    with pytest.raises(UserError, match=f"^{n} slices are too few to split one volume; give 6 or"):
+        split_by_blocks(np.ones((n, 2), np.int64))
+
+
+def test_the_fewest_slices_that_can_be_split():
+    split = split_by_blocks(np.ones((6, 2), np.int64))
+    assert (len(split.train), len(split.val)) == (3, 1)
+
+
+def test_labels_without_an_organ_are_refused():
+    with pytest.raises(UserError, match="nothing but background"):
+        split_by_blocks(np.array([[9, 0]] * 30))
+
+
+def test_subjects_are_drawn_by_seed_and_one_validates_at_least():
+    names = [f"s{i}" for i in range(10)]
+    assert len(split_subjects(names, 0)) == 2
+    assert len(split_subjects(["a", "b"], 0)) == 1
+    assert split_subjects(names, 0) == split_subjects(names[::-1], 0)
+    assert len({frozenset(split_subjects(names, seed)) for seed in range(8)}) > 1
+
+
+def test_useful_slices_hold_all_labels_and_every_eighth_empty_one():
+    pixels = np.zeros((20, 2), np.int64)
+    pixels[9:12, 1] = 1
+    assert useful_slices(pixels).tolist() == [0, 8, 9, 10, 11, 16]

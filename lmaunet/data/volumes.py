@@ -204,7 +204,8 @@ def _check_nifti(path: Path) -> None:
         expected = offset + count * bits // 8
         if offset < 0 or len(content) < expected:
             raise UserError(
-                f"{path} is cut short: {len(content)} bytes, expected {expected}; get the file again"
+                f"{path} is cut short: {len(content)} bytes, expected {expected}; "
+                "get the file again"
             )
         if (code, bits) in ((16, 32), (64, 64)):
             kind = f"{order}f{bits // 8}"

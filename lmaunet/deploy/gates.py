@@ -219,7 +219,14 @@ def _compare(
     return []
 
 
-def _device_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def latency_conditions(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a target's latency was obtained on; it may be in ``detail["latency"]``."""
+    timing = detail.get("latency")
+    return {**detail, **(timing if isinstance(timing, Mapping) else {})}
+
+
+def _device_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, now = latency_conditions(old), latency_conditions(new)
     for key in DEVICE_KEYS:
         if before.get(key) != now.get(key):
             return f"{key} was {_said(before.get(key))}, is {_said(now.get(key))}"

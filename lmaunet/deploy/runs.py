@@ -74,13 +74,14 @@ class DataSource:
 
     def load(self, spec: NetSpec) -> Dataset:
         """Load the images in the network's input size, checked against its channels and classes."""
-        from lmaunet.data.dataset import load
-        from lmaunet.data.phantom import load_phantom
+        from lmaunet.data.dataset import load, load_phantom
 
         if self.path is None:
             data = load_phantom(size=spec.input_size, seed=self.seed)
         else:
-            data = load(self.path, size=spec.input_size, class_map=self.class_map)
+            data = load(
+                self.path, size=spec.input_size, seed=self.seed, class_map=self.class_map
+            )
         channels = data.train.images.shape[1]
         if channels != spec.in_channels:
             raise UserError(

@@ -210,7 +210,7 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
         "summary": target.get("summary", ""),
         "arithmetic": target["arithmetic"],
         "figures": figures,
-        "detail": list(_detail(target["detail"])),
+        "detail": list(_detail(target)),
         "resources": _resources(target["detail"]),
         "slowest": _slowest(target["detail"]),
     }
@@ -298,31 +298,56 @@ def _quantization(model: Mapping[str, Any], reference: Mapping[str, Any]) -> dic
     }
 
 
-def _detail(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
+def _detail(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
     """Yield a line for each entry of a target's detail that this module knows."""
+    detail = target["detail"]
+    timing = gating.latency_conditions(detail)
     for key, label in (("cpu", "CPU"), ("gpu", "GPU"), ("threads", "Threads"), ("board", "Board")):
-        if key in detail:
-            yield label, str(detail[key])
-    if isinstance(detail.get("clock_mhz"), int | float):
+        if isinstance(timing.get(key), str | int):
+            yield label, str(timing[key])
+    if "provenance" in target["latency_ms"]:
+        for key, label in (("p90_ms", "Latency, 90th percentile"), ("p99_ms", "99th percentile")):
+            if _counts(timing.get(key)):
+                number = number_text("latency_ms", timing[key])
+                yield label, Shown("latency_ms", number, "ms", target["latency_ms"]["provenance"])
+    if _counts(detail.get("clock_mhz")):
         status = detail.get("clock_status")
         yield "Clock", f"{detail['clock_mhz']:g} MHz" + (f", {status}" if status else "")
-    if isinstance(detail.get("interval_ms"), int | float):
+    if _counts(detail.get("interval_ms")):
         number = number_text("latency_ms", detail["interval_ms"])
         provenance = _provenance(detail, "interval_ms")
         yield "Between two images", Shown("latency_ms", number, "ms", provenance)
-    for key, label in (
-        ("int8_convolutions", "INT8 convolutions"),
-        ("integer_convolutions", "Integer convolutions"),
-    ):
-        count = detail.get(key)
-        if isinstance(count, Mapping) and count:
-            done, *rest = count.values()
-            yield label, f"{done} of {rest[0]}" if rest else str(done)
-        elif isinstance(count, int):
-            yield label, str(count)
+    for key, label in (("library", "Library"), ("lowering", "Scan lowering")):
+        if isinstance(detail.get(key), str):
+            yield label, detail[key]
+    if isinstance(detail.get("sms"), list) and detail["sms"]:
+        yield "Built for", ", ".join(f"SM{sm}".replace("SMSM", "SM") for sm in detail["sms"])
+    yield from _convolutions(detail)
     precisions = detail.get("precisions")
     if isinstance(precisions, Mapping) and precisions:
         yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
+
+
+def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield how many of the quantized convolutions run on integers."""
+    engine = detail.get("int8_convolutions")
+    if isinstance(engine, Mapping):
+        kinds = {"": engine} if "int8" in engine else engine
+        for kind, count in kinds.items():
+            if isinstance(count, Mapping) and {"int8", "quantized"} <= set(count):
+                yield (
+                    f"INT8 convolutions{f', {kind}' if kind else ''}",
+                    f"{count['int8']} of {count['quantized']}",
+                )
+    kernels = detail.get("convolutions")
+    if isinstance(kernels, Mapping) and {"integer_kernels", "float_kernels"} <= set(kernels):
+        yield (
+            "Convolutions",
+            f"{kernels['integer_kernels']} in integer kernels, {kernels['float_kernels']} in float",
+        )
+    count = detail.get("integer_convolutions")
+    if isinstance(count, int):
+        yield "Integer convolutions", str(count)
 
 
 def _provenance(detail: Mapping[str, Any], key: str) -> str:

@@ -109,7 +109,7 @@ def fit(
         name: of the checkpoint file and in the progress line.
 
     Raises:
-        UserError: when the loss is not finite, or there are fewer slices than processes need.
+        UserError: when the loss is not finite, or there are fewer slices than processes.
     """
     processes.wait()
     wrapped = processes.wrap(model)
@@ -124,18 +124,16 @@ def fit(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
+    total = math.ceil(len(data) // processes.world / schedule.batch_size)
     smooth: dict[str, float] = {}
     for epoch in range(len(history), schedule.epochs):
         wrapped.train()
         losses, dices = [], []
-        epoch_batches = list_of_batches(data, schedule, seed, epoch, processes)
-        total = len(epoch_batches)
-        if not total:
-            raise UserError(
-                f"{len(data.images)} training slices are too few for {processes.world} processes "
-                f"with batches of {schedule.batch_size}; use fewer processes or a smaller batch"
-            )
-        for index, (images, labels) in enumerate(epoch_batches):
+        drawn = batches(
+            data, schedule.batch_size, seed, schedule.augment, epoch=epoch, rank=processes.rank,
+            world=processes.world,
+        )  # fmt: skip
+        for index, (images, labels) in enumerate(drawn):
             fraction = (epoch + index / total) / schedule.epochs
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(fraction)
@@ -160,7 +158,7 @@ def fit(
                 f"{name}: epoch {epoch + 1}/{schedule.epochs}, "
                 f"loss {smooth['loss']:.3f}, Dice {smooth['dice']:.3f}",
             )
-        history.append({"loss": sum(losses) / total, "dice": sum(dices) / total})
+        history.append({"loss": sum(losses) / len(losses), "dice": sum(dices) / len(dices)})
         if saved and processes.first:
             state = {
                 "model": model.state_dict(),
@@ -172,28 +170,3 @@ def fit(
             partial.replace(saved)
     progress(1.0, f"{name}: done, loss {history[-1]['loss']:.3f}, Dice {history[-1]['dice']:.3f}")
     return history
-
-
-def list_of_batches(
-    data: SliceSet, schedule: Schedule, seed: int, epoch: int, processes: Processes
-) -> Any:
-    """Return this process's share of one epoch's batches, made as they are asked for."""
-    return _Lazy(data, schedule, seed * 100_003 + epoch, processes)
-
-
-class _Lazy:
-    """Batches with a length: the schedule needs to know how many there are."""
-
-    def __init__(
-        self, data: SliceSet, schedule: Schedule, seed: int, processes: Processes
-    ) -> None:
-        self.args = (data, schedule.batch_size, seed, schedule.augment)
-        self.share = {"rank": processes.rank, "world": processes.world}
-        per_process = len(data.images) // processes.world
-        self.count = math.ceil(per_process / schedule.batch_size)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Any:
-        return batches(*self.args, **self.share)

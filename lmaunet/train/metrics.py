@@ -20,7 +20,7 @@ class Scores:
     Dice is in 0..1: the slices of a case form a volume, each class is scored on it, and the mean
     is over the cases where the class occurs in label or prediction. ``dice`` is the mean over the
     classes. ``hd95_mm`` is the 95th percentile Hausdorff distance within a slice, in mm, averaged
-    over the slices and classes present in both; NaN where there is none.
+    over the slices and classes present in both; NaN where there is none or the spacing is unknown.
     """
 
     dice: float
@@ -71,11 +71,12 @@ def score(
         raise UserError("no class occurs in the labels or the predictions; use slices with organs")
     both = [one_hot(x, count) for x in (prediction, label)]
     present = (both[0].sum((2, 3)) > 0) & (both[1].sum((2, 3)) > 0)
+    known = np.isfinite(np.asarray(spacing_mm, float)[-2:]).all()
     distances = compute_hausdorff_distance(
-        *both, include_background=False, percentile=95, spacing=list(spacing_mm)[-2:]
+        *both, include_background=False, percentile=95, spacing=list(spacing_mm)[-2:] if known else None
     )
     distances = distances[present[:, 1:] & torch.isfinite(distances)]
-    hd95 = float(distances.mean()) if len(distances) else float("nan")
+    hd95 = float(distances.mean()) if known and len(distances) else float("nan")
     return Scores(float(np.mean(list(per_class.values()))), per_class, hd95)
 
 

@@ -1,0 +1,234 @@
+"""The command ``lmaunet-deploy``. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from lmaunet.deploy import console
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
+    help="Take a trained LMa-UNet to TensorRT, FPGA and CPU, and report what it costs. "
+    "Exit status: 0 good; 1 a gate or an agreement failed; 2 bad usage or input; "
+    "3 a tool is missing; 130 interrupted.",
+)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="Get or describe the example CT.")
+app.add_typer(data_app, name="data")
+
+# typer reads these annotations at run time and understands Optional, not X | None, as an option
+RunOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--run", help="The run's folder; the newest under runs/ if not given."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--data", help="Images and labels: a folder or an .npz (see the README)."),
+]
+PhantomOption = Annotated[bool, typer.Option("--phantom", help="Use a synthetic abdomen instead.")]
+ClassMapOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--class-map", help="JSON that maps label values to class names."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.", min=0)]
+
+
+def main() -> None:
+    """Run the command line; exits with the documented status."""
+
+    def call() -> int:
+        try:
+            return int(app(standalone_mode=False) or 0)
+        except typer.Exit as stop:
+            return stop.exit_code
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            # click's usage errors know how to say themselves; typer does not export their class
+            if hasattr(error, "show") and hasattr(error, "exit_code"):
+                error.show()
+                return console.BAD_USAGE
+            raise
+
+    sys.exit(console.run_command(call))
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show which targets and tools work on this machine, and the fix for each that does not."""
+    from lmaunet.deploy.doctor import examine
+
+    content, lines = examine()
+    console.show(content, lines, as_json)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    folder: Annotated[Path, typer.Option("--to", help="Where to put it.")] = Path(
+        "calibration_data"
+    ),
+    phantom: PhantomOption = False,
+) -> None:
+    """Bring the example CT and its labels (TotalSegmentator's, not a radiologist's)."""
+    from lmaunet.deploy import data_commands
+
+    console.show(*data_commands.fetch(folder, phantom), False)
+
+
+@data_app.command("info")
+def data_info(
+    data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Describe a data set: what it is, its split, and the slices and pixels of each class."""
+    from lmaunet.deploy import data_commands
+
+    console.show(*data_commands.info(_source(data, phantom, class_map)), as_json)
+
+
+@app.command()
+def spec(
+    name: Annotated[str, typer.Argument(help="base, edge or demo.")], as_json: JsonOption = False
+) -> None:
+    """Print a network's parameters, MACs and bytes, part by part."""
+    from lmaunet.deploy.describe import describe
+
+    console.show(*describe(name), as_json)
+
+
+@app.command()
+def train(
+    spec_name: Annotated[str, typer.Option("--spec", help="base, edge or demo.")] = "demo",
+    data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
+    run: RunOption = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training slices.")] = 80,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-3,
+    batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = 8,
+    classes: Annotated[Optional[int], typer.Option(help="Classes with background.")] = None,  # noqa: UP045
+    channels: Annotated[Optional[int], typer.Option(help="Image channels.")] = None,  # noqa: UP045
+    input_size: Annotated[Optional[int], typer.Option(help="Height and width.")] = None,  # noqa: UP045
+    seed: SeedOption = 0, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Train a network in float; the same command goes on where it was interrupted."""
+    from lmaunet.deploy import commands
+    from lmaunet.spec import named_spec
+
+    network = named_spec(spec_name).replace(
+        classes=classes, in_channels=channels,
+        input_size=(input_size, input_size) if input_size else None,
+    )  # fmt: skip
+    source = _source(data, phantom, class_map)
+    console.show(
+        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed), as_json
+    )
+
+
+@app.command()
+def qat(
+    ckpt: Annotated[Path, typer.Option("--ckpt", help="The trained FP32 checkpoint.")],
+    data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
+    run: RunOption = None,
+    spec_name: Annotated[Optional[str], typer.Option("--spec", help="For a plain state dict.")] = None,  # noqa: E501, UP045
+    epochs: Annotated[int, typer.Option(help="Extra passes, of QAT and of the control.")] = 12,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
+    batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = 8,
+    seed: SeedOption = 0, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Quantize a checkpoint to INT8 and train it so, beside an FP32 control."""
+    from lmaunet.deploy import commands
+    from lmaunet.spec import named_spec
+
+    network = named_spec(spec_name) if spec_name else None
+    source = _source(data, phantom, class_map)
+    console.show(
+        *commands.qat(run, ckpt, source, network, epochs, learning_rate, batch_size, seed), as_json
+    )
+
+
+@app.command()
+def export(
+    run: RunOption = None,
+    lowering: Annotated[Optional[str], typer.Option(help="Also write this form of the scan.")] = None,  # noqa: E501, UP045
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write the ONNX files of the quantized network and check them against torch."""
+    from lmaunet.deploy import commands
+
+    console.show(*commands.export(run, lowering), as_json)
+
+
+@app.command()
+def build(
+    target: Annotated[str, typer.Option("--target", help="ort, trt or fpga.")],
+    run: RunOption = None,
+    sm: Annotated[Optional[list[str]], typer.Option(help="trt: compute capability, such as SM86; repeatable.")] = None,  # noqa: E501, UP045
+    board: Annotated[str, typer.Option(help="fpga: the board.")] = "ZCU104",
+    clock_mhz: Annotated[float, typer.Option(help="fpga: the clock that is assumed.")] = 250.0,
+    target_ms: Annotated[Optional[float], typer.Option(help="fpga: latency to meet; the fastest that fits if not given.")] = None,  # noqa: E501, UP045
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Build a deployment of the run's quantized network for one target."""
+    from lmaunet.deploy import commands
+
+    options: dict[str, Any] = {}
+    if target == "trt":
+        options = {"sms": list(sm or ("SM86", "SM89"))}
+    elif target == "fpga":
+        options = {"board": board, "clock_mhz": clock_mhz, "target_ms": target_ms}
+    console.show(*commands.build(run, target, options), as_json)
+
+
+@app.command()
+def measure(
+    target: Annotated[Optional[str], typer.Option("--target", help="One target; all that are built if not given.")] = None,  # noqa: E501, UP045
+    run: RunOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Score the run's builds on held-out slices and measure their size and latency."""
+    from lmaunet.deploy import commands
+
+    console.show(*commands.measure(run, target), as_json)
+
+
+@app.command()
+def report(
+    run: RunOption = None,
+    baseline: Annotated[Optional[Path], typer.Option(help="An older report.json to compare with.")] = None,  # noqa: E501, UP045
+    strict: Annotated[bool, typer.Option("--strict", help="Fail gates on figures that are unavailable.")] = False,  # noqa: E501
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write report.json, report.md and report.html; status 1 where a gate or the baseline fails."""
+    from lmaunet.deploy import commands
+
+    content, lines, status = commands.report(run, baseline, strict)
+    console.show(content, lines, as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="The run's folder.")] = Path("runs/demo"),
+    phantom: PhantomOption = False, seed: SeedOption = 0, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Do all of it on a real CT, in minutes, with no GPU and no FPGA tools."""
+    from lmaunet.deploy import commands
+
+    content, lines, status = commands.demo(run, phantom, seed)
+    console.show(content, lines, as_json)
+    raise typer.Exit(status)
+
+
+def _source(data: Path | None, phantom: bool, class_map: Path | None) -> Any:
+    """Return the data that the options name, or None where they name none."""
+    from lmaunet.deploy.runs import DataSource
+    from lmaunet.errors import UserError
+
+    if data is not None and phantom:
+        raise UserError("--data and --phantom exclude each other; give one")
+    if data is None and not phantom:
+        return None
+    return DataSource(data, class_map)

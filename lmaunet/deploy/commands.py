@@ -1,0 +1,210 @@
+"""The commands of the pipeline: each runs its stages and says in a few lines what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmaunet.deploy import measuring, pipeline, reporting
+from lmaunet.deploy.console import first_process, progress_bar, table
+from lmaunet.deploy.runs import DEFAULT_DATA, DataSource, choose_data, find_run
+from lmaunet.errors import UserError
+from lmaunet.spec import NetSpec, named_spec
+
+Shown = tuple[Any, list[str]]
+
+DEMO_TRAIN_EPOCHS, DEMO_TRAIN_RATE = 80, 4e-3
+QAT_EPOCHS, QAT_RATE = 12, 5e-4
+
+
+def _where(outcome: pipeline.Outcome) -> str:
+    return f"{outcome.folder}" + (" (was there already)" if outcome.cached else "")
+
+
+def train(
+    run: Path | None, spec: NetSpec, source: DataSource | None, epochs: int, learning_rate: float,
+    batch_size: int, seed: int,
+) -> Shown:  # fmt: skip
+    """Train a spec into a run."""
+    from lmaunet.train.loop import Schedule
+
+    run = find_run(run, create=True)
+    source = choose_data(run, source)
+    schedule = Schedule(epochs, learning_rate, batch_size)
+    with progress_bar(f"training {spec.name}") as progress:
+        outcome = pipeline.train(run, spec, source, schedule, seed, progress)
+    if not first_process():
+        return {}, []
+    content = json.loads((outcome.folder / "train.json").read_text())
+    scores = content["scores"]
+    return content, [
+        f"Dice {100 * scores['dice']:.1f} on held-out slices",
+        *_per_class(scores["per_class"]),
+        f"wrote {_where(outcome)}; next: lmaunet-deploy qat --ckpt {outcome.folder / 'model.pt'}",
+    ]
+
+
+def qat(
+    run: Path | None, checkpoint: Path, source: DataSource | None, spec: NetSpec | None,
+    epochs: int, learning_rate: float, batch_size: int, seed: int,
+) -> Shown:  # fmt: skip
+    """Quantize a checkpoint into a run."""
+    from lmaunet.train.loop import Schedule
+    from quant.qat import QatSettings
+
+    run = find_run(run or _run_of(checkpoint), create=True)
+    source = choose_data(run, source)
+    settings = QatSettings(Schedule(epochs, learning_rate, batch_size))
+    with progress_bar("quantizing") as progress:
+        outcome = pipeline.qat(run, checkpoint, source, settings, seed, progress, spec)
+    if not first_process():
+        return {}, []
+    content = json.loads((outcome.folder / "qat.json").read_text())
+    words = {
+        "float32": "FP32 as it came",
+        "control": "FP32 control, the same extra steps",
+        "ptq": "INT8 calibrated only (PTQ)",
+        "qat": "INT8 after QAT",
+    }
+    rows = [[words[k], f"{100 * content['scores'][k]['dice']:.2f}"] for k in words]
+    return content, [
+        *table(["network", "Dice on held-out slices"], rows),
+        f"wrote {_where(outcome)}; next: lmaunet-deploy build --target ort --run {run}",
+    ]
+
+
+def _run_of(checkpoint: Path) -> Path | None:
+    """Return the run that a checkpoint lies in, so that its quantization joins it."""
+    train_folder = checkpoint.parent
+    if (train_folder / "manifest.json").exists() and train_folder.name == "train":
+        return train_folder.parent
+    return None
+
+
+def export(run: Path | None, lowering: str | None) -> Shown:
+    """Export a run's quantized network."""
+    run = find_run(run)
+    outcome = _export(run)
+    content = json.loads((outcome.folder / "export.json").read_text())
+    lines = [_agreement(a) for a in content["agreements"]]
+    if lowering:
+        import onnx
+
+        from export.lower import lower
+
+        source = outcome.folder / "network.qcdq.onnx"
+        path = run / f"network.{lowering}.onnx"
+        partial = path.with_name(f".{path.name}.partial")
+        onnx.save(lower(onnx.load(source), lowering), partial)
+        partial.replace(path)
+        lines.append(f"wrote {path}")
+    return content, [*lines, f"wrote {_where(outcome)}"]
+
+
+def _export(run: Path) -> pipeline.Outcome:
+    with progress_bar("exporting to ONNX") as progress:
+        return pipeline.export(run, choose_data(run, None), progress)
+
+
+def build(run: Path | None, target: str, options: Mapping[str, Any]) -> Shown:
+    """Build one target of a run; exports first where that is not done for this network yet."""
+    from lmaunet.deploy.targets import get_target
+
+    get_target(target)
+    run = find_run(run)
+    exported = _export(run)
+    with progress_bar(f"building {target}") as progress:
+        outcome = pipeline.build(run, target, options, lambda line: progress(0.5, line))
+    built = pipeline.load_build(run, target)
+    shipped = f"{built.shipped} ({built.shipped.stat().st_size / 1e6:.3f} MB)"
+    lines = [_agreement(a.to_json()) for a in built.agreements]
+    lines += [f"ships {shipped}", f"wrote {_where(outcome)}"]
+    content = {
+        "target": target, "folder": str(outcome.folder), "shipped": str(built.shipped),
+        "export": str(exported.folder), "detail": built.detail,
+        "agreements": [a.to_json() for a in built.agreements],
+    }  # fmt: skip
+    return content, lines
+
+
+def measure(run: Path | None, target: str | None) -> Shown:
+    """Measure a run's builds."""
+    run = find_run(run)
+    with progress_bar("measuring") as progress:
+        folders = measuring.measure_all(run, target, progress)
+    content = {name: json.loads((f / "measure.json").read_text()) for name, f in folders.items()}
+    rows = []
+    for name, found in content.items():
+        if name == "reference":
+            dice = found["scores"][found["best"]]["dice"]
+            rows.append(["FP32", f"{100 * dice:.2f}", "", ""])
+            continue
+        figures = found["figures"]
+        rows.append(
+            [name, f"{100 * found['scores']['dice']:.2f}",
+             *(_shown(figures[key]) for key in ("size_mb", "latency_ms"))]
+        )  # fmt: skip
+    return content, table(["target", "Dice", "size", "latency"], rows)
+
+
+def report(
+    run: Path | None, baseline: Path | None, strict: bool
+) -> tuple[dict[str, Any], list[str], int]:
+    """Write a run's report."""
+    run = find_run(run)
+    with progress_bar("measuring and reporting") as progress:
+        return reporting.make_report(run, baseline, strict, progress)
+
+
+def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str], int]:
+    """Run everything: data, training, QAT, export, the three builds, the report."""
+    from lmaunet.deploy import data_commands
+
+    if phantom:
+        source = DataSource(None, seed=seed)
+    else:
+        source = DataSource(DEFAULT_DATA)
+        _say(data_commands.fetch(DEFAULT_DATA, False)[1])
+    spec = named_spec("demo")
+    _say(train(run, spec, source, DEMO_TRAIN_EPOCHS, DEMO_TRAIN_RATE, 8, seed)[1])
+    checkpoint = run / "train" / "model.pt"
+    _say(qat(run, checkpoint, source, None, QAT_EPOCHS, QAT_RATE, 8, seed)[1])
+    for target, options in DEMO_BUILDS.items():
+        _say(build(run, target, options)[1])
+    return report(run, None, False)
+
+
+DEMO_BUILDS: dict[str, dict[str, Any]] = {
+    "ort": {},
+    "trt": {"sms": ["SM86", "SM89"]},
+    "fpga": {"board": "ZCU104", "clock_mhz": 250.0, "target_ms": None},
+}
+
+
+def _say(lines: list[str]) -> None:
+    import sys
+
+    print("\n".join(["", *lines]), file=sys.stderr, flush=True)
+
+
+def _agreement(a: dict[str, Any]) -> str:
+    state = "agrees" if a["passed"] else "DISAGREES"
+    return (
+        f"{state}: {a['name']}: {a['n_differ']} of {a['n_total']} beyond {a['tolerance']:.2g} "
+        f"(largest {a['max_abs']:.2g}, {a['allowed']} allowed)"
+    )
+
+
+def _per_class(per_class: Mapping[str, float]) -> list[str]:
+    return table(["class", "Dice"], [[k, f"{100 * v:.1f}"] for k, v in per_class.items()])
+
+
+def _shown(figure: dict[str, Any]) -> str:
+    if "unavailable" in figure:
+        return f"unavailable: {figure['unavailable']['why']}"
+    return f"{figure['value']:.3g} {figure['unit']} ({figure['provenance']})"
+
+
+__all__ = ["UserError", "build", "demo", "export", "measure", "qat", "report", "train"]

@@ -1,0 +1,61 @@
+"""The commands ``data fetch`` and ``data info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lmaunet.deploy.console import progress_bar, table
+from lmaunet.deploy.runs import DEFAULT_DATA, DataSource
+from lmaunet.errors import UserError
+from lmaunet.spec import named_spec
+
+
+def fetch(folder: Path, phantom: bool) -> tuple[dict[str, Any], list[str]]:
+    """Fetch the example CT into a folder; with ``phantom`` there is nothing to fetch."""
+    if phantom:
+        text = "the phantom is synthetic and needs no files; give --phantom to train, qat or demo"
+        return {"phantom": True}, [text]
+    from lmaunet.data.fetch import fetch as fetch_files
+    from lmaunet.data.fetch import info as fetched
+
+    with progress_bar("fetching the example CT") as progress:
+        fetch_files(folder, lambda line: progress(0.5, line))
+    content = fetched(folder)
+    return content, [
+        f"{folder}: {len(content['files'])} files, checksums verified",
+        "The labels are TotalSegmentator's output, not a radiologist's: a score on them is",
+        "agreement with that model, never clinical accuracy.",
+    ]
+
+
+def info(source: DataSource | None) -> tuple[dict[str, Any], list[str]]:
+    """Describe a data set as the demo network sees it."""
+    if source is None:
+        if not (DEFAULT_DATA / "SOURCE.json").exists():
+            raise UserError(
+                "no data: give --data DIR or --phantom, or get the example CT with: "
+                "lmaunet-deploy data fetch"
+            )
+        source = DataSource(DEFAULT_DATA)
+    from lmaunet.data.dataset import load, load_phantom
+
+    size = named_spec("demo").input_size
+    if source.path is None:
+        data = load_phantom(size=size, seed=source.seed)
+    else:
+        data = load(source.path, size=size, seed=source.seed, class_map=source.class_map)
+    counts = data.counts()
+    rows = [
+        [name, *(str(counts[side][name][key]) for side in counts for key in ("slices", "pixels"))]
+        for name in data.classes
+    ]
+    lines = [
+        f"{data.name} ({data.layout})",
+        f"labels: {data.label_source}",
+        f"split: {data.split}",
+        "",
+        *table(["class", "train slices", "pixels", "val slices", "pixels"], rows),
+        *data.notes,
+    ]
+    return {**data.to_json(), "counts": counts}, lines

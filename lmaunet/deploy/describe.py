@@ -1,0 +1,80 @@
+"""Describe a network specification: parameters, MACs and bytes, part by part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmaunet.deploy.console import table
+from lmaunet.spec import NetSpec, named_spec
+
+ARTICLE_PARAMS = 11.2e6
+ARTICLE_GFLOP = 182.3
+SIZES = (512, 256)
+
+
+def describe(name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a named spec as JSON, and as lines for a person.
+
+    MACs are multiply-accumulates of one image; a scan counts three for each channel, state and
+    token. Bytes are those of the parameters, at 4 and at 1 byte each.
+    """
+    spec = named_spec(name)
+    height, width = spec.input_size
+    parts: dict[str, dict[str, int]] = {}
+    for layer in spec.layers():
+        part = parts.setdefault(layer.part, {"params": 0, "macs": 0})
+        part["params"] += layer.params
+        part["macs"] += layer.macs
+    params = sum(part["params"] for part in parts.values())
+    macs = {str(size): count_macs(spec, size, size) for size in SIZES}
+    content: dict[str, Any] = {
+        "spec": spec.to_json(),
+        "params": params,
+        "bytes_fp32": 4 * params,
+        "bytes_int8": params,
+        "macs": macs,
+        "macs_at_input": count_macs(spec, height, width),
+        "input": [1, spec.in_channels, height, width],
+        "parts": parts,
+    }
+    rows = [
+        [part, f"{v['params']:,}", f"{100 * v['params'] / params:.1f}", f"{v['macs'] / 1e6:,.1f}"]
+        for part, v in parts.items()
+    ]
+    lines = [
+        f"{spec.name}: widths {spec.widths}, strides {spec.strides}, kernels {spec.kernels}, "
+        f"N={spec.states}, expand={spec.expand}, skip={spec.skip}, pyramid={spec.pyramid}",
+        "",
+        *table(["part", "params", "%", f"MMAC at {height}x{width}"], rows),
+        "",
+        f"parameters  {params:,}  ({4 * params / 1e6:.2f} MB in FP32, {params / 1e6:.2f} MB in INT8)",
+        *(f"MACs at {size}  {count / 1e9:.2f} G" for size, count in macs.items()),
+    ]
+    if spec.name == "base":
+        content["article"] = compare_with_article(params, macs)
+        lines += ["", *content["article"]["lines"]]
+    return content, lines
+
+
+def count_macs(spec: NetSpec, height: int, width: int) -> int:
+    """Return the MACs of one image of the given size."""
+    return sum(layer.macs for layer in spec.layers(height, width))
+
+
+def compare_with_article(params: int, macs: dict[str, int]) -> dict[str, Any]:
+    """Compare with the article's 11.2 M parameters and 182.3 G, which names no convention."""
+    readings = {
+        f"{factor} x MAC at {size}": factor * count / 1e9
+        for size, count in macs.items()
+        for factor in (1, 2)
+    }
+    nearest = min(readings, key=lambda key: abs(readings[key] / ARTICLE_GFLOP - 1))
+    off = readings[nearest] / ARTICLE_GFLOP - 1
+    lines = [
+        f"The article says {ARTICLE_PARAMS / 1e6:.1f} M parameters (here "
+        f"{100 * (params / ARTICLE_PARAMS - 1):+.2f}%) and {ARTICLE_GFLOP} G operations, without "
+        "saying how they are counted.",
+        f"Nearest is {nearest}: {readings[nearest]:.1f} G ({100 * off:+.1f}%), that is, a multiply "
+        "and an add as two operations.",
+    ]
+    return {"readings_g": readings, "nearest": nearest, "relative": off, "lines": lines}

@@ -1,0 +1,147 @@
+"""Score the FP32 reference and every build on held-out slices; measure size and latency."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmaunet.artifacts import Figure, Measurement, Unavailable
+from lmaunet.deploy.pipeline import Outcome, built_targets, fingerprint, load_build, run_stage
+from lmaunet.deploy.runs import DataSource, choose_data
+from lmaunet.deploy.targets import get_target
+from lmaunet.errors import UserError
+from lmaunet.spec import NetSpec
+from lmaunet.stage import Stage, read_manifest, write_json
+
+if TYPE_CHECKING:
+    from lmaunet.data.dataset import Dataset
+    from lmaunet.train.metrics import Scores
+
+Say = Callable[[float, str], None]
+
+
+def load_run_data(run: Path) -> tuple[NetSpec, DataSource, Dataset]:
+    """Return the spec and the data of a run's quantized network.
+
+    Raises:
+        UserError: where the data are not those that the network was quantized with.
+    """
+    options = read_manifest(run / "qat")["options"]
+    spec = NetSpec.from_json(options["spec"])
+    source = choose_data(run, None)
+    data = source.load(spec)
+    if fingerprint(data) != options["data_sha256"]:
+        raise UserError(
+            f"the data in {source.path} have changed since {run / 'qat'} was made; run "
+            "lmaunet-deploy qat again, or put the data back"
+        )
+    return spec, source, data
+
+
+def measure_reference(run: Path, data: Dataset) -> Outcome:
+    """Score the FP32 networks into ``RUN/measure/reference``.
+
+    The reference is the better one of the checkpoint as it came and of the control, which had the
+    same extra training as the quantized network: a drop against it is not flattered.
+    """
+    inputs = {name: run / "qat" / f"{name}.pt" for name in ("float32", "control")}
+    stage = Stage(run, "measure/reference", inputs, {"data_sha256": fingerprint(data)})
+
+    def work(folder: Path) -> None:
+        from lmaunet.net.checkpoint import load_checkpoint, restore
+        from lmaunet.train.metrics import predict_logits
+
+        found = {}
+        for name, path in inputs.items():
+            model = restore(load_checkpoint(path), path)
+            predicted = predict_logits(model, data.val.images).argmax(1)
+            found[name] = (_score(predicted, data), predicted)
+        best = max(found, key=lambda name: found[name][0].dice)
+        scores = {name: pair[0].to_json() for name, pair in found.items()}
+        write_json(folder / "measure.json", {"scores": scores, "best": best})
+        np.savez_compressed(folder / "predictions.npz", classes=found[best][1].astype(np.uint8))
+
+    return run_stage(stage, work, first=True)
+
+
+def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
+    """Score one build and measure it into ``RUN/measure/TARGET``."""
+    build = load_build(run, name)
+    target = get_target(name)
+    stage = Stage(
+        run, f"measure/{name}", {"build": build.folder}, {"data_sha256": fingerprint(data)}
+    )
+
+    def work(folder: Path) -> None:
+        say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic}")
+        predicted = target.run(build, data.val.images).argmax(1)
+        say(0.8, f"{name}: size and latency")
+        figures = target.measure(build, data.val.images)
+        write_json(
+            folder / "measure.json",
+            {
+                "scores": _score(predicted, data).to_json(),
+                "figures": {key: _figure_json(value) for key, value in figures.items()},
+                "arithmetic": target.arithmetic,
+                "summary": target.summary,
+            },
+        )
+        np.savez_compressed(folder / "predictions.npz", classes=predicted.astype(np.uint8))
+
+    return run_stage(stage, work, first=True)
+
+
+def measure_all(run: Path, only: str | None, say: Say) -> dict[str, Path]:
+    """Measure the reference and one build or all; return the folders by name."""
+    _, _, data = load_run_data(run)
+    names = [only] if only else built_targets(run)
+    if not names:
+        raise UserError(f"{run} has no builds; make one with: lmaunet-deploy build --target ort")
+    say(0.0, "FP32 on held-out slices")
+    folders = {"reference": measure_reference(run, data).folder}
+    for index, name in enumerate(names):
+        start = (index + 0.5) / (len(names) + 0.5)
+        folders[name] = measure_target(
+            run, name, data, lambda f, line, s=start: say(s + f / (len(names) + 0.5), line)
+        ).folder
+    return folders
+
+
+def read_target(folder: Path, reference_dice: float) -> tuple[dict[str, Figure], dict[str, float]]:
+    """Return a measured target's figures, the Dice drop included, and its Dice by class."""
+    content = json.loads((folder / "measure.json").read_text())
+    figures = {key: _figure(key, value) for key, value in content["figures"].items()}
+    scores = content["scores"]
+    figures["dice"] = Measurement("dice", scores["dice"], "1", "measured")
+    drop = 100 * (reference_dice - scores["dice"])
+    figures["dice_drop_points"] = Measurement("dice_drop_points", drop, "points", "measured")
+    figures["hd95_mm"] = hd95_figure(scores["hd95_mm"])
+    return figures, scores["per_class"]
+
+
+def hd95_figure(value: float | None) -> Figure:
+    """Return HD95 in mm, or why there is none."""
+    if value is not None:
+        return Measurement("hd95_mm", value, "mm", "measured")
+    why = "no slice has a class in both label and prediction, or the spacing is unknown"
+    return Unavailable("hd95_mm", "scores", why, "use images with their spacing (NIfTI or NRRD)")
+
+
+def _score(predicted: np.ndarray, data: Dataset) -> Scores:
+    from lmaunet.train.metrics import score
+
+    return score(predicted, data.val.labels, data.val.cases, data.classes, data.spacing_mm)
+
+
+def _figure_json(figure: Figure) -> dict[str, Any]:
+    return figure.to_json()
+
+
+def _figure(quantity: str, content: dict[str, Any]) -> Figure:
+    if "unavailable" in content:
+        return Unavailable(quantity, **content["unavailable"])
+    return Measurement(quantity, content["value"], content["unit"], content["provenance"])

@@ -1,0 +1,259 @@
+"""The stages from a checkpoint to builds: train, qat, export, build.
+
+    Checkpoint -> qat -> QuantizedModel -> export -> ExportedGraph -> build -> Build
+
+Each stage reads what the stage before it wrote into the run, and is skipped where its result is
+there already for exactly these inputs and options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmaunet.artifacts import Agreement, Build
+from lmaunet.deploy.runs import DataSource
+from lmaunet.errors import UserError
+from lmaunet.stage import Stage, read_manifest, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lmaunet.data.dataset import Dataset
+    from lmaunet.spec import NetSpec
+    from lmaunet.train.loop import Progress, Schedule
+    from quant.qat import QatSettings
+
+CHECK_IMAGES = 4
+"""Images on which an exported graph is compared with torch."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished stage: its folder, and whether it was there already."""
+
+    folder: Path
+    cached: bool
+
+
+def run_stage(
+    stage: Stage, work: Callable[[Path], None], *, first: bool, resume: bool = False
+) -> Outcome:
+    """Run a stage in this process; only the first of several processes writes its folder."""
+    if not first:
+        work(stage.partial)
+        return Outcome(stage.folder, False)
+    if stage.is_current():
+        return Outcome(stage.folder, True)
+    return Outcome(stage.write(work, resume=resume), False)
+
+
+def fingerprint(data: Dataset) -> str:
+    """Return the SHA-256 of the images and labels of a data set."""
+    digest = hashlib.sha256()
+    for part in (data.train, data.val):
+        digest.update(part.images.tobytes())
+        digest.update(part.labels.tobytes())
+    return digest.hexdigest()
+
+
+def train(
+    run: Path, spec: NetSpec, source: DataSource, schedule: Schedule, seed: int, progress: Progress
+) -> Outcome:
+    """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``."""
+    import torch
+
+    from lmaunet.net.checkpoint import save_checkpoint
+    from lmaunet.net.network import LMaUNet
+    from lmaunet.train.loop import fit
+    from lmaunet.train.processes import join_processes
+    from quant.qat import evaluate
+
+    processes = join_processes()
+    data = source.load(spec)
+    options = {
+        "spec": spec.to_json(),
+        "data": source.to_json(),
+        "data_sha256": fingerprint(data),
+        "schedule": schedule.to_json(),
+        "processes": processes.world,
+    }
+    stage = Stage(run, "train", {}, options, seed)
+
+    def work(folder: Path) -> None:
+        torch.manual_seed(seed)
+        model = LMaUNet(spec)
+        history = fit(
+            model, data.train, schedule, seed=seed, folder=folder, processes=processes,
+            progress=progress,
+        )  # fmt: skip
+        if processes.first:
+            scores = evaluate(model, data)
+            save_checkpoint(
+                folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
+                normalization=dict(data.normalization),
+            )  # fmt: skip
+            write_json(folder / "train.json", {"scores": scores.to_json(), "history": history})
+            (folder / "training.last.pt").unlink()
+        processes.wait()
+
+    return run_stage(stage, work, first=processes.first, resume=True)
+
+
+def qat(
+    run: Path,
+    checkpoint: Path,
+    source: DataSource,
+    settings: QatSettings,
+    seed: int,
+    progress: Progress,
+    spec: NetSpec | None = None,
+) -> Outcome:
+    """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+    from lmaunet.train.processes import join_processes
+    from quant.qat import quantize
+
+    processes = join_processes()
+    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
+    data = source.load(model.spec)
+    options = {
+        "spec": model.spec.to_json(),
+        "data": source.to_json(),
+        "data_sha256": fingerprint(data),
+        "settings": settings.to_json(),
+        "processes": processes.world,
+    }
+    stage = Stage(run, "qat", {"checkpoint": checkpoint}, options, seed)
+
+    def work(folder: Path) -> None:
+        quantize(
+            model, data, settings, seed=seed, folder=folder, processes=processes,
+            progress=progress,
+        )  # fmt: skip
+
+    return run_stage(stage, work, first=processes.first, resume=True)
+
+
+def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
+    """Export the quantized network into ``RUN/export`` and check it against torch.
+
+    Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
+    ``samples.npz`` (held-out images and torch's logits of them) and ``export.json``.
+    """
+    from export.agreement import check_exports
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+    from quant.qat import load_quantized
+
+    folder = run / "qat"
+    manifest = read_manifest(folder)
+    quantized = load_quantized(folder / "model.pt")
+    options = {"data": source.to_json(), "spec": manifest["options"]["spec"]}
+    stage = Stage(run, "export", {"model": folder / "model.pt"}, options)
+
+    def work(out: Path) -> None:
+        from lmaunet.train.metrics import predict_logits
+
+        path = folder / "control.pt"
+        control = restore(load_checkpoint(path), path)
+        images = source.load(quantized.spec).val.images[:CHECK_IMAGES]
+        write_graphs(out, control, quantized, images, progress)
+        progress(0.6, "checking the graphs against torch in ONNX Runtime")
+        agreements = check_exports(
+            out, images, predict_logits(control, images, 1), predict_logits(quantized, images, 1)
+        )
+        write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
+
+    return run_stage(stage, work, first=True)
+
+
+def write_graphs(
+    out: Path, control: Any, quantized: Any, images: np.ndarray, progress: Progress
+) -> None:
+    """Write the three ONNX files and the samples into a folder."""
+    import numpy as np
+    import torch
+
+    from export.network import export_float32, export_qcdq, export_qonnx
+    from lmaunet.train.metrics import predict_logits
+
+    image = torch.from_numpy(images[:1])
+    for fraction, name, write, network in (
+        (0.0, "float32", export_float32, control),
+        (0.2, "qcdq", export_qcdq, quantized),
+        (0.4, "qonnx", export_qonnx, quantized),
+    ):
+        progress(fraction, f"exporting {name} ONNX")
+        write(network, image, out / f"network.{name}.onnx")
+    logits = predict_logits(quantized, images, 1)
+    np.savez_compressed(out / "samples.npz", images=images, logits=logits)
+
+
+def build(
+    run: Path, target_name: str, options: Mapping[str, Any], progress: Callable[[str], None]
+) -> Outcome:
+    """Build one target into ``RUN/build/TARGET``; the target writes, ``build.json`` describes."""
+    import numpy as np
+
+    from lmaunet.deploy.targets import BuildRequest, get_target
+
+    target = get_target(target_name)
+    folder = run / "export"
+    read_manifest(folder)
+    inputs = {
+        "qcdq": folder / "network.qcdq.onnx",
+        "qonnx": folder / "network.qonnx.onnx",
+        "samples": folder / "samples.npz",
+    }
+    stage = Stage(run, f"build/{target.name}", inputs, dict(options))
+
+    def work(out: Path) -> None:
+        with np.load(inputs["samples"]) as samples:
+            images = samples["images"]
+        request = BuildRequest(out, inputs["qcdq"], inputs["qonnx"], images, options, progress)
+        built = target.build(request)
+        write_json(
+            out / "build.json",
+            {
+                "target": built.target,
+                "shipped": str(built.shipped.relative_to(out)),
+                "agreements": [a.to_json() for a in built.agreements],
+                "detail": built.detail,
+            },
+        )
+
+    return run_stage(stage, work, first=True)
+
+
+def load_build(run: Path, target_name: str) -> Build:
+    """Return a finished build of a run.
+
+    Raises:
+        UserError: where it is not there, or was made from an earlier export than the run's.
+    """
+    folder = run / "build" / target_name
+    command = f"lmaunet-deploy build --target {target_name} --run {run}"
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"{run} has no {target_name} build; make it with: {command}")
+    manifest = read_manifest(folder)
+    exported = read_manifest(run / "export")["outputs"]
+    for name in ("qcdq", "qonnx"):
+        if manifest["inputs"][name]["sha256"] != exported[f"network.{name}.onnx"]:
+            raise UserError(
+                f"{folder} was built from an earlier network than {run / 'export'}; "
+                f"make it again with: {command}"
+            )
+    content = json.loads((folder / "build.json").read_text())
+    agreements = tuple(Agreement(**a) for a in content["agreements"])
+    return Build(
+        content["target"], folder, folder / content["shipped"], agreements, content["detail"]
+    )
+
+
+def built_targets(run: Path) -> list[str]:
+    """Return the names of the targets that a run holds builds of, in alphabetical order."""
+    return sorted(p.parent.name for p in (run / "build").glob("*/manifest.json"))

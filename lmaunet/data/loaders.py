@@ -72,8 +72,12 @@ def read_source(
         raise UserError(f"{path} holds {len(pairs)} sets ({_names(pairs)}); give one of the files")
     if pairs:
         return _read_patients(str(pairs[0]).removesuffix("_train.npz"), class_map)
-    what = "is empty" if not any(path.iterdir()) else "has no layout that is understood"
-    raise UserError(f"{path} {what}; give a folder with {_layouts()}")
+    if all(p.name.startswith((".", "README")) for p in path.iterdir()):
+        raise UserError(
+            f"{path} is empty; fill it (lmaunet-deploy data fetch), use --phantom, or give a "
+            f"folder with {_layouts()}"
+        )
+    raise UserError(f"{path} has no layout that is understood; give a folder with {_layouts()}")
 
 
 def _layouts() -> str:

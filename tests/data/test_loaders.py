@@ -134,6 +134,14 @@ def test_cropping_says_what_it_loses_and_gives_way_to_shrinking(maker):
     assert cropped.spacing_mm == pytest.approx((3, 3, 3))
 
 
+def test_an_empty_folder_says_how_to_fill_it(tmp_path):
+    (tmp_path / "README.md").write_text("about")
+    with pytest.raises(
+        UserError, match=r"is empty; fill it \(lmaunet-deploy data fetch\), use --p"
+    ):
+        load(tmp_path, size=SIZE)
+
+
 @pytest.mark.parametrize("content", [[], ["notes.txt"], ["images/a.txt", "labels/a.txt"]])
 def test_a_folder_that_is_not_understood_lists_the_layouts(tmp_path, content):
     for name in content:

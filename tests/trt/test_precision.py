@@ -1,0 +1,132 @@
+import importlib.util
+
+import onnx
+import pytest
+from qcdq_nets import DENSE, DEPTHWISE, small_network
+
+from export.convolutions import QuantizedConvolution, prepare, quantized_convolutions
+from export.lower import lower
+from lmaunet.errors import Disagreement
+from trt.engine import build_engine
+from trt.layer_table import EngineLayer, EngineTensor
+from trt.precision import check_int8, constant_bytes, find_layer, precision_table, summary
+
+needs_tensorrt = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
+)
+EXPECTED = quantized_convolutions(small_network())
+
+
+def layers_of(model, folder):
+    folder.mkdir()
+    onnx.save(lower(model, "two_level"), folder / "network.onnx")
+    return build_engine(folder / "network.onnx", folder, ["SM86"]).layers
+
+
+@pytest.fixture(scope="module")
+def prepared_layers(tmp_path_factory):
+    return layers_of(prepare(small_network()), tmp_path_factory.mktemp("engine") / "prepared")
+
+
+@needs_tensorrt
+def test_every_quantized_dense_convolution_is_int8(prepared_layers):
+    table = check_int8(prepared_layers, EXPECTED)
+    assert [row.node for row in table if row.kind == "dense"] == list(DENSE)
+    assert all(row.is_int8 for row in table if row.kind == "dense")
+    rows = {row.node: row for row in table}
+    assert (rows["/middle"].weight_bytes, rows["/middle"].exported_bytes) == (576, 576)
+    # a kernel's channels are a multiple of 4: one becomes four
+    assert (rows["/stem"].weight_bytes, rows["/stem"].exported_bytes) == (4 * 72, 72)
+
+
+@needs_tensorrt
+def test_a_depthwise_convolution_is_listed_with_what_it_became(prepared_layers):
+    (row,) = [row for row in check_int8(prepared_layers, EXPECTED) if row.node in DEPTHWISE]
+    assert row.kind == "depthwise"
+    assert (row.input, row.weights) == ("Int8", "Int8")
+    assert row.weight_bytes == 4 * row.exported_bytes == 4 * 8 * 49
+
+
+@needs_tensorrt
+def test_constants_are_weights_or_padding(prepared_layers):
+    found = constant_bytes(prepared_layers, EXPECTED)
+    table = precision_table(prepared_layers, EXPECTED)
+    assert found.weights["Int8"] == sum(row.weight_bytes for row in table)
+    # three zero maps beside the image's one, and three for each of the depthwise's channels
+    assert found.padding == 3 * 32 * 32 + 3 * 8 * 32 * 32
+    assert found.weights_total == sum(found.weights.values())
+
+
+@needs_tensorrt
+def test_summary_counts(prepared_layers):
+    counts = summary(prepared_layers, check_int8(prepared_layers, EXPECTED))
+    assert counts["int8_convolutions"] == {
+        "dense": {"int8": len(DENSE), "quantized": len(DENSE)},
+        "depthwise": {"int8": 1, "quantized": 1},
+    }
+    assert counts["layers"] == sum(counts["layers_by_type_and_input"].values())
+
+
+@needs_tensorrt
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    [
+        # the Resize before it keeps the builder from seeing its input's codes
+        (prepare(small_network(), kinds=()), "/decoder"),
+        # the mutant: its weights lost their codes on the way
+        (prepare(small_network(float_conv="/point")), "/point"),
+    ],
+    ids=["hidden input", "float weights"],
+)
+def test_a_convolution_that_fell_back_to_float_is_named(model, wrong, tmp_path):
+    layers = layers_of(model, tmp_path / "engine")
+    with pytest.raises(Disagreement) as error:
+        check_int8(layers, EXPECTED)
+    layer = find_layer(layers, wrong)
+    assert str(error.value).startswith(
+        f"1 of {len(DENSE)} quantized dense convolutions are not INT8 x INT8 in the engine: "
+        f"{wrong} is Float x Float in layer {layer.name}; expected a QuantizeLinear/"
+        "DequantizeLinear pair right before each"
+    )
+
+
+def conv_layer(nodes, datatype="Int8", kind="correlation", dims=(8, 8, 1, 1)):
+    return EngineLayer(
+        "+".join(nodes),
+        kind,
+        tuple(nodes),
+        (EngineTensor("x", (1, 8, 4, 4), datatype),),
+        (EngineTensor("w", dims, datatype),),
+        (EngineTensor("y", (1, 8, 4, 4), "Float"),),
+    )
+
+
+def test_a_layer_is_found_by_its_origin_whatever_it_is_called():
+    wanted = QuantizedConvolution("/a", "/a.codes", (8, 8, 1, 1), 1)
+    layers = [
+        conv_layer(["/a", "/relu"], "Float", "kgen"),
+        conv_layer(["/b", "/a", "/relu"]),
+        conv_layer(["/a2"], "Float"),
+    ]
+    assert find_layer(layers, "/a") is layers[1]
+    assert check_int8(layers, [wanted])[0].layer == "/b+/a+/relu"
+
+
+def test_int8_weights_with_a_float_input_are_not_int8():
+    wanted = QuantizedConvolution("/a", "/a.codes", (8, 8, 1, 1), 1)
+    layer = conv_layer(["/a"])
+    mixed = EngineLayer(
+        layer.name, layer.type, layer.onnx_nodes,
+        (EngineTensor("x", (1, 8, 4, 4), "Half"),), layer.constants, layer.outputs,
+    )  # fmt: skip
+    with pytest.raises(Disagreement, match="/a is Half x Int8 in layer /a"):
+        check_int8([mixed], [wanted])
+
+
+def test_a_convolution_that_no_layer_computes():
+    wanted = QuantizedConvolution("/a", "/a.codes", (8, 8, 1, 1), 1)
+    with pytest.raises(Disagreement) as error:
+        check_int8([conv_layer(["/a"], kind="kgen")], [wanted])
+    assert str(error.value) == (
+        "convolution /a: no layer of the engine computes it; its name occurs in layers of type kgen"
+    )

@@ -191,8 +191,9 @@ def _crop_loss(
 
 def _inside(have: int, scaled: int, want: int) -> slice:
     """Return the input rows (or columns) that stay when ``scaled`` is cropped to ``want``."""
-    cut = max(0, scaled - want) // 2 * have // scaled
-    return slice(cut, have - cut)
+    # The same division of the surplus as in framing: the odd one is cut at the end.
+    surplus = max(0, scaled - want)
+    return slice(surplus // 2 * have // scaled, have - (surplus - surplus // 2) * have // scaled)
 
 
 def _slices(

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lmaunet.deploy.view import WORDS, Shown, view
+from lmaunet.deploy.figures import WORDS, Shown
+from lmaunet.deploy.view import view
 
 
 def markdown(report: Mapping[str, Any]) -> str:

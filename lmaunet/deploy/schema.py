@@ -145,9 +145,11 @@ def _model(model: Any) -> None:
         _number(size, f"model.input[{index}]", 1, whole=True)
     for bits, count in _mapping(model["weight_bits"], "model.weight_bits").items():
         _number(count, f"model.weight_bits.{bits}", 0, whole=True)
-    for key in ("ptq", "qat", "control"):
+    for key in ("ptq", "qat", "control", "float32"):
         if key in model:
             _number(model[key], f"model.{key}", 0, 1)
+    if "export_agreements" in model:
+        _agreements(model["export_agreements"], "model.export_agreements")
 
 
 def _data(data: Any) -> None:
@@ -169,7 +171,9 @@ def _data(data: Any) -> None:
 
 def _reference(reference: Any) -> None:
     _keys(reference, "reference", ("target", "dice", "hd95_mm"), None)
-    _text(reference["target"], "reference.target")
+    for key in ("target", "network"):
+        if key in reference:
+            _text(reference[key], f"reference.{key}")
     _keys(reference["dice"], "reference.dice", ("mean", "per_class"))
     _number(reference["dice"]["mean"], "reference.dice.mean", 0, 1)
     _per_class(reference["dice"]["per_class"], "reference.dice.per_class")
@@ -199,14 +203,7 @@ def _target(target: Any, where: str) -> None:
     if "value" in target["hd95_mm"]:
         _number(target["hd95_mm"]["value"], f"{where}.hd95_mm.value", 0)
     _per_class(target["per_class"], f"{where}.per_class")
-    for index, agreement in enumerate(_list(target["agreement"], f"{where}.agreement")):
-        place = f"{where}.agreement[{index}]"
-        _keys(agreement, place, AGREEMENT_KEYS)
-        for key, kind in AGREEMENT_KEYS.items():
-            if kind in (int, float):
-                _number(agreement[key], f"{place}.{key}", 0, whole=kind is int)
-            elif not isinstance(agreement[key], kind):
-                raise UserError(f"{place}.{key} is {_shown(agreement[key])}")
+    _agreements(target["agreement"], f"{where}.agreement")
     for index, file in enumerate(_list(target["files"], f"{where}.files")):
         place = f"{where}.files[{index}]"
         _keys(file, place, ("name", "bytes"), None)
@@ -214,6 +211,17 @@ def _target(target: Any, where: str) -> None:
         _number(file["bytes"], f"{place}.bytes", 0, whole=True)
     _text(target["arithmetic"], f"{where}.arithmetic")
     _mapping(target["detail"], f"{where}.detail")
+
+
+def _agreements(agreements: Any, where: str) -> None:
+    for index, agreement in enumerate(_list(agreements, where)):
+        place = f"{where}[{index}]"
+        _keys(agreement, place, AGREEMENT_KEYS)
+        for key, kind in AGREEMENT_KEYS.items():
+            if kind in (int, float):
+                _number(agreement[key], f"{place}.{key}", 0, whole=kind is int)
+            elif not isinstance(agreement[key], kind):
+                raise UserError(f"{place}.{key} is {_shown(agreement[key])}")
 
 
 def _figure(figure: Any, where: str, unit: str | None = None) -> None:

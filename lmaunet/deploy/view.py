@@ -1,31 +1,15 @@
-"""What a report shows, in the order in which it shows it.
-
-Every figure is a :class:`Shown`: a number that carries its provenance, so that no form of the
-report can show an estimate as a measurement.
-"""
+"""What a report shows, in the order in which it shows it; both of its forms are written from it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from lmaunet.deploy import gates as gating
+from lmaunet.deploy.detail import detail_lines, resources, slowest_layers
+from lmaunet.deploy.figures import LABELS, WORDS, Missing, Shown, number_text, show
 from lmaunet.deploy.schema import UNITS
-
-#: The word that stands beside each figure.
-WORDS = {"measured": "measured", "simulated": "simulated", "estimated": "est."}
-
-LABELS = {
-    "size_mb": "Size of the file that ships",
-    "weights_mb": "Weights in it",
-    "dice": "Dice",
-    "dice_drop_points": "Dice drop",
-    "hd95_mm": "HD95",
-    "latency_ms": "Latency",
-}
-DECIMALS = {"dice": 3, "dice_drop_points": 2, "hd95_mm": 2}
 
 TOTALSEGMENTATOR = (
     "The labels are TotalSegmentator's output, not a radiologist's: Dice is agreement with it, "
@@ -37,66 +21,6 @@ SYNTHETIC = (
 )
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A figure as it is shown: either a number with its provenance, or the word unavailable.
-
-    ``note`` numbers the entry of the list of what is unavailable that explains it.
-    """
-
-    key: str
-    number: str = ""
-    unit: str = ""
-    provenance: str = ""
-    note: int = 0
-
-    @property
-    def word(self) -> str:
-        """The provenance in the word that stands beside the number."""
-        return WORDS[self.provenance]
-
-    def text(self) -> str:
-        """The figure in plain text."""
-        if not self.provenance:
-            return f"unavailable ({self.note})"
-        return " ".join(part for part in (self.number, self.unit, self.word) if part)
-
-
-class Missing:
-    """The list of what is unavailable: each reason once, numbered from 1, and its figures."""
-
-    def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-
-    def add(self, key: str, reason: Mapping[str, str]) -> int:
-        """Return the number of this reason, under which ``key`` is listed."""
-        for number, entry in enumerate(self.entries, 1):
-            if entry["reason"] == reason:
-                if key not in entry["figures"]:
-                    entry["figures"].append(key)
-                return number
-        self.entries.append({"reason": dict(reason), "figures": [key]})
-        return len(self.entries)
-
-
-def number_text(figure: str, value: float, limit: float | None = None) -> str:
-    """Return a value with the decimals of its figure.
-
-    Where rounding would put it on the other side of ``limit``, it gets as many as it needs.
-    """
-    decimals = DECIMALS.get(figure)
-    if decimals is None:
-        magnitude = abs(value)
-        decimals = 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2
-        if 0 < magnitude < 1:
-            decimals = min(6, 1 - math.floor(math.log10(magnitude)))
-    if limit is not None and value != limit:
-        while decimals < 12 and (round(value, decimals) <= limit) != (value <= limit):
-            decimals += 1
-    text = f"{value:,.{decimals}f}"
-    return text.replace("-", "\u2212") if float(text.replace(",", "")) else text.lstrip("-")
-
-
 def view(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what both forms show, in their order, as text and :class:`Shown`."""
     missing = Missing()
@@ -106,7 +30,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "report": report,
         "model": model,
         "data": data,
-        "facts": _facts(model, data),
+        "facts": _facts(model, data, report["reference"]),
         "caution": SYNTHETIC if data["synthetic"] else _label_caution(data["label_source"]),
         "targets": targets,
         "gates": [_gate(gate, missing) for gate in report["gates"]],
@@ -115,9 +39,12 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "organs": _organs(report),
         "quantization": _quantization(model, report["reference"]),
         "agreements": [
-            (name, agreement)
-            for name, target in report["targets"].items()
-            for agreement in target["agreement"]
+            *(("export", agreement) for agreement in model.get("export_agreements", ())),
+            *(
+                (name, agreement)
+                for name, target in report["targets"].items()
+                for agreement in target["agreement"]
+            ),
         ],
         "files": [
             (name, file, f"{file['bytes']:,}", _megabytes(file["bytes"]))
@@ -135,7 +62,9 @@ def _label_caution(source: str) -> str:
     return ""
 
 
-def _facts(model: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(
+    model: Mapping[str, Any], data: Mapping[str, Any], reference: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     size = " \u00d7 ".join(str(n) for n in model["input"][1:])
     bits = ", ".join(
         f"{int(count):,} at {width} bits" for width, count in model["weight_bits"].items() if count
@@ -155,6 +84,8 @@ def _facts(model: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str,
         ("Cases", str(cases)),
         ("Slices", str(slices)),
     ]
+    if "network" in reference:
+        facts.insert(0, ("FP32 network", str(reference["network"])))
     return facts
 
 
@@ -185,24 +116,6 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"text": text, "state": state, "total": len(states)}
 
 
-def show(
-    figure: Mapping[str, Any], name: str, key: str, missing: Missing, limit: float | None = None
-) -> Shown:
-    """Return a figure of the report as it is shown.
-
-    Args:
-        figure: ``{"value", "unit", "provenance"}`` or ``{"unavailable": {...}}``.
-        name: which of :data:`~lmaunet.deploy.schema.UNITS` it is.
-        key: where it is, for the list of what is unavailable, such as ``fpga: Latency``.
-        missing: the list that an unavailable figure is put on.
-        limit: the limit that it stands beside, if any.
-    """
-    if "unavailable" in figure:
-        return Shown(name, note=missing.add(key, figure["unavailable"]))
-    unit = "" if figure["unit"] == "1" else figure["unit"]
-    return Shown(name, number_text(name, figure["value"], limit), unit, figure["provenance"])
-
-
 def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
     figures = {key: show(target[key], key, f"{name}: {LABELS[key]}", missing) for key in UNITS}
     return {
@@ -210,9 +123,9 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
         "summary": target.get("summary", ""),
         "arithmetic": target["arithmetic"],
         "figures": figures,
-        "detail": list(_detail(target)),
-        "resources": _resources(target["detail"]),
-        "slowest": _slowest(target["detail"]),
+        "detail": list(detail_lines(target)),
+        "resources": resources(target["detail"]),
+        "slowest": slowest_layers(target["detail"]),
     }
 
 
@@ -277,7 +190,7 @@ def _organs(report: Mapping[str, Any]) -> dict[str, Any]:
 def _quantization(model: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the Dice of each step from FP32 to the quantized network on one zoomed axis."""
     steps = [
-        ("FP32", "the trained network", reference["dice"]["mean"], "float"),
+        ("FP32", "the trained network", model.get("float32", reference["dice"]["mean"]), "float"),
         ("FP32 control", "FP32, trained the same extra steps", model.get("control"), "float"),
         ("PTQ", "INT8 after calibration only", model.get("ptq"), "int"),
         ("QAT", "INT8 after quantization-aware training", model.get("qat"), "int"),
@@ -296,103 +209,3 @@ def _quantization(model: Mapping[str, Any], reference: Mapping[str, Any]) -> dic
             for name, what, value, kind in known
         ],
     }
-
-
-def _detail(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
-    """Yield a line for each entry of a target's detail that this module knows."""
-    detail = target["detail"]
-    timing = gating.latency_conditions(detail)
-    for key, label in (("cpu", "CPU"), ("gpu", "GPU"), ("threads", "Threads"), ("board", "Board")):
-        if isinstance(timing.get(key), str | int):
-            yield label, str(timing[key])
-    if "provenance" in target["latency_ms"]:
-        for key, label in (("p90_ms", "Latency, 90th percentile"), ("p99_ms", "99th percentile")):
-            if _counts(timing.get(key)):
-                number = number_text("latency_ms", timing[key])
-                yield label, Shown("latency_ms", number, "ms", target["latency_ms"]["provenance"])
-    if _counts(detail.get("clock_mhz")):
-        status = detail.get("clock_status")
-        yield "Clock", f"{detail['clock_mhz']:g} MHz" + (f", {status}" if status else "")
-    if _counts(detail.get("interval_ms")):
-        number = number_text("latency_ms", detail["interval_ms"])
-        provenance = _provenance(detail, "interval_ms")
-        yield "Between two images", Shown("latency_ms", number, "ms", provenance)
-    for key, label in (("library", "Library"), ("lowering", "Scan lowering")):
-        if isinstance(detail.get(key), str):
-            yield label, detail[key]
-    if isinstance(detail.get("sms"), list) and detail["sms"]:
-        yield "Built for", ", ".join(f"SM{sm}".replace("SMSM", "SM") for sm in detail["sms"])
-    yield from _convolutions(detail)
-    precisions = detail.get("precisions")
-    if isinstance(precisions, Mapping) and precisions:
-        yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
-
-
-def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield how many of the quantized convolutions run on integers."""
-    engine = detail.get("int8_convolutions")
-    if isinstance(engine, Mapping):
-        kinds = {"": engine} if "int8" in engine else engine
-        for kind, count in kinds.items():
-            if isinstance(count, Mapping) and {"int8", "quantized"} <= set(count):
-                yield (
-                    f"INT8 convolutions{f', {kind}' if kind else ''}",
-                    f"{count['int8']} of {count['quantized']}",
-                )
-    kernels = detail.get("convolutions")
-    if isinstance(kernels, Mapping) and {"integer_kernels", "float_kernels"} <= set(kernels):
-        yield (
-            "Convolutions",
-            f"{kernels['integer_kernels']} in integer kernels, {kernels['float_kernels']} in float",
-        )
-    count = detail.get("integer_convolutions")
-    if isinstance(count, int):
-        yield "Integer convolutions", str(count)
-
-
-def _provenance(detail: Mapping[str, Any], key: str) -> str:
-    """Return how a number of the detail was obtained: what is not said counts as estimated."""
-    stated = detail.get(f"{key}_provenance")
-    return stated if stated in WORDS else "estimated"
-
-
-def _counts(*values: Any) -> bool:
-    """Whether all are numbers above 0; detail is not checked by the schema."""
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
-
-
-def _resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
-    resources = detail.get("resources")
-    if not isinstance(resources, Mapping):
-        return []
-    provenance = _provenance(detail, "resources")
-    return [
-        {
-            "name": str(name).upper(),
-            "shown": Shown("resource", f"{use['used']:,}", "", provenance),
-            "available": f"{use['available']:,}",
-            "share": use["used"] / use["available"],
-        }
-        for name, use in resources.items()
-        if isinstance(use, Mapping) and _counts(use.get("used"), use.get("available"))
-    ]
-
-
-def _slowest(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
-    layers = detail.get("slowest")
-    layers = [
-        layer
-        for layer in (layers if isinstance(layers, list) else [])
-        if isinstance(layer, Mapping) and "name" in layer and _counts(layer.get("cycles"))
-    ]
-    layers = sorted(layers, key=lambda layer: -layer["cycles"])
-    provenance = _provenance(detail, "slowest")
-    return [
-        {
-            "name": layer["name"],
-            "op": layer.get("op", ""),
-            "shown": Shown("cycles", f"{layer['cycles']:,}", "cycles", provenance),
-            "share": layer["cycles"] / layers[0]["cycles"],
-        }
-        for layer in layers
-    ]

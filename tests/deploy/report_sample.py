@@ -48,9 +48,19 @@ def parts() -> dict[str, Any]:
         "something new": {"deep": [1, {"deeper": None}]},
     }
     trt = target(0.1, NO_GPU)
-    trt["detail"] = {"int8_convolutions": {"int8": 58, "quantized": 63}, "precisions": {"INT8": 58}}
+    trt["detail"] = {
+        "int8_convolutions": {
+            "depthwise": {"int8": 7, "quantized": 8},
+            "dense": {"int8": 51, "quantized": 55},
+        },
+        "precisions": {"INT8": 58},
+        "sms": ["86", "89"],
+    }
     ort = target(0.0, measured("latency_ms", 61.3))
-    ort["detail"] = {"cpu": "a CPU", "threads": 2, "integer_convolutions": 61}
+    ort["detail"] = {
+        "convolutions": {"integer_kernels": 61, "float_kernels": 3},
+        "latency": {"cpu": "a CPU", "threads": 2, "p90_ms": 64.4},
+    }
     return {
         "model": {
             "spec": "edge", "params": 487_654, "macs": 1_623_456_789, "input": [1, 1, 256, 256],

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from report_sample import NO_GPU, measured, parts, sample
 
-from lmaunet.artifacts import Measurement
-from lmaunet.deploy import pictures, render, report, view
+from lmaunet.artifacts import Agreement, Measurement
+from lmaunet.deploy import figures, pictures, render, report
 from lmaunet.errors import UserError
 
 #: Every figure of the sample as it must be read: number, unit, and the word beside it.
@@ -81,7 +81,7 @@ def test_an_accuracy_that_was_not_measured_is_marked_for_each_organ(form, proven
 
 @pytest.mark.parametrize("form", FORMS)
 def test_mutant_that_calls_an_estimate_measured_is_caught(form, monkeypatch):
-    monkeypatch.setitem(view.WORDS, "estimated", "measured")
+    monkeypatch.setitem(figures.WORDS, "estimated", "measured")
     with pytest.raises(AssertionError, match=r"10\.37 is followed by"):
         require_provenance(FORMS[form](sample()))
 
@@ -100,7 +100,7 @@ def test_mutant_that_drops_the_badge_is_caught(monkeypatch):
 
 
 def test_mutant_that_drops_the_word_from_the_text_is_caught(monkeypatch):
-    monkeypatch.setattr(view.Shown, "text", lambda self: f"{self.number} {self.unit}")
+    monkeypatch.setattr(figures.Shown, "text", lambda self: f"{self.number} {self.unit}")
     with pytest.raises(AssertionError, match=r"1\.23 is followed by"):
         require_provenance(render.markdown(sample()))
 
@@ -228,10 +228,37 @@ def test_synthetic_data_has_a_banner(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_detail_is_shown_where_known_and_skipped_where_not(form):
     text = " ".join(FORMS[form](sample()).replace("**", "").split())
-    for part in ("58 of 63", "58 INT8", "ZCU104", "200 MHz, assumed", "61"):
+    for part in (
+        "INT8 convolutions, depthwise: 7 of 8", "INT8 convolutions, dense: 51 of 55", "58 INT8",
+        "ZCU104", "200 MHz, assumed", "Built for: SM86, SM89", "CPU: a CPU",
+        "61 in integer kernels, 3 in float", "Latency, 90th percentile: 64.40 ms measured",
+    ):  # fmt: skip
         assert part in text
     assert "something new" not in text
     assert text.index("lkm1.scan") < text.index("head")  # the slowest first
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_trained_network_is_not_taken_for_the_reference(form):
+    changed = parts()
+    changed["model"] |= {"float32": 0.883, "control": 0.889}
+    changed["reference"]["network"] = "control: trained on"
+    text = " ".join(FORMS[form](report.assemble(**changed)).split())
+    require_provenance(text, [("0.883", "", "measured"), ("0.889", "", "measured")])
+    assert re.search(r"the trained network[ |]+0\.883 measured", text)
+    assert re.search(r"trained the same extra steps[ |]+0\.889 measured", text)
+    assert "control: trained on" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_agreements_are_listed_from_the_export_on(form):
+    changed = parts()
+    agreement = Agreement("unrolled with torch", 3e-6, 2, 8192, 1e-4, True, 5)
+    changed["model"]["export_agreements"] = [agreement]
+    text = FORMS[form](report.assemble(**changed))
+    assert text.index("unrolled with torch") < text.index("lowering with torch")
+    assert "3e-06" in text
+    assert re.search(r"\b2 of 8,?192", text)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -241,6 +268,7 @@ def test_detail_of_another_form_is_skipped(form):
         "slowest": [{"name": "half"}, {"name": "x", "cycles": "many"}, 7],
         "resources": {"lut": {"used": 5}, "dsp": 7},
         "clock_mhz": "fast", "interval_ms": None, "precisions": [], "int8_convolutions": "all",
+        "convolutions": 3, "latency": "fast", "sms": "86",
     }  # fmt: skip
     text = FORMS[form](report.assemble(**changed))
     assert "Inside fpga" not in text
@@ -274,12 +302,12 @@ def test_regressions_are_listed(form):
     ],
 )
 def test_rounding_never_contradicts_a_gate(value, limit, text):
-    assert view.number_text("size_mb", value, limit) == text
+    assert figures.number_text("size_mb", value, limit) == text
 
 
 def test_negative_numbers_and_negative_zero():
-    assert view.number_text("dice_drop_points", -0.314) == "\u22120.31"
-    assert view.number_text("dice_drop_points", -0.0001) == "0.00"
+    assert figures.number_text("dice_drop_points", -0.314) == "\u22120.31"
+    assert figures.number_text("dice_drop_points", -0.0001) == "0.00"
 
 
 def decode(uri):

@@ -295,7 +295,7 @@ def test_a_figure_or_a_target_that_disappeared():
 
 def test_latency_on_another_device_is_said_and_not_compared():
     changed = parts()
-    changed["targets"]["ort"]["detail"]["cpu"] = "a slow CPU"
+    changed["targets"]["ort"]["detail"]["latency"] = {"cpu": "a slow CPU", "threads": 2}
     changed["targets"]["ort"]["latency_ms"] = measured("latency_ms", 500.0)
     (entry,) = gates.regressions(report.assemble(**changed), sample())
     assert entry["kind"] == "note"

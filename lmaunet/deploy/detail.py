@@ -1,0 +1,111 @@
+"""What the report shows of a target's ``detail``: the keys that it knows; the rest is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lmaunet.deploy.figures import WORDS, Shown, number_text
+from lmaunet.deploy.gates import latency_conditions
+
+
+def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
+    """Yield a line for each entry of a target's detail that this module knows."""
+    detail = target["detail"]
+    timing = latency_conditions(detail)
+    for key, label in (("cpu", "CPU"), ("gpu", "GPU"), ("threads", "Threads"), ("board", "Board")):
+        if isinstance(timing.get(key), str | int):
+            yield label, str(timing[key])
+    if "provenance" in target["latency_ms"]:
+        for key, label in (("p90_ms", "Latency, 90th percentile"), ("p99_ms", "99th percentile")):
+            if _counts(timing.get(key)):
+                number = number_text("latency_ms", timing[key])
+                yield label, Shown("latency_ms", number, "ms", target["latency_ms"]["provenance"])
+    if _counts(detail.get("clock_mhz")):
+        status = detail.get("clock_status")
+        yield "Clock", f"{detail['clock_mhz']:g} MHz" + (f", {status}" if status else "")
+    if _counts(detail.get("interval_ms")):
+        number = number_text("latency_ms", detail["interval_ms"])
+        provenance = _provenance(detail, "interval_ms")
+        yield "Between two images", Shown("latency_ms", number, "ms", provenance)
+    for key, label in (("library", "Library"), ("lowering", "Scan lowering")):
+        if isinstance(detail.get(key), str):
+            yield label, detail[key]
+    if isinstance(detail.get("sms"), list) and detail["sms"]:
+        yield "Built for", ", ".join(f"SM{sm}".replace("SMSM", "SM") for sm in detail["sms"])
+    yield from _convolutions(detail)
+    precisions = detail.get("precisions")
+    if isinstance(precisions, Mapping) and precisions:
+        yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
+
+
+def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield how many of the quantized convolutions run on integers."""
+    engine = detail.get("int8_convolutions")
+    if isinstance(engine, Mapping):
+        kinds = {"": engine} if "int8" in engine else engine
+        for kind, count in kinds.items():
+            if isinstance(count, Mapping) and {"int8", "quantized"} <= set(count):
+                yield (
+                    f"INT8 convolutions{f', {kind}' if kind else ''}",
+                    f"{count['int8']} of {count['quantized']}",
+                )
+    kernels = detail.get("convolutions")
+    if isinstance(kernels, Mapping) and {"integer_kernels", "float_kernels"} <= set(kernels):
+        yield (
+            "Convolutions",
+            f"{kernels['integer_kernels']} in integer kernels, {kernels['float_kernels']} in float",
+        )
+    count = detail.get("integer_convolutions")
+    if isinstance(count, int):
+        yield "Integer convolutions", str(count)
+
+
+def _provenance(detail: Mapping[str, Any], key: str) -> str:
+    """Return how a number of the detail was obtained: what is not said counts as estimated."""
+    stated = detail.get(f"{key}_provenance")
+    return stated if stated in WORDS else "estimated"
+
+
+def _counts(*values: Any) -> bool:
+    """Whether all are numbers above 0; detail is not checked by the schema."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
+
+
+def resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the design uses of the board: name, used, available and share."""
+    uses = detail.get("resources")
+    if not isinstance(uses, Mapping):
+        return []
+    provenance = _provenance(detail, "resources")
+    return [
+        {
+            "name": str(name).upper(),
+            "shown": Shown("resource", f"{use['used']:,}", "", provenance),
+            "available": f"{use['available']:,}",
+            "share": use["used"] / use["available"],
+        }
+        for name, use in uses.items()
+        if isinstance(use, Mapping) and _counts(use.get("used"), use.get("available"))
+    ]
+
+
+def slowest_layers(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the slowest layers, slowest first: name, op, cycles, share of the slowest's."""
+    layers = detail.get("slowest")
+    layers = [
+        layer
+        for layer in (layers if isinstance(layers, list) else [])
+        if isinstance(layer, Mapping) and "name" in layer and _counts(layer.get("cycles"))
+    ]
+    layers = sorted(layers, key=lambda layer: -layer["cycles"])
+    provenance = _provenance(detail, "slowest")
+    return [
+        {
+            "name": layer["name"],
+            "op": layer.get("op", ""),
+            "shown": Shown("cycles", f"{layer['cycles']:,}", "cycles", provenance),
+            "share": layer["cycles"] / layers[0]["cycles"],
+        }
+        for layer in layers
+    ]

@@ -45,6 +45,7 @@ def round_half_up(code: Codes, bits: int) -> Codes:
     """Return ``code / 2 ** bits`` rounded half up; a negative ``bits`` shifts left, exactly."""
     if bits <= 0:
         return code << -bits
+    bits = min(bits, 62)  # codes have at most 62 bits (see widths): dropping more is dropping all
     return (code + (1 << (bits - 1))) >> bits
 
 

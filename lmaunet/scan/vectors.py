@@ -76,7 +76,7 @@ class ScanVectors:
                 content = {name: file[name] for name in ("scan", "A", "D", *_CODES)}
             scan = json.loads(content.pop("scan").item())
             spec, scales = ScanSpec.from_json(scan["spec"]), ScanScales(**scan["scales"])
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{path} holds no scan vectors ({error}); write it with ScanVectors.save"
             ) from error

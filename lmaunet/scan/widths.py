@@ -85,8 +85,11 @@ class RangeAlgebra:
 
     def cut(self, name: str, value: Range) -> Range:
         """Return the range of a cut's format, and note the range that came in."""
-        self.before_cut[name] = self._checked(f"input of the cut {name!r}", value)
-        return Range.of(self.formats[name])
+        form = self.formats[name]
+        up = max(0, form.frac - value.frac)
+        self._checked(f"cut {name!r}", Range(value.low << up, value.high << up, value.frac + up))
+        self.before_cut[name] = value
+        return Range.of(form)
 
     def constant(self, name: str) -> Range:
         """Return the range of a constant."""

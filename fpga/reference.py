@@ -35,7 +35,6 @@ class Reference:
         self.input = next(i.name for i in model.graph.input if i.name not in self.initializers)
         self.output = model.graph.output[0].name
         self.scans = [n for n in model.graph.node if n.op_type == SCAN_OP]
-        self.quantized = [n.output[0] for n in model.graph.node if n.op_type == "Quant"]
         self._model = model
         self._levels = self._cut()
         self._sessions: dict[tuple[int, tuple[str, ...]], Any] = {}
@@ -52,6 +51,37 @@ class Reference:
     def scan_inputs(self) -> list[str]:
         """Return the tensors x, dt and B of every scan, whose ranges a calibration needs."""
         return [node.input[i] for node in self.scans for i in (0, 1, 3)]
+
+    def scan_outputs(self) -> list[str]:
+        """Return the real outputs of every scan, before they are quantized."""
+        return [node.output[0] for node in self.scans]
+
+    def unquantized_scan_outputs(self) -> dict[str, str]:
+        """Return for each quantized tensor that comes from a scan the scan's real output."""
+        found = {}
+        sources = {node.output[0]: node.output[0] for node in self.scans}
+        for node in self._model.graph.node:
+            source = sources.get(node.input[0]) if node.input else None
+            if source is None:
+                continue
+            if node.op_type == "Quant":
+                found[node.output[0]] = source
+            elif node.op_type in ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"):
+                sources[node.output[0]] = source
+        return found
+
+    def activations(self) -> list[str]:
+        """Return every tensor that the checks of a hardware graph need."""
+        made = [o for n in self._model.graph.node for o in n.output]
+        depends = {self.input}
+        for node in self._model.graph.node:
+            if any(name in depends for name in node.input):
+                depends.update(node.output)
+        kinds = ("Quant", "MaxPool", "Resize", "Concat", SCAN_OP)
+        wanted = {
+            n.output[0] for n in self._model.graph.node if n.op_type in kinds
+        } | set(self.scan_inputs())
+        return [name for name in made if name in depends and name in wanted]
 
     def run(self, images: np.ndarray, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """Execute the model image by image.

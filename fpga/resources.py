@@ -228,7 +228,7 @@ def _window(a: Attributes) -> Resources:
 
     In the parallel form the window is in registers and the lines above it in memories.
     """
-    simd, (kernel_h, kernel_w), (height, width) = a["SIMD"], a["ConvKernelDim"], a["IFMDim"]
+    simd, (kernel_h, kernel_w), (_, width) = a["SIMD"], a["ConvKernelDim"], a["IFMDim"]
     bits, folds = type_bits(a["inputDataType"]), a["IFMChannels"] // a["SIMD"]
     if a["parallel_window"] and kernel_h * kernel_w > 1:
         lines = tuple(
@@ -344,5 +344,5 @@ def width_converter(bits_in: int, bits_out: int) -> Resources:
 
 
 def fifo(bits: int, depth: int) -> Resources:
-    """Return the estimate of a FIFO of ``depth`` words: its memory and 60 LUTs (*assumed*)."""
-    return Resources(60, 0, (Memory("fifo", bits, max(2, depth)),))
+    """Return the estimate of a FIFO of ``depth`` words: its memory and 20 LUTs (*assumed*)."""
+    return Resources(20, 0, (Memory("fifo", bits, max(2, depth)),))

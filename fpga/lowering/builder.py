@@ -112,7 +112,7 @@ class HardwareGraph:
             dtype = self.dtypes[value.tensor]
             self._reshaped[key] = self.emit(
                 "Reshape", [value.tensor], stream, dtype, f"{value.tensor}_reshaped",
-                inp_shape=list(value.stream), out_shape=list(stream), dtype=dtype,
+                inp_shape=list(value.stream), out_shape=list(stream), dtype=dtype, PE=1,
             )  # fmt: skip
         return self._reshaped[key]
 

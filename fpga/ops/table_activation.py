@@ -1,4 +1,4 @@
-"""TableActivation: any function of one 8-bit code, as a table of 256 codes shared by all channels."""
+"""TableActivation: any function of one 8-bit code, as a table of 256 codes for all channels."""
 
 from __future__ import annotations
 

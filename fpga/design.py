@@ -1,0 +1,240 @@
+"""The design on a board: the folding that fits, its resources, its cycles and its latency.
+
+Every figure here is estimated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fpga.boards import BOARDS, Board, larger_board
+from fpga.executor import Executor
+from fpga.folding import FoldedNode, Neighbours, Unit, stream_bits, target_candidates, units_of
+from fpga.resources import Placed, Resources, fifo, place, total, width_converter
+from fpga.schedule import Schedule, schedule
+from lmaunet.errors import Disagreement, UserError
+
+DEFAULT_CLOCK_MHZ = 250.0
+SHALLOW_FIFO = 32
+LOOK_FURTHER = 6
+CONVERTERS, FIFOS = "stream width converters", "stream FIFOs"
+NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM"}
+
+
+@dataclass(frozen=True)
+class Design:
+    """A folded hardware graph on a board.
+
+    ``placed`` is what each node takes, by its first output, and the two rows
+    :data:`CONVERTERS` and :data:`FIFOS` for what is between the nodes.
+    """
+
+    board: Board
+    clock_mhz: float
+    nodes: list[FoldedNode]
+    schedule: Schedule
+    placed: Mapping[str, Placed]
+    total: Placed
+
+    @property
+    def latency_ms(self) -> float:
+        """Estimated time from the first pixel in to the last logit out."""
+        return self.schedule.latency / self.clock_mhz / 1000
+
+    @property
+    def interval_ms(self) -> float:
+        """Estimated time between two images in steady state."""
+        return self.schedule.interval / self.clock_mhz / 1000
+
+    def slowest(self) -> FoldedNode:
+        """Return the node that sets the interval."""
+        return max(self.nodes, key=lambda node: node.cycles())
+
+
+class Sizing:
+    """Tries foldings of one hardware graph.
+
+    Args:
+        executor: of the graph.
+        shapes: of its streamed tensors.
+    """
+
+    def __init__(self, executor: Executor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.nodes = [FoldedNode(step) for step in executor.steps]
+        self.units: list[Unit] = units_of(self.nodes)
+        self.unfolded = [dict(node.attributes) for node in self.nodes]
+        self.neighbours = Neighbours(self.nodes)
+        self.shapes, self.source = shapes, executor.input
+        # cycles of the slowest node when all is unfolded, and when nothing is
+        slowest = max(node.cycles() for node in self.nodes)
+        self.bounds = max(unit.fastest for unit in self.units), slowest
+
+    def design(self, target_cycles: int, board: Board, clock_mhz: float) -> Design:
+        """Fold every node for a target and estimate the result; it may not fit."""
+        for node, attributes in zip(self.nodes, self.unfolded, strict=True):
+            node.attributes = dict(attributes)
+        # the second round sees what the neighbours chose in the first
+        for _ in range(2):
+            for unit in self.units:
+                unit.fold(target_cycles, board, self.neighbours.converters)
+        found = schedule(self.nodes, self.shapes, self.source)
+        resources: dict[str, Resources] = {node.name: node.resources() for node in self.nodes}
+        resources |= self._between(found)
+        placed = place(resources, board)
+        nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
+        return Design(board, clock_mhz, nodes, found, placed, total(placed.values()))
+
+    def _between(self, found: Schedule) -> dict[str, Resources]:
+        """Return the width converters and the FIFOs on all streams."""
+        producers = {
+            name: (node, i) for node in self.nodes for i, name in enumerate(node.step.outputs)
+        }
+        converters, fifos = [], []
+        for node in self.nodes:
+            for place_in, name in enumerate(node.step.inputs):
+                if name not in producers:
+                    continue
+                source, place_out = producers[name]
+                bits_out = stream_bits(source.op_type, source.attributes, place_out, output=True)
+                bits_in = stream_bits(node.op_type, node.attributes, place_in, output=False)
+                converters.append(width_converter(bits_out, bits_in))
+                depth = self._depth(found, node, place_in, name, bits_in)
+                fifos.append(fifo(bits_in, depth))
+        return {CONVERTERS: _sum(converters), FIFOS: _sum(fifos)}
+
+    def _depth(
+        self, found: Schedule, node: FoldedNode, place_in: int, name: str, bits: int
+    ) -> int:  # fmt: skip
+        rows = found.rows_waiting.get((node.name, place_in), 0)
+        if rows <= 1:
+            return SHALLOW_FIFO
+        _, height, width, channels = self.shapes[name]
+        row_bits = math.ceil(height * width / self._rows(name)) * channels * 8
+        return max(SHALLOW_FIFO, math.ceil(rows * row_bits / bits))
+
+    def _rows(self, name: str) -> int:
+        """Return into how many rows the schedule divides a stream."""
+        height = self.shapes[name][1]
+        if height > 1:
+            return height
+        while True:
+            node = next(n for n in self.nodes if name in n.step.outputs)
+            name = node.step.inputs[0]
+            if self.shapes[name][1] > 1:
+                return self.shapes[name][1]
+
+
+def _sum(parts: list[Resources]) -> Resources:
+    return Resources(
+        sum(p.lut for p in parts), sum(p.dsp for p in parts),
+        tuple(m for p in parts for m in p.memories),
+    )  # fmt: skip
+
+
+def size(
+    sizing: Sizing, board: Board, clock_mhz: float, target_ms: float | None = None
+) -> Design:  # fmt: skip
+    """Choose the folding: the fastest that fits the board, or the smallest within a latency.
+
+    Args:
+        sizing: the graph.
+        board: the board.
+        clock_mhz: the clock that is assumed.
+        target_ms: the latency to meet with as little as possible; None for the fastest.
+
+    Raises:
+        UserError: where the board is too small, naming what does not fit, by how much, and the
+            next larger board; or where no folding is fast enough.
+    """
+    candidates = target_candidates(*sizing.bounds)
+
+    def fits(target: int) -> bool:
+        return not sizing.design(target, board, clock_mhz).total.excess(board)
+
+    if target_ms is None:
+        found = _first(candidates, fits)
+        if found is None:
+            raise _too_small(sizing.design(candidates[-1], board, clock_mhz))
+        # resources do not fall steadily with the target: look a little further
+        faster = [t for t in candidates if t < found][-LOOK_FURTHER:]
+        return sizing.design(next(filter(fits, faster), found), board, clock_mhz)
+    slow = list(reversed(candidates))
+    found = _first(slow, lambda t: sizing.design(t, board, clock_mhz).latency_ms <= target_ms)
+    if found is None:
+        fastest = sizing.design(candidates[0], board, clock_mhz)
+        raise UserError(
+            f"target_ms={target_ms:g}: the fastest folding takes {fastest.latency_ms:.3g} ms at "
+            f"{clock_mhz:g} MHz (estimated); allow more time or choose a smaller network"
+        )
+    design = sizing.design(found, board, clock_mhz)
+    if design.total.excess(board):
+        raise _too_small(design)
+    return design
+
+
+def _first(candidates: Any, good: Any) -> int | None:
+    """Return the first candidate that is good, by bisection; the good ones come last."""
+    low, high = 0, len(candidates) - 1
+    if not good(candidates[high]):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if good(candidates[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return candidates[high]
+
+
+def _too_small(design: Design) -> UserError:
+    board, excess = design.board, design.total.excess(design.board)
+    parts = [
+        f"{NAMES[name]} {getattr(design.total, name):g} of {board.limits[name]:g} usable "
+        f"({over:g} too many)"
+        for name, over in excess.items()
+    ]
+    larger = larger_board(board)
+    advice = f"use --board {larger.name}, " if larger else ""
+    return UserError(
+        f"the network does not fit board {board.name} even at {design.latency_ms:.3g} ms "
+        f"(estimated): {'; '.join(parts)}; {advice}or a smaller network"
+    )
+
+
+def apply_folding(design: Design, model: Any) -> None:
+    """Write the folding into the nodes of the mapped graph.
+
+    Raises:
+        Disagreement: where FINN+'s own cycle count of a node is another one than ours.
+    """
+    from qonnx.custom_op.registry import getCustomOp
+
+    nodes = {node.output[0]: node for node in model.graph.node}
+    for folded in design.nodes:
+        operator = getCustomOp(nodes[folded.name])
+        for name in ("PE", "SIMD", "PD", "PN", "parallel_window"):
+            if name in folded.attributes:
+                operator.set_nodeattr(name, int(folded.attributes[name]))
+        operator.verify_node()
+        expected = int(operator.get_exp_cycles())
+        if expected != folded.cycles():
+            raise Disagreement(
+                f"{folded.op_type} {folded.name}: FINN+ counts {expected} cycles, the folding "
+                f"{folded.cycles()}"
+            )
+        operator.set_nodeattr("cycles_estimate", expected)
+
+
+def boards_that_fit(sizing: Sizing, clock_mhz: float) -> dict[str, str]:
+    """Return for each board the fastest latency that fits, in words."""
+    result = {}
+    for board in BOARDS.values():
+        try:
+            design = size(sizing, board, clock_mhz)
+            result[board.name] = f"{design.latency_ms:.3g} ms"
+        except UserError as error:
+            result[board.name] = str(error)
+    return result

@@ -1,0 +1,291 @@
+"""Folding: how many values each node handles a cycle, from all legal divisors, by a target.
+
+FINN+'s SetFolding does not know our operators and ignores upsampling. Here each node takes the
+cheapest legal folding whose cycles meet the target; a window generator for depthwise layers and
+the node behind it are folded together, because they share their parallelism.
+
+The cycle counts are those of FINN+'s ``get_exp_cycles``, written again so that thousands of
+foldings can be tried; :func:`fpga.design.apply_folding` requires both to be equal.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fpga.arithmetic import legal_divisors, type_bits
+from fpga.boards import Board
+from fpga.executor import Step
+from fpga.resources import Resources, estimate, width_converter
+from fpga.scan_node import SCAN_LATENCY, legal_lanes
+from lmaunet.errors import UserError
+
+Attributes = dict[str, Any]
+
+
+def cycles(op_type: str, a: Attributes) -> int:
+    """Return the cycles that a node needs for one image.
+
+    Raises:
+        UserError: where the operator is unknown; it is never taken as 0.
+    """
+    if op_type in ("FMPadding", "PadWithCode"):
+        height, width = a["ImgDim"]
+        top, left, bottom, right = a["Padding"]
+        pixels = (height + top + bottom) * (width + left + right)
+        return pixels * a["NumChannels"] // a["SIMD"]
+    if op_type == "ConvolutionInputGenerator":
+        return _window_cycles(a)
+    if op_type == "MVAU":
+        return math.prod(a["numInputVectors"]) * (a["MW"] // a["SIMD"]) * (a["MH"] // a["PE"])
+    if op_type == "VVAU":
+        taps = math.prod(a["Kernel"])
+        return math.prod(a["Dim"]) * (a["Channels"] // a["PE"]) * (taps // a["SIMD"])
+    if op_type in ("Requantize", "TableActivation", "DuplicateStreams"):
+        return math.prod(a["numInputVectors"]) * (a["NumChannels"] // a["PE"])
+    if op_type in ("ElementwiseAdd", "ElementwiseMul", "Reshape"):
+        return math.prod(a["out_shape"]) // a["PE"]
+    if op_type == "StreamingConcat":
+        return math.prod(a["numInputVectors"]) * (sum(a["ChannelsPerStream"]) // a["SIMD"])
+    if op_type == "UpsampleNearestNeighbour":
+        return a["HO"] * a["WO"] * (a["NumChannels"] // a["SIMD"])
+    if op_type == "Pool":
+        return math.prod(a["OutImgDims"]) * math.prod(a["KernelSize"]) * (a["Channels"] // a["PE"])
+    if op_type == "SelectiveScan":
+        updates = a["NumChannels"] * a["States"] // (a["PD"] * a["PN"])
+        return a["Length"] * updates + SCAN_LATENCY
+    raise UserError(f"no cycle count for hardware operator {op_type}")
+
+
+def _window_cycles(a: Attributes) -> int:
+    """Cycles of FINN+'s sliding window generator, as ``ConvolutionInputGenerator_rtl`` has them."""
+    (kernel_h, kernel_w), (height, width) = a["ConvKernelDim"], a["IFMDim"]
+    (out_h, out_w), (stride_h, stride_w) = a["OFMDim"], a["Stride"]
+    folds = a["IFMChannels"] // a["SIMD"]
+    if (a["parallel_window"] and kernel_h * kernel_w > 1) or kernel_h * kernel_w == 1:
+        return height * width * folds + 2
+    if height == 1 or width == 1:
+        length, out, kernel, stride = (
+            (width, out_w, kernel_w, stride_w) if height == 1 else (height, out_h, kernel_h, stride_h)
+        )  # fmt: skip
+        if not a["depthwise"]:
+            return out * kernel * folds + 2
+        produced = out * kernel * folds + (folds - 1) * kernel
+        consumed = length * folds + folds * (kernel - 1) * (stride - 1)
+        return max(produced, consumed) + 2
+    fill = ((kernel_h - 1) * width + kernel_w) * folds
+    row = max(out_w * kernel_w * kernel_h * folds, stride_w * width * folds)
+    if a["depthwise"]:
+        row += out_w * (stride_w - 1) * (folds - 1)
+        fill += (stride_h - 1) * width * folds
+    return fill + out_h * row
+
+
+def stream_bits(op_type: str, a: Attributes, index: int, *, output: bool) -> int:
+    """Return the bits of a beat of an input or output stream of a node."""
+    if op_type == "SelectiveScan":
+        return 8 * (a["PD"] if output or index < 2 else a["PN"])
+    if op_type == "ConvolutionInputGenerator":
+        window = math.prod(a["ConvKernelDim"]) if output and a["parallel_window"] else 1
+        return type_bits(a["inputDataType"]) * a["SIMD"] * window
+    if op_type == "MVAU":
+        if output:
+            return type_bits(a["outputDataType"]) * a["PE"]
+        return type_bits(a["inputDataType"]) * a["SIMD"]
+    if op_type == "VVAU":
+        if output:
+            return type_bits(a["outputDataType"]) * a["PE"]
+        return type_bits(a["inputDataType"]) * a["PE"] * a["SIMD"]
+    if op_type in ("ElementwiseAdd", "ElementwiseMul"):
+        side = "out_dtype" if output else ("lhs_dtype", "rhs_dtype")[index]
+        return type_bits(a[side]) * a["PE"]
+    if op_type == "StreamingConcat":
+        return type_bits(a["inputDataTypes"][0]) * a["SIMD"]
+    if op_type in ("Reshape", "Pool"):
+        return type_bits(a["dtype" if op_type == "Reshape" else "InputDataType"]) * a["PE"]
+    parallel = a["PE"] if "PE" in a else a["SIMD"]
+    kind = "outputDataType" if output and "outputDataType" in a else "inputDataType"
+    return type_bits(a[kind]) * parallel
+
+
+@dataclass
+class FoldedNode:
+    """A node of the hardware graph and its attributes, whose folding is being chosen."""
+
+    step: Step
+    attributes: Attributes = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.attributes:
+            return
+        decoded = {
+            key: value.decode() if isinstance(value, bytes) else value
+            for key, value in self.step.attributes.items()
+        }
+        if self.step.op_type == "StreamingConcat":
+            decoded["inputDataTypes"] = [v.decode() for v in decoded["inputDataTypes"]]
+        self.attributes = decoded
+
+    @property
+    def name(self) -> str:
+        """The node's first output, which names it in every stage."""
+        return self.step.outputs[0]
+
+    @property
+    def op_type(self) -> str:
+        """The operator without its backend's suffix."""
+        return self.step.op_type
+
+    def cycles(self) -> int:
+        """Cycles for one image."""
+        return cycles(self.op_type, self.attributes)
+
+    def resources(self) -> Resources:
+        """Estimated resources."""
+        return estimate(self.op_type, self.attributes)
+
+
+Choice = tuple[Attributes, ...]
+
+
+class Unit:
+    """Nodes that are folded together: one, or a depthwise window and the node behind it."""
+
+    def __init__(self, nodes: list[FoldedNode]) -> None:
+        self.nodes = nodes
+        self.fastest = min(max(self._cycles(choice)) for choice in self.choices())
+        self._tried: list[tuple[int, float, Choice]] = []
+        self._board: Board | None = None
+
+    def _cycles(self, choice: Choice) -> list[int]:
+        return [
+            cycles(node.op_type, node.attributes | change)
+            for node, change in zip(self.nodes, choice, strict=True)
+        ]
+
+    def choices(self) -> Iterator[Choice]:
+        """Yield every legal folding."""
+        a, op_type = self.nodes[-1].attributes, self.nodes[-1].op_type
+        if op_type == "MVAU":
+            for pe in legal_divisors(a["MH"]):
+                for simd in legal_divisors(a["MW"]):
+                    yield ({"PE": pe, "SIMD": simd},)
+        elif op_type == "VVAU":
+            for pe in legal_divisors(a["Channels"]):
+                for simd in legal_divisors(math.prod(a["Kernel"])):
+                    window = {"SIMD": pe, "parallel_window": int(simd > 1)}
+                    yield (window, {"PE": pe, "SIMD": simd})[-len(self.nodes) :]
+        elif op_type == "Pool":
+            for pe in legal_divisors(a["Channels"]):
+                yield ({"SIMD": pe}, {"PE": pe})
+        elif op_type == "ConvolutionInputGenerator":
+            for simd in legal_divisors(a["IFMChannels"]):
+                yield ({"SIMD": simd, "parallel_window": 0},)
+            if math.prod(a["ConvKernelDim"]) > 1:
+                yield ({"SIMD": a["IFMChannels"], "parallel_window": 1},)
+        elif op_type == "SelectiveScan":
+            channels, states = a["NumChannels"], a["States"]
+            for pd in legal_divisors(channels):
+                for pn in legal_divisors(states):
+                    if legal_lanes(channels, states, pd, pn):
+                        yield ({"PD": pd, "PN": pn},)
+        elif op_type == "StreamingConcat":
+            for simd in legal_divisors(math.gcd(*a["ChannelsPerStream"])):
+                yield ({"SIMD": simd},)
+        else:
+            name = "PE" if "PE" in a else "SIMD"
+            channels = a["NumChannels"] if "NumChannels" in a else a["out_shape"][-1]
+            for parallel in legal_divisors(channels):
+                yield ({name: parallel},)
+
+    def fold(self, target: int, board: Board, between: Callable[[Unit, Choice], float]) -> None:
+        """Choose the cheapest folding of at most ``target`` cycles, or the fastest there is.
+
+        Args:
+            target: cycles.
+            board: whose shares of resources are the cost.
+            between: returns the LUTs of the width converters to the neighbours for a choice.
+        """
+        if self._board is not board:
+            self._board = board
+            self._tried = [
+                (max(self._cycles(c)), self._cost(c, board), c) for c in self.choices()
+            ]
+        limit, luts = max(target, self.fastest), board.limits["lut"]
+        legal = [entry for entry in self._tried if entry[0] <= limit]
+        best = min(legal, key=lambda entry: entry[1] + between(self, entry[2]) / luts)
+        for node, change in zip(self.nodes, best[2], strict=True):
+            node.attributes.update(change)
+
+    def _cost(self, choice: Choice, board: Board) -> float:
+        """Return the share of the board, summed over the kinds of resources."""
+        limits = board.limits
+        cost = 0.0
+        for node, change in zip(self.nodes, choice, strict=True):
+            resources = estimate(node.op_type, node.attributes | change)
+            cost += resources.lut / limits["lut"] + resources.dsp / limits["dsp"]
+            for memory in resources.memories:
+                if memory.distributed:
+                    cost += memory.lutram / limits["lut"]
+                else:
+                    cost += memory.bits / board.memory_bits + memory.bram36 / limits["bram36"]
+        return cost
+
+
+class Neighbours:
+    """The streams between the nodes, and what their width converters cost."""
+
+    def __init__(self, nodes: list[FoldedNode]) -> None:
+        producers = {name: (n, i) for n in nodes for i, name in enumerate(n.step.outputs)}
+        self.streams: dict[str, list[tuple[FoldedNode, int, FoldedNode, int]]] = {}
+        for node in nodes:
+            for place_in, name in enumerate(node.step.inputs):
+                if name in producers:
+                    source, place_out = producers[name]
+                    stream = (source, place_out, node, place_in)
+                    self.streams.setdefault(source.name, []).append(stream)
+                    self.streams.setdefault(node.name, []).append(stream)
+
+    def converters(self, unit: Unit, choice: Choice) -> float:
+        """Return the LUTs of the converters on all streams of a unit for one of its foldings."""
+        changed = {n.name: n.attributes | c for n, c in zip(unit.nodes, choice, strict=True)}
+        luts = 0
+        for node in unit.nodes:
+            for source, place_out, user, place_in in self.streams.get(node.name, ()):
+                out = stream_bits(
+                    source.op_type, changed.get(source.name, source.attributes), place_out,
+                    output=True,
+                )  # fmt: skip
+                into = stream_bits(
+                    user.op_type, changed.get(user.name, user.attributes), place_in, output=False
+                )
+                luts += width_converter(out, into).lut
+        return luts
+
+
+def units_of(nodes: list[FoldedNode]) -> list[Unit]:
+    """Group the nodes: each depthwise window with the one node that it feeds."""
+    producers = {name: node for node in nodes for name in node.step.outputs}
+    units, taken = [], set()
+    for node in nodes:
+        if node.op_type in ("VVAU", "Pool"):
+            window = producers.get(node.step.inputs[0])
+            pair = [node]
+            if window is not None and window.op_type == "ConvolutionInputGenerator":
+                pair = [window, node]
+            units.append(pair)
+            taken.update(n.name for n in pair)
+    units.extend([node] for node in nodes if node.name not in taken)
+    return [Unit(group) for group in units]
+
+
+@functools.cache
+def target_candidates(fastest: int, slowest: int, steps: int = 60) -> tuple[int, ...]:
+    """Return cycle targets from ``fastest`` to ``slowest`` in equal ratios, ascending."""
+    if slowest <= fastest:
+        return (fastest,)
+    ratio = (slowest / fastest) ** (1 / (steps - 1))
+    return tuple(sorted({round(fastest * ratio**i) for i in range(steps)} | {slowest}))

@@ -1,0 +1,89 @@
+"""When each node puts out each row: the latency of an image, and how deep the FIFOs must be.
+
+A model, not a simulation. Each stream is followed in rows of its map (the tokens of a row stay a
+row). A row is out when the node has worked through it at its own rate since the row before, and
+no sooner than a pixel's time after the last input row that it needs: a window of k rows waits for
+k - 1 further rows, a border needs none. The image enters at the rate of the slowest node. FIFOs are
+as deep as they need to be, so nothing stalls; back-pressure is not modelled.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fpga.folding import FoldedNode
+
+JOINS = ("ElementwiseAdd", "ElementwiseMul", "StreamingConcat", "SelectiveScan")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Cycles from an image's first pixel in to its last logit out, and FIFO depths.
+
+    ``rows_waiting`` gives, for each stream into a node that joins several, how many rows wait
+    there at most; by consumer's name and input.
+    """
+
+    latency: float
+    interval: int
+    rows_waiting: Mapping[tuple[str, int], int]
+
+
+def schedule(
+    nodes: list[FoldedNode], shapes: Mapping[str, tuple[int, ...]], source: str
+) -> Schedule:
+    """Return the row schedule of one image through a folded graph.
+
+    Args:
+        nodes: in topological order, folded.
+        shapes: of every streamed tensor, ``(1, H, W, C)``.
+        source: the graph's input tensor.
+    """
+    interval = max(node.cycles() for node in nodes)
+    height = shapes[source][1]
+    times = {source: [interval / height * (row + 1) for row in range(height)]}
+    starts = {source: 0.0}
+    waiting: dict[tuple[str, int], int] = {}
+    for node in nodes:
+        streams = [(i, n) for i, n in enumerate(node.step.inputs) if n in times]
+        rows_in = len(times[streams[0][1]])
+        shape = shapes[node.name]
+        rows = shape[1] if shape[1] > 1 else rows_in
+        work = node.cycles() / rows
+        pixel = work / (shape[1] * shape[2] / rows)
+        needs = [_needed_row(node, row, rows_in) for row in range(rows)]
+        done: list[float] = []
+        for row, need in enumerate(needs):
+            arrived = max(times[n][need] for _, n in streams) if need >= 0 else 0.0
+            begun = done[-1] if done else max(
+                times[n][need - 1] if need > 0 else starts[n] for _, n in streams
+            )
+            done.append(max(begun + work, arrived + pixel if need >= 0 else 0.0))
+        for name in node.step.outputs:
+            times[name], starts[name] = done, done[0] - work
+        if node.op_type in JOINS:
+            for place, name in streams:
+                waiting[node.name, place] = _rows_waiting(times[name], done, needs)
+    return Schedule(times[nodes[-1].name][-1], interval, waiting)
+
+
+def _needed_row(node: FoldedNode, row: int, rows_in: int) -> int:
+    """Return the last input row that an output row needs; -1 where it needs none."""
+    a = node.attributes
+    if node.op_type in ("FMPadding", "PadWithCode") and a["ImgDim"][0] > 1:
+        return min(row - a["Padding"][0], rows_in - 1) if row >= a["Padding"][0] else -1
+    if node.op_type == "ConvolutionInputGenerator" and a["IFMDim"][0] > 1:
+        return min(row * a["Stride"][0] + a["ConvKernelDim"][0] - 1, rows_in - 1)
+    if node.op_type == "UpsampleNearestNeighbour":
+        return row // (a["HO"] // a["HI"])
+    return min(row, rows_in - 1)
+
+
+def _rows_waiting(arrivals: list[float], done: list[float], needs: list[int]) -> int:
+    """Return the most rows that have arrived and are not consumed yet."""
+    consumed = [done[min(bisect.bisect_left(needs, i), len(done) - 1)] for i in range(len(arrivals))]
+    return max(
+        row + 1 - bisect.bisect_right(consumed, arrival) for row, arrival in enumerate(arrivals)
+    )

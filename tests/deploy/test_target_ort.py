@@ -1,0 +1,137 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+sys.path.append(str(Path(__file__).parents[1] / "trt"))
+
+from qcdq_nets import DENSE, DEPTHWISE, images, small_network
+
+from export import cpu_form
+from export.check import run_onnx
+from export.reference import logit_step
+from lmaunet.artifacts import Measurement
+from lmaunet.deploy.targets import BuildRequest, get_target
+from lmaunet.deploy.targets import ort as ort_target
+from lmaunet.errors import Disagreement, UserError
+
+
+def request(folder, model):
+    folder.mkdir(parents=True)
+    onnx.save(model, folder.parent / "network.onnx")
+    return BuildRequest(
+        folder, folder.parent / "network.onnx", Path("unused"), images(), {}, lambda line: None
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("build") / "ort"
+    return get_target("ort").build(request(folder, small_network()))
+
+
+def test_the_tool_is_found():
+    (tool,) = get_target("ort").probe()
+    assert tool.found and tool.version
+
+
+def test_every_convolution_but_the_head_runs_as_an_integer_kernel(built):
+    total = len(DENSE) + len(DEPTHWISE)
+    assert built.detail["convolutions"] == {
+        "integer_kernels": total - 1,
+        "float_kernels": 1,
+        "quantized": total,
+    }
+
+
+def test_the_agreements_say_what_was_compared(built):
+    assert [a.name for a in built.agreements] == [
+        f"ort {what}, {quantity}"
+        for what in (
+            "codes and lowering / exported graph",
+            "optimization full / off",
+            "integer biases / exported graph",
+        )
+        for quantity in ("logits", "classes")
+    ]
+    assert all(a.passed and a.n_total > 0 for a in built.agreements)
+    step = logit_step(small_network())
+    assert [a.tolerance for a in built.agreements[::2]] == [step, step, 8 * step]
+
+
+def test_the_file_that_ships_needs_nothing_else(built):
+    assert built.shipped.name == "model.onnx" and built.shipped.parent == built.folder
+    assert [p.name for p in built.folder.iterdir()] == ["model.onnx"]
+    model = onnx.load(built.shipped)
+    assert not model.functions
+    assert [i.name for i in model.graph.input] == ["image"]
+
+
+def test_images_go_through_one_by_one(built):
+    batch = images(3)
+    logits = get_target("ort").run(built, batch)
+    single = [run_onnx(built.shipped, {"image": i[None]}, optimize=True)[0] for i in batch]
+    assert logits.shape == (3, 3, 32, 32)
+    assert np.array_equal(logits, np.concatenate(single))
+    with pytest.raises(UserError) as error:
+        get_target("ort").run(built, images(1, size=16))
+    assert str(error.value) == (
+        "images of shape [1, 1, 16, 16]; expected ['n', 1, 32, 32]; resize them to the size that "
+        "the network was exported for"
+    )
+
+
+def test_a_session_is_opened_once(built):
+    assert ort_target.session_of(built) is ort_target.session_of(built)
+
+
+def test_figures_are_measured(built):
+    figures = get_target("ort").measure(built, images())
+    assert list(figures) == ["size_mb", "weights_mb", "latency_ms"]
+    assert all(isinstance(f, Measurement) and f.provenance == "measured" for f in figures.values())
+    assert figures["size_mb"].value == built.shipped.stat().st_size / 1e6
+    arrays = [numpy_helper.to_array(i) for i in onnx.load(built.shipped).graph.initializer]
+    assert figures["weights_mb"].value == sum(a.nbytes for a in arrays) / 1e6
+    latency = built.detail["latency"]
+    assert figures["latency_ms"].value <= latency["p90_ms"]
+    assert latency["runs"] >= 20 and latency["threads"] >= 1 and latency["cpu"]
+
+
+def test_a_wrong_form_is_caught_and_both_tensors_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu_form, "SHIFT", 120)
+    with pytest.raises(Disagreement, match=r"ort codes and lowering / exported graph, logits: "):
+        get_target("ort").build(request(tmp_path / "ort", small_network()))
+    (saved,) = (tmp_path / "disagreement").iterdir()
+    with np.load(saved) as tensors:
+        assert tensors["got"].shape == tensors["expected"].shape == (2, 3, 32, 32)
+
+
+def test_biases_that_are_rounded_too_far_are_caught(tmp_path, monkeypatch):
+    original = cpu_form.integer_biases
+
+    def without_biases(model):
+        copy = original(model)
+        for tensor in copy.graph.initializer:
+            if tensor.name.endswith("/integer_bias"):
+                array = numpy_helper.to_array(tensor)
+                tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(array), tensor.name))
+        return copy
+
+    monkeypatch.setattr(cpu_form, "integer_biases", without_biases)
+    with pytest.raises(Disagreement, match="ort integer biases / exported graph, logits"):
+        get_target("ort").build(request(tmp_path / "ort", small_network()))
+
+
+def test_bad_input(tmp_path, built):
+    missing = BuildRequest(tmp_path, tmp_path / "no.onnx", tmp_path, images(), {}, print)
+    with pytest.raises(UserError, match=r"no.onnx does not exist; export the network first"):
+        get_target("ort").build(missing)
+    (tmp_path / "no.onnx").write_bytes(b"this is no model")
+    with pytest.raises(UserError, match=r"no.onnx is no ONNX model .*; export the network again"):
+        get_target("ort").build(missing)
+    gone = type(built)("ort", tmp_path, tmp_path / "model.onnx", ())
+    with pytest.raises(UserError, match=r"run lmaunet-deploy build --target ort"):
+        get_target("ort").run(gone, images())

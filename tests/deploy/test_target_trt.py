@@ -1,0 +1,176 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+sys.path.append(str(Path(__file__).parents[1] / "trt"))
+
+from qcdq_nets import DENSE, images, small_network
+
+import export.convolutions
+from export.reference import logit_step, reference_logits
+from lmaunet.artifacts import Measurement, Unavailable
+from lmaunet.deploy.targets import BuildRequest, get_target
+from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from trt import adapter, runner
+from trt.runner import Gpu, probe_gpu
+
+needs_tensorrt = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
+)
+without_gpu = pytest.mark.skipif(isinstance(probe_gpu(), Gpu), reason="there is a GPU")
+SIZE = 16
+
+
+def request(folder, model, **options):
+    folder.mkdir(parents=True)
+    onnx.save(model, folder.parent / "network.onnx")
+    samples = images(size=SIZE)
+    path = folder.parent / "network.onnx"
+    return BuildRequest(folder, path, Path("unused"), samples, options, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("build") / "trt"
+    return get_target("trt").build(request(folder, small_network(SIZE), sms=["SM86"]))
+
+
+@without_gpu
+def test_tools_that_are_missing_say_why():
+    tools = {tool.name: tool for tool in get_target("trt").probe()}
+    gpu = tools["a CUDA GPU"]
+    assert not gpu.found and not gpu.required and gpu.fix
+    assert gpu.purpose.startswith("measures latency; ")
+    assert not tools["cuda-bindings"].required
+    assert tools["tensorrt_rtx"].required and tools["tensorrt_rtx"].fix == adapter.FIX
+
+
+def test_a_gpu_is_found(monkeypatch):
+    monkeypatch.setattr(runner, "probe_gpu", lambda: Gpu("RTX 3060", "SM86"))
+    gpu = get_target("trt").probe()[-1]
+    assert gpu.found and (gpu.version, gpu.place) == ("SM86", "RTX 3060")
+
+
+@needs_tensorrt
+def test_a_build_holds_the_plan_its_tables_and_its_network(built):
+    assert built.shipped == built.folder / "engine.plan"
+    assert sorted(p.name for p in built.folder.iterdir()) == [
+        "engine.json", "engine.log", "engine.plan", "layers.json", "network.onnx", "precision.json",
+    ]  # fmt: skip
+    rows = json.loads((built.folder / "precision.json").read_text())["convolutions"]
+    assert [row["node"] for row in rows if row["kind"] == "dense"] == list(DENSE)
+    assert {(row["input"], row["weights"]) for row in rows} == {("Int8", "Int8")}
+
+
+@needs_tensorrt
+def test_the_detail_sums_the_table_up(built):
+    detail = built.detail
+    assert detail["int8_convolutions"]["dense"] == {"int8": len(DENSE), "quantized": len(DENSE)}
+    assert detail["sms"] == ["SM86"] and detail["build_seconds"] > 0
+    assert detail["bytes"]["plan"] == built.shipped.stat().st_size
+    by_type = detail["bytes"]["weights_by_datatype"]
+    assert detail["bytes"]["weights"] == sum(by_type.values())
+    json.dumps(detail)
+
+
+@needs_tensorrt
+def test_the_graph_agrees_without_and_with_optimization(built):
+    assert [a.name for a in built.agreements] == [
+        f"trt graph, optimization {level} / exported graph, {quantity}"
+        for level in ("off", "full")
+        for quantity in ("logits", "classes")
+    ]
+    assert all(a.passed and a.n_total > 0 for a in built.agreements)
+
+
+@needs_tensorrt
+@without_gpu
+def test_without_a_gpu_the_engines_graph_runs_on_the_cpu(built):
+    batch = images(3, SIZE)
+    logits = get_target("trt").run(built, batch)
+    model = small_network(SIZE)
+    assert logits.shape == (3, 3, SIZE, SIZE)
+    assert np.abs(logits - reference_logits(model, batch)).max() <= logit_step(model)
+    assert built.detail["runs_here"] == probe_gpu().why
+
+
+@needs_tensorrt
+def test_with_a_gpu_the_engine_runs(built, monkeypatch):
+    monkeypatch.setattr(runner, "probe_gpu", lambda: Gpu("RTX 3060", "SM86"))
+    monkeypatch.setattr(runner, "infer", lambda plan, batch: (plan, len(batch)))
+    assert get_target("trt").run(built, images(3, SIZE)) == (built.shipped, 3)
+    monkeypatch.setattr(runner, "probe_gpu", lambda: Gpu("H200", "SM90"))
+    assert get_target("trt").run(built, images(1, SIZE)).shape == (1, 3, SIZE, SIZE)
+
+
+@needs_tensorrt
+@without_gpu
+def test_figures(built):
+    figures = get_target("trt").measure(built, images(1, SIZE))
+    size, weights, latency = (figures[k] for k in ("size_mb", "weights_mb", "latency_ms"))
+    assert size == Measurement("size_mb", built.shipped.stat().st_size / 1e6, "MB", "measured")
+    assert weights.value == built.detail["bytes"]["weights"] / 1e6
+    assert 0 < weights.value < size.value
+    reason = probe_gpu()
+    assert latency == Unavailable("latency_ms", "a CUDA GPU", reason.why, reason.fix)
+
+
+@needs_tensorrt
+def test_a_timing_is_kept_with_the_build(built, monkeypatch):
+    timing = runner.Latency("RTX 3060", 1.5, 2.5, 700.0, 500, True)
+    monkeypatch.setattr(runner, "time_engine", lambda plan, batch, sms: timing)
+    figures = get_target("trt").measure(built, images(1, SIZE))
+    assert figures["latency_ms"] == Measurement("latency_ms", 1.5, "ms", "measured")
+    assert built.detail["latency"]["p99_ms"] == 2.5
+
+
+@needs_tensorrt
+def test_a_convolution_that_fell_back_to_float_stops_the_build(tmp_path, monkeypatch):
+    original = export.convolutions.prepare
+    monkeypatch.setattr(export.convolutions, "prepare", lambda model: original(model, kinds=()))
+    model = small_network(SIZE, scan=False)
+    with pytest.raises(Disagreement, match=r"not INT8 x INT8 in the engine: /decoder is Float"):
+        get_target("trt").build(request(tmp_path / "trt", model))
+
+
+@needs_tensorrt
+def test_another_graph_than_the_exported_one_is_caught(tmp_path, monkeypatch):
+    original = export.convolutions.prepare
+
+    def without_skip(model):
+        copy = original(model)
+        for tensor in copy.graph.initializer:
+            if tensor.name == "/scan.D":
+                array = numpy_helper.to_array(tensor)
+                tensor.CopyFrom(numpy_helper.from_array(0.9 * array, tensor.name))
+        return copy
+
+    monkeypatch.setattr(export.convolutions, "prepare", without_skip)
+    with pytest.raises(Disagreement, match="trt graph, optimization off / exported graph, logits"):
+        get_target("trt").build(request(tmp_path / "trt", small_network(SIZE)))
+    assert not (tmp_path / "trt" / "engine.plan").exists()
+
+
+@needs_tensorrt
+def test_bad_input(tmp_path, built):
+    with pytest.raises(
+        UserError, match="SM 42 is unknown to tensorrt_rtx; use one or more of SM75"
+    ):
+        get_target("trt").build(request(tmp_path / "trt", small_network(SIZE), sms=["42"]))
+    assert list((tmp_path / "trt").iterdir()) == []
+    gone = type(built)("trt", tmp_path, tmp_path / "engine.plan", ())
+    with pytest.raises(UserError, match=r"holds no engine: engine.plan is missing; build it again"):
+        get_target("trt").run(gone, images(1, SIZE))
+
+
+def test_without_the_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "find", lambda: None)
+    with pytest.raises(ToolNotFound, match=r"tensorrt-rtx is missing: .*lmaunet-deploy\[trt\]"):
+        get_target("trt").build(request(tmp_path / "trt", small_network(SIZE)))
+    assert get_target("trt").probe()[0].found is False

@@ -1,0 +1,177 @@
+"""Compare a target's form of a quantized network with the exported one, segment by segment.
+
+Two forms that are equal in exact arithmetic still differ a little: a float rounding moves a value
+that lies on the border between two codes, one value in a million. End to end that proves nothing:
+the scan carries a code that moved through the rest of the map, and each layer multiplies the
+number of codes that moved. So the graph is cut at every quantizer. Each segment, from quantizers
+to the next, is given the codes of the exported graph, and the codes that it puts out must be the
+exported graph's: none off by more than one, and next to none off at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.convolutions import Graph
+from export.reference import open_session
+from lmaunet.artifacts import Agreement, require_agreement
+from lmaunet.errors import Disagreement, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+LOGIT_TOLERANCE = 1e-3
+"""Of the logits, relative to their largest magnitude, from the same codes."""
+
+
+def activations(model: onnx.ModelProto) -> list[str]:
+    """Return the tensors that a DequantizeLinear makes of a quantizer's codes, not of weights."""
+    graph = Graph(model)
+    return [
+        node.output[0]
+        for node in graph.nodes
+        if node.op_type == "DequantizeLinear" and graph.constant(node.input[0]) is None
+    ]
+
+
+def exported_values(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the exported graph's logits and quantized tensors on one image, by name.
+
+    They are computed without graph optimization. ``image`` is ``(1, channels, H, W)``.
+    """
+    names = activations(model)
+    if not names:
+        raise UserError(
+            f"the graph {model.graph.name!r} has no quantizer; export the quantized network"
+        )
+    logits = model.graph.output[0].name
+    session = open_session(_with_outputs(model, names), optimize=False)
+    entry = session.get_inputs()[0].name
+    values = session.run([logits, *names], {entry: image})
+    return dict(zip([logits, *names], values, strict=True))
+
+
+def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    import onnx
+    from onnx import helper
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for name in names:
+        copy.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return copy
+
+
+def cut(
+    model: onnx.ModelProto, values: dict[str, np.ndarray]
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray], dict[str, str]]:
+    """Cut a form of the network at each quantizer of the exported graph.
+
+    Args:
+        model: the form; its quantized tensors have the exported graph's names.
+        values: from :func:`exported_values`.
+
+    Returns:
+        The model whose inputs are the image and each quantizer's codes, and whose outputs are the
+        logits and each quantizer's codes; the codes to feed, by input; and the output to compare
+        each of them with.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = Graph(result)
+    feeds: dict[str, np.ndarray] = {}
+    outputs: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op_type != "DequantizeLinear" or node.output[0] not in values:
+            continue
+        scale, zero = (graph.constant(name) for name in node.input[1:])
+        if scale is None or zero is None:
+            raise UserError(f"{node.name}: its scale or zero point is not constant; export again")
+        name, codes = f"{node.output[0]}/exported_codes", node.input[0]
+        limits = np.iinfo(zero.dtype)
+        exact = np.rint(values[node.output[0]] / scale) + zero
+        feeds[name] = np.clip(exact, limits.min, limits.max).astype(zero.dtype)
+        kind = helper.np_dtype_to_tensor_dtype(zero.dtype)
+        shape = list(feeds[name].shape)
+        result.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+        if codes not in outputs.values():
+            result.graph.output.append(helper.make_tensor_value_info(codes, kind, shape))
+        outputs[name] = codes
+        node.input[0] = name
+    missing = [name for name in activations(model) if name not in values]
+    lost = set(values) - {node.output[0] for node in graph.nodes} - {model.graph.output[0].name}
+    if lost:
+        raise Disagreement(
+            f"the form lacks {len(lost)} of the exported graph's quantized tensors, the first is "
+            f"{min(lost)!r} (it has {len(missing)} of its own); a form keeps their names"
+        )
+    return result, feeds, outputs
+
+
+def check_segments(
+    name: str,
+    form: onnx.ModelProto,
+    exported: onnx.ModelProto,
+    image: np.ndarray,
+    evidence: Path,
+    *,
+    share: float,
+    optimize: bool,
+    float_biases: bool = False,
+) -> tuple[Agreement, Agreement, Agreement]:
+    """Require each segment of a form to compute what the exported graph computes.
+
+    Args:
+        name: what the form is, for the messages.
+        form: the target's form of ``exported``.
+        image: one image ``(1, channels, H, W)``.
+        evidence: the folder in which tensors that disagree are saved.
+        share: the share of each quantizer's codes that may differ, by one.
+        optimize, float_biases: as in :func:`export.reference.open_session`.
+
+    Returns:
+        The agreement of all codes within one, of all codes exactly, and of the logits.
+
+    Raises:
+        Disagreement: naming the quantizer.
+    """
+    values = exported_values(exported, image)
+    model, feeds, outputs = cut(form, values)
+    logits = form.graph.output[0].name
+    session = open_session(model, optimize=optimize, float_biases=float_biases)
+    entry = form.graph.input[0].name
+    wanted = list(dict.fromkeys(outputs.values()))
+    got = dict(
+        zip([logits, *wanted], session.run([logits, *wanted], {entry: image, **feeds}), strict=True)
+    )
+    near, exact = [], []
+    for fed, codes in outputs.items():
+        pair, label = (got[codes], feeds[fed]), f"{name}, codes of {codes}"
+        near.append(require_agreement(label, *pair, 1, evidence=evidence))
+        allowed = max(1, int(share * feeds[fed].size))
+        exact.append(require_agreement(label, *pair, 0, evidence=evidence, allowed=allowed))
+    scale = float(abs(values[logits]).max())
+    last = require_agreement(
+        f"{name}, logits from the same codes", got[logits], values[logits],
+        LOGIT_TOLERANCE * scale, evidence=evidence,
+    )  # fmt: skip
+    return _sum(f"{name}, codes within one", near), _sum(f"{name}, codes", exact), last
+
+
+def _sum(name: str, parts: list[Agreement]) -> Agreement:
+    """Return one agreement for the codes of all quantizers, each of which agrees."""
+    return Agreement(
+        name,
+        max(part.max_abs for part in parts),
+        sum(part.n_differ for part in parts),
+        sum(part.n_total for part in parts),
+        parts[0].tolerance,
+        all(part.passed for part in parts),
+        sum(part.allowed for part in parts),
+    )

@@ -1,0 +1,119 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+sys.path.append(str(Path(__file__).parents[1] / "trt"))
+
+from qcdq_nets import DENSE, DEPTHWISE, Network, images, small_network
+
+from export.convolutions import prepare
+from export.cpu_form import unsigned_activations
+from export.lower import lower
+from export.reference import compare_classes, open_session
+from export.segments import activations, check_segments, cut, exported_values
+from lmaunet.errors import Disagreement, UserError
+
+IMAGE = images(1)
+
+
+def changed(model, name, change):
+    """Return a copy of a model with another value in one constant."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (tensor,) = [i for i in copy.graph.initializer if i.name == name]
+    array = change(numpy_helper.to_array(tensor))
+    tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+    return copy
+
+
+def check(form, folder, **options):
+    options = {"share": 0.0001, "optimize": False} | options
+    return check_segments("form", form, small_network(), IMAGE, folder, **options)
+
+
+@pytest.mark.parametrize("lowering", ["unrolled", "two_level"])
+@pytest.mark.parametrize("optimize", [False, True])
+def test_forms_of_equal_arithmetic_agree(tmp_path, lowering, optimize):
+    form = lower(unsigned_activations(prepare(small_network())), lowering)
+    near, exact, logits = check(form, tmp_path, optimize=optimize, float_biases=True)
+    values = exported_values(small_network(), IMAGE)
+    codes = sum(value.size for name, value in values.items() if name != "logits")
+    assert near.n_total == exact.n_total == codes
+    assert (near.n_differ, exact.n_differ, logits.n_differ) == (0, 0, 0)
+    assert logits.n_total == 3 * 32 * 32
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_quantizer_is_cut():
+    model = small_network()
+    values = exported_values(model, IMAGE)
+    names = activations(model)
+    assert len(names) == sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    form, feeds, outputs = cut(prepare(model), values)
+    assert len(feeds) == len(names)
+    assert {entry.name for entry in form.graph.input} == {"image", *feeds}
+    assert {entry.name for entry in form.graph.output} == {"logits", *outputs.values()}
+    assert all(codes.dtype == np.int8 for codes in feeds.values())
+
+
+def test_integer_kernels_survive_the_cuts(tmp_path):
+    """Otherwise the segments would not run what the whole network runs."""
+    form = lower(unsigned_activations(prepare(small_network())), "unrolled")
+    cut_form, _, _ = cut(form, exported_values(small_network(), IMAGE))
+    path = tmp_path / "optimized.onnx"
+    open_session(cut_form, optimize=True, save_optimized=path)
+    integer = sum(node.op_type == "QLinearConv" for node in onnx.load(path).graph.node)
+    assert integer == len(DENSE) + len(DEPTHWISE) - 1
+
+
+@pytest.mark.parametrize(
+    ("constant", "change", "message"),
+    [
+        ("/scan.D", lambda a: 0.9 * a, r"form, codes of .*: \d+ of 8192 elements differ by more"),
+        (
+            "/b.scale",
+            lambda a: 1.005 * a,
+            r"form, codes of .* of 4096 elements differ by more than 0",
+        ),
+        ("/stem.bias", lambda a: a + 0.1, r"form, codes of .* differ by more than 1"),
+        ("/head.bias", lambda a: a + 0.01, r"form, logits from the same codes: 3072 of 3072"),
+    ],
+)
+def test_a_small_error_in_one_segment_is_caught(tmp_path, constant, change, message):
+    form = changed(lower(prepare(small_network()), "unrolled"), constant, change)
+    with pytest.raises(Disagreement, match=message):
+        check(form, tmp_path)
+    assert [p.suffix for p in tmp_path.iterdir()] == [".npz"]
+
+
+def test_a_form_that_lost_a_quantizer_is_refused(tmp_path):
+    model = prepare(small_network())
+    node = next(n for n in model.graph.node if n.name.endswith("/DequantizeLinear"))
+    old, node.output[0] = node.output[0], "renamed"
+    for reader in model.graph.node:
+        reader.input[:] = ["renamed" if name == old else name for name in reader.input]
+    with pytest.raises(Disagreement, match=r"the form lacks 1 of the exported graph's quantized"):
+        check(lower(model, "unrolled"), tmp_path)
+
+
+def test_a_float_network_has_no_segments(tmp_path):
+    net = Network()
+    model = net.model(net.conv("/head", "image", 1, 3, quantized=False), 8, 3)
+    with pytest.raises(UserError, match="has no quantizer; export the quantized network"):
+        check_segments("form", model, model, IMAGE, tmp_path, share=0, optimize=False)
+
+
+def test_classes_may_differ_in_one_pixel_of_a_hundred(tmp_path):
+    logits = np.zeros((1, 3, 20, 10), np.float32)
+    other = logits.copy()
+    other[0, 1, 0, :2] = 1
+    assert compare_classes("form", other, logits, tmp_path).n_differ == 2
+    other[0, 1, 0, 2] = 1
+    with pytest.raises(Disagreement, match="form, classes: 3 of 200 elements differ"):
+        compare_classes("form", other, logits, tmp_path)
+    with pytest.raises(Disagreement, match="form, classes: 200 of 200 elements differ"):
+        compare_classes("form", np.full_like(logits, np.nan), logits, tmp_path)

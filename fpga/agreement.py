@@ -207,7 +207,10 @@ def check_nodes(
                 Agreement(
                     f"{kind} codes of {len(nodes)} hardware nodes, each fed with QONNX's codes",
                     float(max(n.max_abs for n in nodes)),
-                    sum(n.n_differ for n in nodes), sum(n.n_total for n in nodes), 0.0, True,
+                    sum(n.n_differ for n in nodes),
+                    sum(n.n_total for n in nodes),
+                    0.0,
+                    True,
                     sum(n.n_near_tie for n in nodes),
                 )  # fmt: skip
             )
@@ -254,7 +257,9 @@ def check_network(
     return [agreement, whole], figures
 
 
-def check_against_nodes(model: Any, executor: Executor, codes: np.ndarray, evidence: Path) -> Agreement:
+def check_against_nodes(
+    model: Any, executor: Executor, codes: np.ndarray, evidence: Path
+) -> Agreement:
     """Require the batch executor to give the integers of each node's own ``execute_node``.
 
     The nodes are those before SpecializeLayers, which renames operators and changes no integer:

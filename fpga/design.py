@@ -5,12 +5,13 @@ Every figure here is estimated.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fpga.boards import BOARDS, Board, larger_board
+from fpga.boards import Board, larger_board
 from fpga.executor import Executor
 from fpga.folding import FoldedNode, Neighbours, Unit, stream_bits, target_candidates, units_of
 from fpga.resources import Placed, Resources, fifo, place, total, width_converter
@@ -139,6 +140,9 @@ def size(
 ) -> Design:  # fmt: skip
     """Choose the folding: the fastest that fits the board, or the smallest within a latency.
 
+    Less parallelism does not always take less memory (a slower design lets more rows wait), so
+    foldings are tried and not only bisected.
+
     Args:
         sizing: the graph.
         board: the board.
@@ -151,42 +155,44 @@ def size(
     """
     candidates = target_candidates(*sizing.bounds)
 
-    def fits(target: int) -> bool:
-        return not sizing.design(target, board, clock_mhz).total.excess(board)
+    def design(index: int) -> Design:
+        return sizing.design(candidates[index], board, clock_mhz)
 
-    if target_ms is None:
-        found = _first(candidates, fits)
-        if found is None:
-            raise _too_small(sizing.design(candidates[-1], board, clock_mhz))
-        # resources do not fall steadily with the target: look a little further
-        faster = [t for t in candidates if t < found][-LOOK_FURTHER:]
-        return sizing.design(next(filter(fits, faster), found), board, clock_mhz)
-    slow = list(reversed(candidates))
-    found = _first(slow, lambda t: sizing.design(t, board, clock_mhz).latency_ms <= target_ms)
-    if found is None:
-        fastest = sizing.design(candidates[0], board, clock_mhz)
-        raise UserError(
-            f"target_ms={target_ms:g}: the fastest folding takes {fastest.latency_ms:.3g} ms at "
-            f"{clock_mhz:g} MHz (estimated); allow more time or choose a smaller network"
+    if target_ms is not None:
+        meeting = bisect.bisect_right(
+            range(len(candidates)), target_ms, key=lambda i: design(i).latency_ms
         )
-    design = sizing.design(found, board, clock_mhz)
-    if design.total.excess(board):
-        raise _too_small(design)
-    return design
+        if meeting == 0:
+            raise UserError(
+                f"target_ms={target_ms:g}: the fastest folding takes {design(0).latency_ms:.3g} ms "
+                f"at {clock_mhz:g} MHz (estimated); allow more time or choose a smaller network"
+            )
+        order = list(reversed(range(meeting)))
+    else:
+        enough = bisect.bisect_left(
+            range(len(candidates)), True, key=lambda i: not design(i).total.excess(board)
+        )
+        order = [*range(max(0, enough - LOOK_FURTHER), enough + 1), *range(enough + 1, 10**6)]
+        order = [index for index in order if index < len(candidates)]
+        if enough == len(candidates):
+            order = list(range(len(candidates)))
+    best: Design | None = None
+    for index in order:
+        tried = design(index)
+        if not tried.total.excess(board):
+            return tried
+        if best is None or _overload(tried) < _overload(best):
+            best = tried
+    assert best is not None
+    raise _too_small(best)
 
 
-def _first(candidates: Any, good: Any) -> int | None:
-    """Return the first candidate that is good, by bisection; the good ones come last."""
-    low, high = 0, len(candidates) - 1
-    if not good(candidates[high]):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if good(candidates[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return candidates[high]
+def _overload(design: Design) -> float:
+    """Return by what factor the scarcest resource exceeds its limit."""
+    limits = design.board.limits
+    return max(
+        getattr(design.total, name) / limits[name] for name in design.total.excess(design.board)
+    ) if all(limits[name] for name in design.total.excess(design.board)) else math.inf  # fmt: skip
 
 
 def _too_small(design: Design) -> UserError:
@@ -199,8 +205,8 @@ def _too_small(design: Design) -> UserError:
     larger = larger_board(board)
     advice = f"use --board {larger.name}, " if larger else ""
     return UserError(
-        f"the network does not fit board {board.name} even at {design.latency_ms:.3g} ms "
-        f"(estimated): {'; '.join(parts)}; {advice}or a smaller network"
+        f"the network does not fit board {board.name}: at {design.latency_ms:.3g} ms (estimated), "
+        f"where least is missing, it takes {'; '.join(parts)}; {advice}or a smaller network"
     )
 
 
@@ -226,15 +232,3 @@ def apply_folding(design: Design, model: Any) -> None:
                 f"{folded.cycles()}"
             )
         operator.set_nodeattr("cycles_estimate", expected)
-
-
-def boards_that_fit(sizing: Sizing, clock_mhz: float) -> dict[str, str]:
-    """Return for each board the fastest latency that fits, in words."""
-    result = {}
-    for board in BOARDS.values():
-        try:
-            design = size(sizing, board, clock_mhz)
-            result[board.name] = f"{design.latency_ms:.3g} ms"
-        except UserError as error:
-            result[board.name] = str(error)
-    return result

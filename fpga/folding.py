@@ -211,9 +211,7 @@ class Unit:
         """
         if self._board is not board:
             self._board = board
-            self._tried = [
-                (max(self._cycles(c)), self._cost(c, board), c) for c in self.choices()
-            ]
+            self._tried = [(max(self._cycles(c)), self._cost(c, board), c) for c in self.choices()]
         limit, luts = max(target, self.fastest), board.limits["lut"]
         legal = [entry for entry in self._tried if entry[0] <= limit]
         best = min(legal, key=lambda entry: entry[1] + between(self, entry[2]) / luts)

@@ -78,9 +78,9 @@ class Reference:
             if any(name in depends for name in node.input):
                 depends.update(node.output)
         kinds = ("Quant", "MaxPool", "Resize", "Concat", SCAN_OP)
-        wanted = {
-            n.output[0] for n in self._model.graph.node if n.op_type in kinds
-        } | set(self.scan_inputs())
+        wanted = {n.output[0] for n in self._model.graph.node if n.op_type in kinds} | set(
+            self.scan_inputs()
+        )
         return [name for name in made if name in depends and name in wanted]
 
     def run(self, images: np.ndarray, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:

@@ -1,10 +1,12 @@
 """When each node puts out each row: the latency of an image, and how deep the FIFOs must be.
 
 A model, not a simulation. Each stream is followed in rows of its map (the tokens of a row stay a
-row). A row is out when the node has worked through it at its own rate since the row before, and
-no sooner than a pixel's time after the last input row that it needs: a window of k rows waits for
-k - 1 further rows, a border needs none. The image enters at the rate of the slowest node. FIFOs are
-as deep as they need to be, so nothing stalls; back-pressure is not modelled.
+row), each with the time of its first and of its last pixel. A row begins a pixel's time after the
+last input row that it needs begins, once the row before is done; it ends when the node has worked
+through it at its own rate, and no sooner than a pixel's time after that input row ends. A window of
+k rows waits for k - 1 further rows, a border needs none. The image enters at the rate of the
+slowest node. FIFOs are as deep as they need to be for one image, so nothing stalls; back-pressure
+is not modelled.
 """
 
 from __future__ import annotations
@@ -43,30 +45,31 @@ def schedule(
     """
     interval = max(node.cycles() for node in nodes)
     height = shapes[source][1]
-    times = {source: [interval / height * (row + 1) for row in range(height)]}
-    starts = {source: 0.0}
+    ends = {source: [interval / height * (row + 1) for row in range(height)]}
+    begins = {source: [interval / height * row for row in range(height)]}
     waiting: dict[tuple[str, int], int] = {}
     for node in nodes:
-        streams = [(i, n) for i, n in enumerate(node.step.inputs) if n in times]
-        rows_in = len(times[streams[0][1]])
+        streams = [(i, n) for i, n in enumerate(node.step.inputs) if n in ends]
+        rows_in = len(ends[streams[0][1]])
         shape = shapes[node.name]
         rows = shape[1] if shape[1] > 1 else rows_in
         work = node.cycles() / rows
         pixel = work / (shape[1] * shape[2] / rows)
         needs = [_needed_row(node, row, rows_in) for row in range(rows)]
-        done: list[float] = []
-        for row, need in enumerate(needs):
-            arrived = max(times[n][need] for _, n in streams) if need >= 0 else 0.0
-            begun = done[-1] if done else max(
-                times[n][need - 1] if need > 0 else starts[n] for _, n in streams
-            )
-            done.append(max(begun + work, arrived + pixel if need >= 0 else 0.0))
+        begin: list[float] = []
+        end: list[float] = []
+        for need in needs:
+            free = end[-1] if end else 0.0
+            first = max(begins[n][need] for _, n in streams) if need >= 0 else 0.0
+            last = max(ends[n][need] for _, n in streams) if need >= 0 else 0.0
+            begin.append(max(first, free) + pixel)
+            end.append(max(begin[-1] + work - pixel, last + pixel if need >= 0 else 0.0))
         for name in node.step.outputs:
-            times[name], starts[name] = done, done[0] - work
+            begins[name], ends[name] = begin, end
         if node.op_type in JOINS:
             for place, name in streams:
-                waiting[node.name, place] = _rows_waiting(times[name], done, needs)
-    return Schedule(times[nodes[-1].name][-1], interval, waiting)
+                waiting[node.name, place] = _rows_waiting(ends[name], end, needs)
+    return Schedule(ends[nodes[-1].name][-1], interval, waiting)
 
 
 def _needed_row(node: FoldedNode, row: int, rows_in: int) -> int:
@@ -83,7 +86,9 @@ def _needed_row(node: FoldedNode, row: int, rows_in: int) -> int:
 
 def _rows_waiting(arrivals: list[float], done: list[float], needs: list[int]) -> int:
     """Return the most rows that have arrived and are not consumed yet."""
-    consumed = [done[min(bisect.bisect_left(needs, i), len(done) - 1)] for i in range(len(arrivals))]
+    consumed = [
+        done[min(bisect.bisect_left(needs, i), len(done) - 1)] for i in range(len(arrivals))
+    ]
     return max(
         row + 1 - bisect.bisect_right(consumed, arrival) for row, arrival in enumerate(arrivals)
     )

@@ -1,0 +1,264 @@
+"""``build --target fpga``, in named steps: from a QONNX file to a sized hardware graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fpga.agreement import (
+    check_against_nodes,
+    check_network,
+    check_nodes,
+    host_codes,
+    host_logits,
+)
+from fpga.assemble import assemble, specialize
+from fpga.boards import DEFAULT_BOARD, Board, named_board
+from fpga.design import DEFAULT_CLOCK_MHZ, NAMES, Design, Sizing, apply_folding, size
+from fpga.executor import Executor
+from fpga.lowering.walk import Host, Lowered, lower
+from fpga.reference import Reference
+from fpga.resources import SHELL_LUT, Placed
+from fpga.weights import write_image
+from lmaunet.artifacts import Agreement
+from lmaunet.errors import UserError
+from lmaunet.stage import write_json
+
+MAX_CHECK_IMAGES = 8
+OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
+HARDWARE, HOST, LAYERS, RESOURCES = "hardware.onnx", "host.json", "layers.json", "resources.json"
+AGREEMENTS = "agreements.json"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built: the agreements, and the figures for the report."""
+
+    agreements: tuple[Agreement, ...]
+    detail: dict[str, Any]
+
+
+def build(
+    qonnx: Path,
+    samples: np.ndarray,
+    folder: Path,
+    options: Mapping[str, Any],
+    progress: Callable[[str], None],
+) -> Built:
+    """Build the hardware graph of a QONNX network into a folder.
+
+    Args:
+        qonnx: the QONNX file; batch 1, the scan opaque.
+        samples: float32 ``(n, channels, H, W)`` images; the scans' states are calibrated on all of
+            them, the agreements checked on the first 8.
+        folder: an empty folder.
+        options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
+        progress: called with a line on what is being done.
+
+    Raises:
+        UserError: for a network that cannot be mapped or does not fit, or bad options.
+        Disagreement: where the hardware graph differs from the QONNX model.
+        ToolNotFound: without FINN+.
+    """
+    board, clock_mhz, target_ms = check_options(options)
+    if samples.ndim != 4 or not len(samples) or not np.isfinite(samples).all():
+        raise UserError(
+            f"samples of shape {samples.shape}; expected finite images (n, channels, H, W), n >= 1"
+        )
+    evidence = folder.parent / "evidence"
+    progress("running the QONNX model on the sample images")
+    reference = Reference(qonnx)
+    checked = samples[:MAX_CHECK_IMAGES]
+    seen = reference.run(checked, reference.activations())
+    calibration = _calibration(reference, samples, seen)
+    progress("lowering QONNX to integer hardware operators")
+    lowered = lower(qonnx, calibration)
+    model = assemble(lowered)
+    executor = Executor(model.model)
+    progress("comparing the hardware graph with the QONNX model, node by node")
+    codes = host_codes(lowered.host, checked)
+    own = check_against_nodes(model, executor, codes[:1], evidence)
+    nodes, by_kind = check_nodes(lowered, executor, reference, checked, seen, evidence)
+    progress("comparing the whole network")
+    logits = host_logits(lowered.host, executor.run(codes))
+    network, figures = check_network(lowered, logits, seen[reference.output], evidence)
+    progress(f"folding for {board.name} at {clock_mhz:g} MHz")
+    design = size(Sizing(executor, lowered.graph.shapes), board, clock_mhz, target_ms)
+    mapped = specialize(model, board)
+    apply_folding(design, mapped)
+    progress("writing the hardware graph, its weights and its figures")
+    mapped.save(str(folder / HARDWARE))
+    write_host(lowered.host, folder / HOST)
+    image = write_image(executor, lowered.graph.constant_types, folder)
+    layers = _layers(design, lowered, mapped)
+    write_json(folder / LAYERS, layers)
+    write_json(folder / RESOURCES, _resources(design))
+    agreements = (own, *by_kind, *network)
+    write_json(
+        folder / AGREEMENTS,
+        {
+            "summary": [a.to_json() for a in agreements],
+            "network": figures,
+            "nodes": [n.to_json() for n in nodes],
+        },
+    )
+    scans = [n.to_json() for n in nodes if n.kind == "scan"]
+    return Built(agreements, _detail(design, layers, image, figures, scans, mapped))
+
+
+def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:
+    """Return board, clock and latency target; raises :class:`UserError` for values that cannot be."""
+    board = named_board(str(options.get("board") or DEFAULT_BOARD))
+    clock_mhz = _positive(options.get("clock_mhz") or DEFAULT_CLOCK_MHZ, "clock_mhz")
+    if clock_mhz > 800:
+        raise UserError(
+            f"clock_mhz={clock_mhz:g}; these devices' DSPs end below 800, use 150 to 400"
+        )
+    target = options.get("target_ms")
+    return board, clock_mhz, None if target is None else _positive(target, "target_ms")
+
+
+def _positive(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}={value!r}; give a positive number") from error
+    if not np.isfinite(number) or number <= 0:
+        raise UserError(f"{name}={value}; give a positive number")
+    return number
+
+
+def _calibration(
+    reference: Reference, samples: np.ndarray, seen: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the scans' inputs on all samples; those of the first images are known already."""
+    wanted = reference.scan_inputs()
+    rest = samples[MAX_CHECK_IMAGES:]
+    if not len(rest) or not wanted:
+        return {name: seen[name] for name in wanted}
+    more = reference.run(rest, wanted)
+    return {name: np.concatenate([seen[name], more[name]]) for name in wanted}
+
+
+def write_host(host: Host, path: Path) -> None:
+    """Write what the host computes before and after the hardware as JSON."""
+    content = {
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in dataclasses.asdict(host).items()
+    }
+    note = (
+        "input: codes = clip(round half to even(image / input_scale), input_low, input_high), "
+        "streamed (1, H, W, channels); output: logits = accumulators * output_scale[class] + "
+        "output_bias[class]"
+    )
+    write_json(path, {"note": note, **content})
+
+
+def read_host(path: Path) -> Host:
+    """Return what :func:`write_host` wrote."""
+    import json
+
+    content = json.loads(path.read_text())
+    del content["note"]
+    for name in ("output_scale", "output_bias"):
+        content[name] = np.array(content[name])
+    for name in ("input_shape", "output_shape"):
+        content[name] = tuple(content[name])
+    return Host(**content)
+
+
+def _layers(design: Design, lowered: Lowered, mapped: Any) -> list[dict[str, Any]]:
+    """Return a row for each node: what it is, where it comes from, its folding and figures."""
+    names = {node.output[0]: node for node in mapped.graph.node}
+    rows = []
+    for folded in design.nodes:
+        node, placed = names[folded.name], design.placed[folded.name]
+        folding = {
+            key: folded.attributes[key]
+            for key in ("PE", "SIMD", "PD", "PN", "parallel_window")
+            if key in folded.attributes
+        }
+        rows.append(
+            {
+                "name": node.name,
+                "op": folded.op_type,
+                "backend": node.domain.rsplit(".", 1)[1],
+                "rtl_exists": folded.op_type not in OWN_OPERATORS,
+                "origin": lowered.graph.origins[folded.name],
+                "shape": list(lowered.graph.shapes[folded.name]),
+                "folding": folding,
+                "cycles": folded.cycles(),
+                **dataclasses.asdict(placed),
+                "provenance": "estimated",
+            }
+        )
+    return rows
+
+
+def _resources(design: Design) -> dict[str, Any]:
+    def of(placed: Placed) -> dict[str, float]:
+        return dataclasses.asdict(placed)
+
+    board, inside = design.board, {node.name for node in design.nodes}
+    return {
+        "provenance": "estimated",
+        "board": dataclasses.asdict(board),
+        "usable": board.limits,
+        "total": of(design.total),
+        "share_of_board": {
+            name: getattr(design.total, name) / getattr(board, name)
+            if getattr(board, name)
+            else 0.0
+            for name in NAMES
+        },
+        "shell_lut": SHELL_LUT,
+        "between_nodes": {n: of(p) for n, p in design.placed.items() if n not in inside},
+    }
+
+
+def _detail(
+    design: Design,
+    layers: list[dict[str, Any]],
+    image: Mapping[str, int],
+    figures: Mapping[str, float],
+    scans: list[dict[str, Any]],
+    mapped: Any,
+) -> dict[str, Any]:
+    """Return what the report shows of a build, in plain JSON."""
+    slowest = sorted(layers, key=lambda row: -row["cycles"])[:10]
+    own = sorted({row["op"] for row in layers if not row["rtl_exists"]})
+    backends = {b: sum(row["backend"] == b for row in layers) for b in ("rtl", "hls")}
+    return {
+        "board": design.board.name,
+        "part": design.board.part,
+        "clock_mhz": design.clock_mhz,
+        "clock_note": "the clock is an assumption; nothing was placed or timed",
+        "interval_cycles": design.schedule.interval,
+        "latency_cycles": round(design.schedule.latency),
+        "interval_ms": design.interval_ms,
+        "latency_ms": design.latency_ms,
+        "resources": dataclasses.asdict(design.total),
+        "resources_note": "estimated by fpga/resources.py, which gives each figure's source",
+        "usable": design.board.limits,
+        "nodes": len(layers),
+        "unmapped_nodes": sum(
+            node.domain.rsplit(".", 1)[-1] not in ("rtl", "hls") for node in mapped.graph.node
+        ),
+        "backends": backends,
+        "without_rtl": own,
+        "without_rtl_note": f"operators of our own whose RTL is not written: {', '.join(own)}",
+        "slowest_layers": slowest,
+        "scans": scans,
+        "network": dict(figures),
+        "image_bytes": image["image"],
+        "weights_bytes": image["weights"],
+        "size_note": (
+            "size_mb is weights.bin: all weights, multipliers, tables and scan constants at their "
+            "bit-widths, which is what the on-chip memories hold; a bitstream needs Vivado"
+        ),
+    }

@@ -1,0 +1,93 @@
+"""The FPGA target: a FINN+ hardware graph in integers, sized and estimated for a board."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lmaunet.artifacts import Build, Figure, Measurement, Unavailable
+from lmaunet.deploy.targets import BuildRequest, Target, Tool
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHIPPED = "weights.bin"
+RUN_BATCH = 4
+
+
+def probe() -> list[Tool]:
+    """Return FINN+, which the build needs, and Vivado, which a bitstream would need."""
+    from fpga.environment import FINN_FIX, VIVADO_FIX, finn_place, finn_version, vivado_place
+
+    return [
+        Tool("finn-plus", "maps the network to hardware operators", finn_version(), finn_place(),
+             FINN_FIX),
+        Tool("vivado", "synthesis, timing and a bitstream", "", vivado_place(), VIVADO_FIX,
+             required=False),
+    ]  # fmt: skip
+
+
+def build(request: BuildRequest) -> Build:
+    """Build the hardware graph into ``request.folder``; see :func:`fpga.build.build`."""
+    from fpga.build import build as build_hardware
+
+    built = build_hardware(
+        request.qonnx, request.samples, request.folder, request.options, request.progress
+    )
+    return Build("fpga", request.folder, request.folder / SHIPPED, built.agreements, built.detail)
+
+
+def run(build: Build, images: np.ndarray) -> np.ndarray:
+    """Execute the hardware graph's integers; the host quantizes before and dequantizes after."""
+    import numpy as np
+
+    from fpga.agreement import host_codes, host_logits
+    from fpga.build import HARDWARE, HOST, read_host
+    from fpga.executor import Executor
+    from fpga.lowering.walk import load
+    from lmaunet.errors import UserError
+
+    host = read_host(build.folder / HOST)
+    if images.ndim != 4 or images.shape[1:] != host.input_shape[1:]:
+        raise UserError(
+            f"images of shape {images.shape}; the hardware graph takes (n, "
+            f"{', '.join(map(str, host.input_shape[1:]))})"
+        )
+    executor = Executor(load(build.folder / HARDWARE))
+    return np.concatenate(
+        [
+            host_logits(host, executor.run(host_codes(host, images[i : i + RUN_BATCH])))
+            for i in range(0, len(images), RUN_BATCH)
+        ]
+    )
+
+
+def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
+    """Return the size of the memory image and the estimated latency of one image.
+
+    ``bitstream_mb`` is unavailable without Vivado. ``images`` is not used: nothing runs here.
+    """
+    from fpga.environment import VIVADO_FIX
+
+    size = (build.folder / SHIPPED).stat().st_size
+    return {
+        "size_mb": Measurement("size_mb", size / 1e6, "MB", "measured"),
+        "weights_mb": Measurement(
+            "weights_mb", build.detail["weights_bytes"] / 1e6, "MB", "measured"
+        ),
+        "latency_ms": Measurement("latency_ms", build.detail["latency_ms"], "ms", "estimated"),
+        "bitstream_mb": Unavailable(
+            "bitstream_mb", "vivado", "synthesis and implementation need Vivado, and operators of "
+            "our own have no RTL yet", VIVADO_FIX,
+        ),
+    }  # fmt: skip
+
+
+TARGET = Target(
+    name="fpga",
+    summary="FINN+ hardware graph in integers, sized for a board (estimates, no bitstream)",
+    probe=probe,
+    build=build,
+    run=run,
+    measure=measure,
+    arithmetic="the integers of the FPGA's hardware graph, executed on the CPU",
+)

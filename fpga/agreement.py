@@ -202,18 +202,13 @@ def check_nodes(
     summary = []
     for kind in ("rounded", "table", "exact"):
         nodes = [r for r in check.results if r.kind == kind]
-        if nodes:
-            summary.append(
-                Agreement(
-                    f"{kind} codes of {len(nodes)} hardware nodes, each fed with QONNX's codes",
-                    float(max(n.max_abs for n in nodes)),
-                    sum(n.n_differ for n in nodes),
-                    sum(n.n_total for n in nodes),
-                    0.0,
-                    True,
-                    sum(n.n_near_tie for n in nodes),
-                )  # fmt: skip
-            )
+        if not nodes:
+            continue
+        worst = float(max(n.max_abs for n in nodes))
+        differ, total = sum(n.n_differ for n in nodes), sum(n.n_total for n in nodes)
+        allowed = sum(n.n_near_tie for n in nodes)
+        name = f"{kind} codes of {len(nodes)} hardware nodes, each fed with QONNX's codes"
+        summary.append(Agreement(name, worst, differ, total, 0.0, True, allowed))
     return check.results, summary
 
 

@@ -30,6 +30,7 @@ from lmaunet.errors import UserError
 from lmaunet.stage import write_json
 
 MAX_CHECK_IMAGES = 8
+NO_RTL = "no RTL yet"
 OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
 HARDWARE, HOST, LAYERS, RESOURCES = "hardware.onnx", "host.json", "layers.json", "resources.json"
 AGREEMENTS = "agreements.json"
@@ -112,7 +113,7 @@ def build(
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:
-    """Return board, clock and latency target; raises :class:`UserError` for values that cannot be."""
+    """Return board, clock and latency target; raises :class:`UserError` for bad values."""
     board = named_board(str(options.get("board") or DEFAULT_BOARD))
     clock_mhz = _positive(options.get("clock_mhz") or DEFAULT_CLOCK_MHZ, "clock_mhz")
     if clock_mhz > 800:
@@ -188,7 +189,7 @@ def _layers(design: Design, lowered: Lowered, mapped: Any) -> list[dict[str, Any
                 "name": node.name,
                 "op": folded.op_type,
                 "backend": node.domain.rsplit(".", 1)[1],
-                "rtl_exists": folded.op_type not in OWN_OPERATORS,
+                "hardware": _hardware(folded.op_type, node.domain),
                 "origin": lowered.graph.origins[folded.name],
                 "shape": list(lowered.graph.shapes[folded.name]),
                 "folding": folding,
@@ -198,6 +199,12 @@ def _layers(design: Design, lowered: Lowered, mapped: Any) -> list[dict[str, Any
             }
         )
     return rows
+
+
+def _hardware(op_type: str, domain: str) -> str:
+    if op_type in OWN_OPERATORS:
+        return NO_RTL
+    return "RTL of FINN+" if domain.endswith(".rtl") else "HLS of FINN+, needs Vitis"
 
 
 def _resources(design: Design) -> dict[str, Any]:
@@ -231,7 +238,7 @@ def _detail(
 ) -> dict[str, Any]:
     """Return what the report shows of a build, in plain JSON."""
     slowest = sorted(layers, key=lambda row: -row["cycles"])[:10]
-    own = sorted({row["op"] for row in layers if not row["rtl_exists"]})
+    own = sorted({row["op"] for row in layers if row["hardware"] == NO_RTL})
     backends = {b: sum(row["backend"] == b for row in layers) for b in ("rtl", "hls")}
     return {
         "board": design.board.name,

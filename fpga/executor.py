@@ -109,7 +109,7 @@ def _window(a: Mapping[str, Any], inputs: list[np.ndarray]) -> np.ndarray:
     kernel, strides = a["ConvKernelDim"], a["Stride"]
     views = np.lib.stride_tricks.sliding_window_view(inputs[0], tuple(kernel), axis=(1, 2))
     views = views[:, :: strides[0], :: strides[1]]  # (n, OH, OW, C, kh, kw)
-    n, height, width, channels = views.shape[:4]
+    n, height, width = views.shape[:3]
     return views.transpose(0, 1, 2, 4, 5, 3).reshape(n, height, width, -1)
 
 

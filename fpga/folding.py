@@ -68,9 +68,9 @@ def _window_cycles(a: Attributes) -> int:
     if (a["parallel_window"] and kernel_h * kernel_w > 1) or kernel_h * kernel_w == 1:
         return height * width * folds + 2
     if height == 1 or width == 1:
-        length, out, kernel, stride = (
-            (width, out_w, kernel_w, stride_w) if height == 1 else (height, out_h, kernel_h, stride_h)
-        )  # fmt: skip
+        along_width = (width, out_w, kernel_w, stride_w)
+        along_height = (height, out_h, kernel_h, stride_h)
+        length, out, kernel, stride = along_width if height == 1 else along_height
         if not a["depthwise"]:
             return out * kernel * folds + 2
         produced = out * kernel * folds + (folds - 1) * kernel
@@ -121,7 +121,7 @@ class FoldedNode:
     def __post_init__(self) -> None:
         if self.attributes:
             return
-        decoded = {
+        decoded: Attributes = {
             key: value.decode() if isinstance(value, bytes) else value
             for key, value in self.step.attributes.items()
         }
@@ -267,7 +267,8 @@ class Neighbours:
 def units_of(nodes: list[FoldedNode]) -> list[Unit]:
     """Group the nodes: each depthwise window with the one node that it feeds."""
     producers = {name: node for node in nodes for name in node.step.outputs}
-    units, taken = [], set()
+    units: list[list[FoldedNode]] = []
+    taken: set[str] = set()
     for node in nodes:
         if node.op_type in ("VVAU", "Pool"):
             window = producers.get(node.step.inputs[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from fpga.arithmetic import Rescaling
 from fpga.environment import DOMAIN
 from fpga.lowering.values import Codes, Value, map_layout
 from lmaunet.errors import UserError
+
+V = TypeVar("V", bound=Value)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class HardwareGraph:
             )  # fmt: skip
         return self._reshaped[key]
 
-    def as_map(self, value: Value, user: str) -> Value:
+    def as_map(self, value: V, user: str) -> V:
         """Return the value as a map ``(1, C, H, W)`` whose stream is ``(1, H, W, C)``.
 
         Raises:
@@ -133,7 +135,7 @@ class HardwareGraph:
             "pixel with the channels innermost; a hardware node would have to reorder it"
         )
 
-    def as_tokens(self, value: Value, user: str) -> Value:
+    def as_tokens(self, value: V, user: str) -> V:
         """Return the value ``(1, L, C)`` with stream ``(1, 1, L, C)``; raises where it is not."""
         if len(value.shape) == 3 and value.shape[0] == 1:
             _, length, channels = value.shape

@@ -91,7 +91,6 @@ def convolution(
             f"{user}: its input {value.origin} is not quantized; give it an activation quantizer"
         )
     mapped = graph.as_map(codes, user)
-    assert isinstance(mapped, Codes)
     out_channels, in_channels, *kernel_list = weights.codes.shape
     kernel = (kernel_list[0], kernel_list[1])
     group = attributes.get("group", 1)

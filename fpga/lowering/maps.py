@@ -22,7 +22,6 @@ def require_codes(graph: HardwareGraph, value: Value, what: str) -> Codes:
             f"quantizer before this {what}"
         )
     mapped = graph.as_map(value, graph.current)
-    assert isinstance(mapped, Codes)
     return mapped
 
 

@@ -344,7 +344,6 @@ def _host(walk: _Walk, name: str, output: Any, shape: tuple[int, ...]) -> Host:
             "end the network with a convolution without an output quantizer"
         )
     output = walk.graph.as_map(output, f"output {name}")
-    assert isinstance(output, Accumulators)
     codes = walk.quantized_input
     return Host(
         walk.input_name, codes.tensor, shape, codes.scale, codes.low, codes.high, codes.dtype,

@@ -1,4 +1,4 @@
-"""SelectiveScan: the recurrence of Mamba as one streaming operator, a state set per channel on chip.
+"""SelectiveScan: Mamba's recurrence as one streaming operator, the states on chip.
 
 The arithmetic is :class:`lmaunet.scan.integer.IntegerScan`, which this node calls; the operator
 adds the streams, the folding, the cycles and the resources.

@@ -65,6 +65,7 @@ def _finish(path: Path, function: bool) -> None:
     model = onnx.load(path)
     fold_pads(model)
     clip_weights(model)
+    fold_state_matrices(model)
     if function:
         model = attach(model)
     model = onnx.shape_inference.infer_shapes(model) if not function else model
@@ -133,7 +134,9 @@ def _evaluate(
         node = producers.get(current)
         if node is None:
             return None
-        nodes.insert(0, node)
+        # an ancestor that is met again moves in front of all that use it
+        nodes = [node, *(n for n in nodes if n is not node)]
+        seen -= set(node.input)
         pending.extend(node.input)
     used = {i for node in nodes for i in node.input if i in constants}
     graph = onnx.helper.make_graph(
@@ -167,6 +170,26 @@ def clip_weights(model: onnx.ModelProto) -> int:
         clipped += 1
     _remove_unused(graph)
     return clipped
+
+
+def fold_state_matrices(model: onnx.ModelProto) -> int:
+    """Make the scan's A, which is -exp(A_log), a constant of the graph; return how many."""
+    graph = model.graph
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    producers = {o: n for n in graph.node for o in n.output}
+    folded = 0
+    for node in graph.node:
+        if node.op_type != "SelectiveScan" or node.input[2] in constants:
+            continue
+        value = _evaluate(node.input[2], producers, constants)
+        if value is None:
+            continue
+        name = f"{node.name}_A"
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+        node.input[2] = name
+        folded += 1
+    _remove_unused(graph)
+    return folded
 
 
 def _constant(

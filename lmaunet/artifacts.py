@@ -7,6 +7,7 @@ the pipeline and a failed one stops it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,7 +131,7 @@ def require_agreement(
     bad = np.argwhere(~(difference <= tolerance))
     first = tuple(int(i) for i in bad[0]) if len(bad) else ()
     evidence.mkdir(parents=True, exist_ok=True)
-    saved = evidence / f"{name.replace(' ', '_').replace('/', '_')}.npz"
+    saved = evidence / (re.sub(r"[^A-Za-z0-9.]+", "_", name) + ".npz")
     np.savez_compressed(saved, got=got, expected=expected)
     detail = f"first at index {first}: got {got[first]}, expected {expected[first]}" if first else ""
     raise Disagreement(

@@ -36,3 +36,13 @@ def calibrate(model: nn.Module, images: np.ndarray, batch: int = 8) -> None:
         for start in range(0, len(images), batch):
             model(torch.from_numpy(images[start : start + batch]).to(device))
     model.eval()
+
+
+def fix_scales(model: nn.Module) -> None:
+    """Make every activation scale a parameter now, instead of a statistic still to be collected.
+
+    A network that is to be loaded needs it: Brevitas keeps the scale out of its state until then.
+    """
+    for module in model.modules():
+        if hasattr(module, "init_scale"):
+            module.init_scale()

@@ -20,7 +20,7 @@ from lmaunet.stage import write_json
 from lmaunet.train.loop import Progress, Schedule, fit
 from lmaunet.train.metrics import Scores, predict_logits, score
 from lmaunet.train.processes import Processes
-from quant.calibration import calibrate
+from quant.calibration import calibrate, fix_scales
 from quant.network import QuantLMaUNet, count_weight_bits
 
 CALIBRATION_IMAGES = 32
@@ -81,8 +81,8 @@ def quantize(
     history = {}
     for start, name, network in ((0.05, "QAT", quantized), (0.55, "control", model)):
         history[name] = fit(
-            network, data.train, settings.schedule, seed=seed, folder=folder, name=name,
-            processes=processes, progress=_part(progress, start, 0.45),
+            network, data.train, settings.schedule, classes=model.spec.classes, seed=seed,
+            folder=folder, name=name, processes=processes, progress=_part(progress, start, 0.45),
         )  # fmt: skip
     if processes.first:
         scores["qat"] = evaluate(quantized, data)
@@ -120,6 +120,7 @@ def load_quantized(path: Path) -> QuantLMaUNet:
     if loaded.kind != "quantized":
         raise UserError(f"{path} is a {loaded.kind} checkpoint; run qat on it first")
     model = QuantLMaUNet(LMaUNet(loaded.spec), loaded.notes.get("bits", {}))
+    fix_scales(model)
     load_state(model, loaded.state, path)
     return model.eval()
 

@@ -106,8 +106,8 @@ def train(
     spec_name: Annotated[str, typer.Option("--spec", help="base, edge or demo.")] = "demo",
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     run: RunOption = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training slices.")] = 80,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-3,
+    epochs: Annotated[int, typer.Option(help="Passes over the training slices.")] = 75,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = 8,
     classes: Annotated[Optional[int], typer.Option(help="Classes with background.")] = None,  # noqa: UP045
     channels: Annotated[Optional[int], typer.Option(help="Image channels.")] = None,  # noqa: UP045

@@ -15,7 +15,7 @@ from lmaunet.spec import NetSpec, named_spec
 
 Shown = tuple[Any, list[str]]
 
-DEMO_TRAIN_EPOCHS, DEMO_TRAIN_RATE = 80, 4e-3
+DEMO_TRAIN_EPOCHS, DEMO_TRAIN_RATE = 75, 3e-3
 QAT_EPOCHS, QAT_RATE = 12, 5e-4
 
 

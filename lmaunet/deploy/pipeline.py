@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.stage import Stage, read_manifest, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lmaunet.data.dataset import Dataset
     from lmaunet.spec import NetSpec
     from lmaunet.train.loop import Progress, Schedule
     from quant.qat import QatSettings
 
-CHECK_IMAGES = 4
-"""Images on which an exported graph is compared with torch."""
+SAMPLES = 4
+"""Training images that go along with an export, to compare its forms and calibrate targets."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def train(
         torch.manual_seed(seed)
         model = LMaUNet(spec)
         history = fit(
-            model, data.train, schedule, seed=seed, folder=folder, processes=processes,
-            progress=progress,
+            model, data.train, schedule, classes=spec.classes, seed=seed, folder=folder,
+            processes=processes, progress=progress,
         )  # fmt: skip
         if processes.first:
             scores = evaluate(model, data)
@@ -143,7 +143,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     """Export the quantized network into ``RUN/export`` and check it against torch.
 
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
-    ``samples.npz`` (held-out images and torch's logits of them) and ``export.json``.
+    ``samples.npz`` (training images and torch's logits of them) and ``export.json``.
     """
     from export.agreement import check_exports
     from lmaunet.net.checkpoint import load_checkpoint, restore
@@ -160,7 +160,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
 
         path = folder / "control.pt"
         control = restore(load_checkpoint(path), path)
-        images = source.load(quantized.spec).val.images[:CHECK_IMAGES]
+        images = samples_of(source.load(quantized.spec))
         write_graphs(out, control, quantized, images, progress)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
         agreements = check_exports(
@@ -171,11 +171,16 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     return run_stage(stage, work, first=True)
 
 
+def samples_of(data: Dataset) -> np.ndarray:
+    """Return the training images with the most foreground; held-out images stay held out."""
+    foreground = (data.train.labels > 0).sum((1, 2))
+    return data.train.images[np.sort(np.argsort(-foreground, kind="stable")[:SAMPLES])]
+
+
 def write_graphs(
     out: Path, control: Any, quantized: Any, images: np.ndarray, progress: Progress
 ) -> None:
     """Write the three ONNX files and the samples into a folder."""
-    import numpy as np
     import torch
 
     from export.network import export_float32, export_qcdq, export_qonnx
@@ -197,8 +202,6 @@ def build(
     run: Path, target_name: str, options: Mapping[str, Any], progress: Callable[[str], None]
 ) -> Outcome:
     """Build one target into ``RUN/build/TARGET``; the target writes, ``build.json`` describes."""
-    import numpy as np
-
     from lmaunet.deploy.targets import BuildRequest, get_target
 
     target = get_target(target_name)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ Progress = Callable[[float, str], None]
 
 WARMUP_FRACTION = 0.1
 CLIP_NORM = 2.0
+RAREST = 1e5
 SMOOTHING = 0.9
 
 
@@ -53,10 +55,21 @@ class Schedule:
         return asdict(self)
 
 
-class DiceCrossEntropy(nn.Module):
-    """Dice over the foreground classes plus cross-entropy over all, by MONAI."""
+def class_weights(labels: np.ndarray, classes: int) -> Tensor:
+    """Return a cross-entropy weight for each class: the inverse root of its share of the pixels.
 
-    def __init__(self) -> None:
+    Without it a class of a few dozen pixels is never predicted. The mean weight is 1; a class
+    that does not occur is weighted like one pixel in :data:`RAREST`.
+    """
+    share = np.bincount(labels.ravel(), minlength=classes)[:classes] / labels.size
+    weights = 1 / np.sqrt(np.maximum(share, 1 / RAREST))
+    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
+
+
+class DiceCrossEntropy(nn.Module):
+    """Dice over the foreground classes plus weighted cross-entropy over all."""
+
+    def __init__(self, weights: Tensor) -> None:
         super().__init__()
         from monai.losses import DiceLoss
 
@@ -64,7 +77,7 @@ class DiceCrossEntropy(nn.Module):
             include_background=False, to_onehot_y=True, softmax=True, batch=True,
             smooth_nr=1.0, smooth_dr=1.0,
         )  # fmt: skip
-        self.cross_entropy = nn.CrossEntropyLoss()
+        self.cross_entropy = nn.CrossEntropyLoss(weight=weights)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of logits ``(B, classes, H, W)`` against labels ``(B, H, W)``."""
@@ -87,6 +100,7 @@ def fit(
     data: SliceSet,
     schedule: Schedule,
     *,
+    classes: int,
     seed: int,
     folder: Path | None,
     processes: Processes,
@@ -102,6 +116,7 @@ def fit(
         model: maps images to logits.
         data: the training slices.
         schedule: epochs, rate and batch.
+        classes: how many the network tells apart, background included.
         seed: of order and augmentation.
         folder: for checkpoints; None keeps none.
         processes: this process among those that train together.
@@ -113,7 +128,7 @@ def fit(
     """
     processes.wait()
     wrapped = processes.wrap(model)
-    loss_of = DiceCrossEntropy()
+    loss_of = DiceCrossEntropy(class_weights(data.labels, classes)).to(processes.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,9 +73,13 @@ def score(
     both = [one_hot(x, count) for x in (prediction, label)]
     present = (both[0].sum((2, 3)) > 0) & (both[1].sum((2, 3)) > 0)
     known = np.isfinite(np.asarray(spacing_mm, float)[-2:]).all()
-    distances = compute_hausdorff_distance(
-        *both, include_background=False, percentile=95, spacing=list(spacing_mm)[-2:] if known else None
-    )
+    with warnings.catch_warnings():
+        # MONAI warns of each slice without a class; those are left out below
+        warnings.simplefilter("ignore")
+        distances = compute_hausdorff_distance(
+            *both, include_background=False, percentile=95,
+            spacing=list(spacing_mm)[-2:] if known else None,
+        )  # fmt: skip
     distances = distances[present[:, 1:] & torch.isfinite(distances)]
     hd95 = float(distances.mean()) if known and len(distances) else float("nan")
     return Scores(float(np.mean(list(per_class.values()))), per_class, hd95)

@@ -63,7 +63,8 @@ def accumulator_bound(
 ) -> Real:
     """Return the largest possible ``|integer - real|`` of each accumulator.
 
-    It holds where nothing but the exponent and the output saturates.
+    It holds where nothing but the exponent and the output saturates, the constants and the points
+    of the table included: mantissa and decay must hold 1, as those of ``formats_for`` do.
 
     Args:
         scan: the integer scan.

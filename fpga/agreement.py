@@ -27,7 +27,7 @@ import numpy as np
 
 from fpga.arithmetic import rescaling_error
 from fpga.executor import Executor
-from fpga.lowering.builder import HardwareGraph, Mapping
+from fpga.lowering.builder import Mapping
 from fpga.lowering.walk import Host, Lowered
 from fpga.reference import Reference
 from lmaunet.artifacts import Agreement, compare, require_agreement
@@ -87,129 +87,152 @@ def host_logits(host: Host, accumulators: np.ndarray) -> np.ndarray:
     return logits.transpose(0, 3, 1, 2).astype(np.float32)
 
 
-class NodeCheck:
-    """Compares every mapped tensor while the executor runs, and feeds the QONNX codes on."""
+@dataclass
+class _Count:
+    """What was seen of one tensor so far; powers are sums of squares, in codes."""
 
-    def __init__(
-        self, graph: HardwareGraph, expected: dict[str, np.ndarray],
-        scan_outputs: dict[str, np.ndarray], evidence: Path,
-    ) -> None:  # fmt: skip
-        self.graph, self.expected, self.evidence = graph, expected, evidence
-        self.scan_outputs = scan_outputs
+    max_abs: int = 0
+    n_differ: int = 0
+    n_near_tie: int = 0
+    n_total: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+    ideal_noise: float = 0.0
+
+
+class NodeCheck:
+    """Compares every mapped tensor while the executor runs, and feeds the QONNX codes on.
+
+    Args:
+        lowered: the hardware graph with its mappings.
+        reference: the QONNX model.
+        evidence: the folder for tensors that disagree.
+    """
+
+    def __init__(self, lowered: Lowered, reference: Reference, evidence: Path) -> None:
+        graph = lowered.graph
+        self.host, self.evidence = lowered.host, evidence
+        self.scan_outputs = reference.unquantized_scan_outputs()
         self.mappings = {m.tensor: m for m in graph.mappings}
         self.sources = {m.rounding.source for m in graph.mappings if m.rounding is not None}
         self.accumulators: dict[str, np.ndarray] = {}
-        self.results: list[NodeAgreement] = []
+        self.counts = {m.tensor: _Count() for m in graph.mappings}
 
-    def observe(self, tensor: str, values: np.ndarray) -> np.ndarray | None:
-        """Compare a tensor that was just computed; return what goes on in its place."""
+    def add(self, executor: Executor, image: np.ndarray, seen: dict[str, np.ndarray]) -> None:
+        """Check all nodes on one image ``(1, channels, H, W)``.
+
+        Args:
+            executor: runs the hardware graph.
+            image: float32.
+            seen: every tensor of the QONNX model on this image.
+
+        Raises:
+            Disagreement: where a tensor differs by more than its derivation allows.
+        """
+        executor.run(host_codes(self.host, image), lambda t, v: self._observe(t, v, seen))
+
+    def _observe(
+        self, tensor: str, values: np.ndarray, seen: dict[str, np.ndarray]
+    ) -> np.ndarray | None:
         if tensor in self.sources:
             self.accumulators[tensor] = values
         mapping = self.mappings.get(tensor)
         if mapping is None:
             return None
-        want = to_stream(self.expected[mapping.origin], mapping, values.shape)
+        want = to_stream(seen[mapping.origin], mapping, values.shape)
         near = self._near_ties(mapping, want)
-        name = f"hardware node for {mapping.origin}"
         got = values.astype(np.int64)
         if mapping.kind == "scan":
-            self.results.append(self._scan(mapping, got, want))
-            return want
-        require_agreement(name, got, want, 1, evidence=self.evidence)
-        require_agreement(
-            f"{name} away from a tie", np.where(near, want, got), want, 0, evidence=self.evidence
-        )
-        self.results.append(self._result(mapping, got, want, int(near.sum())))
+            # a scan's real output is (n, L, channels), which is the order of its stream
+            real = seen[self.scan_outputs[mapping.origin]].reshape(want.shape) / mapping.scale
+            self._add_scan(mapping, got, want, real)
+        else:
+            name = f"hardware node for {mapping.origin}"
+            require_agreement(name, got, want, 1, evidence=self.evidence)
+            away = np.where(near, want, got)
+            require_agreement(f"{name} away from a tie", away, want, 0, evidence=self.evidence)
+        difference = np.abs(got - want)
+        count = self.counts[tensor]
+        count.max_abs = max(count.max_abs, int(difference.max()))
+        count.n_differ += int((difference > 0).sum())
+        count.n_near_tie += int(near.sum())
+        count.n_total += got.size
         return want
 
     def _near_ties(self, mapping: Mapping, want: np.ndarray) -> np.ndarray:
+        """Return where the exact value is so close to a half that either code is right."""
         if mapping.rounding is not None:
             rounding = mapping.rounding
             x = self.accumulators.pop(rounding.source)
             real = x * rounding.ratio + rounding.bias
-            error = rescaling_error(x, rounding.rescaling, rounding.ratio)
-            return self._near(real, error + rounding.reference_error)
+            error = rescaling_error(x, rounding.rescaling, rounding.ratio, rounding.bias)
+            return _near_half(real, error + rounding.reference_error)
         if mapping.table_values is not None:
             # which entries are near a tie says which codes of the output may differ
             entries = mapping.table_values
-            near = self._near(entries, TABLE_ERROR * (1 + np.abs(entries)))
+            near = _near_half(entries, TABLE_ERROR * (1 + np.abs(entries)))
             codes = np.unique(np.concatenate([np.floor(entries[near]), np.ceil(entries[near])]))
             return np.isin(want, codes)
         return np.zeros(want.shape, bool)
 
-    @staticmethod
-    def _near(real: np.ndarray, error: np.ndarray) -> np.ndarray:
-        return np.abs(real - np.floor(real) - 0.5) <= error
-
-    @staticmethod
-    def _result(
-        mapping: Mapping, got: np.ndarray, want: np.ndarray, near: int
-    ) -> NodeAgreement:  # fmt: skip
-        difference = np.abs(got - want)
-        return NodeAgreement(
-            mapping.tensor, mapping.origin, mapping.kind, int(difference.max()),
-            int((difference > 0).sum()), near, got.size,
-        )  # fmt: skip
-
-    def _scan(self, mapping: Mapping, got: np.ndarray, want: np.ndarray) -> NodeAgreement:
-        # a scan's real output is (n, L, channels), which is the order of its stream
-        real = self.scan_outputs[mapping.origin].reshape(want.shape) / mapping.scale
+    def _add_scan(
+        self, mapping: Mapping, got: np.ndarray, want: np.ndarray, real: np.ndarray
+    ) -> None:
         clipped = np.clip(real, -128.0, 127.0)
-        power = float((real**2).mean())
-        noise, ideal = float(((got - clipped) ** 2).mean()), float(((want - clipped) ** 2).mean())
-        if noise > NOISE_RATIO * ideal:
-            raise Disagreement(
-                f"scan {mapping.origin}: its integers have {_db(power, noise):.1f} dB of signal to "
-                f"noise, the real scan rounded to 8 bits {_db(power, ideal):.1f} dB; at most "
-                f"{10 * math.log10(NOISE_RATIO):.1f} dB may be lost"
-            )
-        difference = np.abs(got - want)
-        return NodeAgreement(
-            mapping.tensor, mapping.origin, "scan", int(difference.max()),
-            int((difference > 0).sum()), got.size, got.size,
-            sqnr_db=_db(power, noise), ideal_sqnr_db=_db(power, ideal),
-        )  # fmt: skip
+        count = self.counts[mapping.tensor]
+        count.signal += float((real**2).sum())
+        count.noise += float(((got - clipped) ** 2).sum())
+        count.ideal_noise += float(((want - clipped) ** 2).sum())
+
+    def results(self) -> list[NodeAgreement]:
+        """Return one entry for each tensor of codes, over all images that were added.
+
+        Raises:
+            Disagreement: where a scan adds more noise than :data:`NOISE_RATIO` allows.
+        """
+        found = []
+        for mapping in self.mappings.values():
+            count = self.counts[mapping.tensor]
+            is_scan = mapping.kind == "scan"
+            ratio = _db(count.signal, count.noise)
+            ideal = _db(count.signal, count.ideal_noise)
+            if is_scan and count.noise > NOISE_RATIO * count.ideal_noise:
+                raise Disagreement(
+                    f"scan {mapping.origin}: its integers have {ratio:.1f} dB of signal to noise, "
+                    f"the real scan rounded to 8 bits {ideal:.1f} dB; at most "
+                    f"{10 * math.log10(NOISE_RATIO):.1f} dB may be lost"
+                )
+            found.append(
+                NodeAgreement(
+                    mapping.tensor, mapping.origin, mapping.kind, count.max_abs, count.n_differ,
+                    count.n_near_tie, count.n_total,
+                    ratio if is_scan else None, ideal if is_scan else None,
+                )
+            )  # fmt: skip
+        return found
+
+
+def _near_half(real: np.ndarray, error: np.ndarray) -> np.ndarray:
+    return np.abs(real - np.floor(real) - 0.5) <= error
 
 
 def _db(power: float, noise: float) -> float:
     return 10 * math.log10(power / noise) if power and noise else math.inf
 
 
-def check_nodes(
-    lowered: Lowered, executor: Executor, reference: Reference, images: np.ndarray,
-    seen: dict[str, np.ndarray], evidence: Path,
-) -> tuple[list[NodeAgreement], list[Agreement]]:  # fmt: skip
-    """Compare every node with the QONNX model, each fed with the QONNX model's own codes.
-
-    Args:
-        lowered: the hardware graph with its mappings.
-        executor: runs it.
-        reference: the QONNX model.
-        images: float32 ``(n, channels, H, W)``.
-        seen: every tensor of the QONNX model on these images.
-        evidence: the folder for tensors that disagree.
-
-    Returns:
-        one entry for each tensor of codes, and their summary by kind.
-
-    Raises:
-        Disagreement: where a tensor differs by more than its derivation allows.
-    """
-    pending = reference.unquantized_scan_outputs()
-    scan_outputs = {name: seen[source] for name, source in pending.items()}
-    check = NodeCheck(lowered.graph, seen, scan_outputs, evidence)
-    executor.run(host_codes(lowered.host, images), check.observe)
+def summarize(nodes: list[NodeAgreement]) -> list[Agreement]:
+    """Return the agreements of all nodes by kind; the scans are judged by their noise instead."""
     summary = []
     for kind in ("rounded", "table", "exact"):
-        nodes = [r for r in check.results if r.kind == kind]
-        if not nodes:
+        chosen = [n for n in nodes if n.kind == kind]
+        if not chosen:
             continue
-        worst = float(max(n.max_abs for n in nodes))
-        differ, total = sum(n.n_differ for n in nodes), sum(n.n_total for n in nodes)
-        allowed = sum(n.n_near_tie for n in nodes)
-        name = f"{kind} codes of {len(nodes)} hardware nodes, each fed with QONNX's codes"
+        worst = float(max(n.max_abs for n in chosen))
+        differ, total = sum(n.n_differ for n in chosen), sum(n.n_total for n in chosen)
+        allowed = sum(n.n_near_tie for n in chosen)
+        name = f"{kind} codes of {len(chosen)} hardware nodes, each fed with QONNX's codes"
         summary.append(Agreement(name, worst, differ, total, 0.0, True, allowed))
-    return check.results, summary
+    return summary
 
 
 def check_network(

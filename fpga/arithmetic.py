@@ -33,8 +33,8 @@ class Rescaling:
 
     @property
     def is_shift(self) -> bool:
-        """Whether no channel needs a multiplication."""
-        return bool((self.multiplier == 1).all())
+        """Whether every multiplier is a power of two, so that none is needed."""
+        return bool((self.multiplier & (self.multiplier - 1) == 0).all())
 
 
 def requantize(
@@ -62,9 +62,8 @@ def fixed_point(
     """Return the fixed-point form of ``x * ratio + bias`` for ``|x| <= largest_input``.
 
     A multiplier has 17 bits, and fewer where the sum would not fit 48. Its rounding and the
-    offset's move an unclipped result by at most ``(|x| + 1) * 2^-(shift + 1)``, which is
-    :func:`rescaling_error`. A ratio that is a power of two in every channel is a plain shift
-    without an error in the ratio.
+    offset's move an unclipped result by at most ``(|x| + 1) * 2^-(shift + 1)``; by how much
+    exactly says :func:`rescaling_error`. A ratio that is a power of two has no error.
 
     Args:
         name: the tensor, for messages.
@@ -87,11 +86,7 @@ def fixed_point(
     # Beyond this bias the result is clipped whatever x is; the clamp bounds the sum's width.
     reach = largest_input * ratio + span + 1
     bias = np.clip(bias, -reach, reach)
-    mantissa, exponent = np.frexp(ratio)
-    if (mantissa == 0.5).all() and (exponent <= 0).all():
-        shift = np.maximum(1 - exponent, 1).astype(np.int64)
-        if (exponent == 1 - shift).all() and (shift <= MAX_SHIFT).all():
-            return Rescaling(np.ones_like(shift), _offset(bias, shift), shift)
+    exponent = np.frexp(ratio)[1]
     room = (SUM_BITS - 2) - np.ceil(np.log2(2 * reach)).astype(np.int64)
     shift = np.minimum(np.minimum(MULTIPLIER_BITS - exponent, MAX_SHIFT), room).astype(np.int64)
     shift = np.maximum(shift, 1)
@@ -105,14 +100,18 @@ def _offset(bias: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return np.floor(bias * np.exp2(shift) + 0.5).astype(np.int64) + half
 
 
-def rescaling_error(x: np.ndarray, rescaling: Rescaling, ratio: np.ndarray) -> np.ndarray:
-    """Return a bound of how far the fixed-point result is from the real one before rounding.
+def rescaling_error(
+    x: np.ndarray, rescaling: Rescaling, ratio: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
+    """Return how far the fixed-point result can be from ``x * ratio + bias`` before rounding.
 
-    The multiplier's own error times ``|x|``, and half a unit of the offset's last place.
+    That is the multiplier's error times ``|x|``, and the offset's error. It does not hold for a
+    bias that was clamped, where the result is clipped in any case.
     """
-    exact = np.asarray(ratio, np.float64) * np.exp2(rescaling.shift.astype(np.float64))
-    slope = np.abs(exact - rescaling.multiplier) / np.exp2(rescaling.shift.astype(np.float64))
-    return np.abs(x) * slope + np.exp2(-(rescaling.shift.astype(np.float64) + 1))
+    unit = np.exp2(-rescaling.shift.astype(np.float64))
+    slope = np.abs(rescaling.multiplier * unit - ratio)
+    half = np.int64(1) << (rescaling.shift - 1)
+    return np.abs(x) * slope + np.abs((rescaling.offset - half) * unit - bias)
 
 
 def look_up(x: np.ndarray, table: np.ndarray, low: int) -> np.ndarray:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from fpga.agreement import (
+    NodeCheck,
     check_against_nodes,
     check_network,
-    check_nodes,
     host_codes,
     host_logits,
+    summarize,
 )
 from fpga.assemble import assemble, specialize
 from fpga.boards import DEFAULT_BOARD, Board, named_board
@@ -29,7 +30,7 @@ from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
 
-MAX_CHECK_IMAGES = 8
+MAX_CHECK_IMAGES = 4
 NO_RTL = "no RTL yet"
 OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
 HARDWARE, HOST, LAYERS, RESOURCES = "hardware.onnx", "host.json", "layers.json", "resources.json"
@@ -56,7 +57,7 @@ def build(
     Args:
         qonnx: the QONNX file; batch 1, the scan opaque.
         samples: float32 ``(n, channels, H, W)`` images; the scans' states are calibrated on all of
-            them, the agreements checked on the first 8.
+            them, the agreements checked on the first 4.
         folder: an empty folder.
         options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
         progress: called with a line on what is being done.
@@ -74,20 +75,25 @@ def build(
     evidence = folder.parent / "evidence"
     progress("running the QONNX model on the sample images")
     reference = Reference(qonnx)
-    checked = samples[:MAX_CHECK_IMAGES]
-    seen = reference.run(checked, reference.activations())
-    calibration = _calibration(reference, samples, seen)
+    calibration = reference.run(samples, reference.scan_inputs())
     progress("lowering QONNX to integer hardware operators")
     lowered = lower(qonnx, calibration)
     model = assemble(lowered)
     executor = Executor(model.model)
-    progress("comparing the hardware graph with the QONNX model, node by node")
+    checked = samples[:MAX_CHECK_IMAGES]
     codes = host_codes(lowered.host, checked)
+    progress("comparing the batch executor with each operator's own execution")
     own = check_against_nodes(model, executor, codes[:1], evidence)
-    nodes, by_kind = check_nodes(lowered, executor, reference, checked, seen, evidence)
-    progress("comparing the whole network")
+    check = NodeCheck(lowered, reference, evidence)
+    for i in range(len(checked)):
+        progress(f"comparing every node with the QONNX model: image {i + 1} of {len(checked)}")
+        image = checked[i : i + 1]
+        check.add(executor, image, reference.run(image, reference.activations()))
+    nodes = check.results()
+    progress("comparing the whole network with the QONNX model")
     logits = host_logits(lowered.host, executor.run(codes))
-    network, figures = check_network(lowered, logits, seen[reference.output], evidence)
+    expected = calibration[reference.output][:MAX_CHECK_IMAGES]
+    network, figures = check_network(lowered, logits, expected, evidence)
     progress(f"folding for {board.name} at {clock_mhz:g} MHz")
     design = size(Sizing(executor, lowered.graph.shapes), board, clock_mhz, target_ms)
     mapped = specialize(model, board)
@@ -95,11 +101,11 @@ def build(
     progress("writing the hardware graph, its weights and its figures")
     mapped.save(str(folder / HARDWARE))
     write_host(lowered.host, folder / HOST)
-    image = write_image(executor, lowered.graph.constant_types, folder)
+    written = write_image(executor, lowered.graph.constant_types, folder)
     layers = _layers(design, lowered, mapped)
     write_json(folder / LAYERS, layers)
     write_json(folder / RESOURCES, _resources(design))
-    agreements = (own, *by_kind, *network)
+    agreements = (own, *summarize(nodes), *network)
     write_json(
         folder / AGREEMENTS,
         {
@@ -109,7 +115,7 @@ def build(
         },
     )
     scans = [n.to_json() for n in nodes if n.kind == "scan"]
-    return Built(agreements, _detail(design, layers, image, figures, scans, mapped))
+    return Built(agreements, _detail(design, layers, written, figures, scans, mapped))
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:
@@ -132,18 +138,6 @@ def _positive(value: Any, name: str) -> float:
     if not np.isfinite(number) or number <= 0:
         raise UserError(f"{name}={value}; give a positive number")
     return number
-
-
-def _calibration(
-    reference: Reference, samples: np.ndarray, seen: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Return the scans' inputs on all samples; those of the first images are known already."""
-    wanted = reference.scan_inputs()
-    rest = samples[MAX_CHECK_IMAGES:]
-    if not len(rest) or not wanted:
-        return {name: seen[name] for name in wanted}
-    more = reference.run(rest, wanted)
-    return {name: np.concatenate([seen[name], more[name]]) for name in wanted}
 
 
 def write_host(host: Host, path: Path) -> None:

@@ -211,7 +211,7 @@ def _too_small(design: Design) -> UserError:
 
 
 def apply_folding(design: Design, model: Any) -> None:
-    """Write the folding into the nodes of the mapped graph.
+    """Write the folding and the kinds of memories into the nodes of the mapped graph.
 
     Raises:
         Disagreement: where FINN+'s own cycle count of a node is another one than ours.
@@ -224,6 +224,8 @@ def apply_folding(design: Design, model: Any) -> None:
         for name in ("PE", "SIMD", "PD", "PN", "parallel_window"):
             if name in folded.attributes:
                 operator.set_nodeattr(name, int(folded.attributes[name]))
+        if "ram_style" in operator.get_nodeattr_types():
+            _place_memory(operator, design.placed[folded.name])
         operator.verify_node()
         expected = int(operator.get_exp_cycles())
         if expected != folded.cycles():
@@ -232,3 +234,12 @@ def apply_folding(design: Design, model: Any) -> None:
                 f"{folded.cycles()}"
             )
         operator.set_nodeattr("cycles_estimate", expected)
+
+
+def _place_memory(operator: Any, placed: Placed) -> None:
+    """Tell FINN+ which kind of memory the estimate put a node's buffer or weights into."""
+    style = "ultra" if placed.uram else "block" if placed.bram36 else "distributed"
+    operator.set_nodeattr("ram_style", style)
+    if style == "ultra" and "runtime_writeable_weights" in operator.get_nodeattr_types():
+        # UltraRAM starts empty: the host writes the weights before the first image
+        operator.set_nodeattr("runtime_writeable_weights", 1)

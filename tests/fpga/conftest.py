@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import qonnx_nets
+
+from fpga.executor import Executor
+from fpga.lowering.walk import Lowered, lower
+from fpga.reference import Reference
+
+
+@dataclass(frozen=True)
+class Case:
+    """A lowered network and all that its checks need."""
+
+    path: Path
+    images: np.ndarray
+    reference: Reference
+    seen: dict[str, np.ndarray]
+    lowered: Lowered
+    model: Any
+    executor: Executor
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Case:
+    """A network with every mapped pattern, lowered and assembled once."""
+    from fpga.assemble import assemble
+
+    path, images = qonnx_nets.whole(tmp_path_factory.mktemp("qonnx") / "whole.onnx")
+    reference = Reference(path)
+    seen = reference.run(images, reference.activations())
+    lowered = lower(path, seen)
+    model = assemble(lowered)
+    return Case(path, images, reference, seen, lowered, model, Executor(model.model))

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from fpga.boards import BOARDS
+from fpga.resources import Memory, Placed, Resources, estimate, macs_per_dsp, place
+from lmaunet.errors import UserError
+
+MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "macs"), [(8, 8, 2), (4, 8, 3), (3, 8, 3), (4, 4, 4)]
+)
+def test_macs_per_dsp_are_those_of_the_rtl(weights, activations, macs):
+    assert macs_per_dsp(weights, activations) == macs
+
+
+def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
+    found = estimate("MVAU_rtl", MVAU)
+    assert found.dsp == 4 // 2 * 9
+    assert found.lut > 0
+    assert found.memories[0].bits == 576 * 64 * 8
+
+
+def test_the_scan_follows_the_measured_core():
+    scan = {"NumChannels": 64, "States": 16, "StateBits": 18, "ABits": 12, "DeltaBits": 16,
+            "DBits": 16}  # fmt: skip
+    # measured: 4 lanes 22 DSP, 16 lanes 82, 64 lanes 328 (5 a lane, 2 a channel)
+    for pd, pn, dsp in ((1, 4, 22), (1, 16, 82), (4, 16, 328)):
+        assert estimate("SelectiveScan", scan | {"PD": pd, "PN": pn}).dsp == dsp
+
+
+def test_an_operator_without_an_estimate_is_refused():
+    with pytest.raises(UserError, match="no resource estimate for Crop_rtl; known are: Conv"):
+        estimate("Crop_rtl", {})
+
+
+def test_memories_count_in_the_best_shape():
+    assert Memory("m", 36, 512).bram18 == 1
+    assert Memory("m", 8, 4096).bram18 == 2
+    assert Memory("m", 72, 4096).uram == 1
+    assert Memory("m", 8, 9 * 4096).uram == 1  # nine narrow words beside each other
+    assert Memory("m", 8, 9 * 4096 + 9).uram == 2
+
+
+def test_small_memories_go_to_luts_and_large_ones_to_ultraram():
+    nodes = {
+        "small": Resources(0, 0, (Memory("m", 8, 32),)),
+        "large": Resources(0, 0, (Memory("fifo", 72, 4096),)),
+        "constants": Resources(0, 0, (Memory("weights", 72, 4096, initialised=True),)),
+    }
+    placed = place(nodes, BOARDS["ZCU104"])
+    assert placed["small"] == Placed(5, 0, 0, 0)
+    assert placed["large"] == Placed(0, 0, 0, 1)
+    assert placed["constants"] == Placed(0, 0, 8.0, 0)
+    assert place(nodes, BOARDS["ZCU102"])["large"] == Placed(0, 0, 8.0, 0)
+
+
+def test_constants_move_to_ultraram_when_block_ram_is_full():
+    weights = Memory("weights", 72, 4096, initialised=True)
+    nodes = {f"n{i}": Resources(0, 0, (weights,)) for i in range(60)}
+    placed = place(nodes, BOARDS["KV260"])
+    assert sum(p.bram36 for p in placed.values()) <= 0.9 * 144
+    assert sum(p.uram for p in placed.values()) == 60 - 16
+
+
+def test_excess_names_what_is_too_much():
+    excess = Placed(200_000, 10, 0, 0).excess(BOARDS["ZCU104"])
+    assert list(excess) == ["lut"]
+    assert excess["lut"] == pytest.approx(200_000 - 0.7 * 230_400)

@@ -8,8 +8,9 @@ Node by node, each fed with the QONNX model's own codes:
   close to a half: there, by 1 at most.
 - *table*: the same, with one exact value for each entry.
 - *exact* (pooling, upsampling, concatenation): equal.
-- *scan*: the integer scan may add no more noise to the real output than the quantization of the
-  output to 8 bits adds by itself, so the noise power may at most double.
+- *scan*: each code lies within half a code and the derived bound of the real output
+  (:mod:`fpga.scan_agreement`); and the integers may add no more noise to the real output than its
+  quantization to 8 bits adds by itself, so the noise power may at most double.
 
 The whole network: errors pass through every later rounding, so logits are compared by their
 signal-to-noise ratio, and classes wherever the QONNX model's two best logits are further apart
@@ -29,7 +30,7 @@ from fpga.arithmetic import rescaling_error
 from fpga.executor import Executor
 from fpga.lowering.builder import Mapping
 from fpga.lowering.walk import Host, Lowered
-from fpga.reference import Reference
+from fpga.scan_agreement import ScanCheck
 from lmaunet.artifacts import Agreement, compare, require_agreement
 from lmaunet.errors import Disagreement
 
@@ -44,9 +45,10 @@ MARGIN_DEVIATIONS = 6.0
 class NodeAgreement:
     """How one tensor of codes compares when its node is fed with the QONNX model's codes.
 
-    ``n_differ`` of ``n_total`` codes differ, all of them among the ``n_near_tie`` that may.
-    ``sqnr_db`` is given for scans: the codes against the real output, and ``ideal_sqnr_db`` the
-    QONNX model's codes against it.
+    ``n_differ`` of ``n_total`` codes differ, all of them among the ``n_near_tie`` that may. For a
+    scan also: ``sqnr_db``, the codes against the real output; ``ideal_sqnr_db``, the QONNX model's
+    codes against it; ``bound_codes``, the largest derived error before rounding; ``saturated``, how
+    many of its numbers left their format (then the bound does not hold for that image).
     """
 
     tensor: str
@@ -58,6 +60,8 @@ class NodeAgreement:
     n_total: int
     sqnr_db: float | None = None
     ideal_sqnr_db: float | None = None
+    bound_codes: float | None = None
+    saturated: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that apply."""
@@ -89,15 +93,12 @@ def host_logits(host: Host, accumulators: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Count:
-    """What was seen of one tensor so far; powers are sums of squares, in codes."""
+    """What was seen of one tensor so far."""
 
     max_abs: int = 0
     n_differ: int = 0
     n_near_tie: int = 0
     n_total: int = 0
-    signal: float = 0.0
-    noise: float = 0.0
-    ideal_noise: float = 0.0
 
 
 class NodeCheck:
@@ -105,52 +106,57 @@ class NodeCheck:
 
     Args:
         lowered: the hardware graph with its mappings.
-        reference: the QONNX model.
+        executor: runs it.
         evidence: the folder for tensors that disagree.
     """
 
-    def __init__(self, lowered: Lowered, reference: Reference, evidence: Path) -> None:
+    def __init__(self, lowered: Lowered, executor: Executor, evidence: Path) -> None:
         graph = lowered.graph
-        self.host, self.evidence = lowered.host, evidence
-        self.scan_outputs = reference.unquantized_scan_outputs()
+        self.host, self.executor, self.evidence = lowered.host, executor, evidence
+        self.scans = {
+            step.outputs[0]: ScanCheck(step, executor)
+            for step in executor.steps
+            if step.op_type == "SelectiveScan"
+        }
         self.mappings = {m.tensor: m for m in graph.mappings}
         self.sources = {m.rounding.source for m in graph.mappings if m.rounding is not None}
         self.accumulators: dict[str, np.ndarray] = {}
         self.counts = {m.tensor: _Count() for m in graph.mappings}
 
-    def add(self, executor: Executor, image: np.ndarray, seen: dict[str, np.ndarray]) -> None:
+    def add(self, image: np.ndarray, seen: dict[str, np.ndarray]) -> None:
         """Check all nodes on one image ``(1, channels, H, W)``.
 
         Args:
-            executor: runs the hardware graph.
             image: float32.
             seen: every tensor of the QONNX model on this image.
 
         Raises:
             Disagreement: where a tensor differs by more than its derivation allows.
         """
-        executor.run(host_codes(self.host, image), lambda t, v: self._observe(t, v, seen))
+        self.executor.run(host_codes(self.host, image), lambda t, v: self._observe(t, v, seen))
 
     def _observe(
         self, tensor: str, values: np.ndarray, seen: dict[str, np.ndarray]
     ) -> np.ndarray | None:
         if tensor in self.sources:
             self.accumulators[tensor] = values
+        for scan in self.scans.values():
+            scan.note(tensor, values)
         mapping = self.mappings.get(tensor)
         if mapping is None:
             return None
         want = to_stream(seen[mapping.origin], mapping, values.shape)
-        near = self._near_ties(mapping, want)
         got = values.astype(np.int64)
+        name = f"hardware node for {mapping.origin}"
         if mapping.kind == "scan":
-            # a scan's real output is (n, L, channels), which is the order of its stream
-            real = seen[self.scan_outputs[mapping.origin]].reshape(want.shape) / mapping.scale
-            self._add_scan(mapping, got, want, real)
+            near = self.scans[tensor].add(name, got, want, self.evidence)
         else:
-            name = f"hardware node for {mapping.origin}"
+            near = self._near_ties(mapping, want)
             require_agreement(name, got, want, 1, evidence=self.evidence)
-            away = np.where(near, want, got)
-            require_agreement(f"{name} away from a tie", away, want, 0, evidence=self.evidence)
+        away = np.where(near, want, got)
+        require_agreement(f"{name} away from a tie", away, want, 0, evidence=self.evidence)
+        for scan in self.scans.values():
+            scan.note(tensor, want)
         difference = np.abs(got - want)
         count = self.counts[tensor]
         count.max_abs = max(count.max_abs, int(difference.max()))
@@ -175,15 +181,6 @@ class NodeCheck:
             return np.isin(want, codes)
         return np.zeros(want.shape, bool)
 
-    def _add_scan(
-        self, mapping: Mapping, got: np.ndarray, want: np.ndarray, real: np.ndarray
-    ) -> None:
-        clipped = np.clip(real, -128.0, 127.0)
-        count = self.counts[mapping.tensor]
-        count.signal += float((real**2).sum())
-        count.noise += float(((got - clipped) ** 2).sum())
-        count.ideal_noise += float(((want - clipped) ** 2).sum())
-
     def results(self) -> list[NodeAgreement]:
         """Return one entry for each tensor of codes, over all images that were added.
 
@@ -193,23 +190,29 @@ class NodeCheck:
         found = []
         for mapping in self.mappings.values():
             count = self.counts[mapping.tensor]
-            is_scan = mapping.kind == "scan"
-            ratio = _db(count.signal, count.noise)
-            ideal = _db(count.signal, count.ideal_noise)
-            if is_scan and count.noise > NOISE_RATIO * count.ideal_noise:
-                raise Disagreement(
-                    f"scan {mapping.origin}: its integers have {ratio:.1f} dB of signal to noise, "
-                    f"the real scan rounded to 8 bits {ideal:.1f} dB; at most "
-                    f"{10 * math.log10(NOISE_RATIO):.1f} dB may be lost"
-                )
+            scan = self.scans.get(mapping.tensor)
+            figures = {} if scan is None else self._scan_figures(mapping, scan)
             found.append(
                 NodeAgreement(
                     mapping.tensor, mapping.origin, mapping.kind, count.max_abs, count.n_differ,
-                    count.n_near_tie, count.n_total,
-                    ratio if is_scan else None, ideal if is_scan else None,
+                    count.n_near_tie, count.n_total, **figures,
                 )
             )  # fmt: skip
         return found
+
+    @staticmethod
+    def _scan_figures(mapping: Mapping, scan: ScanCheck) -> dict[str, Any]:
+        ratio, ideal = _db(scan.signal, scan.noise), _db(scan.signal, scan.ideal_noise)
+        if scan.noise > NOISE_RATIO * scan.ideal_noise:
+            raise Disagreement(
+                f"scan {mapping.origin}: its integers have {ratio:.1f} dB of signal to noise, "
+                f"the real scan rounded to 8 bits {ideal:.1f} dB; at most "
+                f"{10 * math.log10(NOISE_RATIO):.1f} dB may be lost"
+            )
+        return {
+            "sqnr_db": ratio, "ideal_sqnr_db": ideal, "bound_codes": scan.largest_bound,
+            "saturated": scan.saturated,
+        }  # fmt: skip
 
 
 def _near_half(real: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -221,9 +224,9 @@ def _db(power: float, noise: float) -> float:
 
 
 def summarize(nodes: list[NodeAgreement]) -> list[Agreement]:
-    """Return the agreements of all nodes by kind; the scans are judged by their noise instead."""
+    """Return the agreements of all nodes by kind."""
     summary = []
-    for kind in ("rounded", "table", "exact"):
+    for kind in ("rounded", "table", "exact", "scan"):
         chosen = [n for n in nodes if n.kind == kind]
         if not chosen:
             continue

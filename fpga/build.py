@@ -84,11 +84,11 @@ def build(
     codes = host_codes(lowered.host, checked)
     progress("comparing the batch executor with each operator's own execution")
     own = check_against_nodes(model, executor, codes[:1], evidence)
-    check = NodeCheck(lowered, reference, evidence)
+    check = NodeCheck(lowered, executor, evidence)
     for i in range(len(checked)):
         progress(f"comparing every node with the QONNX model: image {i + 1} of {len(checked)}")
         image = checked[i : i + 1]
-        check.add(executor, image, reference.run(image, reference.activations()))
+        check.add(image, reference.run(image, reference.activations()))
     nodes = check.results()
     progress("comparing the whole network with the QONNX model")
     logits = host_logits(lowered.host, executor.run(codes))

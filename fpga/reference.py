@@ -52,24 +52,6 @@ class Reference:
         """Return the tensors x, dt and B of every scan, whose ranges a calibration needs."""
         return [node.input[i] for node in self.scans for i in (0, 1, 3)]
 
-    def scan_outputs(self) -> list[str]:
-        """Return the real outputs of every scan, before they are quantized."""
-        return [node.output[0] for node in self.scans]
-
-    def unquantized_scan_outputs(self) -> dict[str, str]:
-        """Return for each quantized tensor that comes from a scan the scan's real output."""
-        found = {}
-        sources = {node.output[0]: node.output[0] for node in self.scans}
-        for node in self._model.graph.node:
-            source = sources.get(node.input[0]) if node.input else None
-            if source is None:
-                continue
-            if node.op_type == "Quant":
-                found[node.output[0]] = source
-            elif node.op_type in ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"):
-                sources[node.output[0]] = source
-        return found
-
     def activations(self) -> list[str]:
         """Return every tensor that the checks of a hardware graph need."""
         made = [o for n in self._model.graph.node for o in n.output]

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lmaunet.artifacts import Measurement, Unavailable
+from lmaunet.deploy.targets import BuildRequest, get_target
+from lmaunet.errors import UserError
+
+torch = pytest.importorskip("torch")
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A small LMa-UNet with random weights, quantized and exported; its images and logits."""
+    from export.network import export_qonnx
+    from lmaunet.net.network import LMaUNet
+    from lmaunet.spec import NetSpec
+    from quant.calibration import calibrate
+    from quant.network import QuantLMaUNet
+
+    torch.manual_seed(0)
+    spec = NetSpec(
+        "tiny", (4, 4, 8, 8, 8), classes=3, states=4, kernels=(7, 5, 3, 3), input_size=(SIZE, SIZE)
+    )
+    images = torch.randn(4, 1, SIZE, SIZE)
+    model = LMaUNet(spec).train()
+    with torch.no_grad():
+        model(images)
+    quantized = QuantLMaUNet(model.eval())
+    calibrate(quantized, images.numpy())
+    path = tmp_path_factory.mktemp("export") / "network.qonnx.onnx"
+    export_qonnx(quantized, images[:1], path)
+    with torch.no_grad():
+        logits = quantized(images).numpy()
+    return path, images.numpy(), logits
+
+
+def request(folder, path, images, lines=None, **options) -> BuildRequest:
+    note = (lines if lines is not None else []).append
+    return BuildRequest(folder, path.with_name("no.qcdq.onnx"), path, images, options, note)
+
+
+@pytest.fixture(scope="module")
+def built(exported, tmp_path_factory):
+    path, images, _ = exported
+    folder = tmp_path_factory.mktemp("run") / "fpga"
+    folder.mkdir()
+    lines: list[str] = []
+    return get_target("fpga").build(request(folder, path, images, lines)), lines
+
+
+def test_every_node_of_the_hardware_graph_is_mapped(built):
+    import onnx
+
+    build, lines = built
+    nodes = onnx.load(build.folder / "hardware.onnx").graph.node
+    domain = "finn.custom_op.fpgadataflow."
+    assert {n.domain for n in nodes} == {domain + "rtl", domain + "hls"}
+    assert build.detail["unmapped_nodes"] == 0
+    assert build.detail["nodes"] == len(nodes)
+    assert sum(n.op_type == "SelectiveScan_rtl" for n in nodes) == 4
+    assert len(lines) >= 6
+
+
+def test_the_build_is_complete(built):
+    build, _ = built
+    assert {p.name for p in build.folder.iterdir()} == {
+        "hardware.onnx", "host.json", "layers.json", "resources.json", "agreements.json",
+        "weights.bin", "weights.json",
+    }  # fmt: skip
+    assert build.shipped.exists()
+    json.dumps(build.detail)
+
+
+def test_it_agrees_with_the_qonnx_model(built):
+    build, _ = built
+    assert len(build.agreements) == 7
+    assert all(a.passed and a.n_total > 0 for a in build.agreements)
+    scans = build.detail["scans"]
+    assert len(scans) == 4
+    assert all(s["sqnr_db"] > s["ideal_sqnr_db"] - 3 for s in scans)
+
+
+def test_layers_say_what_they_are_and_where_they_come_from(built):
+    build, _ = built
+    layers = json.loads((build.folder / "layers.json").read_text())
+    assert len(layers) == build.detail["nodes"]
+    for row in layers:
+        assert row["provenance"] == "estimated"
+        assert row["cycles"] > 0
+        assert row["origin"]
+        own = row["op"] in ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
+        assert (row["hardware"] == "no RTL yet") == own
+    assert max(row["cycles"] for row in layers) == build.detail["interval_cycles"]
+    assert build.detail["slowest_layers"][0]["cycles"] == build.detail["interval_cycles"]
+    resources = json.loads((build.folder / "resources.json").read_text())
+    between = resources["between_nodes"].values()
+    for name in ("dsp", "bram36", "uram"):
+        parts = sum(row[name] for row in layers) + sum(row[name] for row in between)
+        assert resources["total"][name] == pytest.approx(parts)
+        assert resources["total"][name] <= resources["usable"][name]
+
+
+def test_run_gives_the_logits_of_the_quantized_network(built, exported):
+    build, _ = built
+    _, images, logits = exported
+    got = get_target("fpga").run(build, images)
+    assert got.shape == logits.shape and got.dtype == np.float32
+    noise = float(((got - logits) ** 2).mean() / logits.var())
+    assert noise < 0.01
+    assert (got.argmax(1) == logits.argmax(1)).mean() > 0.9
+
+
+def test_run_refuses_another_size(built):
+    with pytest.raises(UserError, match=r"takes \(n, 1, 32, 32\)"):
+        get_target("fpga").run(built[0], np.zeros((1, 1, 16, 16), np.float32))
+
+
+def test_figures_carry_their_provenance(built, exported):
+    build, _ = built
+    figures = get_target("fpga").measure(build, exported[1])
+    size, weights, latency = (figures[n] for n in ("size_mb", "weights_mb", "latency_ms"))
+    assert isinstance(size, Measurement) and isinstance(weights, Measurement)
+    assert size.value == (build.folder / "weights.bin").stat().st_size / 1e6
+    assert 0 < weights.value < size.value
+    assert isinstance(latency, Measurement) and latency.provenance == "estimated"
+    assert latency.value == pytest.approx(build.detail["latency_cycles"] / 250e3, rel=1e-3)
+    bitstream = figures["bitstream_mb"]
+    assert isinstance(bitstream, Unavailable) and bitstream.tool == "vivado"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"board": "zcu1"}, "unknown board 'zcu1'; use one of: Ultra96, KV260, ZCU104"),
+        ({"clock_mhz": -1}, "clock_mhz=-1; give a positive number"),
+        ({"clock_mhz": "fast"}, "clock_mhz='fast'; give a positive number"),
+        ({"clock_mhz": 5000}, "clock_mhz=5000; these devices' DSPs end below 800"),
+        ({"target_ms": 0}, "target_ms=0; give a positive number"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(exported, tmp_path, options, message):
+    path, images, _ = exported
+    with pytest.raises(UserError, match=message):
+        get_target("fpga").build(request(tmp_path, path, images, **options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_samples_are_refused(exported, tmp_path):
+    path, images, _ = exported
+    for bad in (images[:0], np.full_like(images, np.nan), images[0]):
+        with pytest.raises(UserError, match="expected finite images"):
+            get_target("fpga").build(request(tmp_path, path, bad))
+
+
+def test_probe_names_the_tools():
+    finn, vivado = get_target("fpga").probe()
+    assert (finn.name, finn.required, finn.found) == ("finn-plus", True, True)
+    assert (vivado.name, vivado.required) == ("vivado", False)
+    assert finn.fix and vivado.fix
+
+
+def test_loading_the_target_loads_no_heavy_package():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, lmaunet.deploy.targets.fpga as t; t.probe(); "
+        "print([m for m in ('finn.custom_op', 'onnx', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -12,6 +12,10 @@ while is so for both. A table on standard output has one row for each length and
   (which a first scan of a few tokens loads), in MB, the largest of the rounds;
 - time: the median of forward + backward, relative to that of the plain loop.
 
+The threads wait passively (OMP_WAIT_POLICY) unless the environment says otherwise. With the default
+policy they spin, and where another process needs the core that makes a run of many short parallel
+operations slower by one or two orders of magnitude.
+
 ``loop`` is the usual way to write a recurrence in torch: ``a`` and ``b`` are unbound along the
 tokens, and autograd differentiates the steps. (Indexing ``a[:, t]`` in its place would take time
 that grows as the square of L.) ``chunked`` is ``lmaunet.net.scan``.
@@ -97,7 +101,11 @@ def run_in_own_process(form, length, options):
     command = [sys.executable, __file__, "--measure", form, "--lengths", str(length)]
     for name in ("batch", "channels", "states", "repeat", "threads"):
         command += [f"--{name}", str(getattr(options, name))]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    environment = {
+        "OMP_WAIT_POLICY": "passive",
+        **os.environ,
+        "OMP_NUM_THREADS": str(options.threads),
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{form} at L={length} failed:\n{done.stderr}")

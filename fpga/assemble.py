@@ -55,7 +55,10 @@ def specialize(model: Any, board: Board) -> Any:
     from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
     from qonnx.transformation.general import GiveUniqueNodeNames
 
-    mapped = model.transform(GiveUniqueNodeNames()).transform(SpecializeLayers(board.part))
+    try:
+        mapped = model.transform(GiveUniqueNodeNames()).transform(SpecializeLayers(board.part))
+    except Exception as error:  # FINN+ raises plain exceptions
+        raise UserError(f"FINN+ cannot map a node for {board.part}: {error}") from error
     unmapped = [n for n in mapped.graph.node if n.domain not in BACKENDS]
     if unmapped:
         names = ", ".join(f"{n.op_type} ({n.name})" for n in unmapped)

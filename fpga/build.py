@@ -155,16 +155,21 @@ def write_host(host: Host, path: Path) -> None:
 
 
 def read_host(path: Path) -> Host:
-    """Return what :func:`write_host` wrote."""
+    """Return what :func:`write_host` wrote; raises :class:`UserError` where it is damaged."""
     import json
 
-    content = json.loads(path.read_text())
-    del content["note"]
-    for name in ("output_scale", "output_bias"):
-        content[name] = np.array(content[name])
-    for name in ("input_shape", "output_shape"):
-        content[name] = tuple(content[name])
-    return Host(**content)
+    try:
+        content = json.loads(path.read_text())
+        del content["note"]
+        for name in ("output_scale", "output_bias"):
+            content[name] = np.array(content[name])
+        for name in ("input_shape", "output_shape"):
+            content[name] = tuple(content[name])
+        return Host(**content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({error}); build the target again"
+        ) from error
 
 
 def _layers(design: Design, lowered: Lowered, mapped: Any) -> list[dict[str, Any]]:

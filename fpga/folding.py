@@ -25,6 +25,9 @@ from lmaunet.errors import UserError
 
 Attributes = dict[str, Any]
 
+# Vitis HLS has no integers, hence no streams, above this width.
+LARGEST_HLS_BITS = 8191
+
 
 def cycles(op_type: str, a: Attributes) -> int:
     """Return the cycles that a node needs for one image.
@@ -176,6 +179,8 @@ class Unit:
         elif op_type == "VVAU":
             for pe in legal_divisors(a["Channels"]):
                 for simd in legal_divisors(math.prod(a["Kernel"])):
+                    if pe * simd * 8 > LARGEST_HLS_BITS:
+                        continue
                     window = {"SIMD": pe, "parallel_window": int(simd > 1)}
                     yield (window, {"PE": pe, "SIMD": simd})[-len(self.nodes) :]
         elif op_type == "Pool":

@@ -121,6 +121,18 @@ def test_run_refuses_another_size(built):
         get_target("fpga").run(built[0], np.zeros((1, 1, 16, 16), np.float32))
 
 
+def test_a_damaged_build_is_refused(built, exported, tmp_path):
+    import dataclasses
+    import shutil
+
+    folder = tmp_path / "fpga"
+    shutil.copytree(built[0].folder, folder)
+    (folder / "host.json").write_text("{")
+    damaged = dataclasses.replace(built[0], folder=folder)
+    with pytest.raises(UserError, match=r"host.json is missing or damaged .* build the target"):
+        get_target("fpga").run(damaged, exported[1])
+
+
 def test_figures_carry_their_provenance(built, exported):
     build, _ = built
     figures = get_target("fpga").measure(build, exported[1])

@@ -98,3 +98,11 @@ def test_an_operator_without_a_backend_is_refused(whole):
     model.graph.node[0].domain = "finn.custom_op.general"
     with pytest.raises(UserError, match="no hardware backend for: "):
         specialize(model, BOARDS["ZCU104"])
+
+
+def test_missing_finn_names_its_fix(monkeypatch):
+    import fpga.environment as environment
+
+    monkeypatch.setattr(environment, "finn_place", lambda: "")
+    with pytest.raises(ToolNotFound, match=r"finn-plus is missing: .*pip install"):
+        environment.load_finn.__wrapped__()

@@ -1,9 +1,8 @@
 """Check the exported files: each form and lowering against torch, each scan against the golden.
 
-A float graph must give torch's logits up to float32 rounding. In a quantized graph a value that
-lies between two codes can round either way when a runtime sums in another order, and one such code
-changes logits further on; so its class maps are compared, and a small share of the foreground may
-differ.
+The float graph must give torch's logits up to float32 rounding. The quantized graph is compared
+quantizer by quantizer (see :mod:`export.segments`). Every scan must give what the golden scan
+gives for the inputs that the graph itself feeds it.
 """
 
 from __future__ import annotations
@@ -13,129 +12,107 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
+from torch import nn
 
-from export.check import run_onnx
-from export.function import scan_nodes
-from export.lower import Lowering, all_lowerings, lower, sites
+from export.check import check_graph, run_onnx
+from export.lower import executable_lowerings, lower, sites
+from export.network import FLOAT32, INPUT, QCDQ
+from export.segments import check_segments, torch_values
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.scan.real import selective_scan
+from lmaunet.train.metrics import predict_logits
 
 FLOAT32_TOLERANCE = 1e-4
-"""Of a float graph's logits, relative to their largest magnitude."""
+"""Of the float graph's logits, relative to their largest magnitude."""
 
 SCAN_TOLERANCE = 1e-5
 """Of one scan's output in float32, relative to its largest magnitude."""
 
-FOREGROUND_SHARE = 0.01
-"""Share of the foreground pixels at which two class maps of one quantized network may differ."""
+CODE_SHARE = 1e-3
+"""Share of a quantizer's codes that may differ by one: values on the border between two codes,
+which float32 sums of another order round to the other side."""
 
 
-def require_same_classes(
-    name: str, logits: np.ndarray, expected: np.ndarray, evidence: Path
-) -> Agreement:
-    """Compare the class maps of two logits ``(n, classes, H, W)`` of one quantized network.
+def check_exports(
+    folder: Path, image: np.ndarray, float32: nn.Module, quantized: nn.Module
+) -> tuple[Agreement, ...]:
+    """Check the files of an export folder on one image ``(1, channels, H, W)``.
 
-    At most :data:`FOREGROUND_SHARE` of the pixels that either calls foreground may differ.
-
-    Raises:
-        Disagreement: where more do, or a logit is not finite.
+    Args:
+        folder: where :mod:`export.network` wrote; evidence of a disagreement goes beside it,
+            because the folder itself is thrown away then.
+        image: a normalised image.
+        float32, quantized: the networks in torch.
     """
-    got, want = logits.argmax(1), expected.argmax(1)
-    if not np.isfinite(logits).all():
-        got = np.where(np.isfinite(logits).all(1), got, -1)
-    foreground = int(((got > 0) | (want > 0)).sum())
-    allowed = int(FOREGROUND_SHARE * foreground)
-    return require_agreement(name, got, want, 0, evidence=evidence, allowed=allowed)
+    evidence = folder.parent / "disagreement"
+    return (
+        *check_float32(folder / FLOAT32, image, float32, evidence),
+        *check_quantized(folder / QCDQ, image, quantized, evidence),
+        *check_scans(folder / QCDQ, image, evidence),
+    )
 
 
 def check_float32(
-    path: Path, images: np.ndarray, expected: np.ndarray, evidence: Path
+    path: Path, image: np.ndarray, network: nn.Module, evidence: Path
 ) -> tuple[Agreement, ...]:
-    """Compare the float graph, as it is and in each lowering, with torch's logits."""
+    """Compare the float graph, with the scan as a function and in each lowering, with torch."""
+    expected = predict_logits(network, image)
     tolerance = FLOAT32_TOLERANCE * float(np.abs(expected).max())
-    model = onnx.load(path)
-    return tuple(
-        require_agreement(
-            f"float32 {name} in ONNX Runtime, {words}, against torch",
-            run_images(graph, images, optimize), expected, tolerance, evidence=evidence,
-        )
-        for name, graph in _forms(model)
-        for words, optimize in (("optimization off", False), ("optimization full", True))
-    )  # fmt: skip
+    found: list[Agreement] = []
+    for form, graph in forms(onnx.load(path)):
+        name = f"float32 graph, scan {form}, against torch"
+        found += check_graph(name, graph, {INPUT: image}, expected, tolerance, evidence)
+    return tuple(found)
 
 
 def check_quantized(
-    path: Path, images: np.ndarray, expected: np.ndarray, evidence: Path
+    path: Path, image: np.ndarray, network: nn.Module, evidence: Path
 ) -> tuple[Agreement, ...]:
-    """Compare the QCDQ graph, as it is and in each lowering, with torch's class maps."""
+    """Compare the QCDQ graph with torch, quantizer by quantizer, in the same forms."""
     model = onnx.load(path)
-    return tuple(
-        require_same_classes(
-            f"INT8 {name} in ONNX Runtime, {words}, against torch: classes",
-            run_images(graph, images, optimize), expected, evidence,
-        )
-        for name, graph in _forms(model)
-        for words, optimize in (("optimization off", False), ("optimization full", True))
-    )  # fmt: skip
-
-
-def check_scans(path: Path, image: np.ndarray, evidence: Path) -> tuple[Agreement, ...]:
-    """Compare every scan of the QCDQ graph, in each lowering, with the golden scan.
-
-    The golden scan computes in float64 from the inputs that the graph itself gives the scan on one
-    image ``(1, channels, H, W)``.
-    """
-    model = onnx.load(path)
-    nodes = {n.name: n for n in model.graph.node if n.op_type == "SelectiveScan"}
-    constants = {
-        i.name: onnx.numpy_helper.to_array(i)
-        for i in model.graph.initializer
-        if any(i.name in n.input for n in nodes.values())
-    }
-    found = []
-    for form, graph in _forms(model):
-        for site in sites(model):
-            node = nodes[site.name]
-            watched = [*(node.input[i] for i in (0, 1, 3, 4)), node.output[0]]
-            x, dt, B, C, y = run_onnx(with_outputs(graph, watched), {"image": image}, optimize=True)
-            golden = selective_scan(x, dt, constants[node.input[2]], B, C, constants[node.input[5]])
-            tolerance = SCAN_TOLERANCE * float(np.abs(golden).max())
-            found.append(
-                require_agreement(
-                    f"scan {site.name} as {form} against the golden scan", y, golden, tolerance,
-                    evidence=evidence,
-                )
+    values = torch_values(network, model, image)
+    found: list[Agreement] = []
+    for form, graph in forms(model):
+        for words, optimize in (("optimization off", False), ("optimization full", True)):
+            found += check_segments(
+                f"INT8 graph, scan {form}, {words}, against torch", graph, values, image,
+                evidence, share=CODE_SHARE, optimize=optimize, float_biases=True,
             )  # fmt: skip
     return tuple(found)
 
 
-def check_exports(
-    folder: Path, images: np.ndarray, float32: np.ndarray, quantized: np.ndarray
-) -> tuple[Agreement, ...]:
-    """Check the files of an export folder on images ``(n, channels, H, W)``.
+def check_scans(path: Path, image: np.ndarray, evidence: Path) -> tuple[Agreement, ...]:
+    """Compare every scan of the QCDQ graph, in each form, with the golden scan.
 
-    Args:
-        folder: holds ``network.float32.onnx`` and ``network.qcdq.onnx``; evidence of a
-            disagreement goes beside it, because the folder itself is thrown away then.
-        images: normalised images.
-        float32, quantized: torch's logits of them, of the control and the quantized network.
+    The golden scan computes in float64 from the inputs that the graph gives the scan. Graph
+    optimization is off: ONNX Runtime replaces some pairs of quantizers by one of another scale,
+    and then what it feeds the scan is not what it shows.
     """
-    evidence = folder.parent / "disagreement"
-    return (
-        *check_float32(folder / "network.float32.onnx", images, float32, evidence),
-        *check_quantized(folder / "network.qcdq.onnx", images, quantized, evidence),
-        *check_scans(folder / "network.qcdq.onnx", images[:1], evidence),
-    )
+    model = onnx.load(path)
+    nodes = {n.name: n for n in model.graph.node if n.op_type == "SelectiveScan"}
+    constants = {i.name: i for i in model.graph.initializer}
+    found = []
+    for form, graph in forms(model):
+        for site in sites(model):
+            node = nodes[site.name]
+            watched = [*(node.input[i] for i in (0, 1, 3, 4)), node.output[0]]
+            x, dt, B, C, y = run_onnx(_with_outputs(graph, watched), {INPUT: image}, optimize=False)
+            A, D = (numpy_helper.to_array(constants[node.input[i]]) for i in (2, 5))
+            golden = selective_scan(x, dt, A, B, C, D)
+            tolerance = SCAN_TOLERANCE * float(np.abs(golden).max())
+            name = f"scan {site.name} {form} against the golden scan"
+            found.append(require_agreement(name, y, golden, tolerance, evidence=evidence))
+    return tuple(found)
 
 
-def run_images(model: onnx.ModelProto, images: np.ndarray, optimize: bool) -> np.ndarray:
-    """Return the logits ``(n, classes, H, W)`` of a graph with batch 1."""
-    parts = [run_onnx(model, {"image": i[None]}, optimize=optimize)[0] for i in images]
-    return np.concatenate(parts)
+def forms(model: onnx.ModelProto) -> list[tuple[str, onnx.ModelProto]]:
+    """Return the graph with the scan as a function, and in each lowering that runtimes execute."""
+    lowered = [(f"as {name}", lower(model, name)) for name in executable_lowerings()]
+    return [("as a function", model), *lowered]
 
 
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """Return a copy of a model that gives the named float tensors as its outputs."""
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]
@@ -143,11 +120,3 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
         value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         copy.graph.output.append(value)
     return copy
-
-
-def _forms(model: onnx.ModelProto) -> list[tuple[str, onnx.ModelProto]]:
-    """Return the graph with the scan as a function, and in each lowering that a runtime can run."""
-    names = [name for name, found in all_lowerings().items() if isinstance(found, Lowering)]
-    lowered = [(name, lower(model, name)) for name in names]
-    runnable = [(name, graph) for name, graph in lowered if not scan_nodes(graph)]
-    return [("with the scan as a function", model), *runnable]

@@ -18,6 +18,7 @@ from export.function import attach
 
 OPSET = 18
 INPUT, OUTPUT = "image", "logits"
+FLOAT32, QCDQ, QONNX = "network.float32.onnx", "network.qcdq.onnx", "network.qonnx.onnx"
 DOMAIN = "ai.lmaunet"
 
 
@@ -220,7 +221,7 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' tracer warnings, which concern shapes fixed on purpose, off the screen."""
+    """Keep the exporters' warnings of shapes that are fixed on purpose off the screen."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -21,6 +21,7 @@ from lmaunet.errors import Disagreement, UserError
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from torch import nn
 
 LOGIT_TOLERANCE = 1e-3
 """Of the logits, relative to their largest magnitude, from the same codes."""
@@ -51,6 +52,42 @@ def exported_values(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.n
     entry = session.get_inputs()[0].name
     values = session.run([logits, *names], {entry: image})
     return dict(zip([logits, *names], values, strict=True))
+
+
+def torch_values(
+    network: nn.Module, model: onnx.ModelProto, image: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return torch's logits and quantized tensors on one image, by their names in the graph.
+
+    Args:
+        network: the quantized network in torch; each call of a quantizer became one
+            DequantizeLinear of the graph, in the same order.
+        model: the graph that was exported from it.
+        image: ``(1, channels, H, W)``.
+
+    Raises:
+        Disagreement: where the graph has more or fewer quantizers than torch called.
+    """
+    import torch
+    from brevitas.nn import QuantIdentity
+
+    names, seen = activations(model), []
+    handles = [
+        module.register_forward_hook(lambda _module, _input, output: seen.append(output.numpy()))
+        for module in network.modules()
+        if isinstance(module, QuantIdentity)
+    ]
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.from_numpy(image)).numpy()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(names) != len(seen):
+        raise Disagreement(
+            f"the graph has {len(names)} quantizers of activations, torch called {len(seen)}"
+        )
+    return {model.graph.output[0].name: logits, **dict(zip(names, seen, strict=True))}
 
 
 def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
@@ -117,7 +154,7 @@ def cut(
 def check_segments(
     name: str,
     form: onnx.ModelProto,
-    exported: onnx.ModelProto,
+    values: dict[str, np.ndarray],
     image: np.ndarray,
     evidence: Path,
     *,
@@ -125,11 +162,13 @@ def check_segments(
     optimize: bool,
     float_biases: bool = False,
 ) -> tuple[Agreement, Agreement, Agreement]:
-    """Require each segment of a form to compute what the exported graph computes.
+    """Require each segment of a form to compute what the network that it is a form of computes.
 
     Args:
         name: what the form is, for the messages.
-        form: the target's form of ``exported``.
+        form: a form of the quantized network.
+        values: the quantized tensors and logits that are right: those of the exported graph from
+            :func:`exported_values`, or those of torch from :func:`torch_values`.
         image: one image ``(1, channels, H, W)``.
         evidence: the folder in which tensors that disagree are saved.
         share: the share of each quantizer's codes that may differ, by one.
@@ -141,7 +180,6 @@ def check_segments(
     Raises:
         Disagreement: naming the quantizer.
     """
-    values = exported_values(exported, image)
     model, feeds, outputs = cut(form, values)
     logits = form.graph.output[0].name
     session = open_session(model, optimize=optimize, float_biases=float_biases)

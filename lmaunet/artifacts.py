@@ -133,7 +133,9 @@ def require_agreement(
     evidence.mkdir(parents=True, exist_ok=True)
     saved = evidence / (re.sub(r"[^A-Za-z0-9.]+", "_", name) + ".npz")
     np.savez_compressed(saved, got=got, expected=expected)
-    detail = f"first at index {first}: got {got[first]}, expected {expected[first]}" if first else ""
+    detail = (
+        f"first at index {first}: got {got[first]}, expected {expected[first]}" if first else ""
+    )
     raise Disagreement(
         f"{name}: {agreement.n_differ} of {agreement.n_total} elements differ by more than "
         f"{tolerance:g} (at most {allowed} may; largest difference {agreement.max_abs:g}); "

@@ -195,9 +195,7 @@ class QuantBinPyramid(nn.Module):
         maps = [x]
         for bins, conv, quant in zip(self.bins, self.bin, self.quant_pool, strict=True):
             pooled = quant(F.avg_pool2d(x, (height // bins, width // bins)))
-            maps.append(
-                F.interpolate(shared(conv(pooled)), size=(height, width), mode="nearest")
-            )
+            maps.append(F.interpolate(shared(conv(pooled)), size=(height, width), mode="nearest"))
         return self.quant_out(self.out(torch.cat(maps, 1)))
 
 
@@ -280,7 +278,9 @@ def weight_bits(spec: NetSpec, chosen: Mapping[str, int]) -> dict[str, int]:
     names = [f"{layer.part}.{layer.name}" for layer in spec.layers() if layer.kind != "scan"]
     unknown = sorted(set(chosen) - set(names))
     if unknown:
-        raise UserError(f"no layer {unknown[:3]} in spec {spec.name}; names are such as {names[:3]}")
+        raise UserError(
+            f"no layer {unknown[:3]} in spec {spec.name}; names are such as {names[:3]}"
+        )
     return {name: chosen.get(name, 8) for name in names}
 
 

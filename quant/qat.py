@@ -87,7 +87,9 @@ def quantize(
     if processes.first:
         scores["qat"] = evaluate(quantized, data)
         scores["control"] = evaluate(model, data)
-        notes = {"classes": list(data.classes), "normalization": dict(data.normalization)}
+        notes: dict[str, Any] = {
+            "classes": list(data.classes), "normalization": dict(data.normalization),
+        }  # fmt: skip
         for name, network in (("float32", before), ("control", model)):
             dice = scores[name].dice
             save_checkpoint(folder / f"{name}.pt", model.spec, network, dice=dice, **notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -40,6 +41,9 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.", min=0)]
 
 def main() -> None:
     """Run the command line; exits with the documented status."""
+    # Threads that spin for work make many short parallel operations collapse on a busy machine:
+    # a training step of the scan took 0.8 to 12 s so on two cores, and 0.14 s with this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     def call() -> int:
         try:

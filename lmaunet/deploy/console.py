@@ -36,12 +36,13 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
         yield from _lines(title)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich import progress
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn(), TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"), progress.BarColumn(24),
+        progress.TaskProgressColumn(), progress.TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda fraction, line: bar.update(task, completed=fraction, description=line)
         bar.update(task, completed=1.0)
@@ -77,7 +78,9 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
     def line(row: list[str]) -> str:
-        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        cells = [
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+        ]
         return "  ".join(cells).rstrip()
 
     return [line(header), "  ".join("-" * w for w in widths), *map(line, rows)]

@@ -47,7 +47,8 @@ def describe(name: str) -> tuple[dict[str, Any], list[str]]:
         "",
         *table(["part", "params", "%", f"MMAC at {height}x{width}"], rows),
         "",
-        f"parameters  {params:,}  ({4 * params / 1e6:.2f} MB in FP32, {params / 1e6:.2f} MB in INT8)",
+        f"parameters  {params:,}  ({4 * params / 1e6:.2f} MB in FP32, "
+        f"{params / 1e6:.2f} MB in INT8)",
         *(f"MACs at {size}  {count / 1e9:.2f} G" for size, count in macs.items()),
     ]
     if spec.name == "base":

@@ -85,7 +85,7 @@ def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
             folder / "measure.json",
             {
                 "scores": _score(predicted, data).to_json(),
-                "figures": {key: _figure_json(value) for key, value in figures.items()},
+                "figures": {key: value.to_json() for key, value in figures.items()},
                 "arithmetic": target.arithmetic,
                 "summary": target.summary,
             },
@@ -104,10 +104,9 @@ def measure_all(run: Path, only: str | None, say: Say) -> dict[str, Path]:
     say(0.0, "FP32 on held-out slices")
     folders = {"reference": measure_reference(run, data).folder}
     for index, name in enumerate(names):
-        start = (index + 0.5) / (len(names) + 0.5)
-        folders[name] = measure_target(
-            run, name, data, lambda f, line, s=start: say(s + f / (len(names) + 0.5), line)
-        ).folder
+        share = 1 / (len(names) + 0.5)
+        part = _part(say, (index + 0.5) * share, share)
+        folders[name] = measure_target(run, name, data, part).folder
     return folders
 
 
@@ -131,14 +130,14 @@ def hd95_figure(value: float | None) -> Figure:
     return Unavailable("hd95_mm", "scores", why, "use images with their spacing (NIfTI or NRRD)")
 
 
+def _part(say: Say, start: float, share: float) -> Say:
+    return lambda fraction, line: say(start + share * fraction, line)
+
+
 def _score(predicted: np.ndarray, data: Dataset) -> Scores:
     from lmaunet.train.metrics import score
 
     return score(predicted, data.val.labels, data.val.cases, data.classes, data.spacing_mm)
-
-
-def _figure_json(figure: Figure) -> dict[str, Any]:
-    return figure.to_json()
 
 
 def _figure(quantity: str, content: dict[str, Any]) -> Figure:

@@ -143,7 +143,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     """Export the quantized network into ``RUN/export`` and check it against torch.
 
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
-    ``samples.npz`` (training images and torch's logits of them) and ``export.json``.
+    ``samples.npz`` (training images) and ``export.json``.
     """
     from export.agreement import check_exports
     from lmaunet.net.checkpoint import load_checkpoint, restore
@@ -156,16 +156,12 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     stage = Stage(run, "export", {"model": folder / "model.pt"}, options)
 
     def work(out: Path) -> None:
-        from lmaunet.train.metrics import predict_logits
-
         path = folder / "control.pt"
         control = restore(load_checkpoint(path), path)
         images = samples_of(source.load(quantized.spec))
         write_graphs(out, control, quantized, images, progress)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
-        agreements = check_exports(
-            out, images, predict_logits(control, images, 1), predict_logits(quantized, images, 1)
-        )
+        agreements = check_exports(out, images[:1], control, quantized)
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
     return run_stage(stage, work, first=True)
@@ -183,19 +179,17 @@ def write_graphs(
     """Write the three ONNX files and the samples into a folder."""
     import torch
 
-    from export.network import export_float32, export_qcdq, export_qonnx
-    from lmaunet.train.metrics import predict_logits
+    from export import network
 
     image = torch.from_numpy(images[:1])
-    for fraction, name, write, network in (
-        (0.0, "float32", export_float32, control),
-        (0.2, "qcdq", export_qcdq, quantized),
-        (0.4, "qonnx", export_qonnx, quantized),
+    for fraction, name, write, model in (
+        (0.0, network.FLOAT32, network.export_float32, control),
+        (0.2, network.QCDQ, network.export_qcdq, quantized),
+        (0.4, network.QONNX, network.export_qonnx, quantized),
     ):
-        progress(fraction, f"exporting {name} ONNX")
-        write(network, image, out / f"network.{name}.onnx")
-    logits = predict_logits(quantized, images, 1)
-    np.savez_compressed(out / "samples.npz", images=images, logits=logits)
+        progress(fraction, f"exporting {name}")
+        write(model, image, out / name)
+    np.savez_compressed(out / "samples.npz", images=images)
 
 
 def build(

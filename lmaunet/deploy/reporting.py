@@ -25,7 +25,7 @@ def make_report(
     """Measure what is not measured yet, write the report, return it, its lines and the status."""
     before = report.load(baseline) if baseline else None
     folders = measure_all(run, None, say)
-    spec, source, data = load_run_data(run)
+    spec, _, data = load_run_data(run)
     reference, predictions = _reference(folders.pop("reference"))
     targets: dict[str, Any] = {}
     for name, folder in folders.items():

@@ -29,7 +29,9 @@ def find_run(run: Path | None, *, create: bool = False) -> Path:
         if run.exists() and not run.is_dir():
             raise UserError(f"--run {run} is a file; name a folder")
         if not create and not run.is_dir():
-            raise UserError(f"--run {run} does not exist; start with: lmaunet-deploy qat --ckpt FILE")
+            raise UserError(
+                f"--run {run} does not exist; start with: lmaunet-deploy qat --ckpt FILE"
+            )
         return run
     manifests = [*RUNS.glob("*/*/manifest.json"), *RUNS.glob("*/build/*/manifest.json")]
     if manifests:
@@ -79,9 +81,7 @@ class DataSource:
         if self.path is None:
             data = load_phantom(size=spec.input_size, seed=self.seed)
         else:
-            data = load(
-                self.path, size=spec.input_size, seed=self.seed, class_map=self.class_map
-            )
+            data = load(self.path, size=spec.input_size, seed=self.seed, class_map=self.class_map)
         channels = data.train.images.shape[1]
         if channels != spec.in_channels:
             raise UserError(

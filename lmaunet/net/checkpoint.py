@@ -84,7 +84,9 @@ def load_checkpoint(path: Path, spec: NetSpec | None = None) -> LoadedCheckpoint
     """
     content = read_file(path)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, expected a dictionary of tensors"
+        )
     if "schema" in content and "spec" in content:
         if content["schema"] != SCHEMA:
             raise UserError(
@@ -100,7 +102,9 @@ def load_checkpoint(path: Path, spec: NetSpec | None = None) -> LoadedCheckpoint
             content = content[key]
             break
     if not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict; save it as torch.save(model.state_dict(), path)")
+        raise UserError(
+            f"{path} holds no state dict; save it as torch.save(model.state_dict(), path)"
+        )
     if spec is None:
         raise UserError(f"{path} is a plain state dict; name its network with --spec")
     return LoadedCheckpoint(spec, {k.removeprefix("module."): v for k, v in content.items()})
@@ -140,5 +144,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
         raise UserError(f"{path} has other shapes: {shapes}; choose its --spec")
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
-        raise UserError(f"{path} holds weights that are not finite: {broken[:3]}; training diverged")
+        raise UserError(
+            f"{path} holds weights that are not finite: {broken[:3]}; training diverged"
+        )
     model.load_state_dict(dict(state))

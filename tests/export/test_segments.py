@@ -32,7 +32,9 @@ def changed(model, name, change):
 
 def check(form, folder, **options):
     options = {"share": 0.0001, "optimize": False} | options
-    return check_segments("form", form, small_network(), IMAGE, folder, **options)
+    return check_segments(
+        "form", form, exported_values(small_network(), IMAGE), IMAGE, folder, **options
+    )
 
 
 @pytest.mark.parametrize("lowering", ["unrolled", "two_level"])
@@ -104,7 +106,9 @@ def test_a_float_network_has_no_segments(tmp_path):
     net = Network()
     model = net.model(net.conv("/head", "image", 1, 3, quantized=False), 8, 3)
     with pytest.raises(UserError, match="has no quantizer; export the quantized network"):
-        check_segments("form", model, model, IMAGE, tmp_path, share=0, optimize=False)
+        check_segments(
+            "form", model, exported_values(model, IMAGE), IMAGE, tmp_path, share=0, optimize=False
+        )
 
 
 def test_classes_may_differ_in_one_pixel_of_a_hundred(tmp_path):

@@ -61,7 +61,7 @@ def build(request: BuildRequest) -> Build:
     from export.convolutions import prepare, quantized_convolutions
     from export.cpu_form import integer_biases, unsigned_activations
     from export.lower import lower
-    from export.segments import check_segments
+    from export.segments import check_segments, exported_values
 
     exported = reference.read_model(request.qcdq)
     images = request.samples[:CHECKED_IMAGES]
@@ -73,13 +73,14 @@ def build(request: BuildRequest) -> Build:
     onnx.save(model, shipped)
 
     request.progress(f"ort: comparing with the exported graph on {len(images)} images")
+    values = exported_values(exported, images[:1])
     agreements = [
         *check_segments(
-            "ort codes and lowering", lower(codes, LOWERING), exported, images[:1], evidence,
+            "ort codes and lowering", lower(codes, LOWERING), values, images[:1], evidence,
             share=RECODED_SHARE, optimize=False,
         ),
         *check_segments(
-            "ort file", model, exported, images[:1], evidence, share=SHIPPED_SHARE, optimize=True
+            "ort file", model, values, images[:1], evidence, share=SHIPPED_SHARE, optimize=True
         ),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

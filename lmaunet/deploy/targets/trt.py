@@ -113,13 +113,14 @@ def _agreements(
     The optimized graph keeps its float biases, as the engine does.
     """
     from export import reference
-    from export.segments import check_segments
+    from export.segments import check_segments, exported_values
 
     evidence = reference.evidence_folder(folder)
     agreements: list[Agreement] = []
+    values = exported_values(exported, images[:1])
     for optimize, level in ((False, "off"), (True, "full")):
         agreements += check_segments(
-            f"trt graph, optimization {level}", network, exported, images[:1], evidence,
+            f"trt graph, optimization {level}", network, values, images[:1], evidence,
             share=CODE_SHARE, optimize=optimize, float_biases=True,
         )  # fmt: skip
     session = reference.open_session(network, optimize=True, float_biases=True)

@@ -1,0 +1,34 @@
+# `make demo`: everything on a real CT. `make test`: every check that needs no GPU and no Vivado.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint setup clean
+
+demo: setup
+	$(BIN)/lmaunet-deploy demo
+
+test: setup lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(STAMP)
+
+# One resolution for all extras: finn-plus pins brevitas, which excludes newer torch releases.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[trt,fpga,dev]"
+	$(BIN)/python -m pip check
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,63 @@
+"""What several tests share: a tiny network, its data, and skips that say why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "vivado" in item.keywords and not shutil.which("vivado"):
+            item.add_marker(pytest.mark.skip(reason="needs AMD Vivado on the PATH"))
+        if "gpu" in item.keywords and not Path("/dev/nvidia0").exists():
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; there is none here"))
+
+
+@pytest.fixture(scope="session")
+def tiny_spec():
+    from lmaunet.spec import NetSpec
+
+    return NetSpec(
+        "tiny", (4, 8, 8, 8, 8), states=2, kernels=(3, 3, 3, 3), input_size=(32, 32), classes=9
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_spec):
+    from lmaunet.data.dataset import load_phantom
+
+    return load_phantom(size=tiny_spec.input_size, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_spec, tiny_data):
+    """A network trained for a few steps, so that its norms and activations are not trivial."""
+    import torch
+
+    from lmaunet.net.network import LMaUNet
+    from lmaunet.train.loop import Schedule, fit
+    from lmaunet.train.processes import join_processes
+
+    torch.manual_seed(0)
+    model = LMaUNet(tiny_spec)
+    fit(
+        model, tiny_data.train, Schedule(2, 1e-2), classes=9, seed=0, folder=None,
+        processes=join_processes(), progress=lambda fraction, line: None,
+    )  # fmt: skip
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_quantized(tiny_model, tiny_data):
+    from quant.calibration import calibrate
+    from quant.network import QuantLMaUNet
+
+    quantized = QuantLMaUNet(tiny_model)
+    calibrate(quantized, tiny_data.train.images[:16])
+    return quantized.eval()

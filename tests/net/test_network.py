@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from lmaunet.net.fold import fold
+from lmaunet.net.mamba import Mamba
+from lmaunet.net.network import LMaUNet
+from lmaunet.spec import SPECS, NetSpec
+
+VARIANTS = {
+    "local-add": {},
+    "bins-concat": {"pyramid": "bins", "pyramid_bins": (1, 2), "skip": "concat"},
+    "wide": {
+        "expand": 2, "decoder_convs": 2, "decoder_widths": (4, 4, 8, 8), "kernels": (9, 7, 5, 3),
+    },
+    "strides": {"strides": (1, 2, 2, 2), "in_channels": 3, "classes": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_choice_runs_and_counts_as_the_spec_says(variant):
+    base = {"widths": (4, 8, 8, 12, 16), "states": 2, "input_size": (32, 32)}
+    spec = NetSpec(variant, **{**base, **VARIANTS[variant]})
+    model = LMaUNet(spec)
+    y = model(torch.randn(2, spec.in_channels, 32, 32))
+    assert y.shape == (2, spec.classes, 32, 32)
+    assert sum(p.numel() for p in model.parameters()) == sum(x.params for x in spec.layers())
+    assert counted_macs(model, spec) == sum(
+        layer.macs for layer in spec.layers() if layer.kind != "scan"
+    )
+
+
+def counted_macs(model, spec):
+    """Multiply-accumulates of one image, counted from what the modules really compute."""
+    total = 0
+
+    def count(module, inputs, output):
+        nonlocal total
+        if isinstance(module, torch.nn.Linear):
+            total += output.numel() * module.in_features
+        elif isinstance(module, torch.nn.Conv1d):
+            # the causal convolution's surplus outputs are cut off, so they are not counted
+            length = output.shape[-1] - module.kernel_size[0] + 1
+            total += output.shape[0] * output.shape[1] * length * module.weight[0].numel()
+        else:
+            total += output.numel() * module.weight[0].numel()
+
+    kinds = (torch.nn.Conv2d, torch.nn.Conv1d, torch.nn.Linear)
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    model(torch.zeros(1, spec.in_channels, *spec.input_size))
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_named_specs_have_the_parameters_that_they_count(name):
+    with torch.device("meta"):
+        model = LMaUNet(SPECS[name])
+    assert sum(p.numel() for p in model.parameters()) == sum(x.params for x in SPECS[name].layers())
+
+
+def test_mamba_has_the_names_and_shapes_of_mamba_ssm():
+    """d_model 32, d_inner 64, d_state 16, dt_rank 2, d_conv 4: mamba_ssm.modules.Mamba(32)."""
+    shapes = {name: tuple(p.shape) for name, p in Mamba(32, 64, 16).named_parameters()}
+    assert shapes == {
+        "A_log": (64, 16), "D": (64,), "in_proj.weight": (128, 32),
+        "conv1d.weight": (64, 1, 4), "conv1d.bias": (64,), "x_proj.weight": (2 + 32, 64),
+        "dt_proj.weight": (64, 2), "dt_proj.bias": (64,), "out_proj.weight": (32, 64),
+    }  # fmt: skip
+
+
+def test_mamba_is_causal():
+    torch.manual_seed(0)
+    mamba = Mamba(8, 8, 4).eval()
+    tokens = torch.randn(1, 20, 8)
+    changed = tokens.clone()
+    changed[:, 12:] += 1
+    before, after = mamba(tokens), mamba(changed)
+    assert torch.equal(before[:, :12], after[:, :12])
+    assert (before[:, 12:] != after[:, 12:]).any(dim=-1).all()
+
+
+def test_mamba_by_hand():
+    """Mamba written out token by token from the article's equations."""
+    torch.manual_seed(1)
+    m = Mamba(4, 6, 3).double()
+    tokens = torch.randn(1, 5, 4, dtype=torch.float64)
+    x_all, z_all = (tokens[0] @ m.in_proj.weight.T).split(6, dim=1)
+    h, expected = torch.zeros(6, 3, dtype=torch.float64), []
+    for t in range(5):
+        taps = [x_all[t - 3 + k] if t - 3 + k >= 0 else torch.zeros(6).double() for k in range(4)]
+        x = sum(tap * m.conv1d.weight[:, 0, k] for k, tap in enumerate(taps)) + m.conv1d.bias
+        x = x * torch.sigmoid(x)
+        dt, B, C = (m.x_proj.weight @ x).split([m.rank, 3, 3])
+        delta = torch.log1p(torch.exp(m.dt_proj.weight @ dt + m.dt_proj.bias))
+        h = torch.exp(-delta[:, None] * torch.exp(m.A_log)) * h + (delta * x)[:, None] * B
+        y = h @ C + m.D * x
+        expected.append(m.out_proj.weight @ (y * z_all[t] * torch.sigmoid(z_all[t])))
+    torch.testing.assert_close(m(tokens)[0], torch.stack(expected), rtol=1e-9, atol=1e-9)
+
+
+def test_folding_keeps_the_function(tiny_model, tiny_data):
+    images = torch.from_numpy(tiny_data.val.images[:4])
+    folded = fold(tiny_model)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), tiny_model(images), rtol=1e-4, atol=1e-4)
+        folded.shallow[0].conv.bias += 0.1  # the mutant: a shift that folding forgot
+        assert (folded(images) - tiny_model(images)).abs().max() > 1e-2

@@ -1,0 +1,107 @@
+import brevitas.nn as qnn
+import numpy as np
+import pytest
+import torch
+
+from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
+from lmaunet.spec import SPECS, NetSpec
+from quant.calibration import MINIMUM_IMAGES, calibrate
+from quant.network import QuantLMaUNet, count_weight_bits, weight_bits
+
+
+def test_int8_stays_close_to_float(tiny_model, tiny_quantized, tiny_data):
+    images = torch.from_numpy(tiny_data.val.images)
+    with torch.no_grad():
+        want, got = tiny_model(images), tiny_quantized(images)
+        assert (got.argmax(1) == want.argmax(1)).float().mean() > 0.97
+        assert not torch.equal(got, want)
+        error = (got - want).square().mean() / want.square().mean()
+    assert error < 0.01
+
+
+def codes(tensor, scale):
+    return tensor / scale
+
+
+@pytest.mark.parametrize("name", ["quant_image", "quant_shallow.1", "stages.0.quant_out"])
+def test_activations_are_int8_codes_with_zero_point_0(tiny_quantized, tiny_data, name):
+    module = tiny_quantized.get_submodule(name)
+    seen = []
+    handle = module.register_forward_hook(lambda m, i, o: seen.append(o.detach()))
+    tiny_quantized(torch.from_numpy(tiny_data.val.images[:2]))
+    handle.remove()
+    found = codes(seen[0], module.act_quant.scale())
+    assert torch.allclose(found, found.round(), atol=1e-3)
+    assert found.min() >= -128 and found.max() <= 127 and found.unique().numel() > 10
+    assert float(module.act_quant.zero_point()) == 0
+
+
+def test_weights_are_int8_per_output_channel(tiny_quantized):
+    for module in tiny_quantized.modules():
+        if isinstance(module, qnn.QuantConv2d):
+            quantized = module.quant_weight()
+            scale = quantized.scale
+            assert scale.numel() == module.out_channels
+            found = quantized.value / scale
+            assert torch.allclose(found, found.round(), atol=1e-3)
+            assert found.round().abs().max() <= 127
+
+
+def test_what_is_joined_shares_its_scale(tiny_quantized, tiny_data):
+    """Each tensor that enters an addition lies on the grid of one quantizer."""
+    stage = tiny_quantized.stages[1]
+    seen = []
+    handle = stage.quant_local.register_forward_hook(lambda m, i, o: seen.append(o.detach()))
+    tiny_quantized(torch.from_numpy(tiny_data.val.images[:2]))
+    handle.remove()
+    assert len(seen) == 2  # the local features, and Mamba's output
+
+
+def test_every_parameter_learns(tiny_quantized, tiny_data):
+    import copy
+
+    model = copy.deepcopy(tiny_quantized).train()
+    model(torch.from_numpy(tiny_data.train.images[:4])).square().mean().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_bins_and_concat_quantize_too():
+    spec = NetSpec(
+        "bins", (4, 4, 8, 8, 8), states=2, kernels=(3,) * 4, expand=2, skip="concat",
+        decoder_convs=2, pyramid="bins", pyramid_bins=(1, 2), input_size=(32, 32),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LMaUNet(spec).eval()
+    quantized = QuantLMaUNet(model)
+    images = np.random.default_rng(0).standard_normal((4, 1, 32, 32)).astype(np.float32)
+    calibrate(quantized, images)
+    with torch.no_grad():
+        want, got = model(torch.from_numpy(images)), quantized(torch.from_numpy(images))
+    assert (got - want).square().mean() < 0.01 * want.square().mean()
+
+
+def test_weight_bits_are_chosen_by_layer():
+    spec = SPECS["demo"]
+    bits = weight_bits(spec, {"shallow.1": 4})
+    assert bits["shallow.1"] == 4 and bits["head.head"] == 8
+    counted = count_weight_bits(spec, bits)
+    assert counted[4] == 12 * 12 * 9
+    weights = sum(
+        x.in_channels // x.groups * x.out_channels * x.taps
+        for x in spec.layers()
+        if x.kind != "scan"
+    )
+    assert sum(counted.values()) == weights
+    with pytest.raises(UserError, match=r"no layer \['decoder9.conv0'\] in spec demo"):
+        weight_bits(spec, {"decoder9.conv0": 4})
+    with pytest.raises(UserError, match=r"weights of 5 bits; use one of \(2, 3, 4, 8\)"):
+        QuantLMaUNet(LMaUNet(spec), {"shallow.1": 5})
+
+
+def test_calibration_refuses_what_it_cannot_use(tiny_model):
+    quantized = QuantLMaUNet(tiny_model)
+    with pytest.raises(UserError, match=f"3 calibration images; give at least {MINIMUM_IMAGES}"):
+        calibrate(quantized, np.zeros((3, 1, 32, 32), np.float32))
+    with pytest.raises(UserError, match="every calibration pixel is 1"):
+        calibrate(quantized, np.ones((8, 1, 32, 32), np.float32))

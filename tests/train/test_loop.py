@@ -1,0 +1,123 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
+from lmaunet.train.loop import Schedule, batch_dice, class_weights, fit
+from lmaunet.train.processes import join_processes
+
+SCHEDULE = Schedule(3, 1e-2, augment=False)
+
+
+def train(spec, data, schedule=SCHEDULE, folder=None, stop_after=None, seed=0):
+    torch.manual_seed(0)
+    model = LMaUNet(spec)
+
+    def progress(fraction, line):
+        if stop_after is not None and fraction >= stop_after:
+            raise KeyboardInterrupt
+
+    history = fit(
+        model, data, schedule, classes=9, seed=seed, folder=folder, processes=join_processes(),
+        progress=progress,
+    )  # fmt: skip
+    return model, history
+
+
+def test_training_learns(tiny_spec, tiny_data):
+    _, history = train(tiny_spec, tiny_data.train, Schedule(6, 2e-2, augment=False))
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+
+
+def test_an_interrupted_training_ends_as_if_it_was_not(tiny_spec, tiny_data, tmp_path):
+    whole, history = train(tiny_spec, tiny_data.train)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_spec, tiny_data.train, folder=tmp_path, stop_after=0.5)
+    assert (tmp_path / "training.last.pt").exists()
+    resumed, again = train(tiny_spec, tiny_data.train, folder=tmp_path)
+    assert again == history
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_loss_that_diverges_is_said(tiny_spec, tiny_data):
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 1; lower the learning rate"):
+        broken = type(tiny_data.train)(
+            tiny_data.train.images * np.float32("nan"), tiny_data.train.labels,
+            tiny_data.train.cases, tiny_data.train.z,
+        )  # fmt: skip
+        train(tiny_spec, broken)
+
+
+def test_bad_schedules():
+    with pytest.raises(UserError, match=r"epochs=0, .* each must be positive"):
+        Schedule(0, 1e-3)
+
+
+def test_the_rate_warms_up_and_cools_down():
+    schedule = Schedule(10, 1.0)
+    assert schedule.rate(0.05) == pytest.approx(0.5)
+    assert schedule.rate(0.1) == pytest.approx(1.0)
+    assert schedule.rate(0.55) == pytest.approx(0.5)
+    assert schedule.rate(1.0) == pytest.approx(0.0)
+
+
+def test_class_weights_are_the_inverse_root_of_the_share():
+    labels = np.zeros((1, 10, 10), np.uint8)
+    labels[0, 0, :4] = 1
+    weights = class_weights(labels, 2)
+    assert float(weights.mean()) == pytest.approx(1)
+    assert float(weights[1] / weights[0]) == pytest.approx((0.96 / 0.04) ** 0.5)
+
+
+def test_batch_dice_by_hand():
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1, 0] = 1  # predicts class 1 in the upper row
+    labels = torch.tensor([[[1, 0], [0, 0]]])
+    assert batch_dice(logits, labels) == pytest.approx(2 / 3)
+
+
+TWO_PROCESSES = """
+import sys, torch
+from lmaunet.data.dataset import load_phantom
+from lmaunet.net.network import LMaUNet
+from lmaunet.spec import NetSpec
+from lmaunet.train.loop import Schedule, fit
+from lmaunet.train.processes import join_processes
+processes = join_processes()
+spec = NetSpec("tiny", (4, 8, 8, 8, 8), states=2, kernels=(3, 3, 3, 3), input_size=(32, 32))
+data = load_phantom(size=(32, 32), seed=0)
+torch.manual_seed(processes.rank)
+model = LMaUNet(spec)
+if sys.argv[-1] == "qat":
+    from quant.calibration import calibrate
+    from quant.network import QuantLMaUNet
+    model = QuantLMaUNet(model)
+    calibrate(model, data.train.images[:8])
+fit(model, data.train, Schedule(1, 1e-2), classes=9, seed=0, folder=None, processes=processes,
+    progress=lambda fraction, line: None)
+total = sum(p.double().sum().item() for p in model.parameters())
+print(f"RESULT {processes.rank}/{processes.world} {total:.12g}", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["float32", "qat"])
+def test_two_processes_train_one_network(tmp_path, kind):
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         str(script), kind],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = sorted(line.split()[1:] for line in done.stdout.splitlines() if "RESULT" in line)
+    assert [r[0] for r in results] == ["0/2", "1/2"]
+    assert results[0][1] == results[1][1]

@@ -243,13 +243,16 @@ def _detail(
         "board": design.board.name,
         "part": design.board.part,
         "clock_mhz": design.clock_mhz,
-        "clock_note": "the clock is an assumption; nothing was placed or timed",
+        "clock_status": "the clock is an assumption; nothing was placed or timed",
         "interval_cycles": design.schedule.interval,
         "latency_cycles": round(design.schedule.latency),
         "interval_ms": design.interval_ms,
         "latency_ms": design.latency_ms,
-        "resources": dataclasses.asdict(design.total),
-        "resources_note": "estimated by fpga/resources.py, which gives each figure's source",
+        "resources": {
+            name: {"used": used, "available": getattr(design.board, name)}
+            for name, used in dataclasses.asdict(design.total).items()
+        },
+        "resources_provenance": "estimated",
         "usable": design.board.limits,
         "nodes": len(layers),
         "unmapped_nodes": sum(
@@ -258,7 +261,8 @@ def _detail(
         "backends": backends,
         "without_rtl": own,
         "without_rtl_note": f"operators of our own whose RTL is not written: {', '.join(own)}",
-        "slowest_layers": slowest,
+        "slowest": slowest,
+        "slowest_provenance": "estimated",
         "scans": scans,
         "network": dict(figures),
         "image_bytes": image["image"],

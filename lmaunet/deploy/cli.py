@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -44,6 +46,9 @@ def main() -> None:
     # Threads that spin for work make many short parallel operations collapse on a busy machine:
     # a training step of the scan took 0.8 to 12 s so on two cores, and 0.14 s with this.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # what concerns a user is an error of ours; the libraries' notes on themselves are not
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
     def call() -> int:
         try:

@@ -35,8 +35,8 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
     if not sys.stderr.isatty():
         yield from _lines(title)
         return
-    from rich.console import Console
     from rich import progress
+    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}"), progress.BarColumn(24),

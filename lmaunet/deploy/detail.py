@@ -86,7 +86,9 @@ def resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
             "share": use["used"] / use["available"],
         }
         for name, use in uses.items()
-        if isinstance(use, Mapping) and _counts(use.get("used"), use.get("available"))
+        if isinstance(use, Mapping)
+        and _counts(use.get("available"))
+        and (use.get("used") == 0 or _counts(use.get("used")))
     ]
 
 

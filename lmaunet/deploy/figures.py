@@ -22,6 +22,7 @@ LABELS = {
     "hd95_mm": "HD95",
     "latency_ms": "Latency",
 }
+OPTIONAL_LABELS = {"bitstream_mb": "Bitstream"}
 DECIMALS = {"dice": 3, "dice_drop_points": 2, "hd95_mm": 2}
 
 

@@ -88,6 +88,8 @@ def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
                 "figures": {key: value.to_json() for key, value in figures.items()},
                 "arithmetic": target.arithmetic,
                 "summary": target.summary,
+                # measuring adds to it: how often, on which processor, the slowest runs
+                "detail": build.detail,
             },
         )
         np.savez_compressed(folder / "predictions.npz", classes=predicted.astype(np.uint8))

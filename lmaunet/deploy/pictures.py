@@ -119,8 +119,8 @@ def _check(
 def choose_slices(label: np.ndarray, rows: int) -> list[int]:
     """Return up to ``rows`` slices of ``(n, H, W)`` in order, those with the most organs first.
 
-    Neighbours look alike, so slices closer than ``n / (2 rows)`` to a chosen one wait until there
-    is nothing else. Ties go to the slice with more organ pixels.
+    Neighbours look alike, so slices closer than ``n / rows``, then ``n / (2 rows)``, to a chosen one
+    wait until there is nothing else. Ties go to the slice with more organ pixels.
     """
     import numpy as np
 
@@ -130,7 +130,8 @@ def choose_slices(label: np.ndarray, rows: int) -> list[int]:
         key=lambda i: (-organs[i], -int((label[i] > 0).sum()), i),
     )
     chosen: list[int] = []
-    for gap in (max(1, len(label) // (2 * max(rows, 1))), 1):
+    for share in (1, 2, len(label)):
+        gap = max(1, len(label) // (share * max(rows, 1)))
         for index in ranked:
             if len(chosen) < rows and all(abs(index - other) >= gap for other in chosen):
                 chosen.append(index)

@@ -79,7 +79,7 @@ def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[s
         "files": files,
         "arithmetic": content["arithmetic"],
         "summary": content["summary"],
-        "detail": build.detail,
+        "detail": content["detail"],
     }
 
 

@@ -21,8 +21,10 @@ UNITS = {
     "hd95_mm": "mm",
     "latency_ms": "ms",
 }
+#: Figures that only some targets have.
+OPTIONAL_UNITS = {"bitstream_mb": "MB"}
 TARGET_KEYS = (*UNITS, "per_class", "agreement", "files", "arithmetic", "detail")
-OPTIONAL_TARGET_KEYS = ("summary",)
+OPTIONAL_TARGET_KEYS = ("summary", *OPTIONAL_UNITS)
 KEYS = ("schema", "made", "model", "data", "reference", "targets", "gates", "regressions")
 OPTIONAL_KEYS = ("baseline",)
 AGREEMENT_KEYS = {
@@ -193,6 +195,9 @@ def _target(target: Any, where: str) -> None:
     _keys(target, where, TARGET_KEYS, OPTIONAL_TARGET_KEYS)
     for key, unit in UNITS.items():
         _figure(target[key], f"{where}.{key}", unit)
+    for key, unit in OPTIONAL_UNITS.items():
+        if key in target:
+            _figure(target[key], f"{where}.{key}", unit)
     for key in ("size_mb", "weights_mb", "latency_ms"):
         if target[key].get("value", 1) <= 0:
             raise UserError(f"{where}.{key}.value is 0 or less; what is not known is Unavailable")

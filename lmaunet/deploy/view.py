@@ -8,8 +8,16 @@ from typing import Any
 
 from lmaunet.deploy import gates as gating
 from lmaunet.deploy.detail import detail_lines, resources, slowest_layers
-from lmaunet.deploy.figures import LABELS, WORDS, Missing, Shown, number_text, show
-from lmaunet.deploy.schema import UNITS
+from lmaunet.deploy.figures import (
+    LABELS,
+    OPTIONAL_LABELS,
+    WORDS,
+    Missing,
+    Shown,
+    number_text,
+    show,
+)
+from lmaunet.deploy.schema import OPTIONAL_UNITS, UNITS
 
 TOTALSEGMENTATOR = (
     "The labels are TotalSegmentator's output, not a radiologist's: Dice is agreement with it, "
@@ -118,6 +126,9 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
     figures = {key: show(target[key], key, f"{name}: {LABELS[key]}", missing) for key in UNITS}
+    for key in OPTIONAL_UNITS:
+        if key in target:
+            show(target[key], key, f"{name}: {OPTIONAL_LABELS[key]}", missing)
     return {
         "name": name,
         "summary": target.get("summary", ""),

@@ -97,7 +97,7 @@ def test_layers_say_what_they_are_and_where_they_come_from(built):
         own = row["op"] in ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
         assert (row["hardware"] == "no RTL yet") == own
     assert max(row["cycles"] for row in layers) == build.detail["interval_cycles"]
-    assert build.detail["slowest_layers"][0]["cycles"] == build.detail["interval_cycles"]
+    assert build.detail["slowest"][0]["cycles"] == build.detail["interval_cycles"]
     resources = json.loads((build.folder / "resources.json").read_text())
     between = resources["between_nodes"].values()
     for name in ("dsp", "bram36", "uram"):

@@ -119,8 +119,8 @@ def _check(
 def choose_slices(label: np.ndarray, rows: int) -> list[int]:
     """Return up to ``rows`` slices of ``(n, H, W)`` in order, those with the most organs first.
 
-    Neighbours look alike, so slices closer than ``n / rows``, then ``n / (2 rows)``, to a chosen one
-    wait until there is nothing else. Ties go to the slice with more organ pixels.
+    Neighbours look alike, so slices closer than ``n / rows``, then ``n / (2 rows)``, to a chosen
+    one wait until there is nothing else. Ties go to the slice with more organ pixels.
     """
     import numpy as np
 

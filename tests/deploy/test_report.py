@@ -103,7 +103,7 @@ def test_a_missing_key_is_named(path):
         ("targets/ort/latency", LOST,
          "targets.ort.latency is unknown; expected one of: size_mb, weights_mb, dice,"
          " dice_drop_points, hd95_mm, latency_ms, per_class, agreement, files, arithmetic, detail,"
-         " summary"),
+         " summary, bitstream_mb"),
         ("targets", {}, "targets is empty; a report has at least one target"),
         ("data/synthetic", "no", "data.synthetic is 'no'; expected true or false"),
         ("data/label_source", " ", "data.label_source is ' '; expected text"),

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
@@ -52,6 +54,20 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
+def source_digest(package: str) -> str:
+    """Return the SHA-256 of the Python sources of an installed package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"package {package} is not installed; run: pip install lmaunet-deploy")
+    digest = hashlib.sha256()
+    root = Path(next(iter(spec.submodule_search_locations)))
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to ``path`` atomically: the old file stays until the new one is complete."""
     partial = path.with_name(f".{path.name}.partial")
@@ -69,6 +85,8 @@ class Stage:
         inputs: files and folders that go in, by name.
         options: every option that changes the result; must be plain JSON.
         seed: the random seed, where the stage uses one.
+        code: packages whose source determines the result too. Cheap stages name theirs, so that a
+            changed program does not show an old result; training does not.
     """
 
     run: Path
@@ -76,6 +94,7 @@ class Stage:
     inputs: Mapping[str, Path]
     options: Mapping[str, Any]
     seed: int | None = None
+    code: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -98,6 +117,7 @@ class Stage:
             "options": dict(self.options),
             "seed": self.seed,
             "tools": tool_versions(),
+            "code": {name: source_digest(name) for name in self.code},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

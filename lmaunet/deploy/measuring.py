@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmaunet.artifacts import Figure, Measurement, Unavailable
-from lmaunet.deploy.pipeline import Outcome, built_targets, fingerprint, load_build, run_stage
+from lmaunet.deploy.pipeline import (
+    BUILD_CODE,
+    Outcome,
+    built_targets,
+    fingerprint,
+    load_build,
+    run_stage,
+)
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import get_target
 from lmaunet.errors import UserError
@@ -73,8 +80,9 @@ def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
     build = load_build(run, name)
     target = get_target(name)
     stage = Stage(
-        run, f"measure/{name}", {"build": build.folder}, {"data_sha256": fingerprint(data)}
-    )
+        run, f"measure/{name}", {"build": build.folder}, {"data_sha256": fingerprint(data)},
+        code=(*BUILD_CODE, "lmaunet.train"),
+    )  # fmt: skip
 
     def work(folder: Path) -> None:
         say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic}")

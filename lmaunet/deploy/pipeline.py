@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lmaunet.train.loop import Progress, Schedule
     from quant.qat import QatSettings
 
+BUILD_CODE = ("export", "fpga", "trt", "lmaunet.scan", "lmaunet.deploy.targets")
+
 SAMPLES = 4
 """Training images that go along with an export, to compare its forms and calibrate targets."""
 
@@ -153,7 +155,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     manifest = read_manifest(folder)
     quantized = load_quantized(folder / "model.pt")
     options = {"data": source.to_json(), "spec": manifest["options"]["spec"]}
-    stage = Stage(run, "export", {"model": folder / "model.pt"}, options)
+    stage = Stage(run, "export", {"model": folder / "model.pt"}, options, code=("export",))
 
     def work(out: Path) -> None:
         path = folder / "control.pt"
@@ -206,7 +208,7 @@ def build(
         "qonnx": folder / "network.qonnx.onnx",
         "samples": folder / "samples.npz",
     }
-    stage = Stage(run, f"build/{target.name}", inputs, dict(options))
+    stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
         with np.load(inputs["samples"]) as samples:

@@ -85,7 +85,7 @@ def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
     )  # fmt: skip
 
     def work(folder: Path) -> None:
-        say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic}")
+        say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic(build)}")
         predicted = target.run(build, data.val.images).argmax(1)
         say(0.8, f"{name}: size and latency")
         figures = target.measure(build, data.val.images)
@@ -94,7 +94,7 @@ def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
             {
                 "scores": _score(predicted, data).to_json(),
                 "figures": {key: value.to_json() for key, value in figures.items()},
-                "arithmetic": target.arithmetic,
+                "arithmetic": target.arithmetic(build),
                 "summary": target.summary,
                 # measuring adds to it: how often, on which processor, the slowest runs
                 "detail": build.detail,

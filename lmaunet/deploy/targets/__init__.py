@@ -75,7 +75,7 @@ class Target:
         run: float32 images ``(n, channels, H, W)`` to float32 logits ``(n, classes, H, W)``, with
             the target's own arithmetic.
         measure: returns the figures ``size_mb``, ``weights_mb`` and ``latency_ms`` of a build.
-        arithmetic: what ``run`` executes, in words for the report.
+        arithmetic: what ``run`` executes on this machine, in words for the report.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Target:
     build: Callable[[BuildRequest], Build]
     run: Callable[[Build, np.ndarray], np.ndarray]
     measure: Callable[[Build, np.ndarray], dict[str, Figure]]
-    arithmetic: str
+    arithmetic: Callable[[Build], str]
 
 
 @dataclass(frozen=True)

@@ -89,5 +89,5 @@ TARGET = Target(
     build=build,
     run=run,
     measure=measure,
-    arithmetic="the integers of the FPGA's hardware graph, executed on the CPU",
+    arithmetic=lambda build: "the integers of the FPGA's hardware graph, executed on the CPU",
 )

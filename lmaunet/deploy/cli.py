@@ -52,17 +52,21 @@ def main() -> None:
 
     def call() -> int:
         try:
-            return int(app(standalone_mode=False) or 0)
+            status = int(app(standalone_mode=False) or 0)
         except typer.Exit as stop:
-            return stop.exit_code
+            status = stop.exit_code
         except typer.Abort:
-            raise KeyboardInterrupt from None
+            status = console.INTERRUPTED
         except Exception as error:
             # click's usage errors know how to say themselves; typer does not export their class
             if hasattr(error, "show") and hasattr(error, "exit_code"):
                 error.show()
                 return console.BAD_USAGE
             raise
+        if status == console.INTERRUPTED:
+            # typer turns Ctrl-C into this status, silently
+            raise KeyboardInterrupt
+        return status
 
     sys.exit(console.run_command(call))
 
@@ -241,3 +245,7 @@ def _source(data: Path | None, phantom: bool, class_map: Path | None) -> Any:
     if data is None and not phantom:
         return None
     return DataSource(data, class_map)
+
+
+if __name__ == "__main__":
+    main()

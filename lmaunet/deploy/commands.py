@@ -51,9 +51,11 @@ def qat(
     epochs: int, learning_rate: float, batch_size: int, seed: int,
 ) -> Shown:  # fmt: skip
     """Quantize a checkpoint into a run."""
+    from lmaunet.net.checkpoint import require_file
     from lmaunet.train.loop import Schedule
     from quant.qat import QatSettings
 
+    require_file(checkpoint)
     run = find_run(run or _run_of(checkpoint), create=True)
     source = choose_data(run, source)
     settings = QatSettings(Schedule(epochs, learning_rate, batch_size))

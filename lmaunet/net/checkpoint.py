@@ -48,23 +48,31 @@ def save_checkpoint(
     partial.replace(path)
 
 
+def require_file(path: Path) -> None:
+    """Raise :class:`UserError` where there is no such file."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist or is not a file; give a .pt file")
+
+
 def read_file(path: Path) -> Any:
     """Return what ``torch.load`` finds in a file, without ever running code from it.
 
     Raises:
         UserError: no such file, not a checkpoint, truncated, or a pickle with code in it.
     """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist or is not a file; give a .pt file")
+    require_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+        # torch names what a pickle asked for and was not given
+        if "allowed global" in str(error) or "unrecognized function" in str(error):
             raise UserError(
                 f"checkpoint {path} is a pickle that holds more than tensors and plain data; it "
                 "was not executed. Save it again as torch.save(model.state_dict(), path)"
             ) from error
-        raise UserError(f"{path} is not a torch checkpoint; give a file of torch.save") from error
+        raise UserError(
+            f"{path} is not a torch checkpoint; give a file that torch.save wrote"
+        ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -1,0 +1,150 @@
+"""The whole path on a synthetic abdomen, as a user types it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from command_line import runner
+
+from lmaunet.stage import read_manifest
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, place):
+    monkeypatch.chdir(place)
+    return runner(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        import torch
+
+        torch.set_num_threads(2)
+        from lmaunet.deploy import commands
+        from lmaunet.deploy.runs import DataSource
+        from lmaunet.spec import named_spec
+
+        spec = named_spec("demo").replace(input_size=(64, 64), widths=(4, 8, 8, 12, 16), states=4,
+                                          decoder_widths=(4, 8, 8, 12), pyramid_width=16)  # fmt: skip
+        commands.train(None, spec, DataSource(None), 2, 1e-2, 8, 0)
+        (checkpoint,) = place.glob("runs/*/train/model.pt")
+        commands.qat(None, checkpoint, None, None, 1, 1e-3, 8, 0)
+        return checkpoint
+
+
+def test_the_four_commands_of_daily_use(trained, run, place):
+    """As typed after a first run: the newest run is found, and each step goes on from the last."""
+    for target in ("ort", "trt", "fpga"):
+        status, out, err = run("build", "--target", target)
+        assert status == 0, err
+        assert "DISAGREES" not in out and "agrees" in out and "ships" in out
+    status, out, err = run("report", "--json")
+    report = json.loads(out)
+    # an untrained network may well lose more than a point; everything else must be good
+    failed = [g["name"] for g in report["gates"] if g["state"] == "failed"]
+    assert set(failed) <= {"dice_drop_points"} and status == (1 if failed else 0)
+    assert set(report["targets"]) == {"ort", "trt", "fpga"}
+    assert report["data"]["synthetic"] and "synthetic" in report["data"]["label_source"]
+    for target in report["targets"].values():
+        assert target["size_mb"]["provenance"] == "measured"
+        assert target["dice"]["provenance"] == "measured"
+    assert report["targets"]["ort"]["latency_ms"]["provenance"] == "measured"
+    assert report["targets"]["fpga"]["latency_ms"]["provenance"] == "estimated"
+    shipped = {
+        f["name"]: f["bytes"] for t in report["targets"].values() for f in t["files"] if f["ships"]
+    }
+    assert set(shipped) == {"model.onnx", "engine.plan", "weights.bin"}
+    folder = trained.parent.parent
+    assert (folder / "report.html").read_text().count("SYNTHETIC") >= 1
+    run_again(run, folder, report)
+
+
+def run_again(run, folder, report):
+    """Nothing is done twice, and the report compares with itself without a regression."""
+    before = (folder / "build" / "ort" / "manifest.json").stat().st_mtime_ns
+    status, out, _ = run("build", "--target", "ort")
+    assert status == 0 and "was there already" in out
+    assert (folder / "build" / "ort" / "manifest.json").stat().st_mtime_ns == before
+    baseline = folder / "old.json"
+    baseline.write_text(json.dumps(report))
+    _, out, err = run("report", "--baseline", baseline, "--json")
+    assert json.loads(out)["regressions"] == [], err
+    worse = json.loads(json.dumps(report))
+    worse["targets"]["ort"]["size_mb"]["value"] /= 2
+    for gate in worse["gates"]:
+        if gate["target"] == "ort" and gate["name"] == "size_mb":
+            gate["value"] /= 2
+    baseline.write_text(json.dumps(worse))
+    status, out, _ = run("report", "--baseline", baseline, "--json")
+    assert status == 1
+    assert [r["figure"] for r in json.loads(out)["regressions"]] == ["size_mb"]
+
+
+def test_manifests_say_what_went_in(trained):
+    manifest = read_manifest(trained.parent.parent / "qat")
+    assert manifest["inputs"]["checkpoint"]["path"].endswith("train/model.pt")
+    assert manifest["options"]["data"] == {"path": None, "class_map": None, "seed": 0}
+    assert manifest["tools"]["torch"]
+
+
+def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
+    status, out, err = run("export", "--lowering", "two_level")
+    assert status == 0, err
+    assert "network.two_level.onnx" in out
+    status, _, err = run("export", "--lowering", "fast")
+    assert status == 2 and "fast" in err and "two_level" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--target", "fpga", "--board", "ZCU999"), "ZCU104"),
+        (("--target", "trt", "--sm", "SM90"), "SM86"),
+        (("--target", "tpu"), "unknown target 'tpu'; use one of: fpga, ort, trt"),
+        (("--target", "fpga", "--clock-mhz", "-5"), "clock"),
+    ],
+)
+def test_a_build_that_cannot_be_is_refused_and_leaves_nothing(trained, run, arguments, text):
+    folder = trained.parent.parent / "build"
+    before = sorted(p.name for p in folder.rglob("*")) if folder.exists() else []
+    status, out, err = run("build", *arguments)
+    assert status == 2 and text in err and "Traceback" not in err
+    after = sorted(p.name for p in folder.rglob("*")) if folder.exists() else []
+    assert [n for n in after if n not in before and not n.startswith("fpga")] == []
+
+
+def test_a_stale_build_is_not_reported(trained, run):
+    """A build of an earlier network is refused with the command that renews it."""
+    folder = trained.parent.parent
+    run("build", "--target", "ort")
+    path = folder / "build" / "ort" / "manifest.json"
+    content = json.loads(path.read_text())
+    kept = path.read_text()
+    content["inputs"]["qcdq"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(content))
+    try:
+        status, _, err = run("report")
+        assert status == 2
+        assert "was built from an earlier network" in err
+        assert "lmaunet-deploy build --target ort" in err
+    finally:
+        path.write_text(kept)
+
+
+def test_a_run_of_another_version_is_refused(trained, run):
+    path = trained.parent.parent / "qat" / "manifest.json"
+    kept = path.read_text()
+    path.write_text(json.dumps({**json.loads(kept), "schema": 0}))
+    try:
+        status, _, err = run("export")
+        assert status == 2 and "schema 0, expected 1" in err
+    finally:
+        path.write_text(kept)

@@ -32,8 +32,10 @@ def trained(place):
         from lmaunet.deploy.runs import DataSource
         from lmaunet.spec import named_spec
 
-        spec = named_spec("demo").replace(input_size=(64, 64), widths=(4, 8, 8, 12, 16), states=4,
-                                          decoder_widths=(4, 8, 8, 12), pyramid_width=16)  # fmt: skip
+        spec = named_spec("demo").replace(
+            input_size=(64, 64), widths=(4, 8, 8, 12, 16), states=4,
+            decoder_widths=(4, 8, 8, 12), pyramid_width=16,
+        )  # fmt: skip
         commands.train(None, spec, DataSource(None), 2, 1e-2, 8, 0)
         (checkpoint,) = place.glob("runs/*/train/model.pt")
         commands.qat(None, checkpoint, None, None, 1, 1e-3, 8, 0)
@@ -115,7 +117,7 @@ def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
 def test_a_build_that_cannot_be_is_refused_and_leaves_nothing(trained, run, arguments, text):
     folder = trained.parent.parent / "build"
     before = sorted(p.name for p in folder.rglob("*")) if folder.exists() else []
-    status, out, err = run("build", *arguments)
+    status, _out, err = run("build", *arguments)
     assert status == 2 and text in err and "Traceback" not in err
     after = sorted(p.name for p in folder.rglob("*")) if folder.exists() else []
     assert [n for n in after if n not in before and not n.startswith("fpga")] == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from export.reference import evidence_folder
 from fpga.agreement import (
     NodeCheck,
     check_against_nodes,
@@ -72,7 +73,7 @@ def build(
         raise UserError(
             f"samples of shape {samples.shape}; expected finite images (n, channels, H, W), n >= 1"
         )
-    evidence = folder.parent / "evidence"
+    evidence = evidence_folder(folder)
     progress("running the QONNX model on the sample images")
     reference = Reference(qonnx)
     calibration = reference.run(samples, reference.scan_inputs())

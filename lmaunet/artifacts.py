@@ -1,4 +1,5 @@
-"""The types that the stages hand on to each other.
+"""The types that results are made of. What a stage hands on is a folder with a manifest
+(:mod:`lmaunet.stage`); these are what is in it.
 
 All are frozen. A figure is a :class:`Measurement` with its provenance, or :class:`Unavailable`
 with the reason; it is never 0 or None for "unknown". An :class:`Agreement` rides on every edge of
@@ -141,37 +142,6 @@ def require_agreement(
         f"{tolerance:g} (at most {allowed} may; largest difference {agreement.max_abs:g}); "
         f"{detail}; both tensors are in {saved}"
     )
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained FP32 network: ``path`` of the weights and the name of its spec."""
-
-    path: Path
-    spec_name: str
-    dice: float
-
-
-@dataclass(frozen=True)
-class QuantizedModel:
-    """A network after QAT: ``path`` of its weights and the weight bits by number of weights."""
-
-    path: Path
-    spec_name: str
-    weight_bits: dict[int, int]
-    ptq_dice: float
-    qat_dice: float
-    control_dice: float
-
-
-@dataclass(frozen=True)
-class ExportedGraph:
-    """The ONNX files of one quantized network and how each agrees with torch."""
-
-    qcdq: Path
-    qonnx: Path
-    float32: Path
-    agreements: tuple[Agreement, ...]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ from typing import Any
 
 from lmaunet.deploy import measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, progress_bar, table
-from lmaunet.deploy.runs import DEFAULT_DATA, DataSource, choose_data, find_run
+from lmaunet.deploy.runs import (
+    DEFAULT_DATA,
+    DataSource,
+    choose_data,
+    find_run,
+    run_for_checkpoint,
+)
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
 
@@ -56,7 +62,7 @@ def qat(
     from quant.qat import QatSettings
 
     require_file(checkpoint)
-    run = find_run(run or _run_of(checkpoint), create=True)
+    run = run_for_checkpoint(run, checkpoint)
     source = choose_data(run, source)
     settings = QatSettings(Schedule(epochs, learning_rate, batch_size))
     with progress_bar("quantizing") as progress:
@@ -72,17 +78,10 @@ def qat(
     }
     rows = [[words[k], f"{100 * content['scores'][k]['dice']:.2f}"] for k in words]
     return content, [
+        f"data: {'the phantom (synthetic)' if source.path is None else source.path}",
         *table(["network", "Dice on held-out slices"], rows),
         f"wrote {_where(outcome)}; next: lmaunet-deploy build --target ort --run {run}",
     ]
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    """Return the run that a checkpoint lies in, so that its quantization joins it."""
-    train_folder = checkpoint.parent
-    if (train_folder / "manifest.json").exists() and train_folder.name == "train":
-        return train_folder.parent
-    return None
 
 
 def export(run: Path | None, lowering: str | None) -> Shown:

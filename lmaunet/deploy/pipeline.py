@@ -46,11 +46,12 @@ def run_stage(
     stage: Stage, work: Callable[[Path], None], *, first: bool, resume: bool = False
 ) -> Outcome:
     """Run a stage in this process; only the first of several processes writes its folder."""
+    # each process finds the same here: no result is moved into place before all have worked on it
+    if stage.is_current():
+        return Outcome(stage.folder, True)
     if not first:
         work(stage.partial)
         return Outcome(stage.folder, False)
-    if stage.is_current():
-        return Outcome(stage.folder, True)
     return Outcome(stage.write(work, resume=resume), False)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.errors import UserError
-from lmaunet.stage import read_manifest
+from lmaunet.stage import read_manifest, sha256
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -38,11 +38,35 @@ def find_run(run: Path | None, *, create: bool = False) -> Path:
         newest = max(manifests, key=lambda path: path.stat().st_mtime)
         return RUNS / newest.relative_to(RUNS).parts[0]
     if create:
-        return RUNS / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        return RUNS / _name()
     raise UserError(
         "there is no run under runs/; start with: lmaunet-deploy demo, or "
         "lmaunet-deploy qat --ckpt FILE"
     )
+
+
+def run_for_checkpoint(run: Path | None, checkpoint: Path) -> Path:
+    """Return the run that a checkpoint is quantized in.
+
+    It is the given one, else the run that trained the checkpoint, else the newest if it quantized
+    the same file before, else a new one: another network never takes a run's place unasked.
+    """
+    if run is not None:
+        return find_run(run, create=True)
+    if checkpoint.parent.name == "train" and (checkpoint.parent / "manifest.json").exists():
+        return checkpoint.parent.parent
+    newest = find_run(None, create=True)
+    if (newest / "qat" / "manifest.json").exists():
+        inputs = read_manifest(newest / "qat")["inputs"]
+        if inputs["checkpoint"]["sha256"] == sha256(checkpoint):
+            return newest
+    elif not newest.exists():
+        return newest
+    return RUNS / _name()
+
+
+def _name() -> str:
+    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,11 @@ def save_checkpoint(
         "state": model.state_dict(),
         "notes": notes,
     }
+    save_atomically(path, content)
+
+
+def save_atomically(path: Path, content: Any) -> None:
+    """Write tensors and plain data: the old file stays until the new one is complete."""
     partial = path.with_name(f".{path.name}.partial")
     torch.save(content, partial)
     partial.replace(path)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lmaunet.data.augment import batches
 from lmaunet.data.dataset import SliceSet
 from lmaunet.errors import UserError
+from lmaunet.net.checkpoint import save_atomically
 from lmaunet.train.processes import Processes
 
 Progress = Callable[[float, str], None]
@@ -180,8 +181,6 @@ def fit(
                 "optimizer": optimizer.state_dict(),
                 "history": history,
             }
-            partial = saved.with_name(f".{saved.name}.partial")
-            torch.save(state, partial)
-            partial.replace(saved)
+            save_atomically(saved, state)
     progress(1.0, f"{name}: done, loss {history[-1]['loss']:.3f}, Dice {history[-1]['dice']:.3f}")
     return history

@@ -180,3 +180,45 @@ def test_an_interrupted_training_goes_on(tmp_path):
     )
     assert again.returncode == 0
     assert len(json.loads((tmp_path / "run/train/train.json").read_text())["history"]) == 30
+
+
+def test_a_checkpoint_never_takes_another_networks_run(tmp_path, monkeypatch):
+    from lmaunet.deploy.runs import run_for_checkpoint
+    from lmaunet.stage import Stage
+
+    monkeypatch.chdir(tmp_path)
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    first.write_text("1")
+    second.write_text("2")
+    new = run_for_checkpoint(None, first)
+    assert new.parent.name == "runs" and not new.exists()
+    run = tmp_path / "runs" / "old"
+    Stage(run, "qat", {"checkpoint": first}, {}).write(lambda folder: None)
+    assert run_for_checkpoint(None, first).resolve() == run
+    assert run_for_checkpoint(None, second).name != "old"
+    assert run_for_checkpoint(run, second) == run
+    Stage(run, "train", {}, {}).write(lambda f: (f / "model.pt").write_text("3") and None)
+    assert run_for_checkpoint(None, run / "train" / "model.pt") == run
+
+
+@pytest.mark.slow
+def test_two_processes_run_the_commands(tmp_path):
+    """train and qat under torchrun: one result, and a second call finds it in both processes."""
+    base = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            "-m", "--", "lmaunet.deploy.cli"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    shape = ["--phantom", "--epochs", "1", "--run", "run"]
+    calls = [
+        ["train", "--input-size", "32", *shape],
+        ["qat", "--ckpt", "run/train/model.pt", *shape],
+        ["qat", "--ckpt", "run/train/model.pt", *shape],
+    ]
+    for call in calls:
+        done = subprocess.run(
+            [*base, *call], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert "was there already" in done.stdout
+    options = json.loads((tmp_path / "run/qat/manifest.json").read_text())["options"]
+    assert options["processes"] == 2

@@ -22,7 +22,7 @@ from lmaunet.spec import NetSpec, named_spec
 Shown = tuple[Any, list[str]]
 
 DEMO_TRAIN_EPOCHS, DEMO_TRAIN_RATE = 75, 3e-3
-QAT_EPOCHS, QAT_RATE = 12, 5e-4
+QAT_EPOCHS, QAT_RATE = 8, 1e-4
 
 
 def _where(outcome: pipeline.Outcome) -> str:

@@ -6,13 +6,11 @@ cannot be imported shows up as missing, with the reason.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmaunet.errors import UserError
+from lmaunet.registry import Missing, find_entries, get_entry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,14 +73,6 @@ class Lowering:
     emit: Callable[[Builder, ScanSite, ScanInputs], str]
     node_count: Callable[[ScanSite], int]
     executable: bool = True
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A lowering whose file could not be imported, and why."""
-
-    name: str
-    why: str
 
 
 class Builder:
@@ -186,14 +176,7 @@ class Builder:
 
 def all_lowerings() -> dict[str, Lowering | Missing]:
     """Return every lowering of this folder by name, in alphabetical order."""
-    found: dict[str, Lowering | Missing] = {}
-    for module in pkgutil.iter_modules(__path__):
-        try:
-            lowering = importlib.import_module(f"{__name__}.{module.name}").LOWERING
-            found[lowering.name] = lowering
-        except Exception as error:
-            found[module.name] = Missing(module.name, f"{type(error).__name__}: {error}")
-    return found
+    return find_entries(__name__, __path__, "LOWERING", Lowering)
 
 
 def executable_lowerings() -> tuple[str, ...]:
@@ -207,10 +190,4 @@ def executable_lowerings() -> tuple[str, ...]:
 
 def get_lowering(name: str) -> Lowering:
     """Return one lowering; raises :class:`UserError` where it is unknown or cannot be imported."""
-    lowerings = all_lowerings()
-    if name not in lowerings:
-        raise UserError(f"unknown lowering {name!r}; use one of: {', '.join(lowerings)}")
-    lowering = lowerings[name]
-    if isinstance(lowering, Missing):
-        raise UserError(f"lowering {name} cannot be loaded: {lowering.why}")
-    return lowering
+    return get_entry(all_lowerings(), name, "lowering")

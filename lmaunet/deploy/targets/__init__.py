@@ -6,18 +6,18 @@ be imported shows up as missing, with the reason.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build, Figure
-from lmaunet.errors import UserError
+from lmaunet.registry import Missing, find_entries, get_entry
 
 if TYPE_CHECKING:
     import numpy as np
+
+__all__ = ["BuildRequest", "Missing", "Target", "Tool", "all_targets", "get_target"]
 
 
 @dataclass(frozen=True)
@@ -87,32 +87,11 @@ class Target:
     arithmetic: Callable[[Build], str]
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A target whose file could not be imported, and why."""
-
-    name: str
-    why: str
-
-
 def all_targets() -> dict[str, Target | Missing]:
     """Return every target of this folder by name, in alphabetical order."""
-    found: dict[str, Target | Missing] = {}
-    for module in pkgutil.iter_modules(__path__):
-        try:
-            target = importlib.import_module(f"{__name__}.{module.name}").TARGET
-            found[target.name] = target
-        except Exception as error:
-            found[module.name] = Missing(module.name, f"{type(error).__name__}: {error}")
-    return found
+    return find_entries(__name__, __path__, "TARGET", Target)
 
 
 def get_target(name: str) -> Target:
     """Return one target; raises :class:`UserError` where it is unknown or cannot be imported."""
-    targets = all_targets()
-    if name not in targets:
-        raise UserError(f"unknown target {name!r}; use one of: {', '.join(targets)}")
-    target = targets[name]
-    if isinstance(target, Missing):
-        raise UserError(f"target {name} cannot be loaded: {target.why}")
-    return target
+    return get_entry(all_targets(), name, "target")

@@ -160,7 +160,7 @@ def read_host(path: Path) -> Host:
     import json
 
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         del content["note"]
         for name in ("output_scale", "output_bias"):
             content[name] = np.array(content[name])

@@ -163,7 +163,9 @@ class Stage:
 @contextlib.contextmanager
 def _partial_folder(partial: Path, key: str, resume: bool) -> Iterator[Path]:
     marker = partial / ".key"
-    if partial.exists() and not (resume and marker.exists() and marker.read_text() == key):
+    if partial.exists() and not (
+        resume and marker.exists() and marker.read_text(encoding="utf-8") == key
+    ):
         shutil.rmtree(partial)
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -198,7 +200,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"(lmaunet-deploy {folder.name} --run {folder.parent})"
         )
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); run the stage again") from error

@@ -46,7 +46,7 @@ def test_a_killed_stage_leaves_the_old_result(stage, error):
 
     with pytest.raises(BaseException):  # noqa: B017
         stage.write(fail)
-    assert (folder / "out.txt").read_text() == "old"
+    assert (folder / "out.txt").read_text(encoding="utf-8") == "old"
     assert stage.is_current() and not stage.partial.exists()
 
 

@@ -86,8 +86,8 @@ def load_build(folder: Path) -> EngineBuild:
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no engine: {name} is missing; build it again")
     try:
-        content = json.loads((folder / LAYERS).read_text())["layers"]
-        record = json.loads((folder / RECORD).read_text())
+        content = json.loads((folder / LAYERS).read_text(encoding="utf-8"))["layers"]
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         layers = tuple(EngineLayer.from_json(layer) for layer in content)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the engine's tables are damaged; build it again") from error

@@ -136,7 +136,7 @@ def read_class_map(given: str | Path) -> ClassMap:
             f"no class map {str(given)!r}; give a JSON file or one of: {', '.join(NAMED_MAPS)}"
         )
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         classes = tuple(str(c) for c in content.pop("classes"))
         codes = {int(k): int(v) for k, v in content.pop("codes").items()}
         others = content.pop("others", None)

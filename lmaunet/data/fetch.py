@@ -92,7 +92,7 @@ def info(folder: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"folder": str(folder), "complete": False, "problem": "", "files": {}}
     try:
-        source = json.loads((folder / SOURCE_FILE).read_text())
+        source = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
         digests = dict(source["sha256"])
         archive = source["archive_sha256"]
     except FileNotFoundError:

@@ -108,7 +108,7 @@ def _train_cases(folder: Path) -> dict[str, list[Path]]:
 def _listed(folder: Path, name: str) -> list[str] | None:
     for place in LIST_FOLDERS:
         if (folder / place / name).is_file():
-            return (folder / place / name).read_text().split()
+            return (folder / place / name).read_text(encoding="utf-8").split()
     return None
 
 

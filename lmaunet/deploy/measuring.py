@@ -122,7 +122,7 @@ def measure_all(run: Path, only: str | None, say: Say) -> dict[str, Path]:
 
 def read_target(folder: Path, reference_dice: float) -> tuple[dict[str, Figure], dict[str, float]]:
     """Return a measured target's figures, the Dice drop included, and its Dice by class."""
-    content = json.loads((folder / "measure.json").read_text())
+    content = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
     figures = {key: _figure(key, value) for key, value in content["figures"].items()}
     scores = content["scores"]
     figures["dice"] = Measurement("dice", scores["dice"], "1", "measured")

@@ -247,7 +247,7 @@ def load_build(run: Path, target_name: str) -> Build:
                 f"{folder} was built from an earlier network than {run / 'export'}; "
                 f"make it again with: {command}"
             )
-    content = json.loads((folder / "build.json").read_text())
+    content = json.loads((folder / "build.json").read_text(encoding="utf-8"))
     agreements = tuple(Agreement(**a) for a in content["agreements"])
     return Build(
         content["target"], folder, folder / content["shipped"], agreements, content["detail"]

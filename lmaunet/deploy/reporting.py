@@ -46,7 +46,7 @@ def make_report(
 
 
 def _reference(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    content = json.loads((folder / "measure.json").read_text())
+    content = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
     best = content["scores"][content["best"]]
     hd95 = hd95_figure(best["hd95_mm"])
     words = {"float32": "as trained", "control": "control: trained on as long as the INT8 network"}
@@ -61,7 +61,7 @@ def _reference(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[str, Any]:
     build = load_build(run, name)
-    content = json.loads((folder / "measure.json").read_text())
+    content = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
     figures, per_class = read_target(folder, reference_dice)
     files = [
         {
@@ -85,8 +85,10 @@ def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[s
 
 def _model(run: Path, spec: Any) -> dict[str, Any]:
     height, width = spec.input_size
-    found = json.loads((run / "qat" / "qat.json").read_text())
-    agreements = json.loads((run / "export" / "export.json").read_text())["agreements"]
+    found = json.loads((run / "qat" / "qat.json").read_text(encoding="utf-8"))
+    agreements = json.loads((run / "export" / "export.json").read_text(encoding="utf-8"))[
+        "agreements"
+    ]
     return {
         "spec": spec.name,
         "params": sum(layer.params for layer in spec.layers()),

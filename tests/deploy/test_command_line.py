@@ -179,7 +179,10 @@ def test_an_interrupted_training_goes_on(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False
     )
     assert again.returncode == 0
-    assert len(json.loads((tmp_path / "run/train/train.json").read_text())["history"]) == 30
+    assert (
+        len(json.loads((tmp_path / "run/train/train.json").read_text(encoding="utf-8"))["history"])
+        == 30
+    )
 
 
 def test_a_checkpoint_never_takes_another_networks_run(tmp_path, monkeypatch):
@@ -220,5 +223,7 @@ def test_two_processes_run_the_commands(tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
     assert "was there already" in done.stdout
-    options = json.loads((tmp_path / "run/qat/manifest.json").read_text())["options"]
+    options = json.loads((tmp_path / "run/qat/manifest.json").read_text(encoding="utf-8"))[
+        "options"
+    ]
     assert options["processes"] == 2

@@ -65,7 +65,7 @@ def test_the_four_commands_of_daily_use(trained, run, place):
     }
     assert set(shipped) == {"model.onnx", "engine.plan", "weights.bin"}
     folder = trained.parent.parent
-    assert (folder / "report.html").read_text().count("SYNTHETIC") >= 1
+    assert (folder / "report.html").read_text(encoding="utf-8").count("SYNTHETIC") >= 1
     run_again(run, folder, report)
 
 
@@ -128,8 +128,8 @@ def test_a_stale_build_is_not_reported(trained, run):
     folder = trained.parent.parent
     run("build", "--target", "ort")
     path = folder / "build" / "ort" / "manifest.json"
-    content = json.loads(path.read_text())
-    kept = path.read_text()
+    content = json.loads(path.read_text(encoding="utf-8"))
+    kept = path.read_text(encoding="utf-8")
     content["inputs"]["qcdq"]["sha256"] = "0" * 64
     path.write_text(json.dumps(content))
     try:
@@ -143,7 +143,7 @@ def test_a_stale_build_is_not_reported(trained, run):
 
 def test_a_run_of_another_version_is_refused(trained, run):
     path = trained.parent.parent / "qat" / "manifest.json"
-    kept = path.read_text()
+    kept = path.read_text(encoding="utf-8")
     path.write_text(json.dumps({**json.loads(kept), "schema": 0}))
     try:
         status, _, err = run("export")

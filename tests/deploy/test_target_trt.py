@@ -63,7 +63,7 @@ def test_a_build_holds_the_plan_its_tables_and_its_network(built):
     assert sorted(p.name for p in built.folder.iterdir()) == [
         "engine.json", "engine.log", "engine.plan", "layers.json", "network.onnx", "precision.json",
     ]  # fmt: skip
-    rows = json.loads((built.folder / "precision.json").read_text())["convolutions"]
+    rows = json.loads((built.folder / "precision.json").read_text(encoding="utf-8"))["convolutions"]
     assert [row["node"] for row in rows if row["kind"] == "dense"] == list(DENSE)
     assert {(row["input"], row["weights"]) for row in rows} == {("Int8", "Int8")}
 

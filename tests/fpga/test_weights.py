@@ -34,7 +34,7 @@ def image(whole, tmp_path_factory):
 def test_the_image_holds_every_weight(whole, image):
     folder, written = image
     data = (folder / "weights.bin").read_bytes()
-    index = json.loads((folder / "weights.json").read_text())
+    index = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
     assert len(data) == written["image"] == sum(entry["bytes"] for entry in index)
     for entry in index:
         if entry["purpose"] != "weights":
@@ -53,6 +53,6 @@ def test_weights_are_a_byte_each(whole, image):
         if step.op_type in ("MVAU", "VVAU")
     )
     assert image[1]["weights"] == weights
-    assert {e["purpose"] for e in json.loads((image[0] / "weights.json").read_text())} == {
+    assert {e["purpose"] for e in json.loads((image[0] / "weights.json").read_text(encoding="utf-8"))} == {
         "weights", "Requantize", "TableActivation", "SelectiveScan",
     }  # fmt: skip

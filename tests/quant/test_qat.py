@@ -24,7 +24,7 @@ def result(tiny_model, tiny_data, tmp_path_factory):
 
 
 def test_the_scores_are_those_of_the_saved_networks(result, tiny_data):
-    scores = json.loads((result / "qat.json").read_text())["scores"]
+    scores = json.loads((result / "qat.json").read_text(encoding="utf-8"))["scores"]
     assert set(scores) == {"float32", "ptq", "qat", "control"}
     quantized = load_quantized(result / "model.pt")
     assert evaluate(quantized, tiny_data).dice == pytest.approx(scores["qat"]["dice"])

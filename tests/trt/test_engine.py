@@ -88,7 +88,7 @@ def test_a_crash_inside_the_library(network, tmp_path, monkeypatch):
         "last lines:\n  first\n  [VERBOSE] tactic 17\n  glibc says no\n"
     )
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["engine.plan"]
-    assert (tmp_path / "out" / "engine.plan").read_text() == "the old engine"
+    assert (tmp_path / "out" / "engine.plan").read_text(encoding="utf-8") == "the old engine"
 
 
 HANG = """

@@ -29,7 +29,7 @@ from fpga.resources import SHELL_LUT, Placed
 from fpga.weights import write_image
 from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError
-from lmaunet.stage import write_json
+from lmaunet.stage import read_json, write_json
 
 MAX_CHECK_IMAGES = 4
 NO_RTL = "no RTL yet"
@@ -157,10 +157,9 @@ def write_host(host: Host, path: Path) -> None:
 
 def read_host(path: Path) -> Host:
     """Return what :func:`write_host` wrote; raises :class:`UserError` where it is damaged."""
-    import json
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         del content["note"]
         for name in ("output_scale", "output_bias"):
             content[name] = np.array(content[name])

@@ -68,6 +68,11 @@ def source_digest(package: str) -> str:
     return digest.hexdigest()
 
 
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of ours."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to ``path`` atomically: the old file stays until the new one is complete."""
     partial = path.with_name(f".{path.name}.partial")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmaunet.errors import UserError
+from lmaunet.stage import read_json
 from trt import adapter
 from trt.layer_table import EngineLayer
 
@@ -86,8 +87,8 @@ def load_build(folder: Path) -> EngineBuild:
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no engine: {name} is missing; build it again")
     try:
-        content = json.loads((folder / LAYERS).read_text(encoding="utf-8"))["layers"]
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        content = read_json(folder / LAYERS)["layers"]
+        record = read_json(folder / RECORD)
         layers = tuple(EngineLayer.from_json(layer) for layer in content)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the engine's tables are damaged; build it again") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.errors import UserError
+from lmaunet.stage import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,7 +136,7 @@ def read_class_map(given: str | Path) -> ClassMap:
             f"no class map {str(given)!r}; give a JSON file or one of: {', '.join(NAMED_MAPS)}"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         classes = tuple(str(c) for c in content.pop("classes"))
         codes = {int(k): int(v) for k, v in content.pop("codes").items()}
         others = content.pop("others", None)

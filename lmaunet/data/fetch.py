@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.errors import UserError
+from lmaunet.stage import read_json
 
 PACKAGE = "totalsegmentator"
 VERSION = "2.18.0"
@@ -92,7 +93,7 @@ def info(folder: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"folder": str(folder), "complete": False, "problem": "", "files": {}}
     try:
-        source = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+        source = read_json(folder / SOURCE_FILE)
         digests = dict(source["sha256"])
         archive = source["archive_sha256"]
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lmaunet.deploy.runs import (
 )
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
+from lmaunet.stage import read_json
 
 Shown = tuple[Any, list[str]]
 
@@ -43,7 +43,7 @@ def train(
         outcome = pipeline.train(run, spec, source, schedule, seed, progress)
     if not first_process():
         return {}, []
-    content = json.loads((outcome.folder / "train.json").read_text(encoding="utf-8"))
+    content = read_json(outcome.folder / "train.json")
     scores = content["scores"]
     return content, [
         f"Dice {100 * scores['dice']:.1f} on held-out slices",
@@ -69,7 +69,7 @@ def qat(
         outcome = pipeline.qat(run, checkpoint, source, settings, seed, progress, spec)
     if not first_process():
         return {}, []
-    content = json.loads((outcome.folder / "qat.json").read_text(encoding="utf-8"))
+    content = read_json(outcome.folder / "qat.json")
     words = {
         "float32": "FP32 as it came",
         "control": "FP32 control, the same extra steps",
@@ -88,7 +88,7 @@ def export(run: Path | None, lowering: str | None) -> Shown:
     """Export a run's quantized network."""
     run = find_run(run)
     outcome = _export(run)
-    content = json.loads((outcome.folder / "export.json").read_text(encoding="utf-8"))
+    content = read_json(outcome.folder / "export.json")
     lines = [_agreement(a) for a in content["agreements"]]
     if lowering:
         import onnx
@@ -135,10 +135,7 @@ def measure(run: Path | None, target: str | None) -> Shown:
     run = find_run(run)
     with progress_bar("measuring") as progress:
         folders = measuring.measure_all(run, target, progress)
-    content = {
-        name: json.loads((f / "measure.json").read_text(encoding="utf-8"))
-        for name, f in folders.items()
-    }
+    content = {name: read_json(f / "measure.json") for name, f in folders.items()}
     rows = []
     for name, found in content.items():
         if name == "reference":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import get_target
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_manifest, write_json
+from lmaunet.stage import Stage, read_json, read_manifest, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -122,7 +121,7 @@ def measure_all(run: Path, only: str | None, say: Say) -> dict[str, Path]:
 
 def read_target(folder: Path, reference_dice: float) -> tuple[dict[str, Figure], dict[str, float]]:
     """Return a measured target's figures, the Dice drop included, and its Dice by class."""
-    content = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "measure.json")
     figures = {key: _figure(key, value) for key, value in content["figures"].items()}
     scores = content["scores"]
     figures["dice"] = Measurement("dice", scores["dice"], "1", "measured")

@@ -9,7 +9,6 @@ there already for exactly these inputs and options.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
-from lmaunet.stage import Stage, read_manifest, write_json
+from lmaunet.stage import Stage, read_json, read_manifest, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -247,7 +246,7 @@ def load_build(run: Path, target_name: str) -> Build:
                 f"{folder} was built from an earlier network than {run / 'export'}; "
                 f"make it again with: {command}"
             )
-    content = json.loads((folder / "build.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "build.json")
     agreements = tuple(Agreement(**a) for a in content["agreements"])
     return Build(
         content["target"], folder, folder / content["shipped"], agreements, content["detail"]

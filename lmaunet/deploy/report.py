@@ -21,7 +21,7 @@ from typing import Any
 from lmaunet.deploy import gates as gating
 from lmaunet.deploy.schema import SCHEMA, UNITS, validate
 from lmaunet.errors import UserError
-from lmaunet.stage import tool_versions, write_json
+from lmaunet.stage import read_json, tool_versions, write_json
 
 __all__ = ["SCHEMA", "UNITS", "assemble", "load", "validate", "with_baseline", "write_report"]
 
@@ -115,7 +115,7 @@ def _plain(value: Any, where: str) -> Any:
 def load(path: Path) -> dict[str, Any]:
     """Return the report in ``path``; raises UserError where it is none or of another schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; give a report.json") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from lmaunet.deploy.describe import count_macs
 from lmaunet.deploy.measuring import hd95_figure, load_run_data, measure_all, read_target
 from lmaunet.deploy.pictures import overlay_rows
 from lmaunet.deploy.pipeline import load_build
-from lmaunet.stage import read_manifest
+from lmaunet.stage import read_json, read_manifest
 
 BUDGET_MB = 4.2
 
@@ -46,7 +45,7 @@ def make_report(
 
 
 def _reference(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    content = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "measure.json")
     best = content["scores"][content["best"]]
     hd95 = hd95_figure(best["hd95_mm"])
     words = {"float32": "as trained", "control": "control: trained on as long as the INT8 network"}
@@ -61,7 +60,7 @@ def _reference(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[str, Any]:
     build = load_build(run, name)
-    content = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "measure.json")
     figures, per_class = read_target(folder, reference_dice)
     files = [
         {
@@ -85,10 +84,8 @@ def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[s
 
 def _model(run: Path, spec: Any) -> dict[str, Any]:
     height, width = spec.input_size
-    found = json.loads((run / "qat" / "qat.json").read_text(encoding="utf-8"))
-    agreements = json.loads((run / "export" / "export.json").read_text(encoding="utf-8"))[
-        "agreements"
-    ]
+    found = read_json(run / "qat" / "qat.json")
+    agreements = read_json(run / "export" / "export.json")["agreements"]
     return {
         "spec": spec.name,
         "params": sum(layer.params for layer in spec.layers()),

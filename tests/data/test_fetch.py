@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import io
-import json
 import subprocess
 import tarfile
 
@@ -12,6 +11,7 @@ import pytest
 from lmaunet.data import fetch as module
 from lmaunet.data.fetch import fetch, info
 from lmaunet.errors import UserError
+from lmaunet.stage import read_json
 
 REFERENCE = "totalsegmentator-2.18.0/tests/reference_files/"
 DICOM = [f"example_ct_dicom/CT.1.2.{i}" for i in range(20)]
@@ -68,7 +68,7 @@ def test_fetches_only_the_reference_files_and_says_where_they_come_from(tmp_path
     expected = {*module.FILES, "LICENSE", "SOURCE.json", "README.md", "example_ct_dicom"}
     assert set(leftovers(tmp_path)) == expected
     assert len(list((tmp_path / "example_ct_dicom").iterdir())) == 20
-    source = json.loads((tmp_path / "SOURCE.json").read_text(encoding="utf-8"))
+    source = read_json(tmp_path / "SOURCE.json")
     assert (source["package"], source["version"]) == ("totalsegmentator", "2.18.0")
     assert source["licence"] == "Apache-2.0"
     assert source["label_source"] == "TotalSegmentator (a model's output, not a radiologist)"

@@ -16,6 +16,7 @@ from command_line import runner
 
 from lmaunet.deploy import commands, console
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.stage import read_json
 
 
 @pytest.fixture
@@ -179,10 +180,7 @@ def test_an_interrupted_training_goes_on(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False
     )
     assert again.returncode == 0
-    assert (
-        len(json.loads((tmp_path / "run/train/train.json").read_text(encoding="utf-8"))["history"])
-        == 30
-    )
+    assert len(read_json(tmp_path / "run/train/train.json")["history"]) == 30
 
 
 def test_a_checkpoint_never_takes_another_networks_run(tmp_path, monkeypatch):
@@ -223,7 +221,5 @@ def test_two_processes_run_the_commands(tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
     assert "was there already" in done.stdout
-    options = json.loads((tmp_path / "run/qat/manifest.json").read_text(encoding="utf-8"))[
-        "options"
-    ]
+    options = read_json(tmp_path / "run/qat/manifest.json")["options"]
     assert options["processes"] == 2

@@ -7,7 +7,7 @@ import json
 import pytest
 from command_line import runner
 
-from lmaunet.stage import read_manifest
+from lmaunet.stage import read_json, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_stale_build_is_not_reported(trained, run):
     folder = trained.parent.parent
     run("build", "--target", "ort")
     path = folder / "build" / "ort" / "manifest.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     kept = path.read_text(encoding="utf-8")
     content["inputs"]["qcdq"]["sha256"] = "0" * 64
     path.write_text(json.dumps(content))

@@ -8,6 +8,7 @@ import pytest
 from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import UserError
+from lmaunet.stage import read_json
 
 torch = pytest.importorskip("torch")
 
@@ -88,7 +89,7 @@ def test_it_agrees_with_the_qonnx_model(built):
 
 def test_layers_say_what_they_are_and_where_they_come_from(built):
     build, _ = built
-    layers = json.loads((build.folder / "layers.json").read_text(encoding="utf-8"))
+    layers = read_json(build.folder / "layers.json")
     assert len(layers) == build.detail["nodes"]
     for row in layers:
         assert row["provenance"] == "estimated"
@@ -98,7 +99,7 @@ def test_layers_say_what_they_are_and_where_they_come_from(built):
         assert (row["hardware"] == "no RTL yet") == own
     assert max(row["cycles"] for row in layers) == build.detail["interval_cycles"]
     assert build.detail["slowest"][0]["cycles"] == build.detail["interval_cycles"]
-    resources = json.loads((build.folder / "resources.json").read_text(encoding="utf-8"))
+    resources = read_json(build.folder / "resources.json")
     between = resources["between_nodes"].values()
     for name in ("dsp", "bram36", "uram"):
         parts = sum(row[name] for row in layers) + sum(row[name] for row in between)

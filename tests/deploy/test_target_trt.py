@@ -17,6 +17,7 @@ from export.reference import reference_logits
 from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.stage import read_json
 from trt import adapter, runner
 from trt.runner import Gpu, probe_gpu
 
@@ -63,7 +64,7 @@ def test_a_build_holds_the_plan_its_tables_and_its_network(built):
     assert sorted(p.name for p in built.folder.iterdir()) == [
         "engine.json", "engine.log", "engine.plan", "layers.json", "network.onnx", "precision.json",
     ]  # fmt: skip
-    rows = json.loads((built.folder / "precision.json").read_text(encoding="utf-8"))["convolutions"]
+    rows = read_json(built.folder / "precision.json")["convolutions"]
     assert [row["node"] for row in rows if row["kind"] == "dense"] == list(DENSE)
     assert {(row["input"], row["weights"]) for row in rows} == {("Int8", "Int8")}
 

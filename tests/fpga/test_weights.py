@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fpga.weights import pack, unpack, write_image
+from lmaunet.stage import read_json
 
 
 @given(st.integers(1, 48), st.booleans(), st.integers(0, 1 << 20), st.integers(1, 50))
@@ -34,7 +33,7 @@ def image(whole, tmp_path_factory):
 def test_the_image_holds_every_weight(whole, image):
     folder, written = image
     data = (folder / "weights.bin").read_bytes()
-    index = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+    index = read_json(folder / "weights.json")
     assert len(data) == written["image"] == sum(entry["bytes"] for entry in index)
     for entry in index:
         if entry["purpose"] != "weights":
@@ -53,6 +52,6 @@ def test_weights_are_a_byte_each(whole, image):
         if step.op_type in ("MVAU", "VVAU")
     )
     assert image[1]["weights"] == weights
-    assert {e["purpose"] for e in json.loads((image[0] / "weights.json").read_text(encoding="utf-8"))} == {
+    assert {e["purpose"] for e in read_json(image[0] / "weights.json")} == {
         "weights", "Requantize", "TableActivation", "SelectiveScan",
     }  # fmt: skip

@@ -1,10 +1,9 @@
-import json
-
 import pytest
 import torch
 
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
+from lmaunet.stage import read_json
 from lmaunet.train.loop import Schedule
 from lmaunet.train.metrics import predict_logits
 from lmaunet.train.processes import join_processes
@@ -24,7 +23,7 @@ def result(tiny_model, tiny_data, tmp_path_factory):
 
 
 def test_the_scores_are_those_of_the_saved_networks(result, tiny_data):
-    scores = json.loads((result / "qat.json").read_text(encoding="utf-8"))["scores"]
+    scores = read_json(result / "qat.json")["scores"]
     assert set(scores) == {"float32", "ptq", "qat", "control"}
     quantized = load_quantized(result / "model.pt")
     assert evaluate(quantized, tiny_data).dice == pytest.approx(scores["qat"]["dice"])

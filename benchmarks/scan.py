@@ -12,9 +12,9 @@ while is so for both. A table on standard output has one row for each length and
   (which a first scan of a few tokens loads), in MB, the largest of the rounds;
 - time: the median of forward + backward, relative to that of the plain loop.
 
-The threads wait passively (OMP_WAIT_POLICY) unless the environment says otherwise. With the default
-policy they spin, and where another process needs the core that makes a run of many short parallel
-operations slower by one or two orders of magnitude.
+The threads spin as shortly as those of ``lmaunet-deploy`` (GOMP_SPINCOUNT), unless the environment
+says otherwise: with GNU OpenMP's default, runs of many short parallel operations become slower by
+an order of magnitude where another process needs the core.
 
 ``loop`` is the usual way to write a recurrence in torch: ``a`` and ``b`` are unbound along the
 tokens, and autograd differentiates the steps. (Indexing ``a[:, t]`` in its place would take time
@@ -102,7 +102,7 @@ def run_in_own_process(form, length, options):
     for name in ("batch", "channels", "states", "repeat", "threads"):
         command += [f"--{name}", str(getattr(options, name))]
     environment = {
-        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "10000",
         **os.environ,
         "OMP_NUM_THREADS": str(options.threads),
     }

@@ -8,7 +8,6 @@ import platform
 import shutil
 from typing import Any
 
-from lmaunet.deploy.console import table
 from lmaunet.deploy.targets import Missing, Tool, all_targets
 
 CORE = {
@@ -74,11 +73,11 @@ def _json(tool: Tool) -> dict[str, Any]:
 
 
 def _rows(tools: list[Tool]) -> list[str]:
-    rows = []
+    """Return two lines for each tool: what it is, and where it is or how to get it."""
+    lines = []
     for tool in tools:
-        if tool.found:
-            rows.append(["found", tool.name, tool.version, tool.purpose, tool.place])
-        else:
-            state = "MISSING" if tool.required else "optional"
-            rows.append([state, tool.name, "-", tool.purpose, f"get it with: {tool.fix}"])
-    return table(["", "tool", "version", "for", "where"], rows)
+        state = "found" if tool.found else "MISSING" if tool.required else "optional"
+        name = f"{tool.name} {tool.version}".strip()
+        where = tool.place if tool.found else f"get it with: {tool.fix}"
+        lines += [f"{state:9} {name:26} {tool.purpose}", f"{'':9} {where}"]
+    return lines

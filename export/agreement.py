@@ -86,8 +86,8 @@ def check_scans(path: Path, image: np.ndarray, evidence: Path) -> tuple[Agreemen
     """Compare every scan of the QCDQ graph, in each form, with the golden scan.
 
     The golden scan computes in float64 from the inputs that the graph gives the scan. Graph
-    optimization is off: ONNX Runtime replaces some pairs of quantizers by one of another scale,
-    and then what it feeds the scan is not what it shows.
+    optimization is off here: with it ONNX Runtime moves the quantizer of y up to the scan
+    (QDQPropagationTransformer), and what it shows as the scan's output is rounded already.
     """
     model = onnx.load(path)
     nodes = {n.name: n for n in model.graph.node if n.op_type == "SelectiveScan"}

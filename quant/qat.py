@@ -30,7 +30,7 @@ CALIBRATION_IMAGES = 32
 class QatSettings:
     """What QAT does: the schedule of the extra training and the weight bits of each layer."""
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=8, learning_rate=1e-4))
+    schedule: Schedule
     bits: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fpga.arithmetic import type_range
-
 
 @dataclass(frozen=True)
 class Value:
@@ -50,10 +48,6 @@ class Codes(Value):
     low: int
     high: int
     scale: float
-
-    def is_full_range(self) -> bool:
-        """Whether the codes use all of their type."""
-        return (self.low, self.high) == type_range(self.dtype)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from lmaunet.deploy import console
+from lmaunet.deploy import console, defaults
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -125,9 +125,9 @@ def train(
     spec_name: Annotated[str, typer.Option("--spec", help="base, edge or demo.")] = "demo",
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     run: RunOption = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training slices.")] = 75,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
-    batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Passes over the slices.")] = defaults.TRAIN_EPOCHS,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.TRAIN_RATE,
+    batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = defaults.BATCH_SIZE,
     classes: Annotated[Optional[int], typer.Option(help="Classes with background.")] = None,  # noqa: UP045
     channels: Annotated[Optional[int], typer.Option(help="Image channels.")] = None,  # noqa: UP045
     input_size: Annotated[Optional[int], typer.Option(help="Height and width.")] = None,  # noqa: UP045
@@ -153,9 +153,9 @@ def qat(
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     run: RunOption = None,
     spec_name: Annotated[Optional[str], typer.Option("--spec", help="For a plain state dict.")] = None,  # noqa: E501, UP045
-    epochs: Annotated[int, typer.Option(help="Extra passes, of QAT and of the control.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
-    batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.QAT_RATE,
+    batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = defaults.BATCH_SIZE,
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Quantize a checkpoint to INT8 and train it so, beside an FP32 control."""

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmaunet.deploy import measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, progress_bar, table
+from lmaunet.deploy.defaults import BATCH_SIZE, QAT_EPOCHS, QAT_RATE, TRAIN_EPOCHS, TRAIN_RATE
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
     DataSource,
     choose_data,
     find_run,
     run_for_checkpoint,
+    run_for_training,
 )
-from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json
 
 Shown = tuple[Any, list[str]]
-
-DEMO_TRAIN_EPOCHS, DEMO_TRAIN_RATE = 75, 3e-3
-QAT_EPOCHS, QAT_RATE = 8, 1e-4
 
 
 def _where(outcome: pipeline.Outcome) -> str:
@@ -36,7 +35,7 @@ def train(
     """Train a spec into a run."""
     from lmaunet.train.loop import Schedule
 
-    run = find_run(run, create=True)
+    run = run_for_training(run, spec, source)
     source = choose_data(run, source)
     schedule = Schedule(epochs, learning_rate, batch_size)
     with progress_bar(f"training {spec.name}") as progress:
@@ -169,9 +168,9 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
         source = DataSource(DEFAULT_DATA)
         _say(data_commands.fetch(DEFAULT_DATA, False)[1])
     spec = named_spec("demo")
-    _say(train(run, spec, source, DEMO_TRAIN_EPOCHS, DEMO_TRAIN_RATE, 8, seed)[1])
+    _say(train(run, spec, source, TRAIN_EPOCHS, TRAIN_RATE, BATCH_SIZE, seed)[1])
     checkpoint = run / "train" / "model.pt"
-    _say(qat(run, checkpoint, source, None, QAT_EPOCHS, QAT_RATE, 8, seed)[1])
+    _say(qat(run, checkpoint, source, None, QAT_EPOCHS, QAT_RATE, BATCH_SIZE, seed)[1])
     for target, options in DEMO_BUILDS.items():
         _say(build(run, target, options)[1])
     return report(run, None, False)
@@ -185,8 +184,6 @@ DEMO_BUILDS: dict[str, dict[str, Any]] = {
 
 
 def _say(lines: list[str]) -> None:
-    import sys
-
     print("\n".join(["", *lines]), file=sys.stderr, flush=True)
 
 
@@ -206,6 +203,3 @@ def _shown(figure: dict[str, Any]) -> str:
     if "unavailable" in figure:
         return f"unavailable: {figure['unavailable']['why']}"
     return f"{figure['value']:.3g} {figure['unit']} ({figure['provenance']})"
-
-
-__all__ = ["UserError", "build", "demo", "export", "measure", "qat", "report", "train"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
-import shutil
 from typing import Any
 
 from lmaunet.deploy.targets import Missing, Tool, all_targets
@@ -36,12 +35,6 @@ def core_tools() -> list[Tool]:
     tools = [package(name, purpose) for name, purpose in CORE.items()]
     tools += [package(n, why, module=m, extra=x) for n, (m, why, x) in OPTIONAL.items()]
     return tools
-
-
-def program(name: str, purpose: str, fix: str, *, required: bool = True) -> Tool:
-    """Return a program on the PATH as a tool."""
-    place = shutil.which(name) or ""
-    return Tool(name, purpose, "on the PATH" if place else "", place, fix, required)
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:

@@ -55,7 +55,8 @@ def measure_reference(run: Path, data: Dataset) -> Outcome:
     same extra training as the quantized network: a drop against it is not flattered.
     """
     inputs = {name: run / "qat" / f"{name}.pt" for name in ("float32", "control")}
-    stage = Stage(run, "measure/reference", inputs, {"data_sha256": fingerprint(data)})
+    options = {"data_sha256": fingerprint(data)}
+    stage = Stage(run, "measure/reference", inputs, options, code=("lmaunet.train",))
 
     def work(folder: Path) -> None:
         from lmaunet.net.checkpoint import load_checkpoint, restore

@@ -15,8 +15,6 @@ from lmaunet.deploy.pictures import overlay_rows
 from lmaunet.deploy.pipeline import load_build
 from lmaunet.stage import read_json, read_manifest
 
-BUDGET_MB = 4.2
-
 
 def make_report(
     run: Path, baseline: Path | None, strict: bool, say: Any

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,55 +17,73 @@ RUNS = Path("runs")
 DEFAULT_DATA = Path("calibration_data")
 
 
-def find_run(run: Path | None, *, create: bool = False) -> Path:
-    """Return the run's folder: the given one, or the newest under ``runs/``.
-
-    Args:
-        run: the folder that ``--run`` named.
-        create: return a new folder's name where there is none yet.
-    """
+def find_run(run: Path | None) -> Path:
+    """Return the run's folder: the one that ``--run`` named, or the newest under ``runs/``."""
     if run is not None:
-        if run.exists() and not run.is_dir():
-            raise UserError(f"--run {run} is a file; name a folder")
-        if not create and not run.is_dir():
+        if not _is_folder(run):
             raise UserError(
                 f"--run {run} does not exist; start with: lmaunet-deploy qat --ckpt FILE"
             )
         return run
-    manifests = [*RUNS.glob("*/*/manifest.json"), *RUNS.glob("*/build/*/manifest.json")]
-    if manifests:
-        newest = max(manifests, key=lambda path: path.stat().st_mtime)
-        return RUNS / newest.relative_to(RUNS).parts[0]
-    if create:
-        return RUNS / _name()
-    raise UserError(
-        "there is no run under runs/; start with: lmaunet-deploy demo, or "
-        "lmaunet-deploy qat --ckpt FILE"
-    )
+    newest = _newest()
+    if newest is None:
+        raise UserError(
+            "there is no run under runs/; start with: lmaunet-deploy demo, or "
+            "lmaunet-deploy qat --ckpt FILE"
+        )
+    return newest
+
+
+def run_for_training(run: Path | None, spec: NetSpec, source: DataSource | None) -> Path:
+    """Return the run that a network is trained in: the given one, or one named after both.
+
+    The name depends on nothing else, so that the same command goes on in the same folder, in
+    each of several processes, and never in another network's run.
+    """
+    if run is not None:
+        _is_folder(run)
+        return run
+    path = DEFAULT_DATA if source is None else source.path
+    return RUNS / f"{spec.name}-{'phantom' if path is None else path.resolve().stem}"
 
 
 def run_for_checkpoint(run: Path | None, checkpoint: Path) -> Path:
     """Return the run that a checkpoint is quantized in.
 
     It is the given one, else the run that trained the checkpoint, else the newest if it quantized
-    the same file before, else a new one: another network never takes a run's place unasked.
+    the same file before, else one named after the file and its digest: another network never takes
+    a run's place unasked, and the same command goes on in the same folder.
     """
     if run is not None:
-        return find_run(run, create=True)
+        _is_folder(run)
+        return run
     if checkpoint.parent.name == "train" and (checkpoint.parent / "manifest.json").exists():
         return checkpoint.parent.parent
-    newest = find_run(None, create=True)
-    if (newest / "qat" / "manifest.json").exists():
-        inputs = read_manifest(newest / "qat")["inputs"]
-        if inputs["checkpoint"]["sha256"] == sha256(checkpoint):
-            return newest
-    elif not newest.exists():
+    digest, newest = sha256(checkpoint), _newest()
+    if newest is not None and _quantized(newest) == digest:
         return newest
-    return RUNS / _name()
+    return RUNS / f"{checkpoint.stem}-{digest[:8]}"
 
 
-def _name() -> str:
-    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+def _is_folder(run: Path) -> bool:
+    if run.exists() and not run.is_dir():
+        raise UserError(f"--run {run} is a file; name a folder")
+    return run.is_dir()
+
+
+def _quantized(run: Path) -> str | None:
+    """Return the digest of the checkpoint that a run quantized."""
+    if not (run / "qat" / "manifest.json").exists():
+        return None
+    return read_manifest(run / "qat")["inputs"]["checkpoint"]["sha256"]
+
+
+def _newest() -> Path | None:
+    manifests = [*RUNS.glob("*/*/manifest.json"), *RUNS.glob("*/build/*/manifest.json")]
+    if not manifests:
+        return None
+    newest = max(manifests, key=lambda path: path.stat().st_mtime)
+    return RUNS / newest.relative_to(RUNS).parts[0]
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,8 @@ def test_an_interrupted_training_goes_on(tmp_path):
 
 
 def test_a_checkpoint_never_takes_another_networks_run(tmp_path, monkeypatch):
-    from lmaunet.deploy.runs import run_for_checkpoint
+    from lmaunet.deploy.runs import DataSource, run_for_checkpoint, run_for_training
+    from lmaunet.spec import named_spec
     from lmaunet.stage import Stage
 
     monkeypatch.chdir(tmp_path)
@@ -198,6 +199,14 @@ def test_a_checkpoint_never_takes_another_networks_run(tmp_path, monkeypatch):
     assert run_for_checkpoint(None, first).resolve() == run
     assert run_for_checkpoint(None, second).name != "old"
     assert run_for_checkpoint(run, second) == run
+    assert run_for_checkpoint(None, second) == run_for_checkpoint(None, second)
+    spec = named_spec("demo")
+    trained = {
+        run_for_training(None, spec, DataSource(None)),
+        run_for_training(None, named_spec("edge"), DataSource(None)),
+        run_for_training(None, spec, DataSource(tmp_path)),
+    }
+    assert len(trained) == 3 and run not in {folder.resolve() for folder in trained}
     Stage(run, "train", {}, {}).write(lambda f: (f / "model.pt").write_text("3") and None)
     assert run_for_checkpoint(None, run / "train" / "model.pt") == run
 

@@ -54,7 +54,11 @@ def test_what_is_joined_shares_its_scale(tiny_quantized, tiny_data):
     handle = stage.quant_local.register_forward_hook(lambda m, i, o: seen.append(o.detach()))
     tiny_quantized(torch.from_numpy(tiny_data.val.images[:2]))
     handle.remove()
+    scale = stage.quant_local.act_quant.scale()
     assert len(seen) == 2  # the local features, and Mamba's output
+    for tensor in seen:
+        assert torch.allclose(tensor / scale, (tensor / scale).round(), atol=1e-3)
+        assert tensor.unique().numel() > 10
 
 
 def test_every_parameter_learns(tiny_quantized, tiny_data):

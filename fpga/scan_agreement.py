@@ -17,8 +17,9 @@ from fpga.executor import Executor, Step
 from fpga.scan_node import integer_scan
 from lmaunet.artifacts import require_agreement
 
-# What may saturate without harm: a decay is zero either way, the output clips as a quantizer does.
-HARMLESS = ("exponent", "output")
+# What may saturate without harm: a decay is zero either way, the output clips as a quantizer does,
+# and the accumulator saturates only where the output does.
+HARMLESS = ("exponent", "accumulator", "output")
 FLOAT32_CODES = 128 * 2.0**-22
 
 
@@ -73,7 +74,8 @@ class ScanCheck:
         self.saturated += saturated
         if saturated:
             return np.ones(got.shape, bool)
-        bound = accumulator_bound(scan, x, dt, b, c).reshape(got.shape) * scan.scales.gain
+        bound = accumulator_bound(scan, x, dt, b, c).reshape(got.shape)
+        bound = (bound + np.ldexp(0.5, -scan.spec.formats["accumulator"].frac)) * scan.scales.gain
         # the gain is a rounded constant too
         gain_error = np.ldexp(0.5, -scan.spec.formats["gain"].frac) / scan.scales.gain
         bound = bound + np.abs(real) * gain_error

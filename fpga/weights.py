@@ -16,6 +16,7 @@ import numpy as np
 from fpga.arithmetic import type_bits
 from fpga.executor import Executor, Step
 from fpga.scan_node import integer_scan
+from lmaunet.spec import Format
 from lmaunet.stage import write_json
 
 WEIGHT_OPERATORS = ("MVAU", "VVAU")
@@ -70,6 +71,7 @@ def _of_scan(executor: Executor, step: Step) -> list[dict[str, Any]]:
         "skip": (scan.skip, formats["skip"]),
         "gain": (scan.gain, formats["gain"]),
         "softplus": (scan.softplus, formats["delta"]),
+        "state_shift": (scan.shift, Format(4, 0, signed=False)),
     }
     return [
         {

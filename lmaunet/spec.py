@@ -41,17 +41,28 @@ class Layer:
     states: int = 0
 
     @property
+    def path(self) -> str:
+        """The layer's name in the network, ``part.name``."""
+        return f"{self.part}.{self.name}"
+
+    @property
     def taps(self) -> int:
         """Weights per input channel and output channel."""
         return self.kernel**2 if self.kind == "conv" else self.kernel
+
+    @property
+    def weights(self) -> int:
+        """Weights of a convolution or linear map, without its bias; 0 for a scan."""
+        if self.kind == "scan":
+            return 0
+        return self.in_channels // self.groups * self.out_channels * self.taps
 
     @property
     def params(self) -> int:
         """Learned parameters: weights, bias, the norm's scale and shift, A_log and D of a scan."""
         if self.kind == "scan":
             return self.out_channels * self.states + self.out_channels
-        weights = self.in_channels // self.groups * self.out_channels * self.taps
-        return weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
+        return self.weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
 
     @property
     def macs(self) -> int:
@@ -62,7 +73,7 @@ class Layer:
         pixels = self.height * self.width
         if self.kind == "scan":
             return 3 * pixels * self.out_channels * self.states
-        return pixels * self.in_channels // self.groups * self.out_channels * self.taps
+        return pixels * self.weights
 
 
 @dataclass(frozen=True)
@@ -292,12 +303,15 @@ class ScanSpec:
         formats: the format of each cut and of each constant, by the name that
             ``lmaunet/scan/recurrence.py`` uses.
         exp_segments: segments of the piecewise-linear 2^-f over [0, 1); a power of two.
+        state_shift: for each channel how many more fractional bits its drive and its state have
+            than their formats say; empty for none.
     """
 
     channels: int
     states: int
     formats: Mapping[str, Format] = field(default_factory=dict)
     exp_segments: int = 32
+    state_shift: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
@@ -305,6 +319,11 @@ class ScanSpec:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> ScanSpec:
-        """Return the spec that :meth:`to_json` wrote."""
-        formats = {name: Format(**value) for name, value in content["formats"].items()}
-        return ScanSpec(content["channels"], content["states"], formats, content["exp_segments"])
+        """Return the spec that :meth:`to_json` wrote; raises UserError for anything else."""
+        try:
+            formats = {name: Format(**value) for name, value in content["formats"].items()}
+            sizes = int(content["channels"]), int(content["states"])
+            shift = tuple(int(s) for s in content.get("state_shift", ()))
+            return ScanSpec(*sizes, formats, int(content["exp_segments"]), shift)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"not the number formats of a scan: {error!r}") from error

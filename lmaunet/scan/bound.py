@@ -26,7 +26,9 @@ So::
 A saturated exponent or a shift beyond the deepest gives a^ = 0 where ``a <= u(decay)/2``, which the
 last term covers.
 
-**inflow** ``w = delta x B``, in which x and B are exact::
+**inflow** ``w = delta x B``, in which x and B are exact. Drive and state of a channel are cut after
+they were multiplied by 2**shift, so that their last bits are worth ``u(drive) 2**-shift`` and
+``u(state) 2**-shift``, which stand for u(drive) and u(state) from here on::
 
     |w^ - w| <= E_w = |B| (|x| u(delta)/2 + u(drive)/2)
 
@@ -64,7 +66,7 @@ def accumulator_bound(
     """Return the largest possible ``|integer - real|`` of each accumulator.
 
     It holds where nothing but the exponent and the output saturates, the constants and the points
-    of the table included: mantissa and decay must hold 1, as those of ``formats_for`` do.
+    of the table included: mantissa and decay must hold 1, as those of ``spec_for`` do.
 
     Args:
         scan: the integer scan.
@@ -78,6 +80,8 @@ def accumulator_bound(
     x_abs, b_abs, c_abs = (np.abs(tokens_first[i]) / FULL_SCALE for i in (0, 2, 3))
     delta = softplus(tokens_first[1] * scan.scales.dt)
     half = {name: _half_bit(form) for name, form in scan.spec.formats.items()}
+    finer = np.ldexp(1.0, -scan.shift)
+    drive_rounding, state_rounding = half["drive"] * finer, (half["state"] * finer)[:, None]
     real = RealAlgebra({})
     error = before = np.zeros((x_abs.shape[1], *scan.A.shape))
     bounds: list[Real] = []
@@ -88,12 +92,12 @@ def accumulator_bound(
         first = sum(len(v) for v in bounds)
         block = slice(first, first + len(states))
         decay, decay_error = _decay_and_error(scan, half, delta[block][..., None])
-        drive_error = x_abs[block] * half["delta"] + half["drive"]
+        drive_error = x_abs[block] * half["delta"] + drive_rounding
         earlier = np.concatenate([before[None], states[:-1]])
         inflow = (
             decay_error * np.abs(earlier)
             + drive_error[..., None] * b_abs[block][..., None, :]
-            + half["state"]
+            + state_rounding
         )
         errors = np.empty_like(inflow)
         for t in range(len(states)):

@@ -16,7 +16,16 @@ import numpy.typing as npt
 
 from lmaunet.errors import UserError
 from lmaunet.scan.fixed import Codes, Fixed, cut, nearest
-from lmaunet.scan.formats import FULL_SCALE, INPUT, ScanScales, formats_for, state_maximum
+from lmaunet.scan.formats import (
+    DEFAULT_WIDTHS,
+    FULL_SCALE,
+    INPUT,
+    LARGEST_SHIFT,
+    ScanScales,
+    Widths,
+    observe_scan,
+    spec_for,
+)
 from lmaunet.scan.real import LOG2_E, Real, check_rates, check_shapes, trace
 from lmaunet.scan.recurrence import CONSTANTS, CUTS, ScanTrace, run
 from lmaunet.scan.tables import DT, Exp2Table, shift_right, softplus_table
@@ -33,6 +42,7 @@ class IntegerAlgebra:
         constants: the constants.
         softplus: delta for each code of dt, ``(256,)``, with the fractional bits of ``delta``.
         exp2: the table of 2 ** -f.
+        shift: of each channel's state, ``(channels,)``.
         saturations: counts the numbers that each cut saturated.
     """
 
@@ -40,6 +50,7 @@ class IntegerAlgebra:
     constants: Mapping[str, Fixed]
     softplus: Codes
     exp2: Exp2Table
+    shift: Codes
     saturations: Counter[str] = field(default_factory=Counter)
 
     def mul(self, left: Fixed, right: Fixed) -> Fixed:
@@ -54,6 +65,19 @@ class IntegerAlgebra:
     def sum_states(self, value: Fixed) -> Fixed:
         """Return the sum over the last axis."""
         return Fixed(value.code.sum(-1), value.frac)
+
+    def lift(self, value: Fixed) -> Fixed:
+        """Return the product with 2**shift of each channel."""
+        return Fixed(value.code << self.shift, value.frac)
+
+    def lower(self, value: Fixed) -> Fixed:
+        """Return the product with 2**-shift of each channel.
+
+        All get the fractional bits that the largest shift needs, which is where hardware aligns
+        them too before the cut that follows.
+        """
+        largest = int(self.shift.max())
+        return Fixed(value.code << (largest - self.shift), value.frac + largest)
 
     def table(self, name: str, value: Fixed) -> Fixed:
         """Return softplus, already rounded, or 2 ** -v, whose mantissa is cut before the shift."""
@@ -92,10 +116,11 @@ class IntegerScanResult:
 
     Args:
         y: codes of the output, ``(batch, L, channels)``, int64.
-        accumulators: the wide accumulators before gain and rounding, as ``y``. Compare these too:
+        accumulators: the wide accumulators before any rounding, as ``y``. Compare these too:
             a rounding that is missing in an implementation may change hardly any y.
         accumulator_frac: the accumulators' fractional bits.
-        state: the last state, ``(batch, channels, states)``, in ``spec.formats["state"]``.
+        state: the last state times 2**shift of its channel, ``(batch, channels, states)``, in
+            ``spec.formats["state"]``.
         saturations: how many numbers each cut saturated. Those of ``exponent`` do no harm: the
             decay is zero either way.
     """
@@ -118,8 +143,9 @@ class IntegerScan:
         rate: codes of ``-A * log2(e)``, ``(channels, states)``.
         skip: codes of D in the accumulator's units, ``(channels,)``.
         gain: code of the factor from the accumulator to y, ``()``.
+        shift: of each channel's state, ``(channels,)``; zeros where the spec has none.
         exp2: the lines of 2 ** -f.
-        ranges: the range of codes that each cut is given, and that of ``accumulator``.
+        ranges: the range of codes that each cut is given.
     """
 
     spec: ScanSpec
@@ -129,6 +155,7 @@ class IntegerScan:
     rate: Codes
     skip: Codes
     gain: Codes
+    shift: Codes
     exp2: Exp2Table
     ranges: Mapping[str, Range]
 
@@ -139,7 +166,7 @@ class IntegerScan:
         """Return the integer scan of real parameters.
 
         Args:
-            spec: sizes and formats; :func:`lmaunet.scan.formats.formats_for` chooses formats.
+            spec: sizes and formats; :func:`lmaunet.scan.formats.spec_for` chooses formats.
             scales: the scales of the INT8 tensors.
             A: negative rates, ``(channels, states)``.
             D: the skip, ``(channels,)``.
@@ -155,8 +182,9 @@ class IntegerScan:
         codes = {name: _constant(name, value, formats[name]) for name, value in real.items()}
         exp2 = Exp2Table.build(spec.exp_segments, formats["mantissa"])
         delta = softplus_table(scales.dt, formats["delta"].frac)
-        ranges = _ranges(spec, codes, delta, exp2)
-        return IntegerScan(spec, scales, A, D, **codes, exp2=exp2, ranges=ranges)
+        shift = np.array(spec.state_shift or [0] * spec.channels, np.int64)
+        ranges = _ranges(spec, codes, delta, exp2, shift)
+        return IntegerScan(spec, scales, A, D, **codes, shift=shift, exp2=exp2, ranges=ranges)
 
     @property
     def softplus(self) -> Codes:
@@ -169,7 +197,7 @@ class IntegerScan:
         formats = self.spec.formats
         constants = {name: Fixed(getattr(self, name), formats[name].frac) for name in CONSTANTS}
         delta = softplus_table(self.scales.dt, formats["delta"].frac)
-        return IntegerAlgebra(formats, constants, delta, self.exp2)
+        return IntegerAlgebra(formats, constants, delta, self.exp2, self.shift)
 
     def run(
         self, x: npt.ArrayLike, dt: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike
@@ -243,23 +271,18 @@ def calibrate(
     x: npt.ArrayLike,
     dt: npt.ArrayLike,
     b: npt.ArrayLike,
-    *,
-    exp_segments: int = 32,
-    **widths: int,
+    widths: Widths = DEFAULT_WIDTHS,
 ) -> IntegerScan:
     """Return an integer scan whose formats suit calibration data.
 
     Args:
         scales, A, D: as for :meth:`IntegerScan.from_real`.
         x, dt, b: codes of the calibration data, ``(batch, L, ...)``.
-        exp_segments: segments of 2 ** -f.
-        widths: widths other than the default ones of :func:`lmaunet.scan.formats.formats_for`.
+        widths: other than the default ones.
     """
-    rates = check_rates(A)
-    largest = state_maximum(scales, rates, x, dt, b)
-    formats = formats_for(scales, rates, D, largest, dt_max=int(np.max(dt)), **widths)
-    spec = ScanSpec(rates.shape[0], rates.shape[1], formats, exp_segments)
-    return IntegerScan.from_real(spec, scales, rates, D)
+    statistics = observe_scan(scales, A, x, dt, b)
+    spec = spec_for(scales, A, D, statistics, widths)
+    return IntegerScan.from_real(spec, scales, A, D)
 
 
 def to_codes(value: npt.ArrayLike, scale: float) -> Codes:
@@ -276,12 +299,18 @@ def _check_parameters(spec: ScanSpec, A: Real, D: Real) -> None:
     if missing:
         raise UserError(
             f"the scan's spec has no format for {', '.join(missing)}; "
-            "lmaunet.scan.formats.formats_for gives all of them"
+            "lmaunet.scan.formats.spec_for gives all of them"
         )
     if A.shape != (spec.channels, spec.states) or D.shape != (spec.channels,):
         raise UserError(
             f"A is {A.shape} and D is {D.shape}, expected {(spec.channels, spec.states)} and "
             f"{(spec.channels,)} from the scan's spec"
+        )
+    shifts = spec.state_shift
+    if len(shifts) not in (0, spec.channels) or not all(0 <= s <= LARGEST_SHIFT for s in shifts):
+        raise UserError(
+            f"state_shift={list(shifts)}; give one shift from 0 to {LARGEST_SHIFT} for each of "
+            f"{spec.channels} channels, or none"
         )
     if not np.isfinite(D).all():
         raise UserError("D has values that are not finite; give the trained skip of each channel")
@@ -306,9 +335,9 @@ def _constant(name: str, value: npt.ArrayLike, form: Format) -> Codes:
 
 
 def _ranges(
-    spec: ScanSpec, codes: Mapping[str, Codes], delta: Codes, exp2: Exp2Table
+    spec: ScanSpec, codes: Mapping[str, Codes], delta: Codes, exp2: Exp2Table, shift: Codes
 ) -> dict[str, Range]:
-    """Return the range of every cut's input and of the accumulator; raises UserError."""
+    """Return the range of every cut's input; raises UserError."""
     formats = spec.formats
     constants = {
         name: Range(int(code.min()), int(code.max()), formats[name].frac)
@@ -327,6 +356,6 @@ def _ranges(
         "softplus": Range(int(delta[0]), int(delta[-1]), formats["delta"].frac),
         "exp2_negative": shifted,
     }
-    k = RangeAlgebra(spec.states, formats, constants, tables)
+    k = RangeAlgebra(spec.states, formats, constants, tables, (int(shift.min()), int(shift.max())))
     code = Range.of(INPUT)
     return {**scan_ranges(k, code, Range.of(DT), code, code), "mantissa": line}

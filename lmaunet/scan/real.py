@@ -40,6 +40,14 @@ class RealAlgebra:
         """Return the sum over the last axis."""
         return value.sum(-1)
 
+    def lift(self, value: Real) -> Real:
+        """Return the value itself: float64 needs no shift, and so the state is h."""
+        return value
+
+    def lower(self, value: Real) -> Real:
+        """Return the value itself."""
+        return value
+
     def table(self, name: str, value: Real) -> Real:
         """Return softplus(v) or 2 ** -v."""
         return {"softplus": softplus, "exp2_negative": lambda v: np.exp2(-v)}[name](value)

@@ -4,18 +4,25 @@ For each channel d, state n and token::
 
     delta[d]    = softplus(dt[d])
     decay[d,n]  = 2 ** -(delta[d] * rate[d,n])             rate = -A * log2(e) > 0
-    h[d,n]      = decay[d,n] * h[d,n] + delta[d] * x[d] * B[n]
-    acc[d]      = sum_n C[n] * h[d,n] + skip[d] * x[d]
+    g[d,n]      = decay[d,n] * g[d,n] + 2**shift[d] * delta[d] * x[d] * B[n]
+    acc[d]      = 2**-shift[d] * sum_n C[n] * g[d,n] + skip[d] * x[d]
     y[d]        = gain * acc[d]
 
-This is ``h = exp(delta * A) * h + delta * B * x`` and ``y = C h + D x`` of Mamba (Gu and Dao, 2023,
-https://arxiv.org/abs/2312.00752, equations 2 and 4 and algorithm 2, with its simplified
-discretization of B), in which e is replaced by 2, because 2 ** -v is a small table and a shift.
+The state is held as ``g[d,n] = 2**shift[d] * h[d,n]``. One format for all channels would leave few
+bits to a channel whose states are small, so that each has its own power of two, ``shift[d] >= 0``.
+Hardware needs two shifters a channel and none a state: ``lift`` sits where ``delta * x`` is cut,
+before it meets the B of each state, and ``lower`` where the sum over the states is complete.
+
+With ``shift = 0`` this is ``h = exp(delta * A) * h + delta * B * x`` and ``y = C h + D x`` of Mamba
+(Gu and Dao, 2023, https://arxiv.org/abs/2312.00752, equations 2 and 4 and algorithm 2, with its
+simplified discretization of B), in which e is replaced by 2, because 2 ** -v is a small table and a
+shift.
 
 An algebra decides what a number is. Its ``cut`` is the only operation that rounds or saturates;
-``mul``, ``add`` and ``sum_states`` are exact. :mod:`lmaunet.scan.real` computes in float64 and
-cuts nothing; :mod:`lmaunet.scan.integer` computes in fixed point; :mod:`lmaunet.scan.widths` in
-ranges. Whoever implements the scan elsewhere is tested against these and defines nothing anew.
+``mul``, ``add``, ``sum_states``, ``lift`` and ``lower`` are exact. :mod:`lmaunet.scan.real`
+computes in float64 and cuts nothing; :mod:`lmaunet.scan.integer` computes in fixed point;
+:mod:`lmaunet.scan.widths` in ranges. Whoever implements the scan elsewhere is tested against these
+and defines nothing anew.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ V = TypeVar("V")
 
 # The cuts in the order in which a number meets them, and the constants. "mantissa" lies inside the
 # integer algebra's table of 2 ** -v; the others stand in this file.
-CUTS = ("delta", "exponent", "mantissa", "decay", "drive", "state", "output")
+CUTS = ("delta", "exponent", "mantissa", "decay", "drive", "state", "accumulator", "output")
 CONSTANTS = ("rate", "skip", "gain")
 
 # Numbers in the largest array of a block of tokens: 8 MiB each at 64 bits.
@@ -50,6 +57,12 @@ class Algebra(Protocol[V]):
     def sum_states(self, value: V) -> V:
         """Return the exact sum over the last axis, the states."""
 
+    def lift(self, value: V) -> V:
+        """Return ``value * 2**shift[d]``, exactly; channels are the last axis."""
+
+    def lower(self, value: V) -> V:
+        """Return ``value * 2**-shift[d]``, exactly; channels are the last axis."""
+
     def table(self, name: str, value: V) -> V:
         """Return the function ``name``, ``softplus`` or ``exp2_negative`` (2 ** -v), of a value."""
 
@@ -70,8 +83,8 @@ class Algebra(Protocol[V]):
 class ScanTrace(Generic[V]):
     """What a scan computed, as values of its algebra.
 
-    ``output`` and ``accumulator`` are ``(L, batch, channels)``, ``state`` is the last one,
-    ``(batch, channels, states)``.
+    ``output`` and ``accumulator``, which is not cut yet, are ``(L, batch, channels)``; ``state`` is
+    the last one, g, ``(batch, channels, states)``.
     """
 
     output: V
@@ -88,12 +101,12 @@ def prepare(k: Algebra[Any], x: Any, dt: Any, b: Any) -> tuple[Any, Any]:
         b: ``(..., states)``.
 
     Returns:
-        decay and inflow, both ``(..., channels, states)``.
+        decay and inflow into g, both ``(..., channels, states)``.
     """
     delta = k.cut("delta", k.table("softplus", dt))
     exponent = k.cut("exponent", k.mul(delta[..., None], k.constant("rate")))
     decay = k.cut("decay", k.table("exp2_negative", exponent))
-    drive = k.cut("drive", k.mul(delta, x))
+    drive = k.cut("drive", k.lift(k.mul(delta, x)))
     return decay, k.mul(drive[..., None], b[..., None, :])
 
 
@@ -112,11 +125,12 @@ def read_out(k: Algebra[Any], h: Any, c: Any, x: Any) -> tuple[Any, Any]:
         x: ``(..., channels)``.
 
     Returns:
-        accumulator and output, both ``(..., channels)``.
+        the accumulator, not cut yet, and the output, both ``(..., channels)``.
     """
-    states = k.sum_states(k.mul(c[..., None, :], h))
+    states = k.lower(k.sum_states(k.mul(c[..., None, :], h)))
     accumulator = k.add(states, k.mul(k.constant("skip"), x))
-    return accumulator, k.cut("output", k.mul(k.constant("gain"), accumulator))
+    narrow = k.cut("accumulator", accumulator)
+    return accumulator, k.cut("output", k.mul(k.constant("gain"), narrow))
 
 
 def run(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lmaunet.errors import UserError
 from lmaunet.scan.fixed import Codes
-from lmaunet.scan.formats import ScanScales
+from lmaunet.scan.formats import DEFAULT_WIDTHS, ScanScales, Widths
 from lmaunet.scan.integer import IntegerScan, calibrate, to_codes
 from lmaunet.scan.real import Real, selective_scan
 from lmaunet.scan.tables import DT
@@ -85,7 +85,13 @@ class ScanVectors:
 
 
 def synthetic(
-    channels: int, states: int, length: int, *, batch: int = 1, seed: int = 0, **widths: int
+    channels: int,
+    states: int,
+    length: int,
+    *,
+    batch: int = 1,
+    seed: int = 0,
+    widths: Widths = DEFAULT_WIDTHS,
 ) -> ScanVectors:
     """Return vectors with the statistics of a trained scan, calibrated on themselves.
 
@@ -96,7 +102,7 @@ def synthetic(
     Args:
         channels, states, length, batch: the sizes.
         seed: of the random numbers.
-        widths: as :func:`lmaunet.scan.integer.calibrate` takes them.
+        widths: of the scan's cuts and constants.
     """
     rng = np.random.default_rng(seed)
     x, step = (autoregressive(rng, (batch, length, channels), 0.9) for _ in range(2))
@@ -111,12 +117,12 @@ def synthetic(
 
     y = selective_scan(x, dt, A, b, c, D)
     scales = ScanScales(scale(x), scale(dt), scale(b), scale(c), scale(y))
-    codes = [
+    x_codes, dt_codes, b_codes, c_codes = (
         to_codes(value, s)
         for value, s in ((x, scales.x), (dt, scales.dt), (b, scales.b), (c, scales.c))
-    ]
-    scan = calibrate(scales, A, D, *codes[:3], **widths)
-    return ScanVectors.record(scan, *codes)
+    )
+    scan = calibrate(scales, A, D, x_codes, dt_codes, b_codes, widths)
+    return ScanVectors.record(scan, x_codes, dt_codes, b_codes, c_codes)
 
 
 def corners(scan: IntegerScan, length: int, *, seed: int = 0) -> ScanVectors:

@@ -53,6 +53,7 @@ class RangeAlgebra:
         formats: the format of each cut.
         constants: the range of each constant.
         tables: the range of each table.
+        shifts: the smallest and the largest shift of a channel's state.
         before_cut: filled with the range that each cut is given.
     """
 
@@ -60,6 +61,7 @@ class RangeAlgebra:
     formats: Mapping[str, Format]
     constants: Mapping[str, Range]
     tables: Mapping[str, Range]
+    shifts: tuple[int, int]
     before_cut: dict[str, Range] = field(default_factory=dict)
 
     def mul(self, left: Range, right: Range) -> Range:
@@ -78,6 +80,19 @@ class RangeAlgebra:
         """Return the range of the sum of N terms."""
         total = Range(value.low * self.states, value.high * self.states, value.frac)
         return self._checked("sum over the states", total)
+
+    def lift(self, value: Range) -> Range:
+        """Return the range of the products with ``2**shift`` of any channel."""
+        return self._checked("drive", _shifted(value, self.shifts, value.frac))
+
+    def lower(self, value: Range) -> Range:
+        """Return the range of the products with ``2**-shift`` of any channel.
+
+        All get the fractional bits that the largest shift needs.
+        """
+        smallest, largest = self.shifts
+        lowered = _shifted(value, (0, largest - smallest), value.frac + largest)
+        return self._checked("sum over the states", lowered)
 
     def table(self, name: str, value: Range) -> Range:
         """Return the range of a table's entries."""
@@ -118,13 +133,18 @@ class RangeAlgebra:
         return value
 
 
+def _shifted(value: Range, shifts: tuple[int, int], frac: int) -> Range:
+    codes = [code << shift for code in (value.low, value.high) for shift in shifts]
+    return Range(min(codes), max(codes), frac)
+
+
 def scan_ranges(k: RangeAlgebra, x: Range, dt: Range, b: Range, c: Range) -> dict[str, Range]:
-    """Return the range that each cut is given, and that of the ``accumulator``.
+    """Return the range that each cut is given.
 
     Raises:
         UserError: where an intermediate does not fit ``LARGEST_WIDTH`` bits.
     """
     decay, inflow = prepare(k, x, dt, b)
     h = advance(k, k.zero_state(()), decay, inflow)
-    accumulator, _ = read_out(k, h, c, x)
-    return {**k.before_cut, "accumulator": accumulator}
+    read_out(k, h, c, x)
+    return dict(k.before_cut)

@@ -1,5 +1,8 @@
 """The integer scan a second time, from the formulas alone: exact fractions, one element at a time.
 
+The shift of a channel is said otherwise here: its drive and its state are cut at a last bit that is
+``2 ** shift`` times finer, and nothing is ever scaled.
+
 Deliberately slow and simple. It shares no code with ``lmaunet.scan``: it knows the formats, the
 scales and the real parameters, and rounds each number where the formulas say so.
 """
@@ -13,18 +16,18 @@ FULL_SCALE = 128
 class Oracle:
     """One scan; ``saturations`` counts by cut what did not fit."""
 
-    def __init__(self, formats, segments, scales, A, D):
-        self.formats, self.segments, self.scales = formats, segments, scales
+    def __init__(self, formats, segments, scales, A, D, shifts):
+        self.formats, self.segments, self.scales, self.shifts = formats, segments, scales, shifts
         self.saturations = dict.fromkeys(formats, 0)
         self.rate = [[self.cut("rate", -a / math.log(2)) for a in row] for row in A]
         skip_unit = FULL_SCALE**2 * scales.b * scales.c
         self.skip = [self.cut("skip", d / skip_unit) for d in D]
         self.gain = self.cut("gain", FULL_SCALE**3 * scales.x * scales.b * scales.c / scales.y)
 
-    def cut(self, name, value):
-        """Round half up to the format's last bit, then saturate."""
+    def cut(self, name, value, finer=0):
+        """Round half up to the format's last bit, or ``finer`` bits below it, then saturate."""
         bits, frac, signed = (getattr(self.formats[name], k) for k in ("bits", "frac", "signed"))
-        unit = Fraction(2) ** -frac
+        unit = Fraction(2) ** -(frac + finer)
         code = math.floor(Fraction(value) / unit + Fraction(1, 2))
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         if not low <= code <= high:
@@ -56,15 +59,16 @@ class Oracle:
             for d in range(channels):
                 u = Fraction(int(x[token][d]), FULL_SCALE)
                 delta = self.cut("delta", math.log1p(math.exp(int(dt[token][d]) * self.scales.dt)))
-                drive = self.cut("drive", delta * u)
+                drive = self.cut("drive", delta * u, self.shifts[d])
                 total = self.skip[d] * u
                 for n in range(states):
                     exponent = self.cut("exponent", delta * self.rate[d][n])
                     inflow = drive * Fraction(int(b[token][n]), FULL_SCALE)
-                    h[d][n] = self.cut("state", self.decay(exponent) * h[d][n] + inflow)
+                    kept = self.decay(exponent) * h[d][n]
+                    h[d][n] = self.cut("state", kept + inflow, self.shifts[d])
                     total += Fraction(int(c[token][n]), FULL_SCALE) * h[d][n]
                 acc_row.append(total)
-                y_row.append(self.cut("output", self.gain * total))
+                y_row.append(self.cut("output", self.gain * self.cut("accumulator", total)))
             ys.append(y_row)
             accumulators.append(acc_row)
         return ys, accumulators
@@ -72,9 +76,11 @@ class Oracle:
 
 def oracle_of(scan):
     """Return the oracle with the formats and the real parameters of an IntegerScan."""
+    spec = scan.spec
     return Oracle(
-        scan.spec.formats, scan.spec.exp_segments, scan.scales, scan.A.tolist(), scan.D.tolist()
-    )
+        spec.formats, spec.exp_segments, scan.scales, scan.A.tolist(), scan.D.tolist(),
+        spec.state_shift or (0,) * spec.channels,
+    )  # fmt: skip
 
 
 def oracle_codes(oracle, scan, x, dt, b, c):

@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 
 from lmaunet.scan import recurrence
 from lmaunet.scan.bound import accumulator_bound
-from lmaunet.scan.formats import ScanScales
+from lmaunet.scan.formats import ScanScales, Widths
 from lmaunet.scan.integer import IntegerScan, calibrate
 from lmaunet.scan.vectors import synthetic
 
 
 def observed_error(scan, stimuli):
     result = scan.run(*stimuli)
-    saturated = {k: n for k, n in result.saturations.items() if k not in ("exponent", "output")}
+    harmless = ("exponent", "accumulator", "output")
+    saturated = {k: n for k, n in result.saturations.items() if k not in harmless}
     assert not any(saturated.values()), saturated
     real = scan.run_real(*stimuli).accumulator.swapaxes(0, 1)
     return np.abs(np.ldexp(result.accumulators, -result.accumulator_frac) - real)
@@ -40,14 +41,19 @@ def calibrated_scans(draw):
     scales = ScanScales(*(10 ** draw(st.floats(-3, -1)) for _ in range(5)))
     A = -np.exp(rng.uniform(-3, 4, (channels, states)))
     D = rng.uniform(-1, 1, channels)
-    widths = {
-        "state_bits": draw(st.integers(8, 24)),
-        "delta_bits": draw(st.integers(6, 16)),
-        "decay_frac": draw(st.integers(6, 15)),
-        "exponent_frac": draw(st.integers(6, 16)),
-        "exp_segments": 2 ** draw(st.integers(0, 5)),
-    }
-    return calibrate(scales, A, D, *stimuli[:3], **widths), stimuli
+    widths = Widths(
+        state_bits=draw(st.integers(8, 24)),
+        drive_bits=draw(st.integers(8, 18)),
+        delta_bits=draw(st.integers(6, 16)),
+        decay_frac=draw(st.integers(6, 15)),
+        exponent_frac=draw(st.integers(6, 16)),
+        exp_segments=2 ** draw(st.integers(0, 5)),
+        per_channel=draw(st.booleans()),
+    )
+    # channels of very different size, so that shifts differ
+    quiet = rng.integers(0, 6, channels)
+    stimuli[0] >>= quiet
+    return calibrate(scales, A, D, *stimuli[:3], widths), stimuli
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -87,6 +93,11 @@ def narrower_state(scan):
     formats["state"] = dataclasses.replace(state, bits=state.bits - 8, frac=state.frac - 8)
     spec = dataclasses.replace(scan.spec, formats=formats)
     return IntegerScan.from_real(spec, scan.scales, scan.A, scan.D)
+
+
+def without_shifts(scan):
+    assert max(scan.shift) > 2
+    return dataclasses.replace(scan, shift=np.zeros_like(scan.shift))
 
 
 @pytest.mark.parametrize("mutate", [wrong_rate, wrong_skip, narrower_state])

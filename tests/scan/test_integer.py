@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scan_oracle import oracle_codes, oracle_of
 
 from lmaunet.errors import UserError
-from lmaunet.scan import fixed
+from lmaunet.scan import fixed, recurrence
 from lmaunet.scan.formats import ScanScales
 from lmaunet.scan.integer import IntegerAlgebra, IntegerScan, calibrate, to_codes
 from lmaunet.scan.recurrence import CUTS
@@ -24,6 +24,7 @@ HAND_FORMATS = {
     "decay": Format(9, 8, signed=False),
     "drive": Format(8, 4),
     "state": Format(8, 4),
+    "accumulator": Format(8, 4),
     "output": Format(8, 0),
     "rate": Format(4, 2, signed=False),
     "skip": Format(8, 4),
@@ -31,9 +32,9 @@ HAND_FORMATS = {
 }
 
 
-def hand_scan():
+def hand_scan(shift=0):
     """rate = 1, skip = D = 1/2, gain = 128**3 / 128**3 / (1/4) = 4."""
-    spec = ScanSpec(1, 1, HAND_FORMATS, exp_segments=4)
+    spec = ScanSpec(1, 1, HAND_FORMATS, exp_segments=4, state_shift=(shift,))
     scales = ScanScales(x=1 / 128, dt=1.0, b=1 / 128, c=1 / 128, y=1 / 4)
     return IntegerScan.from_real(spec, scales, [[-math.log(2)]], [0.5])
 
@@ -48,10 +49,11 @@ def test_worked_by_hand():
     # Four lines: f lies 3/4 into the third one, from 2**-0.5 = 181/256 to 2**-0.75 = 152/256:
     # 181 - 29 * 3/4 = 159.25 -> 159, and the decay is 159/256.
     # Token 1: x = B = C = 64/128 = 1/2. drive = 11/16 * 1/2 = 5.5/16 -> 6/16 (half up).
-    #   h = 6/16 * 1/2 = 3/16.  acc = 3/16 * 1/2 + 1/2 * 1/2 = 704/2048.  y = 4 * acc = 1.375 -> 1.
+    #   h = 6/16 * 1/2 = 3/16.  acc = 3/16 * 1/2 + 1/2 * 1/2 = 704/2048 = 5.5/16 -> 6/16 (half up).
+    #   y = 4 * 6/16 = 1.5 -> 2.
     # Token 2: x = -1/2, B = 127/128. drive = -5.5/16 -> -5/16 (half up, not away from zero).
     #   h = 159/256 * 3/16 - 5/16 * 127/128 = -3.098/16 -> -3/16.
-    #   acc = -3/16 * 1/2 - 1/2 * 1/2 = -704/2048.  y = 4 * acc = -1.375 -> -1.
+    #   acc = -3/16 * 1/2 - 1/2 * 1/2 = -704/2048 -> -5/16.  y = 4 * -5/16 = -1.25 -> -1.
     scan = hand_scan()
     assert scan.rate.tolist() == [[4]] and scan.skip.tolist() == [8] and scan.gain == 16
     assert scan.exp2.value.tolist() == [256, 215, 181, 152]
@@ -59,8 +61,23 @@ def test_worked_by_hand():
     result = scan.run(*hand_stimuli())
     assert result.accumulator_frac == 11
     assert result.accumulators[0, :, 0].tolist() == [704, -704]
-    assert result.y[0, :, 0].tolist() == [1, -1]
+    assert result.y[0, :, 0].tolist() == [2, -1]
     assert result.state.tolist() == [[[-3]]]
+    assert not any(result.saturations.values())
+
+
+def test_a_shift_worked_by_hand():
+    # Two bits more than above for drive and state, which are held four times as large.
+    # Token 1: drive = 4 * 11/16 * 1/2 = 22/16, nothing to round.  g = 22/16 * 1/2 = 11/16.
+    #   acc = 11/16 * 1/2 / 4 + 1/2 * 1/2 = 43/128 = 2752/8192 = 5.375/16 -> 5/16.  y = 1.25 -> 1.
+    # Token 2: drive = -22/16.  g = 159/256 * 11/16 - 22/16 * 127/128 = -14.996/16 -> -15/16.
+    #   acc = -15/16 * 1/2 / 4 - 1/2 * 1/2 = -47/128 = -3008/8192 = -5.875/16 -> -6/16.
+    #   y = 4 * -6/16 = -1.5 -> -1.
+    result = hand_scan(shift=2).run(*hand_stimuli())
+    assert result.accumulator_frac == 13
+    assert result.accumulators[0, :, 0].tolist() == [2752, -3008]
+    assert result.y[0, :, 0].tolist() == [1, -1]
+    assert result.state.tolist() == [[[-15]]]
     assert not any(result.saturations.values())
 
 
@@ -68,14 +85,16 @@ def test_saturation_worked_by_hand():
     # dt = 127: delta = 127 -> saturates at 255/16; the exponent 255/16 fits; 2**-15.9 -> 0.
     # drive = 255/16 * 127/128 = 253.008/16 -> saturates at 127/16.
     # h = 127/16 * 127/128 = 126.008/16 -> 126/16, twice, since nothing of it decays into the next.
-    # acc = 126/16 * 127/128 + 1/2 * 127/128 = (16002 + 1016)/2048; y = 4 * acc = 33.2 -> 33.
+    # acc = 126/16 * 127/128 + 1/2 * 127/128 = 17018/2048 = 132.95/16 -> saturates at 127/16.
+    # y = 4 * 127/16 = 31.75 -> 32.
     scan = hand_scan()
     full = np.full((1, 2, 1), 127)
     result = scan.run(full, full, full, full)
     assert result.accumulators[0, :, 0].tolist() == [17018, 17018]
-    assert result.y[0, :, 0].tolist() == [33, 33]
+    assert result.y[0, :, 0].tolist() == [32, 32]
     assert result.saturations == {
-        "delta": 2, "exponent": 0, "mantissa": 0, "decay": 0, "drive": 2, "state": 0, "output": 0,
+        "delta": 2, "exponent": 0, "mantissa": 0, "decay": 0, "drive": 2, "state": 0,
+        "accumulator": 2, "output": 0,
     }  # fmt: skip
 
 
@@ -88,6 +107,7 @@ GOLDEN_FORMATS = {
     "decay": Format(11, 10, signed=False),
     "drive": Format(12, 10),
     "state": Format(12, 11),
+    "accumulator": Format(10, 6),
     "output": Format(8, 0),
     "rate": Format(8, 5, signed=False),
     "skip": Format(10, 9),
@@ -97,7 +117,7 @@ GOLDEN_X = [[90, -33], [101, -128], [-17, 127], [55, 3], [-120, 64], [8, -77]]
 GOLDEN_DT = [[-9, 4], [-60, 11], [22, -31], [5, -2], [-14, 19], [-3, 0]]
 GOLDEN_B = [[77, -50], [127, -128], [-11, 93], [66, 45], [-107, 31], [19, -2]]
 GOLDEN_C = [[-64, 39], [83, 120], [-128, 127], [7, -91], [58, 58], [111, -5]]
-GOLDEN_Y = [[8, 12], [23, 42], [-23, 105], [7, -7], [-10, -26], [23, -13]]
+GOLDEN_Y = [[8, 12], [22, 42], [-23, 105], [8, -6], [-10, -26], [23, -13]]
 GOLDEN_ACCUMULATORS = [
     [24509, 37079],
     [71523, 131464],
@@ -107,9 +127,20 @@ GOLDEN_ACCUMULATORS = [
     [73973, -42027],
 ]
 
+SHIFT = (2, 1)
+SHIFTED_Y = [[8, 12], [22, 30], [-23, 51], [8, -4], [-19, -22], [13, -9]]
+SHIFTED_ACCUMULATORS = [
+    [97997, 148316],
+    [285824, 374544],
+    [-294991, 633056],
+    [92157, -56010],
+    [-238554, -275292],
+    [166365, -122376],
+]
 
-def golden_scan():
-    spec = ScanSpec(2, 2, GOLDEN_FORMATS, exp_segments=8)
+
+def golden_scan(shift=()):
+    spec = ScanSpec(2, 2, GOLDEN_FORMATS, exp_segments=8, state_shift=shift)
     scales = ScanScales(x=0.011, dt=0.05, b=0.009, c=0.008, y=0.02)
     return IntegerScan.from_real(spec, scales, [[-0.8, -2.1], [-1.2, -3.3]], [0.4, -0.25])
 
@@ -124,11 +155,26 @@ def test_pinned_codes():
     assert result.y[0].tolist() == GOLDEN_Y
 
 
-def test_the_oracle_gives_the_pinned_codes():
-    scan = golden_scan()
-    y, accumulators = oracle_codes(oracle_of(scan), scan, *golden_stimuli())
-    assert accumulators[0] == GOLDEN_ACCUMULATORS
-    assert y[0] == GOLDEN_Y
+def test_pinned_codes_with_shifts():
+    result = golden_scan(SHIFT).run(*golden_stimuli())
+    assert result.accumulators[0].tolist() == SHIFTED_ACCUMULATORS
+    assert result.y[0].tolist() == SHIFTED_Y
+
+
+@pytest.mark.parametrize(
+    ("shift", "y", "accumulators"),
+    [((), GOLDEN_Y, GOLDEN_ACCUMULATORS), (SHIFT, SHIFTED_Y, SHIFTED_ACCUMULATORS)],
+)
+def test_the_oracle_gives_the_pinned_codes(shift, y, accumulators):
+    scan = golden_scan(shift)
+    oracle_y, oracle_accumulators = oracle_codes(oracle_of(scan), scan, *golden_stimuli())
+    assert oracle_accumulators[0] == accumulators
+    assert oracle_y[0] == y
+
+
+def test_shifts_of_zero_are_none():
+    result = golden_scan((0, 0)).run(*golden_stimuli())
+    assert result.accumulators[0].tolist() == GOLDEN_ACCUMULATORS
 
 
 # --- mutants that the pins must catch
@@ -160,6 +206,41 @@ def test_another_rounding_is_caught(monkeypatch, rounding):
         assert pinned.y[0].tolist() != GOLDEN_Y
 
 
+def lifted_after_the_cut(k, x, dt, b):
+    """The mutant of a shifter on the wrong side of the drive's rounding."""
+    delta = k.cut("delta", k.table("softplus", dt))
+    exponent = k.cut("exponent", k.mul(delta[..., None], k.constant("rate")))
+    drive = k.lift(k.cut("drive", k.mul(delta, x)))
+    return k.cut("decay", k.table("exp2_negative", exponent)), k.mul(
+        drive[..., None], b[..., None, :]
+    )
+
+
+def unaligned(self, value):
+    """The mutant of a sum that drops the bits which it shifts out."""
+    return fixed.Fixed(value.code >> self.shift, value.frac)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "mutant"),
+    [
+        (IntegerAlgebra, "lift", lambda self, value: value),
+        (IntegerAlgebra, "lower", lambda self, value: value),
+        (IntegerAlgebra, "lower", unaligned),
+        (recurrence, "prepare", lifted_after_the_cut),
+    ],
+    ids=["not lifted", "not lowered", "lowered by truncation", "lifted after the cut"],
+)
+def test_a_wrong_shift_is_caught(monkeypatch, target, name, mutant):
+    monkeypatch.setattr(target, name, mutant)
+    result = golden_scan(SHIFT).run(*golden_stimuli())
+    real = np.ldexp(result.accumulators[0].astype(float), -result.accumulator_frac)
+    wanted = np.ldexp(
+        np.array(SHIFTED_ACCUMULATORS, float), -golden_scan(SHIFT).ranges["accumulator"].frac
+    )
+    assert (real != wanted).any()
+
+
 def golden_with(name, mutant, monkeypatch):
     """Run the pinned scan with another cut of one name."""
     original = IntegerAlgebra.cut
@@ -175,15 +256,18 @@ def golden_with(name, mutant, monkeypatch):
     return golden_scan().run(*golden_stimuli())
 
 
-@pytest.mark.parametrize("name", ["exponent", "mantissa", "decay", "drive", "state", "output"])
+@pytest.mark.parametrize(
+    "name", ["exponent", "mantissa", "decay", "drive", "state", "accumulator", "output"]
+)
 def test_truncation_at_one_cut_is_caught(monkeypatch, name):
     def mutant(value, to):
         code = truncate(value.code, value.frac - to.frac)
         return fixed.Fixed(np.clip(code, to.low, to.high), to.frac)
 
     result = golden_with(name, mutant, monkeypatch)
-    differs_in = result.y if name == "output" else result.accumulators
-    expected = GOLDEN_Y if name == "output" else GOLDEN_ACCUMULATORS
+    narrow = name in ("accumulator", "output")
+    differs_in = result.y if narrow else result.accumulators
+    expected = GOLDEN_Y if narrow else GOLDEN_ACCUMULATORS
     assert differs_in[0].tolist() != expected
 
 
@@ -217,7 +301,7 @@ def assert_equals_oracle(scan, stimuli):
     result = scan.run(*stimuli)
     assert result.accumulators.tolist() == accumulators
     assert result.y.tolist() == y
-    for name in ("exponent", "drive", "state", "output"):
+    for name in ("exponent", "drive", "state", "accumulator", "output"):
         assert result.saturations[name] == oracle.saturations[name], name
 
 
@@ -258,17 +342,19 @@ def scans_and_stimuli(draw):
         "decay": form((3, 10), (1, 10), False),
         "drive": form((3, 12), (1, 14), True),
         "state": form((3, 14), (1, 14), True),
+        "accumulator": form((4, 16), (0, 12), True),
         "output": form((2, 10), (-3, 3), True),
         "rate": form((14, 14), (2, 6), False),
         "skip": form((16, 16), (2, 6), True),
-        "gain": form((16, 16), (0, 6), False),
+        "gain": form((20, 20), (0, 6), False),
     }
     channels, states, length = (draw(st.integers(1, 3)) for _ in range(3))
     real = st.floats(0.01, 4, allow_nan=False)
     scales = ScanScales(*(draw(st.floats(0.004, 0.03)) for _ in range(4)), draw(real))
     A = [[-draw(real) for _ in range(states)] for _ in range(channels)]
     D = [draw(st.floats(-4, 4)) for _ in range(channels)]
-    spec = ScanSpec(channels, states, formats, 2 ** draw(st.integers(0, 3)))
+    shift = tuple(draw(st.integers(0, 4)) for _ in range(draw(st.sampled_from([0, channels]))))
+    spec = ScanSpec(channels, states, formats, 2 ** draw(st.integers(0, 3)), shift)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     sizes = [channels] * 2 + [states] * 2
     stimuli = [rng.integers(-128, 128, (1, length, size)) for size in sizes]
@@ -338,7 +424,7 @@ def build(spec, scales=None, A=None, D=None):
     ("make", "message"),
     [
         (
-            lambda: build(formats_with(state=Format(48, 40))),
+            lambda: build(formats_with(state=Format(60, 40))),
             "more than the 62 that the integer scan has; use narrower formats",
         ),
         (
@@ -360,8 +446,17 @@ def build(spec, scales=None, A=None, D=None):
         ),
         (
             lambda: build(ScanSpec(2, 2, {"delta": Format(8, 4)})),
-            "the scan's spec has no format for exponent, mantissa, decay, drive, state, output, "
-            "rate, skip, gain; lmaunet.scan.formats.formats_for gives all of them",
+            "the scan's spec has no format for exponent, mantissa, decay, drive, state, "
+            "accumulator, output, rate, skip, gain; lmaunet.scan.formats.spec_for gives all of "
+            "them",
+        ),
+        (
+            lambda: build(dataclasses.replace(golden_scan().spec, state_shift=(1,))),
+            "state_shift=[1]; give one shift from 0 to 15 for each of 2 channels, or none",
+        ),
+        (
+            lambda: build(dataclasses.replace(golden_scan().spec, state_shift=(1, -1))),
+            "state_shift=[1, -1]; give one shift from 0 to 15",
         ),
         (
             lambda: build(dataclasses.replace(golden_scan().spec, exp_segments=12)),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lmaunet.errors import UserError
+from lmaunet.scan.formats import Widths
 from lmaunet.scan.vectors import (
     ScanVectors,
     autoregressive,
@@ -29,10 +30,11 @@ def test_sqnr_of_other_shapes():
 
 
 def test_a_file_keeps_everything(tmp_path):
-    vectors = synthetic(3, 2, 20, batch=2, state_bits=14)
+    vectors = synthetic(3, 2, 20, batch=2, widths=Widths(state_bits=14))
     vectors.save(tmp_path / "scan.npz")
     loaded = ScanVectors.load(tmp_path / "scan.npz")
     assert [p.name for p in tmp_path.iterdir()] == ["scan.npz"]
+    assert any(vectors.scan.spec.state_shift)
     assert loaded.scan.spec == vectors.scan.spec
     assert loaded.scan.scales == vectors.scan.scales
     again = loaded.scan.run(*loaded.stimuli)

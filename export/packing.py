@@ -1,0 +1,247 @@
+"""Weights of 2, 3 and 4 bits in a file: bit planes, which the runtime unpacks when it loads them.
+
+ONNX has no type of 3 bits, and its types of 2 and 4 need newer operator sets than the rest of the
+file, which runtimes quantize less well. So the codes are cut into bit planes of UINT8, for which
+operator set 18 has every operator, and a function in the file makes INT8 of them. Its inputs are
+constants, so a runtime that folds constants runs it once, at load, and finds the same INT8 weight
+under DequantizeLinear as before: the same integer kernels, the same outputs.
+
+The layout, for n codes q[0], q[1], ... (the weight in C order) of b bits in two's complement:
+
+    planes: UINT8 (ceil(n / 8), b), C order; bit k of planes[i, p] is bit p of q[8 * i + k]
+    places: INT8 (b, 1): 1, 2, 4, ... and last, for the sign, -2**(b - 1)
+    shape:  INT64, the weight's dimensions
+    q[8 * i + k] = sum over p of ((planes[i, p] >> k) & 1) * places[p]
+
+Codes after the n-th are 0. ``places`` and ``shape`` are stored once for all weights that have them
+in common. The weight's tensor keeps its name; its planes are called ``NAME/planes``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from export.convolutions import copy_node, remove_unused
+from export.function import DOMAIN, DOMAIN_VERSION, MINIMUM_IR_VERSION, OPSET, main_opset
+from lmaunet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+NAME = "UnpackCodes"
+PACKED_BITS = (2, 3, 4)
+UNPACKED_BITS = 8
+MINIMUM_CODES = 256
+"""Weights of fewer codes are left as INT8: their node and shape take what the planes would save."""
+
+# The products are summed by MatMulInteger: UINT8 by INT8, exact in INT32. The last Slice drops
+# what fills the last group of eight.
+_BODY = """
+<opset_import: ["" : %d], domain: "ai.lmaunet">
+UnpackCodes (planes, places, shape) => (codes)
+{
+    first = Constant <value = int64[1] {0}> ()
+    middle = Constant <value = int64[1] {1}> ()
+    rest = Constant <value = int64[1] {-1}> ()
+    one = Constant <value = uint8 {1}> ()
+    positions = Constant <value = uint8[8, 1] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+    rows = Unsqueeze (planes, middle)
+    shifted = BitShift <direction = "RIGHT"> (rows, positions)
+    bits = BitwiseAnd (shifted, one)
+    width = Shape <start = 1> (planes)
+    table_shape = Concat <axis = 0> (rest, width)
+    table = Reshape (bits, table_shape)
+    sums = MatMulInteger (table, places)
+    count = ReduceProd (shape)
+    kept = Slice (sums, first, count, first)
+    narrow = Cast <to = 3> (kept)
+    codes = Reshape (narrow, shape)
+}
+"""
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Return the bytes that the codes of a weight take in a packed file.
+
+    Args:
+        count: how many codes.
+        bits: the bits that hold them; 8 where none of :data:`PACKED_BITS` does.
+    """
+    if bits not in PACKED_BITS or count < MINIMUM_CODES:
+        return count
+    return -(-count // 8) * bits
+
+
+def smallest_bits(codes: np.ndarray) -> int:
+    """Return the fewest of 2, 3, 4 or 8 bits that hold INT8 codes in two's complement."""
+    low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
+    fits = (b for b in PACKED_BITS if -(1 << (b - 1)) <= low and high < 1 << (b - 1))
+    return next(fits, UNPACKED_BITS)
+
+
+def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Return the planes ``(ceil(n / 8), bits)`` of n INT8 codes; inverse: :func:`unpack_codes`."""
+    import numpy as np
+
+    flat = codes.astype(np.int8).reshape(-1)
+    groups = np.pad(flat, (0, -flat.size % 8)).reshape(-1, 8, 1)
+    table = (groups >> np.arange(bits, dtype=np.int8)) & 1
+    return np.packbits(table.astype(np.uint8), axis=1, bitorder="little")[:, 0]
+
+
+def unpack_codes(planes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return the INT8 codes of a shape from their planes ``(ceil(n / 8), bits)``."""
+    import numpy as np
+
+    table = np.unpackbits(planes[:, None], axis=1, bitorder="little")
+    codes = table.astype(np.int64) @ _places(planes.shape[1])
+    return codes.reshape(-1)[: math.prod(shape)].reshape(shape).astype(np.int8)
+
+
+def _places(bits: int) -> np.ndarray:
+    """Return the value of each bit of a two's complement number, ``(bits, 1)``."""
+    import numpy as np
+
+    values = 1 << np.arange(bits)
+    values[-1] = -values[-1]
+    return values.astype(np.int8).reshape(-1, 1)
+
+
+def unpack_function(opset: int = OPSET) -> onnx.FunctionProto:
+    """Return the function ``ai.lmaunet::UnpackCodes``: planes, places, shape to INT8 codes.
+
+    Args:
+        opset: the version of the main operator set that its body is written in, 18 or more.
+    """
+    import onnx.parser
+
+    return onnx.parser.parse_function(_BODY % opset)
+
+
+def is_unpack(node: onnx.NodeProto) -> bool:
+    """Tell whether a node unpacks a weight."""
+    return node.op_type == NAME and node.domain == DOMAIN
+
+
+def pack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which each weight is stored in the fewest bits that hold its codes.
+
+    A weight is an INT8 initializer that a DequantizeLinear of the main graph reads. What needs more
+    than 4 bits, has fewer than :data:`MINIMUM_CODES` codes or is an input of the graph as well
+    (which a caller may replace) stays as it is. Every tensor keeps its name and its values.
+
+    Raises:
+        UserError: where a weight can be packed and the model is of an older operator set than 18.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    replaceable = {value.name for value in graph.input}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+
+    def store(name: str, array: np.ndarray) -> str:
+        if name not in constants:
+            constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+    for tensor in _weights(model):
+        codes = numpy_helper.to_array(tensor)
+        bits = smallest_bits(codes)
+        if packed_bytes(codes.size, bits) == codes.size or tensor.name in replaceable:
+            continue
+        del constants[tensor.name]
+        inputs = [
+            store(f"{tensor.name}/planes", pack_codes(codes, bits)),
+            store(f"{NAME}/places_{bits}", _places(bits)),
+            store(f"{NAME}/shape_{'x'.join(map(str, codes.shape))}", np.array(codes.shape)),
+        ]
+        nodes.append(
+            helper.make_node(
+                NAME, inputs, [tensor.name], name=f"{tensor.name}/{NAME}", domain=DOMAIN
+            )
+        )
+    if not nodes:
+        return result
+    opset = main_opset(model)
+    if opset < OPSET:
+        raise UserError(
+            f"the model is of operator set {opset}; expected {OPSET} or more, which has the "
+            f"operators that unpack weights; export with opset_version={OPSET}"
+        )
+    nodes += [copy_node(node) for node in graph.node]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants.values())
+    _attach(result, opset)
+    return result
+
+
+def _attach(model: onnx.ModelProto, opset: int) -> None:
+    """Give a model the function and its domain, in place, where it lacks them."""
+    from onnx import helper
+
+    if not any((f.domain, f.name) == (DOMAIN, NAME) for f in model.functions):
+        model.functions.append(unpack_function(opset))
+    if not any(entry.domain == DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    model.ir_version = max(model.ir_version, MINIMUM_IR_VERSION)
+
+
+def unpack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which each packed weight is an INT8 initializer again.
+
+    It is what a runtime makes of the file when it loads it.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    for name, planes, shape in _packed(model):
+        graph.initializer.append(numpy_helper.from_array(unpack_codes(planes, shape), name))
+    nodes = [copy_node(node) for node in graph.node if not is_unpack(node)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    functions = [f for f in result.functions if (f.domain, f.name) != (DOMAIN, NAME)]
+    del result.functions[:]
+    result.functions.extend(functions)
+    remove_unused(result)
+    return result
+
+
+def weight_bits_of(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the bits that a file stores each weight's codes in, by the weight's tensor.
+
+    8 for weights that are not packed. A weight has the same name packed and unpacked.
+    """
+    packed = {name: int(planes.shape[1]) for name, planes, _ in _packed(model)}
+    return packed | {tensor.name: UNPACKED_BITS for tensor in _weights(model)}
+
+
+def _weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Return the INT8 initializers that a DequantizeLinear of the main graph reads."""
+    import onnx
+
+    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    int8 = onnx.TensorProto.INT8
+    return [t for t in model.graph.initializer if t.name in read and t.data_type == int8]
+
+
+def _packed(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndarray, list[int]]]:
+    """Yield the name, planes and shape of each packed weight."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if is_unpack(node):
+            planes, _, shape = (numpy_helper.to_array(constants[name]) for name in node.input)
+            yield node.output[0], planes, shape.tolist()

@@ -1,4 +1,5 @@
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,14 @@ from onnx import numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+sys.path.append(str(Path(__file__).parents[1] / "export"))
+
+from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 
-from export import cpu_form
+from export import compact, cpu_form, packing
 from export.check import run_onnx
+from export.packing import weight_bits_of
 from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
@@ -24,6 +29,13 @@ def request(folder, model, samples=None):
     samples = images() if samples is None else samples
     path = folder.parent / "network.onnx"
     return BuildRequest(folder, path, Path("unused"), samples, {}, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A build in which three weights have 2, 3 and 4 bits."""
+    folder = tmp_path_factory.mktemp("packed") / "ort"
+    return get_target("ort").build(request(folder, narrow_network()))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +62,10 @@ def test_the_agreements_say_what_was_compared(built):
     quantities = ("codes within one", "codes", "logits from the same codes")
     assert [a.name for a in built.agreements] == [
         *(f"ort codes and lowering, {quantity}" for quantity in quantities),
-        *(f"ort file, {quantity}" for quantity in quantities),
+        *(f"ort form, {quantity}" for quantity in quantities),
+        "ort packing, integer and float kernels",
+        "ort packing, logits, optimization off",
+        "ort packing, logits, optimization full",
         "ort file, classes",
     ]
     assert all(a.passed and a.n_total > 0 for a in built.agreements)
@@ -65,6 +80,26 @@ def test_the_file_that_ships_needs_nothing_else(built):
     model = onnx.load(built.shipped)
     assert not model.functions
     assert [i.name for i in model.graph.input] == ["image"]
+
+
+def test_weights_of_few_bits_take_few_bits_and_keep_their_integer_kernels(built, packed):
+    widths = Counter(weight_bits_of(onnx.load(packed.shipped)).values())
+    assert widths == {8: len(DENSE) + len(DEPTHWISE) - len(BITS), 2: 1, 3: 1, 4: 1}
+    detail = packed.detail["packing"]
+    assert detail["weight_bits"] == {"2": 1, "3": 1, "4": 1, "8": widths[8]}
+    # of 8 channels: /middle 3x3 in 2 bits, /decoder 3x3 of 16 in 3, /large 7x7 depthwise in 4
+    saved = 576 * 6 // 8 + 1152 * 5 // 8 + 392 * 4 // 8
+    assert detail["unpacked_bytes"] - detail["packed_bytes"] == saved
+    assert packed.detail["convolutions"] == built.detail["convolutions"]
+    exact = [a for a in packed.agreements if a.name.startswith("ort packing")]
+    assert len(exact) == 3 and all(a.tolerance == a.max_abs == a.n_differ == 0 for a in exact)
+    assert [f.name for f in onnx.load(packed.shipped).functions] == ["UnpackCodes"]
+
+
+def test_what_the_file_holds_is_accounted_for(packed):
+    size = packed.shipped.stat().st_size
+    assert sum(packed.detail["bytes_by_purpose"].values()) == size
+    assert sum(packed.detail["initializer_bytes"].values()) < size
 
 
 def test_images_go_through_one_by_one(built):
@@ -95,6 +130,8 @@ def test_figures_are_measured(built):
     latency = built.detail["latency"]
     assert figures["latency_ms"].value <= latency["p90_ms"]
     assert latency["runs"] >= 20 and latency["threads"] >= 1 and latency["cpu"]
+    load = built.detail["load"]
+    assert load["packed_ms"] > 0 and load["unpacked_ms"] > 0 and load["loads"] >= 5
 
 
 def test_a_wrong_form_is_caught_and_both_tensors_are_kept(tmp_path, monkeypatch):
@@ -121,8 +158,34 @@ def test_biases_that_are_rounded_too_far_are_caught(tmp_path, monkeypatch):
         return copy
 
     monkeypatch.setattr(cpu_form, "integer_biases", without_biases)
-    with pytest.raises(Disagreement, match=r"ort file, codes of /quant_\d+/"):
+    with pytest.raises(Disagreement, match=r"ort form, codes of /quant_\d+/"):
         get_target("ort").build(request(tmp_path / "ort", small_network()))
+
+
+def test_planes_in_the_wrong_order_are_caught(tmp_path, monkeypatch):
+    original = packing.pack_codes
+    monkeypatch.setattr(packing, "pack_codes", lambda *a: original(*a)[:, ::-1].copy())
+    with pytest.raises(Disagreement, match=r"ort packing, logits, optimization off: "):
+        get_target("ort").build(request(tmp_path / "ort", narrow_network()))
+
+
+def test_a_file_that_keeps_fewer_integer_kernels_is_caught(tmp_path, monkeypatch):
+    def in_float(model):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        conv = next(n for n in copy.graph.node if n.op_type == "Conv")
+        index = list(copy.graph.node).index(conv)
+        for name in ("negative", "positive"):
+            # the same values, but no DequantizeLinear right before the convolution
+            negation = onnx.helper.make_node("Neg", [conv.input[1]], [name])
+            copy.graph.node.insert(index, negation)
+            conv, index = copy.graph.node[index + 1], index + 1
+            conv.input[1] = name
+        return copy
+
+    monkeypatch.setattr(compact, "PASSES", (*compact.PASSES, in_float))
+    with pytest.raises(Disagreement, match=r"ort packing, integer and float kernels: 2 of 2"):
+        get_target("ort").build(request(tmp_path / "ort", narrow_network()))
 
 
 def test_bad_input(tmp_path, built):

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.artifacts import Build, Figure, Measurement
+from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 
@@ -25,6 +25,7 @@ LOWERING = "unrolled"
 SHIPPED = "model.onnx"
 CHECKED_IMAGES = 2
 WARM_UP_RUNS, TIMED_RUNS = 5, 30
+TIMED_LOADS = 5
 # the shares of a quantizer's codes that may differ by one: 0 was measured for the change of codes
 # and the scan's lowering, 0.0016 for biases that are rounded to integers
 RECODED_SHARE, SHIPPED_SHARE = 0.0001, 0.01
@@ -49,18 +50,21 @@ def probe() -> list[Tool]:
 
 
 def build(request: BuildRequest) -> Build:
-    """Write ``model.onnx``: UINT8 activation codes, INT8 weights, the scan ``unrolled``.
+    """Write ``model.onnx``: UINT8 activation codes, packed weights, the scan ``unrolled``.
 
-    Three things are checked on the first samples: segment by segment, that the change of codes and
-    the lowering of the scan change nothing, and that the file with its integer biases, as ONNX
-    Runtime optimizes it, moves next to no code; and that end to end the classes stay.
+    Four things are checked on the first samples: segment by segment, that the change of codes and
+    the lowering of the scan change nothing, and that integer biases, as ONNX Runtime optimizes the
+    graph, move next to no code; that packing the weights and dropping names change no bit of the
+    logits and no kernel; and that end to end the classes stay.
     """
     import onnx
 
     from export import reference
+    from export.compact import bytes_by_purpose, compact
     from export.convolutions import prepare, quantized_convolutions
     from export.cpu_form import integer_biases, unsigned_activations
     from export.lower import lower
+    from export.packing import pack_weights, weight_bits_of
     from export.segments import check_segments, exported_values
 
     exported = reference.read_model(request.qcdq)
@@ -68,7 +72,8 @@ def build(request: BuildRequest) -> Build:
     evidence = reference.evidence_folder(request.folder)
     request.progress("ort: bringing the graph into the CPU's form")
     codes = unsigned_activations(prepare(exported))
-    model = lower(integer_biases(codes), LOWERING)
+    form = lower(integer_biases(codes), LOWERING)
+    model = compact(pack_weights(form))
     shipped = request.folder / SHIPPED
     onnx.save(model, shipped)
 
@@ -80,28 +85,91 @@ def build(request: BuildRequest) -> Build:
             share=RECODED_SHARE, optimize=False,
         ),
         *check_segments(
-            "ort file", model, values, images[:1], evidence, share=SHIPPED_SHARE, optimize=True
+            "ort form", form, values, images[:1], evidence, share=SHIPPED_SHARE, optimize=True
         ),
     ]  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        optimized_path = Path(folder) / "optimized.onnx"
-        session = reference.open_session(shipped, optimize=True, save_optimized=optimized_path)
-        nodes = Counter(node.op_type for node in onnx.load(optimized_path).graph.node)
-    got = reference.run_images(session, images)
+    packing, nodes, got = check_packing(form, shipped, images, evidence)
     expected = reference.reference_logits(exported, images)
-    agreements.append(reference.compare_classes("ort file", got, expected, evidence))
-    quantized = quantized_convolutions(exported)
+    agreements += [*packing, reference.compare_classes("ort file", got, expected, evidence)]
+    widths = Counter(weight_bits_of(model).values())
     detail = {
         "lowering": LOWERING,
         "convolutions": {
-            "integer_kernels": sum(nodes[kernel] for kernel in INTEGER_KERNELS),
-            "float_kernels": sum(nodes[kernel] for kernel in FLOAT_KERNELS),
-            "quantized": len(quantized),
+            "integer_kernels": _count(nodes, INTEGER_KERNELS),
+            "float_kernels": _count(nodes, FLOAT_KERNELS),
+            "quantized": len(quantized_convolutions(exported)),
+        },
+        "packing": {
+            "weight_bits": {str(bits): widths[bits] for bits in sorted(widths)},
+            "unpacked_bytes": bytes_by_purpose(form)["weights"],
+            "packed_bytes": bytes_by_purpose(model)["weights"],
         },
         "optimized_nodes": dict(nodes.most_common()),
         "initializer_bytes": dict(reference.initializer_bytes(model)),
+        "bytes_by_purpose": bytes_by_purpose(model),
     }
     return Build("ort", request.folder, shipped, tuple(agreements), detail)
+
+
+def check_packing(
+    form: onnx.ModelProto, shipped: Path, images: np.ndarray, evidence: Path
+) -> tuple[list[Agreement], Counter[str], np.ndarray]:
+    """Require the file to compute what its form with INT8 weights and long names computes.
+
+    ONNX Runtime must choose as many integer and float kernels for both, and the logits must be
+    equal bit for bit, with graph optimization off and full.
+
+    Args:
+        form: the graph before packing.
+        shipped: the file.
+        images: ``(n, channels, H, W)``.
+        evidence: the folder in which tensors that disagree are saved.
+
+    Returns:
+        The agreements, the operators of the optimized file and how many there are of each, and its
+        logits.
+
+    Raises:
+        Disagreement: where they differ.
+    """
+    import numpy as np
+
+    from export.reference import open_session, run_images
+
+    counts = [optimized_nodes(source) for source in (form, shipped)]
+    kernels = [
+        np.array([_count(nodes, kinds) for kinds in (INTEGER_KERNELS, FLOAT_KERNELS)])
+        for nodes in counts
+    ]
+    agreements = [
+        require_agreement(
+            "ort packing, integer and float kernels", kernels[1], kernels[0], 0, evidence=evidence
+        )
+    ]
+    for words, optimize in (("optimization off", False), ("optimization full", True)):
+        want, got = (
+            run_images(open_session(source, optimize=optimize), images)
+            for source in (form, shipped)
+        )
+        name = f"ort packing, logits, {words}"
+        agreements.append(require_agreement(name, got, want, 0, evidence=evidence))
+    return agreements, counts[1], got
+
+
+def optimized_nodes(model: onnx.ModelProto | Path) -> Counter[str]:
+    """Return the operators that ONNX Runtime makes of a model, and how many of each."""
+    import onnx
+
+    from export.reference import open_session
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(model, optimize=True, save_optimized=path)
+        return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
+    return sum(nodes[kind] for kind in kinds)
 
 
 @functools.lru_cache(maxsize=4)
@@ -128,7 +196,8 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
     """Return the file's size, the size of its weights and the time of one image on this CPU.
 
-    ``build.detail["latency"]`` receives what the time depends on.
+    ``build.detail["latency"]`` receives what the time depends on, and ``build.detail["load"]`` how
+    long the file takes to load, and its form with INT8 weights.
     """
     from export.reference import initializer_bytes, read_model, thread_count
 
@@ -142,6 +211,7 @@ def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
         "threads": thread_count(),
         "cpu": cpu_model(),
     }
+    build.detail["load"] = time_loads(build)
     return {
         "size_mb": Measurement("size_mb", build.shipped.stat().st_size / 1e6, "MB", "measured"),
         "weights_mb": Measurement("weights_mb", weights / 1e6, "MB", "measured"),
@@ -159,6 +229,31 @@ def time_runs(build: Build, image: np.ndarray) -> list[float]:
         run(build, image)
         times.append(1e3 * (time.perf_counter() - started))
     return times
+
+
+def time_loads(build: Build) -> dict[str, float | int]:
+    """Return the median times of opening the file and its form with INT8 weights, in ms.
+
+    ``packed_ms``, ``unpacked_ms`` and ``loads``, how often each was opened. The difference is what
+    unpacking costs, once for each start of a program.
+    """
+    import onnx
+
+    from export.packing import unpack_weights
+    from export.reference import open_session, read_model
+
+    times: dict[str, list[float]] = {"packed_ms": [], "unpacked_ms": []}
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder) / "unpacked.onnx"
+        onnx.save(unpack_weights(read_model(build.shipped)), unpacked)
+        # one after the other, so that a busy machine slows both
+        for _ in range(TIMED_LOADS):
+            for key, path in (("packed_ms", build.shipped), ("unpacked_ms", unpacked)):
+                started = time.perf_counter()
+                open_session(path, optimize=True)
+                times[key].append(1e3 * (time.perf_counter() - started))
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    return {**medians, "loads": TIMED_LOADS}
 
 
 def cpu_model() -> str:

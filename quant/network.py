@@ -8,18 +8,18 @@ kernels for those. ReLU outputs are INT8 as well (codes 0 to 127): TensorRT take
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from brevitas import nn as qnn
-from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
 from lmaunet.net.fold import fold
 from lmaunet.net.network import (
     BinPyramid,
+    ConvNormReLU,
     DecoderLevel,
     LargeKernelMamba,
     LMaUNet,
@@ -29,45 +29,34 @@ from lmaunet.net.network import (
 )
 from lmaunet.net.scan import selective_scan
 from lmaunet.spec import CONV1D_TAPS, NetSpec
-
-WEIGHT_BITS = (2, 3, 4, 8)
-
-
-def quantizer() -> nn.Module:
-    """Return an INT8 activation quantizer with one scale, zero point 0."""
-    return qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, return_quant_tensor=False)
+from quant.convolution import QuantConv, Scales, quantizer
 
 
-class QuantConv(nn.Module):
-    """A convolution with quantized weights and its bias, then a ReLU if ``relu``.
+class Choice:
+    """What the layers of one part are built with: bits by layer, the scales, and norms kept or not.
 
-    The output's quantizer is the caller's, because some are shared.
+    Args:
+        bits: weight bits by layer name, within the part.
+        scales: what every scale may be.
     """
 
-    def __init__(self, conv: nn.Conv2d, bits: int = 8, relu: bool = False) -> None:
-        super().__init__()
-        if bits not in WEIGHT_BITS:
-            raise UserError(f"weights of {bits} bits; use one of {WEIGHT_BITS}")
-        self.relu = relu
-        self.conv = qnn.QuantConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            padding=conv.padding,
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            weight_quant=Int8WeightPerChannelFloat,
-            weight_bit_width=bits,
-            return_quant_tensor=False,
-        )
-        self.conv.weight.data.copy_(conv.weight.data)
-        if conv.bias is not None:
-            self.conv.bias.data.copy_(conv.bias.data)
+    def __init__(self, bits: Mapping[str, int], scales: Scales) -> None:
+        self.bits, self.scales = bits, scales
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in, H, W)`` to ``(B, out, H, W)``, not quantized yet."""
-        y = self.conv(x)
-        return F.relu(y) if self.relu else y
+    def conv(
+        self, name: str, conv: nn.Conv2d, norm: nn.Module | None = None, relu: bool = False
+    ) -> QuantConv:
+        """Return a layer's convolution in quantized form; a folded norm is an Identity."""
+        kept = norm if isinstance(norm, nn.BatchNorm2d) else None
+        return QuantConv(conv, self.bits[name], relu, kept, self.scales)
+
+    def block(self, name: str, block: ConvNormReLU) -> QuantConv:
+        """Return a convolution with its norm and ReLU in quantized form."""
+        return self.conv(name, block.conv, block.norm, relu=True)
+
+    def quantizer(self) -> nn.Module:
+        """Return an activation quantizer."""
+        return quantizer(self.scales)
 
 
 def _conv_of(weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Conv2d:
@@ -87,27 +76,25 @@ class QuantMamba(nn.Module):
     in_proj and x_proj are split by what their outputs are for, so that each has its own scale.
     """
 
-    def __init__(self, mamba: nn.Module, bits: Mapping[str, int]) -> None:
+    def __init__(self, mamba: nn.Module, choice: Choice) -> None:
         super().__init__()
         inner, rank, states = mamba.inner, mamba.rank, mamba.states
         x, z = mamba.in_proj.weight.split(inner)
         dt, b, c = mamba.x_proj.weight.split([rank, states, states])
-        self.in_x = QuantConv(_conv_of(x, None), bits["in_proj"])
-        self.in_z = QuantConv(_conv_of(z, None), bits["in_proj"])
-        self.conv1d = QuantConv(
-            _conv_of(mamba.conv1d.weight, mamba.conv1d.bias, groups=inner), bits["conv1d"]
+        self.in_x = choice.conv("in_proj", _conv_of(x, None))
+        self.in_z = choice.conv("in_proj", _conv_of(z, None))
+        self.conv1d = choice.conv(
+            "conv1d", _conv_of(mamba.conv1d.weight, mamba.conv1d.bias, groups=inner)
         )
-        self.x_dt = QuantConv(_conv_of(dt, None), bits["x_proj"])
-        self.x_b = QuantConv(_conv_of(b, None), bits["x_proj"])
-        self.x_c = QuantConv(_conv_of(c, None), bits["x_proj"])
-        self.dt_proj = QuantConv(
-            _conv_of(mamba.dt_proj.weight, mamba.dt_proj.bias), bits["dt_proj"]
-        )
-        self.out_proj = QuantConv(_conv_of(mamba.out_proj.weight, None), bits["out_proj"])
+        self.x_dt = choice.conv("x_proj", _conv_of(dt, None))
+        self.x_b = choice.conv("x_proj", _conv_of(b, None))
+        self.x_c = choice.conv("x_proj", _conv_of(c, None))
+        self.dt_proj = choice.conv("dt_proj", _conv_of(mamba.dt_proj.weight, mamba.dt_proj.bias))
+        self.out_proj = choice.conv("out_proj", _conv_of(mamba.out_proj.weight, None))
         self.A_log = nn.Parameter(mamba.A_log.detach().clone())
         self.D = nn.Parameter(mamba.D.detach().clone())
         for name in ("x", "z", "conv1d", "silu_x", "silu_z", "rank", "b", "c", "dt", "y", "gate"):
-            self.add_module(f"quant_{name}", quantizer())
+            self.add_module(f"quant_{name}", choice.quantizer())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map ``(B, model, 1, L)`` to the same shape, not quantized yet."""
@@ -137,16 +124,16 @@ def _to_tokens(x: Tensor) -> Tensor:
 class QuantLargeKernelMamba(nn.Module):
     """LKM in INT8. The local features and Mamba's output share a quantizer: they are added."""
 
-    def __init__(self, stage: LargeKernelMamba, bits: Mapping[str, int]) -> None:
+    def __init__(self, stage: LargeKernelMamba, choice: Choice) -> None:
         super().__init__()
         self.has_proj = isinstance(stage.proj, nn.Conv2d)
         if isinstance(stage.proj, nn.Conv2d):
-            self.proj = QuantConv(stage.proj, bits["proj"])
-            self.quant_proj = quantizer()
-        self.local = QuantConv(stage.local, bits["local"])
-        self.quant_local = quantizer()
-        self.mamba = QuantMamba(stage.mamba, bits)
-        self.quant_out = quantizer()
+            self.proj = choice.conv("proj", stage.proj)
+            self.quant_proj = choice.quantizer()
+        self.local = choice.conv("local", stage.local, stage.norm)
+        self.quant_local = choice.quantizer()
+        self.mamba = QuantMamba(stage.mamba, choice)
+        self.quant_out = choice.quantizer()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map quantized ``(B, in, H, W)`` to quantized ``(B, out, H, W)``."""
@@ -162,11 +149,11 @@ class QuantLargeKernelMamba(nn.Module):
 class QuantLocalPyramid(nn.Module):
     """The local pyramid in INT8; its maps are concatenated, so they share the input's scale."""
 
-    def __init__(self, pyramid: LocalPyramid, bits: Mapping[str, int]) -> None:
+    def __init__(self, pyramid: LocalPyramid, choice: Choice) -> None:
         super().__init__()
-        self.reduce = QuantConv(pyramid.reduce, bits["reduce"])
-        self.out = QuantConv(pyramid.out.conv, bits["out"], relu=True)
-        self.quant_out = quantizer()
+        self.reduce = choice.conv("reduce", pyramid.reduce)
+        self.out = choice.block("out", pyramid.out)
+        self.quant_out = choice.quantizer()
 
     def forward(self, x: Tensor, shared: nn.Module) -> Tensor:
         """Map ``(B, in, H, W)``, which ``shared`` quantized, to quantized ``(B, out, H, W)``."""
@@ -179,15 +166,13 @@ class QuantLocalPyramid(nn.Module):
 class QuantBinPyramid(nn.Module):
     """The bin pyramid in INT8; its maps are concatenated, so they share the input's scale."""
 
-    def __init__(self, pyramid: BinPyramid, bits: Mapping[str, int]) -> None:
+    def __init__(self, pyramid: BinPyramid, choice: Choice) -> None:
         super().__init__()
         self.bins = pyramid.bins
-        self.bin = nn.ModuleList(
-            QuantConv(conv, bits[f"bin{i}"]) for i, conv in enumerate(pyramid.bin)
-        )
-        self.quant_pool = nn.ModuleList(quantizer() for _ in pyramid.bins)
-        self.out = QuantConv(pyramid.out.conv, bits["out"], relu=True)
-        self.quant_out = quantizer()
+        self.bin = nn.ModuleList(choice.conv(f"bin{i}", conv) for i, conv in enumerate(pyramid.bin))
+        self.quant_pool = nn.ModuleList(choice.quantizer() for _ in pyramid.bins)
+        self.out = choice.block("out", pyramid.out)
+        self.quant_out = choice.quantizer()
 
     def forward(self, x: Tensor, shared: nn.Module) -> Tensor:
         """Map ``(B, in, H, W)``, which ``shared`` quantized, to quantized ``(B, out, H, W)``."""
@@ -202,19 +187,19 @@ class QuantBinPyramid(nn.Module):
 class QuantDecoderLevel(nn.Module):
     """A decoder level in INT8; the upsampled map shares the quantizer of the skip it joins."""
 
-    def __init__(self, level: DecoderLevel, bits: Mapping[str, int]) -> None:
+    def __init__(self, level: DecoderLevel, choice: Choice) -> None:
         super().__init__()
         self.join = level.join
-        self.up = QuantConv(level.up, bits["up"])
+        self.up = choice.conv("up", level.up)
         self.has_skip = isinstance(level.skip, nn.Conv2d)
         if isinstance(level.skip, nn.Conv2d):
-            self.skip = QuantConv(level.skip, bits["skip"])
+            self.skip = choice.conv("skip", level.skip)
         if self.join == "add":
-            self.quant_join = quantizer()
+            self.quant_join = choice.quantizer()
         self.convs = nn.ModuleList(
-            QuantConv(conv.conv, bits[f"conv{j}"], relu=True) for j, conv in enumerate(level.convs)
+            choice.block(f"conv{j}", conv) for j, conv in enumerate(level.convs)
         )
-        self.quant_convs = nn.ModuleList(quantizer() for _ in level.convs)
+        self.quant_convs = nn.ModuleList(choice.quantizer() for _ in level.convs)
 
     def forward(self, x: Tensor, skip: Tensor, shared: nn.Module) -> Tensor:
         """Map ``(B, in, h, w)`` and the skip, which ``shared`` quantized, to ``(B, out, H, W)``."""
@@ -233,30 +218,44 @@ class QuantLMaUNet(nn.Module):
     Args:
         model: the trained float network; its norms are folded first.
         bits: weight bits by ``part.layer`` as :meth:`NetSpec.layers` names them; 8 where absent.
+        scales: what every scale may be: ``free``, or ``pow2`` for powers of two.
+        keep_norms: keep the batch normalizations for training, until :meth:`fold_norms`.
     """
 
-    def __init__(self, model: LMaUNet, bits: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        model: LMaUNet,
+        bits: Mapping[str, int] | None = None,
+        *,
+        scales: Scales = "free",
+        keep_norms: bool = False,
+    ) -> None:
         super().__init__()
-        model = fold(model)
+        model = copy.deepcopy(model) if keep_norms else fold(model)
         self.spec: NetSpec = model.spec
         self.bits = weight_bits(self.spec, bits or {})
-        self.quant_image = quantizer()
-        shallow = _of_part(self.bits, "shallow")
+        self.scales = scales
+        choices = {
+            part: Choice(_of_part(self.bits, part), scales)
+            for part in dict.fromkeys(name.split(".", 1)[0] for name in self.bits)
+        }
+        self.quant_image = quantizer(scales)
+        shallow = choices["shallow"]
         self.shallow = nn.ModuleList(
-            QuantConv(conv.conv, shallow[str(i)], relu=True) for i, conv in enumerate(model.shallow)
+            shallow.block(str(i), conv) for i, conv in enumerate(model.shallow)
         )
-        self.quant_shallow = nn.ModuleList(quantizer() for _ in model.shallow)
+        self.quant_shallow = nn.ModuleList(quantizer(scales) for _ in model.shallow)
         self.stages = nn.ModuleList(
-            QuantLargeKernelMamba(stage, _of_part(self.bits, "deep" if i == 3 else f"lkm{i + 1}"))
+            QuantLargeKernelMamba(stage, choices["deep" if i == 3 else f"lkm{i + 1}"])
             for i, stage in enumerate(model.stages)
         )
         kind = QuantLocalPyramid if isinstance(model.pyramid, LocalPyramid) else QuantBinPyramid
-        self.pyramid = kind(model.pyramid, _of_part(self.bits, "pyramid"))
+        self.pyramid = kind(model.pyramid, choices["pyramid"])
         self.decoder = nn.ModuleList(
-            QuantDecoderLevel(level, _of_part(self.bits, f"decoder{3 - j}"))
+            QuantDecoderLevel(level, choices[f"decoder{3 - j}"])
             for j, level in enumerate(model.decoder)
         )
-        self.head = QuantConv(model.head, self.bits["head.head"])
+        self.head = choices["head"].conv("head", model.head)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images ``(B, in_channels, H, W)`` to logits ``(B, classes, H, W)``."""
@@ -272,10 +271,16 @@ class QuantLMaUNet(nn.Module):
             x = level(x, *skips.pop())
         return self.head(x)
 
+    def fold_norms(self) -> None:
+        """Fold every batch normalization that was kept; the network computes the same."""
+        for module in self.modules():
+            if isinstance(module, QuantConv):
+                module.fold()
+
 
 def weight_bits(spec: NetSpec, chosen: Mapping[str, int]) -> dict[str, int]:
     """Return the weight bits of every layer of a spec, by ``part.layer``; 8 where not chosen."""
-    names = [f"{layer.part}.{layer.name}" for layer in spec.layers() if layer.kind != "scan"]
+    names = [layer.path for layer in spec.layers() if layer.kind != "scan"]
     unknown = sorted(set(chosen) - set(names))
     if unknown:
         raise UserError(
@@ -290,9 +295,8 @@ def count_weight_bits(spec: NetSpec, bits: Mapping[str, int]) -> dict[int, int]:
     for layer in spec.layers():
         if layer.kind == "scan":
             continue
-        width = bits[f"{layer.part}.{layer.name}"]
-        weights = layer.in_channels // layer.groups * layer.out_channels * layer.taps
-        counts[width] = counts.get(width, 0) + weights
+        width = bits[layer.path]
+        counts[width] = counts.get(width, 0) + layer.weights
     return counts
 
 

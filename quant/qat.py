@@ -1,4 +1,4 @@
-"""Quantization-aware training: quantize, calibrate, score, train, and train an FP32 control.
+"""Quantization-aware training: quantize, calibrate, score, train; and an FP32 control beside it.
 
 The control is the float network trained the same extra steps on the same batches. Without it the
 extra training would be counted as quantization's merit.
@@ -7,41 +7,117 @@ extra training would be counted as quantization's merit.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
 from lmaunet.net.network import LMaUNet
-from lmaunet.stage import write_json
-from lmaunet.train.loop import Progress, Schedule, fit
+from lmaunet.stage import read_json, write_json
+from lmaunet.train.loop import Progress, Schedule, Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score
 from lmaunet.train.processes import Processes
-from quant.calibration import calibrate, fix_scales
+from quant.budget import allocate_for_file
+from quant.calibration import calibrate, check_images, choose_slices, fix_scales, notices
+from quant.convolution import SCALES, Scales
+from quant.explain import explain
 from quant.network import QuantLMaUNet, count_weight_bits
 
-CALIBRATION_IMAGES = 32
+FileBytes = Callable[[QuantLMaUNet], int]
+"""Returns the size of the file that a calibrated network would ship as, in bytes."""
 
 
 @dataclass(frozen=True)
 class QatSettings:
-    """What QAT does: the schedule of the extra training and the weight bits of each layer."""
+    """What QAT does.
+
+    Args:
+        schedule: of the extra training.
+        bits: weight bits by layer; 8 where absent.
+        budget_bytes: size of the shipped file for which bits are chosen instead.
+        scales: what scales may be: ``free`` or ``pow2``.
+        distillation: weight of the divergence from the float network's classes in the loss.
+        keep_norms: keep the batch normalizations while training and fold them afterwards.
+        explain: measure what each quantizer costs.
+    """
 
     schedule: Schedule
     bits: Mapping[str, int] = field(default_factory=dict)
+    budget_bytes: int | None = None
+    scales: Scales = "free"
+    distillation: float = 0.0
+    keep_norms: bool = True
+    explain: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits and self.budget_bytes is not None:
+            raise UserError("--bits and --budget-mb exclude each other; give one")
+        if self.budget_bytes is not None and self.budget_bytes <= 0:
+            raise UserError(
+                f"a budget of {self.budget_bytes / 1e6:g} MB; give a positive size, such as 4.2"
+            )
+        if self.scales not in SCALES:
+            raise UserError(f"scales {self.scales!r}; use one of: {', '.join(SCALES)}")
+        if not 0 <= self.distillation < float("inf"):
+            raise UserError(f"distillation {self.distillation}; give 0 or a positive weight")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"schedule": self.schedule.to_json(), "bits": dict(self.bits)}
+        return {
+            "schedule": self.schedule.to_json(),
+            "bits": dict(self.bits),
+            "budget_bytes": self.budget_bytes,
+            "scales": self.scales,
+            "distillation": self.distillation,
+            "keep_norms": self.keep_norms,
+            "explain": self.explain,
+        }
 
 
 def evaluate(model: Any, data: Dataset) -> Scores:
     """Score a torch network on the validation slices."""
     predicted = predict_logits(model, data.val.images).argmax(1)
     return score(predicted, data.val.labels, data.val.cases, data.classes, data.spacing_mm)
+
+
+def train_control(
+    model: LMaUNet,
+    data: Dataset,
+    schedule: Schedule,
+    *,
+    seed: int,
+    folder: Path,
+    processes: Processes,
+    progress: Progress,
+) -> None:
+    """Train the float network the same extra steps as QAT will, and score it before and after.
+
+    Writes ``float32.pt`` (the network as it came), ``control.pt`` and ``control.json``. Arguments
+    are as for :func:`quantize`.
+    """
+    control = copy.deepcopy(model)
+    history = fit(
+        control, data.train, schedule, classes=model.spec.classes, seed=seed, folder=folder,
+        name="control", processes=processes, progress=progress,
+    )  # fmt: skip
+    if processes.first:
+        scores = {}
+        for name, network in (("float32", model), ("control", control)):
+            scores[name] = evaluate(network, data)
+            save_checkpoint(
+                folder / f"{name}.pt", model.spec, network, dice=scores[name].dice, **_notes(data)
+            )
+        write_json(
+            folder / "control.json",
+            {"scores": {k: v.to_json() for k, v in scores.items()}, "history": history},
+        )
+        (folder / "control.last.pt").unlink()
+    processes.wait()
 
 
 def quantize(
@@ -53,62 +129,83 @@ def quantize(
     folder: Path,
     processes: Processes,
     progress: Progress,
+    file_bytes: FileBytes | None = None,
 ) -> None:
-    """Quantize a trained network and write the results into ``folder``.
+    """Quantize a trained network, train it so, and write the results into ``folder``.
 
-    Writes ``model.pt`` (the quantized network), ``float32.pt`` (the network as it came),
-    ``control.pt`` (it, trained the same extra steps) and ``qat.json`` (the scores of all four).
+    Writes ``model.pt`` (the quantized network), ``qat.json`` (its scores before and after the
+    training, notices, history), and under a budget ``allocation.json``.
 
     Args:
         model: the trained FP32 network.
         data: training slices calibrate and train; validation slices only score.
-        settings: schedule and bits.
-        seed: of order and augmentation, the same for QAT and control.
+        settings: see :class:`QatSettings`.
+        seed: of order and augmentation, the same as the control's.
         folder: where to write; checkpoints in it are resumed.
         processes: this process among those that train together; the first one writes.
         progress: told the fraction of the whole, and what is being done.
+        file_bytes: measures a shipped file; needed for a budget.
+
+    Raises:
+        UserError: for images that cannot calibrate, or a budget that cannot be met.
     """
-    before = copy.deepcopy(model)
-    quantized = QuantLMaUNet(model, settings.bits)
-    step = max(1, len(data.train.images) // CALIBRATION_IMAGES)
-    progress(0.0, "calibrating on training slices")
-    calibrate(quantized, data.train.images[::step][:CALIBRATION_IMAGES])
+    chosen = choose_slices(data)
+    images = data.train.images[chosen]
+    check_images(images)
+    noticed = notices(model, data, chosen)
+    bits = dict(settings.bits)
+    if settings.budget_bytes is not None:
+        if file_bytes is None:
+            raise ValueError("a budget needs file_bytes")
+        path = folder / "allocation.json"
+        if not path.exists():
+            allocation = allocate_for_file(
+                model, images, settings.budget_bytes, settings.scales, file_bytes,
+                part(progress, 0.0, 0.2),
+            )  # fmt: skip
+            # each process comes to the same; all may write the same file
+            write_json(path, allocation)
+        allocation = read_json(path)
+        noticed += allocation["notices"]
+        bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
+    quantized = QuantLMaUNet(model, bits, scales=settings.scales, keep_norms=settings.keep_norms)
+    progress(0.2, f"calibrating on {len(images)} training slices")
+    calibrate(quantized, images)
     scores: dict[str, Scores] = {}
     if processes.first:
-        progress(0.02, "scoring FP32 and PTQ on held-out slices")
-        scores["float32"] = evaluate(before, data)
+        progress(0.22, "scoring PTQ on held-out slices")
         scores["ptq"] = evaluate(quantized, data)
-    history = {}
-    for start, name, network in ((0.05, "QAT", quantized), (0.55, "control", model)):
-        history[name] = fit(
-            network, data.train, settings.schedule, classes=model.spec.classes, seed=seed,
-            folder=folder, name=name, processes=processes, progress=_part(progress, start, 0.45),
-        )  # fmt: skip
+    teacher = None
+    if settings.distillation:
+        teacher = Teacher(copy.deepcopy(model).to(processes.device), settings.distillation)
+    history = fit(
+        quantized, data.train, settings.schedule, classes=model.spec.classes, seed=seed,
+        folder=folder, name="QAT", processes=processes, progress=part(progress, 0.25, 0.65),
+        teacher=teacher,
+    )  # fmt: skip
+    quantized.fold_norms()
     if processes.first:
+        progress(0.9, "scoring QAT on held-out slices")
         scores["qat"] = evaluate(quantized, data)
-        scores["control"] = evaluate(model, data)
-        notes: dict[str, Any] = {
-            "classes": list(data.classes), "normalization": dict(data.normalization),
-        }  # fmt: skip
-        for name, network in (("float32", before), ("control", model)):
-            dice = scores[name].dice
-            save_checkpoint(folder / f"{name}.pt", model.spec, network, dice=dice, **notes)
+        if settings.explain:
+            rows = explain(quantized, images[: len(images) // 4], part(progress, 0.92, 0.08))
+            write_json(folder / "explain.json", rows)
         save_checkpoint(
             folder / "model.pt", model.spec, quantized, kind="quantized",
-            dice=scores["qat"].dice, bits=quantized.bits, **notes,
+            dice=scores["qat"].dice, bits=quantized.bits, scales=quantized.scales, **_notes(data),
         )  # fmt: skip
-        weight_bits = count_weight_bits(model.spec, quantized.bits)
+        counts = count_weight_bits(model.spec, quantized.bits)
         write_json(
             folder / "qat.json",
             {
                 "scores": {name: value.to_json() for name, value in scores.items()},
-                "weight_bits": {str(k): v for k, v in sorted(weight_bits.items())},
+                "weight_bits": {str(k): v for k, v in sorted(counts.items())},
+                "notices": noticed,
                 "history": history,
-                "calibration_images": len(data.train.images[::step][:CALIBRATION_IMAGES]),
+                "calibration_slices": [int(i) for i in chosen],
             },
         )
-        for name in history:
-            (folder / f"{name}.last.pt").unlink()
+        (folder / "QAT.last.pt").unlink()
     processes.wait()
 
 
@@ -121,11 +218,24 @@ def load_quantized(path: Path) -> QuantLMaUNet:
     loaded = load_checkpoint(path)
     if loaded.kind != "quantized":
         raise UserError(f"{path} is a {loaded.kind} checkpoint; run qat on it first")
-    model = QuantLMaUNet(LMaUNet(loaded.spec), loaded.notes.get("bits", {}))
+    notes = loaded.notes
+    model = QuantLMaUNet(
+        LMaUNet(loaded.spec), notes.get("bits", {}), scales=notes.get("scales", "free")
+    )
     fix_scales(model)
     load_state(model, loaded.state, path)
     return model.eval()
 
 
-def _part(progress: Progress, start: float, share: float) -> Progress:
+def calibration_images(data: Dataset) -> np.ndarray:
+    """Return the training images ``(n, channels, H, W)`` that :func:`quantize` calibrates with."""
+    return data.train.images[choose_slices(data)]
+
+
+def part(progress: Progress, start: float, share: float) -> Progress:
+    """Return the progress of a part that covers a share of the whole."""
     return lambda fraction, line: progress(start + share * fraction, line)
+
+
+def _notes(data: Dataset) -> dict[str, Any]:
+    return {"classes": list(data.classes), "normalization": dict(data.normalization)}

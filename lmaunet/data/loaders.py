@@ -12,7 +12,6 @@ from lmaunet.data import fetch, transunet
 from lmaunet.data import normalization as norm
 from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import (
-    CARDIAC_CLASSES,
     CLASS_FILE,
     NAMED_MAPS,
     ClassMap,
@@ -39,6 +38,7 @@ LAYOUTS = (
     "NAME_train.npz and NAME_val.npz with arrays image, label, patient, frame, slice",
 )
 PAIR_FOLDERS = (("images", "labels"), ("img", "label"), ("imagesTr", "labelsTr"))
+CARDIAC_SET = "acdc"  # the set whose files are known to carry the cardiac codes
 CT_BELOW = -500  # no MRI has such values, and the air of every CT has
 
 _PREFIX = re.compile(r"^(image|img|label|lbl|seg|mask)s?[-_]?(?=.)", re.IGNORECASE)
@@ -237,7 +237,12 @@ def _highest(paths: list[Path]) -> int:
 
 def _read_patients(stem_path: str, class_map: str | Path | None) -> Source:
     """Read ``STEM_train.npz`` and ``STEM_val.npz``, divided by patient."""
-    chosen = NAMED_MAPS["cardiac"] if class_map is None else read_class_map(class_map)
+    if class_map is not None:
+        chosen = read_class_map(class_map)
+    elif CARDIAC_SET in Path(stem_path).name.lower():
+        chosen = NAMED_MAPS["cardiac"]
+    else:
+        chosen = identity_map(1 + max(_highest_code(stem_path, role) for role in ("train", "val")))
     volumes: list[Volume] = []
     patients: dict[str, set[int]] = {}
     for role in ("train", "val"):
@@ -253,13 +258,25 @@ def _read_patients(stem_path: str, class_map: str | Path | None) -> Source:
     return Source(
         name=Path(stem_path).name,
         label_source="as in the files",
-        classes=chosen.classes if class_map is not None else CARDIAC_CLASSES,
+        classes=chosen.classes,
         volumes=volumes,
         split=f"by patient: {len(patients['train'])} train, {len(patients['val'])} validate, none "
         "in both.",
         layout="NAME_train.npz and NAME_val.npz",
         normalization=norm.zscore(),
     )
+
+
+def _highest_code(stem_path: str, role: str) -> int:
+    path = Path(f"{stem_path}_{role}.npz")
+    codes = transunet.read_npz(path, ("label",))["label"]
+    highest = int(integral(codes, str(path)).max())
+    if not 1 <= highest <= 254:
+        raise UserError(
+            f"{path}: the highest label is {highest}; expected 1 to 254, or a class map "
+            "(--class-map FILE)"
+        )
+    return highest
 
 
 def _patient_volumes(path: Path, role: str, class_map: ClassMap) -> tuple[list[Volume], set[int]]:

@@ -153,20 +153,32 @@ def qat(
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     run: RunOption = None,
     spec_name: Annotated[Optional[str], typer.Option("--spec", help="For a plain state dict.")] = None,  # noqa: E501, UP045
+    bits: Annotated[Optional[str], typer.Option(help="Weight bits: 4, or rules such as 3x3=4,decoder*=3; 8 if not given.")] = None,  # noqa: E501, UP045
+    budget_mb: Annotated[Optional[float], typer.Option(help="Choose bits so that the ONNX file that ships takes at most this.")] = None,  # noqa: E501, UP045
+    scales: Annotated[str, typer.Option(help="free, or pow2 for powers of two.")] = "free",
+    distill: Annotated[float, typer.Option(help="Weight of keeping to the FP32 network's classes.")] = 0.0,  # noqa: E501
+    keep_norms: Annotated[bool, typer.Option("--keep-norms/--fold-norms", help="Train with batch normalization, or fold it first.")] = True,  # noqa: E501
+    explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
     epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.QAT_RATE,
     batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = defaults.BATCH_SIZE,
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Quantize a checkpoint to INT8 and train it so, beside an FP32 control."""
-    from lmaunet.deploy import commands
+    """Quantize a checkpoint and train it so, beside an FP32 control; INT8 if nothing else is said.
+
+    The same command goes on where it was interrupted.
+    """
+    from lmaunet.deploy.quantizing import QatOptions
+    from lmaunet.deploy.quantizing import qat as quantize
     from lmaunet.spec import named_spec
 
     network = named_spec(spec_name) if spec_name else None
     source = _source(data, phantom, class_map)
-    console.show(
-        *commands.qat(run, ckpt, source, network, epochs, learning_rate, batch_size, seed), as_json
-    )
+    options = QatOptions(
+        epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
+        explain,
+    )  # fmt: skip
+    console.show(*quantize(run, ckpt, source, network, options), as_json)
 
 
 @app.command()

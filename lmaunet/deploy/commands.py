@@ -9,13 +9,13 @@ from typing import Any
 
 from lmaunet.deploy import measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, progress_bar, table
-from lmaunet.deploy.defaults import BATCH_SIZE, QAT_EPOCHS, QAT_RATE, TRAIN_EPOCHS, TRAIN_RATE
+from lmaunet.deploy.defaults import BATCH_SIZE, TRAIN_EPOCHS, TRAIN_RATE
+from lmaunet.deploy.quantizing import QatOptions, qat
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
     DataSource,
     choose_data,
     find_run,
-    run_for_checkpoint,
     run_for_training,
 )
 from lmaunet.spec import NetSpec, named_spec
@@ -48,38 +48,6 @@ def train(
         f"Dice {100 * scores['dice']:.1f} on held-out slices",
         *_per_class(scores["per_class"]),
         f"wrote {_where(outcome)}; next: lmaunet-deploy qat --ckpt {outcome.folder / 'model.pt'}",
-    ]
-
-
-def qat(
-    run: Path | None, checkpoint: Path, source: DataSource | None, spec: NetSpec | None,
-    epochs: int, learning_rate: float, batch_size: int, seed: int,
-) -> Shown:  # fmt: skip
-    """Quantize a checkpoint into a run."""
-    from lmaunet.net.checkpoint import require_file
-    from lmaunet.train.loop import Schedule
-    from quant.qat import QatSettings
-
-    require_file(checkpoint)
-    run = run_for_checkpoint(run, checkpoint)
-    source = choose_data(run, source)
-    settings = QatSettings(Schedule(epochs, learning_rate, batch_size))
-    with progress_bar("quantizing") as progress:
-        outcome = pipeline.qat(run, checkpoint, source, settings, seed, progress, spec)
-    if not first_process():
-        return {}, []
-    content = read_json(outcome.folder / "qat.json")
-    words = {
-        "float32": "FP32 as it came",
-        "control": "FP32 control, the same extra steps",
-        "ptq": "INT8 calibrated only (PTQ)",
-        "qat": "INT8 after QAT",
-    }
-    rows = [[words[k], f"{100 * content['scores'][k]['dice']:.2f}"] for k in words]
-    return content, [
-        f"data: {'the phantom (synthetic)' if source.path is None else source.path}",
-        *table(["network", "Dice on held-out slices"], rows),
-        f"wrote {_where(outcome)}; next: lmaunet-deploy build --target ort --run {run}",
     ]
 
 
@@ -170,7 +138,7 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
     spec = named_spec("demo")
     _say(train(run, spec, source, TRAIN_EPOCHS, TRAIN_RATE, BATCH_SIZE, seed)[1])
     checkpoint = run / "train" / "model.pt"
-    _say(qat(run, checkpoint, source, None, QAT_EPOCHS, QAT_RATE, BATCH_SIZE, seed)[1])
+    _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
     for target, options in DEMO_BUILDS.items():
         _say(build(run, target, options)[1])
     return report(run, None, False)

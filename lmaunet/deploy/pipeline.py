@@ -1,6 +1,6 @@
 """The stages from a checkpoint to builds: train, qat, export, build.
 
-    Checkpoint -> qat -> QuantizedModel -> export -> ExportedGraph -> build -> Build
+    Checkpoint -> control, qat -> QuantizedModel -> export -> ExportedGraph -> build -> Build
 
 Each stage reads what the stage before it wrote into the run, and is skipped where its result is
 there already for exactly these inputs and options.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmaunet.artifacts import Agreement, Build
+from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.stage import Stage, read_json, read_manifest, write_json
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from quant.qat import QatSettings
 
 BUILD_CODE = ("export", "fpga", "trt", "lmaunet.scan", "lmaunet.deploy.targets")
+
+ALLOCATION_PLOT = "allocation.svg"
 
 SAMPLES = 4
 """Training images that go along with an export, to compare its forms and calibrate targets."""
@@ -106,6 +109,48 @@ def train(
     return run_stage(stage, work, first=processes.first, resume=True)
 
 
+def control(
+    run: Path,
+    checkpoint: Path,
+    source: DataSource,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress,
+    spec: NetSpec | None = None,
+) -> Outcome:
+    """Train the FP32 control of a checkpoint into ``RUN/control``.
+
+    It depends on nothing that quantization chooses, so that it serves every QAT of the checkpoint
+    with the same schedule, data and seed. See :func:`quant.qat.train_control`.
+    """
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+    from lmaunet.train.processes import join_processes
+    from quant.qat import train_control
+
+    processes = join_processes()
+    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
+    data = source.load(model.spec)
+    options = {
+        "spec": model.spec.to_json(),
+        "data": source.to_json(),
+        "data_sha256": fingerprint(data),
+        "schedule": schedule.to_json(),
+        "processes": processes.world,
+    }
+    stage = Stage(run, "control", {"checkpoint": checkpoint}, options, seed)
+
+    def work(folder: Path) -> None:
+        train_control(
+            model, data, schedule, seed=seed, folder=folder, processes=processes,
+            progress=progress,
+        )  # fmt: skip
+
+    outcome = run_stage(stage, work, first=processes.first, resume=True)
+    # the first process moves the result into place; the others must not look for it before
+    processes.wait()
+    return outcome
+
+
 def qat(
     run: Path,
     checkpoint: Path,
@@ -116,6 +161,7 @@ def qat(
     spec: NetSpec | None = None,
 ) -> Outcome:
     """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
+    from export.cpu_file import file_bytes
     from lmaunet.net.checkpoint import load_checkpoint, restore
     from lmaunet.train.processes import join_processes
     from quant.qat import quantize
@@ -135,8 +181,11 @@ def qat(
     def work(folder: Path) -> None:
         quantize(
             model, data, settings, seed=seed, folder=folder, processes=processes,
-            progress=progress,
+            progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
         )  # fmt: skip
+        if settings.budget_bytes is not None and processes.first:
+            drawn = draw_allocation(read_json(folder / "allocation.json"))
+            (folder / ALLOCATION_PLOT).write_text(drawn, encoding="utf-8")
 
     return run_stage(stage, work, first=processes.first, resume=True)
 
@@ -158,12 +207,12 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     stage = Stage(run, "export", {"model": folder / "model.pt"}, options, code=("export",))
 
     def work(out: Path) -> None:
-        path = folder / "control.pt"
-        control = restore(load_checkpoint(path), path)
+        path = run / "control" / "control.pt"
+        float32 = restore(load_checkpoint(path), path)
         images = samples_of(source.load(quantized.spec))
-        write_graphs(out, control, quantized, images, progress)
+        write_graphs(out, float32, quantized, images, progress)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
-        agreements = check_exports(out, images[:1], control, quantized)
+        agreements = check_exports(out, images[:1], float32, quantized)
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
     return run_stage(stage, work, first=True)
@@ -176,7 +225,7 @@ def samples_of(data: Dataset) -> np.ndarray:
 
 
 def write_graphs(
-    out: Path, control: Any, quantized: Any, images: np.ndarray, progress: Progress
+    out: Path, float32: Any, quantized: Any, images: np.ndarray, progress: Progress
 ) -> None:
     """Write the three ONNX files and the samples into a folder."""
     import torch
@@ -185,7 +234,7 @@ def write_graphs(
 
     image = torch.from_numpy(images[:1])
     for fraction, name, write, model in (
-        (0.0, network.FLOAT32, network.export_float32, control),
+        (0.0, network.FLOAT32, network.export_float32, float32),
         (0.2, network.QCDQ, network.export_qcdq, quantized),
         (0.4, network.QONNX, network.export_qonnx, quantized),
     ):

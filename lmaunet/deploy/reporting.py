@@ -83,6 +83,7 @@ def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[s
 def _model(run: Path, spec: Any) -> dict[str, Any]:
     height, width = spec.input_size
     found = read_json(run / "qat" / "qat.json")
+    floats = read_json(run / "control" / "control.json")["scores"]
     agreements = read_json(run / "export" / "export.json")["agreements"]
     return {
         "spec": spec.name,
@@ -92,8 +93,8 @@ def _model(run: Path, spec: Any) -> dict[str, Any]:
         "weight_bits": found["weight_bits"],
         "ptq": found["scores"]["ptq"]["dice"],
         "qat": found["scores"]["qat"]["dice"],
-        "control": found["scores"]["control"]["dice"],
-        "float32": found["scores"]["float32"]["dice"],
+        "control": floats["control"]["dice"],
+        "float32": floats["float32"]["dice"],
         "export_agreements": agreements,
         "seed": read_manifest(run / "qat")["seed"],
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmaunet.data.augment import batches
@@ -67,6 +68,40 @@ def class_weights(labels: np.ndarray, classes: int) -> Tensor:
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network whose classes the one in training should keep to (distillation).
+
+    Args:
+        network: maps images to logits; it is not trained.
+        weight: of KL(teacher || student), the mean over pixels in nats, in the loss.
+    """
+
+    network: nn.Module
+    weight: float
+
+    def loss(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Return the weighted divergence (Hinton et al., arXiv 1503.02531, temperature 1)."""
+        self.network.eval()
+        with torch.no_grad():
+            wanted = F.log_softmax(self.network(images), 1)
+        divergence = (wanted.exp() * (wanted - F.log_softmax(logits, 1))).sum(1).mean()
+        return self.weight * divergence
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: weights decay; biases, norms, scales, A_log and D do not.
+
+    Decay would drive a scale or a rate towards a value that means something.
+    """
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_weight = name.endswith("weight") and parameter.dim() > 1
+        (decayed if is_weight else kept).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0}]
+
+
 class DiceCrossEntropy(nn.Module):
     """Dice over the foreground classes plus weighted cross-entropy over all."""
 
@@ -107,6 +142,7 @@ def fit(
     processes: Processes,
     progress: Progress,
     name: str = "training",
+    teacher: Teacher | None = None,
 ) -> list[dict[str, float]]:
     """Train a model in place; return each epoch's mean loss and training Dice.
 
@@ -123,6 +159,7 @@ def fit(
         processes: this process among those that train together.
         progress: told the fraction done, with loss and Dice.
         name: of the checkpoint file and in the progress line.
+        teacher: adds its divergence to the loss.
 
     Raises:
         UserError: when the loss is not finite, or there are fewer slices than processes.
@@ -131,7 +168,7 @@ def fit(
     wrapped = processes.wrap(model)
     loss_of = DiceCrossEntropy(class_weights(data.labels, classes)).to(processes.device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+        parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate
     )
     history: list[dict[str, float]] = []
     saved = folder / f"{name}.last.pt" if folder else None
@@ -153,9 +190,11 @@ def fit(
             fraction = (epoch + index / total) / schedule.epochs
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(fraction)
-            logits = wrapped(images.to(processes.device))
-            labels = labels.to(processes.device)
+            images, labels = images.to(processes.device), labels.to(processes.device)
+            logits = wrapped(images)
             loss = loss_of(logits, labels)
+            if teacher is not None:
+                loss = loss + teacher.loss(images, logits)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"{name}: the loss is {loss.item()} in epoch {epoch + 1}; "

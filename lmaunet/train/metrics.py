@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,25 @@ class Scores:
     is over the cases where the class occurs in label or prediction. ``dice`` is the mean over the
     classes. ``hd95_mm`` is the 95th percentile Hausdorff distance within a slice, in mm, averaged
     over the slices and classes present in both; NaN where there is none or the spacing is unknown.
+    Where it is unknown, ``hd95_pixels`` is the same in pixels. ``per_case`` is the Dice of each
+    class in each case; a class that a case has in neither label nor prediction is left out.
     """
 
     dice: float
     per_class: dict[str, float]
     hd95_mm: float
+    hd95_pixels: float = math.nan
+    per_case: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON; ``hd95_mm`` is null where it is not defined."""
-        hd95 = self.hd95_mm if np.isfinite(self.hd95_mm) else None
-        return {"dice": self.dice, "per_class": self.per_class, "hd95_mm": hd95}
+        """Return plain JSON; a distance is null where it is not defined."""
+        return {
+            "dice": self.dice,
+            "per_class": self.per_class,
+            "hd95_mm": self.hd95_mm if math.isfinite(self.hd95_mm) else None,
+            "hd95_pixels": self.hd95_pixels if math.isfinite(self.hd95_pixels) else None,
+            "per_case": self.per_case,
+        }
 
 
 def score(
@@ -55,7 +65,8 @@ def score(
         raise UserError(f"predictions {prediction.shape} and labels {label.shape} do not match")
     count, names = len(classes), np.asarray(cases)
     volumes = []
-    for case in sorted(set(names.tolist())):
+    ordered = sorted(set(names.tolist()))
+    for case in ordered:
         mine = names == case
         pair = [one_hot(x[mine], count).transpose(0, 1)[None] for x in (prediction, label)]
         volumes.append(compute_dice(*pair, include_background=False, ignore_empty=False))
@@ -81,8 +92,21 @@ def score(
             spacing=list(spacing_mm)[-2:] if known else None,
         )  # fmt: skip
     distances = distances[present[:, 1:] & torch.isfinite(distances)]
-    hd95 = float(distances.mean()) if known and len(distances) else float("nan")
-    return Scores(float(np.mean(list(per_class.values()))), per_class, hd95)
+    hd95 = float(distances.mean()) if len(distances) else math.nan
+    return Scores(
+        float(np.mean(list(per_class.values()))),
+        per_class,
+        hd95_mm=hd95 if known else math.nan,
+        hd95_pixels=math.nan if known else hd95,
+        per_case={
+            str(case): {
+                name: float(value)
+                for name, value in zip(classes[1:], row, strict=True)
+                if not np.isnan(value)
+            }
+            for case, row in zip(ordered, table, strict=True)
+        },
+    )
 
 
 def one_hot(labels: np.ndarray, classes: int) -> Tensor:

@@ -233,7 +233,7 @@ def test_synapse_files_that_are_damaged_or_do_not_fit(synapse):
 # NAME_train.npz and NAME_val.npz ---------------------------------------------------------------
 
 
-def write_patients(folder, train=(1, 2), val=(3,), **changes):
+def write_patients(folder, train=(1, 2), val=(3,), name="heart", **changes):
     rng = np.random.default_rng(0)
     for role, patients in (("train", train), ("val", val)):
         rows = [(p, f, s) for p in patients for f in (1, 9) for s in (2, 0, 1)]
@@ -243,18 +243,28 @@ def write_patients(folder, train=(1, 2), val=(3,), **changes):
         image = (label * 60 + rng.integers(0, 20, label.shape)).astype(np.uint8)
         arrays = {"image": image, "label": label, "patient": patient, "frame": frame}
         arrays = {**arrays, "slice": number, **changes}
-        np.savez(folder / f"heart_{role}.npz", **{k: v for k, v in arrays.items() if v is not None})
+        kept = {k: v for k, v in arrays.items() if v is not None}
+        np.savez(folder / f"{name}_{role}.npz", **kept)
     return folder
 
 
 def test_patients_stay_on_one_side_and_slices_in_order(tmp_path):
     data = load(write_patients(tmp_path), size=SIZE)
-    assert data.classes == ("background", "right ventricle", "myocardium", "left ventricle")
+    assert data.classes == ("background", "class 1", "class 2", "class 3")
     assert set(data.val.cases) == {"patient003_frame01", "patient003_frame09"}
     assert len(data.train) == 12 and data.val.z.tolist() == [0, 1, 2] * 2
     assert np.array_equal(data.val.labels.max((1, 2)), data.val.z + 1)
     assert data.split == "by patient: 2 train, 1 validate, none in both."
     assert load(tmp_path / "heart_val.npz", size=SIZE).name == data.name == "heart"
+
+
+def test_any_number_of_classes_is_read_and_the_heart_set_has_names(tmp_path):
+    labels = {"label": np.arange(12)[:, None, None] * np.ones((1, 20, 20), np.uint8)}
+    many = load(write_patients(tmp_path, **labels, val=(3, 4)), size=SIZE)
+    assert len(many.classes) == 12 and many.train.labels.max() == 11
+    (tmp_path / "heart_train.npz").unlink()
+    named = load(write_patients(tmp_path, name="acdc"), size=SIZE)
+    assert named.classes == ("background", "right ventricle", "myocardium", "left ventricle")
 
 
 def test_zscore_is_of_each_whole_slice(tmp_path):
@@ -281,7 +291,7 @@ def test_a_patient_on_both_sides_is_refused(tmp_path):
 )
 def test_arrays_that_do_not_fit_are_refused_with_the_file(tmp_path, changes, text):
     with pytest.raises(UserError, match=text) as raised:
-        load(write_patients(tmp_path, **changes), size=SIZE)
+        load(write_patients(tmp_path, **changes), size=SIZE, class_map="cardiac")
     assert "heart_train.npz" in str(raised.value)
 
 

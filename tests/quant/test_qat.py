@@ -7,23 +7,25 @@ from lmaunet.stage import read_json
 from lmaunet.train.loop import Schedule
 from lmaunet.train.metrics import predict_logits
 from lmaunet.train.processes import join_processes
-from quant.qat import QatSettings, evaluate, load_quantized, quantize
+from quant.qat import QatSettings, evaluate, load_quantized, quantize, train_control
 
 
 @pytest.fixture(scope="module")
 def result(tiny_model, tiny_data, tmp_path_factory):
-    import copy
-
     folder = tmp_path_factory.mktemp("qat")
-    quantize(
-        copy.deepcopy(tiny_model), tiny_data, QatSettings(Schedule(1, 1e-3)), seed=0, folder=folder,
-        processes=join_processes(), progress=lambda fraction, line: None,
-    )  # fmt: skip
+    common = {
+        "seed": 0, "folder": folder, "processes": join_processes(),
+        "progress": lambda fraction, line: None,
+    }  # fmt: skip
+    train_control(tiny_model, tiny_data, Schedule(1, 1e-3), **common)
+    quantize(tiny_model, tiny_data, QatSettings(Schedule(1, 1e-3)), **common)
     return folder
 
 
 def test_the_scores_are_those_of_the_saved_networks(result, tiny_data):
-    scores = read_json(result / "qat.json")["scores"]
+    scores = {
+        **read_json(result / "control.json")["scores"], **read_json(result / "qat.json")["scores"]
+    }  # fmt: skip
     assert set(scores) == {"float32", "ptq", "qat", "control"}
     quantized = load_quantized(result / "model.pt")
     assert evaluate(quantized, tiny_data).dice == pytest.approx(scores["qat"]["dice"])

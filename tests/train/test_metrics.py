@@ -30,6 +30,8 @@ def test_dice_is_of_the_volume_and_averaged_over_cases():
     predicted[0] = 0  # case a: 2 * 16 / (16 + 32); case b: 1
     found = score(predicted, label, ["a", "a", "b", "b"], CLASSES, (1, 1, 1))
     assert found.per_class["liver"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found.per_case["a"] == pytest.approx({"liver": 2 / 3})
+    assert found.per_case["b"] == pytest.approx({"liver": 1.0})
 
 
 def test_a_class_only_predicted_counts_as_zero():
@@ -45,6 +47,7 @@ def test_hd95_is_in_mm():
     assert coarse.hd95_mm == pytest.approx(3.0)
     unknown = score(predicted, label, ["a"] * 4, CLASSES, (float("nan"),) * 3)
     assert np.isnan(unknown.hd95_mm) and unknown.to_json()["hd95_mm"] is None
+    assert unknown.hd95_pixels == pytest.approx(2.0) and np.isnan(coarse.hd95_pixels)
 
 
 def test_what_cannot_be_scored():

@@ -1,0 +1,178 @@
+"""What quantization costs in accuracy: float control and quantized networks, over seeds.
+
+For each seed: train the float network (or take ``--ckpt``), train an FP32 control for some extra
+epochs, and quantize with each method for the same extra epochs. Everything is scored on the
+validation cases, which no training, calibration or bit selection sees. A method is a name:
+
+    w8        all weights 8 bits          3x3w4   dense 3x3 convolutions 4 bits, the rest 8
+    w4, w3    4 or 3 bits but in the first layer and the head
+    4.2mb     bits chosen so that the shipped file takes at most 4.2 MB
+
+with any of the suffixes ``-pow2`` (power-of-two scales), ``-folded`` (normalizations folded before
+the training instead of after it) and ``-distill`` (the float network's classes join the loss).
+Each method also gives a row ``METHOD-ptq``: the same network calibrated only.
+
+    python benchmarks/accuracy.py --spec edge --data DATA/NAME_train.npz --seeds 0,1,2 \
+        --methods w8,3x3w4 --runs runs/accuracy -o results/accuracy
+
+Finished parts are kept under ``--runs`` and found again. One file a seed goes into ``-o``;
+``benchmarks/accuracy_table.py`` makes the tables from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from lmaunet.deploy import pipeline
+from lmaunet.deploy.console import progress_bar, run_command
+from lmaunet.deploy.quantizing import QatOptions
+from lmaunet.deploy.runs import DataSource
+from lmaunet.errors import UserError
+from lmaunet.spec import NetSpec, named_spec
+from lmaunet.stage import read_json, tool_versions, write_json
+
+DISTILLATION = 1.0
+METHOD = re.compile(r"(w8|w4|w3|w2|3x3w4|3x3w3|(?P<mb>[0-9.]+)mb)(?P<suffixes>(-[a-z0-9]+)*)")
+
+
+def options_of(method: str, epochs: int, rate: float, batch: int, seed: int) -> QatOptions:
+    """Return what a method's name stands for."""
+    match = METHOD.fullmatch(method)
+    suffixes = set(match["suffixes"].split("-")[1:]) if match else set()
+    if match is None or suffixes - {"pow2", "folded", "distill"}:
+        raise UserError(
+            f"unknown method {method!r}; give w8, w4, w3, w2, 3x3w4, 3x3w3 or such as 4.2mb, with "
+            "-pow2, -folded or -distill behind it"
+        )
+    bits = None
+    if not match["mb"]:
+        dense, _, width = match[1].rpartition("w")
+        bits = f"3x3={width}" if dense else width
+    return QatOptions(
+        epochs, rate, batch, seed, bits, float(match["mb"]) if match["mb"] else None,
+        scales="pow2" if "pow2" in suffixes else "free",
+        distillation=DISTILLATION if "distill" in suffixes else 0.0,
+        keep_norms="folded" not in suffixes,
+    )  # fmt: skip
+
+
+def main(arguments: argparse.Namespace) -> int:
+    source = DataSource(arguments.data, arguments.class_map)
+    size = (arguments.input_size,) * 2 if arguments.input_size else None
+    spec = named_spec(arguments.spec).replace(input_size=size)
+    spec = spec.replace(classes=_count_classes(source, spec))
+    for seed in (int(s) for s in arguments.seeds.split(",")):
+        run = arguments.runs / f"{spec.name}-s{seed}"
+        with progress_bar(f"{spec.name}, seed {seed}") as progress:
+            result = measure_seed(run, spec, source, seed, arguments, progress)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        path = arguments.output / f"{arguments.name or spec.name}-s{seed}.json"
+        write_json(path, result)
+        print(f"wrote {path}")
+    return 0
+
+
+def _count_classes(source: DataSource, spec: NetSpec) -> int:
+    from lmaunet.data.dataset import load
+
+    assert source.path is not None
+    data = load(source.path, size=spec.input_size, class_map=source.class_map)
+    return len(data.classes)
+
+
+def measure_seed(
+    run: Path, spec: NetSpec, source: DataSource, seed: int, arguments: Any, progress: Any
+) -> dict[str, Any]:
+    """Train, control and quantize one seed; return the scores of all."""
+    from lmaunet.train.loop import Schedule
+
+    checkpoint = arguments.ckpt
+    if checkpoint is None:
+        schedule = Schedule(arguments.epochs, arguments.rate, arguments.batch)
+        outcome = pipeline.train(run, spec, source, schedule, seed, progress)
+        checkpoint = outcome.folder / "model.pt"
+    extra = Schedule(arguments.extra_epochs, arguments.extra_rate, arguments.batch)
+    control = pipeline.control(run, checkpoint, source, extra, seed, progress)
+    floats = read_json(control.folder / "control.json")["scores"]
+    networks = {"float32": {"scores": floats["float32"]}, "control": {"scores": floats["control"]}}
+    for method in arguments.methods.split(","):
+        options = options_of(
+            method, arguments.extra_epochs, arguments.extra_rate, arguments.batch, seed
+        )
+        folder = pipeline.qat(
+            run / method, checkpoint, source, options.settings(spec), seed, progress
+        ).folder
+        found = read_json(folder / "qat.json")
+        shipped = _file_bytes(folder, spec)
+        for name, key in ((f"{method}-ptq", "ptq"), (method, "qat")):
+            networks[name] = {
+                "scores": found["scores"][key],
+                "weight_bits": found["weight_bits"],
+                "size_bytes": shipped,
+            }
+    return {
+        "spec": spec.to_json(),
+        "seed": seed,
+        "float_seed": seed if arguments.ckpt is None else "given",
+        "schedule": {
+            "float": None if arguments.ckpt else f"{arguments.epochs} epochs, {arguments.rate:g}",
+            "extra": extra.to_json(),
+        },
+        "networks": networks,
+        "made": {
+            "command": _neutral(sys.argv),
+            "date": datetime.date.today().isoformat(),
+            "tools": tool_versions(),
+        },
+    }
+
+
+def _file_bytes(folder: Path, spec: NetSpec) -> int:
+    """Return the bytes of the file that a quantized network ships as; made once."""
+    import numpy as np
+
+    from export.cpu_file import file_bytes
+    from quant.qat import load_quantized
+
+    noted = folder.parent / "file_bytes.json"
+    if not noted.exists() or noted.stat().st_mtime < (folder / "model.pt").stat().st_mtime:
+        image = np.zeros((1, spec.in_channels, *spec.input_size), np.float32)
+        write_json(noted, {"bytes": file_bytes(load_quantized(folder / "model.pt"), image)})
+    return read_json(noted)["bytes"]
+
+
+def _neutral(command: list[str]) -> str:
+    """Return a command without the folders of this machine."""
+    shown = [re.sub(r"^.*/(?=[^/]+_(train|val)\.npz$)", "DATA/", word) for word in command]
+    return " ".join(["python", "benchmarks/accuracy.py", *shown[1:]])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--spec", default="edge", help="base, edge or demo")
+    add("--data", type=Path, required=True, help="NAME_train.npz beside NAME_val.npz, or a folder")
+    add("--class-map", type=Path, help="JSON that maps label values to class names")
+    add("--input-size", type=int, help="height and width; the spec's if not given")
+    add("--seeds", default="0,1,2", help="comma-separated")
+    add("--methods", default="w8,3x3w4", help="comma-separated, see above")
+    add("--ckpt", type=Path, help="quantize this float checkpoint instead of training one a seed")
+    add("--epochs", type=int, default=14, help="of the float training")
+    add("--rate", type=float, default=3e-3, help="peak learning rate of the float training")
+    add("--extra-epochs", type=int, default=2, help="of control and QAT")
+    add("--extra-rate", type=float, default=5e-4, help="peak learning rate of control and QAT")
+    add("--batch", type=int, default=8)
+    add("--runs", type=Path, default=Path("runs/accuracy"), help="where checkpoints are kept")
+    add("--name", help="of the result files; the spec's if not given")
+    add("-o", "--output", type=Path, default=Path("results/accuracy"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = parse()
+    sys.exit(run_command(lambda: main(given)))

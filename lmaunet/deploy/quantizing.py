@@ -1,0 +1,146 @@
+"""The command ``qat``: its options, and what it says of bits, notices and costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmaunet.deploy import defaults, pipeline
+from lmaunet.deploy.console import first_process, progress_bar, table
+from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
+from lmaunet.errors import UserError
+from lmaunet.spec import NetSpec
+from lmaunet.stage import read_json
+
+CONTROL_SHARE = 0.35
+EXPLAINED = 15
+
+WORDS = {
+    "float32": "FP32 as it came",
+    "control": "FP32 control, the same extra steps",
+    "ptq": "quantized, calibrated only (PTQ)",
+    "qat": "quantized, after QAT",
+}
+
+
+@dataclass(frozen=True)
+class QatOptions:
+    """The options of the command, as typed."""
+
+    epochs: int = defaults.QAT_EPOCHS
+    learning_rate: float = defaults.QAT_RATE
+    batch_size: int = defaults.BATCH_SIZE
+    seed: int = 0
+    bits: str | None = None
+    budget_mb: float | None = None
+    scales: str = "free"
+    distillation: float = 0.0
+    keep_norms: bool = True
+    explain: bool = False
+
+    def settings(self, spec: NetSpec) -> Any:
+        """Return the settings of QAT for a network; raises UserError for what does not fit it."""
+        from lmaunet.train.loop import Schedule
+        from quant.bits import parse_bits
+        from quant.qat import QatSettings
+
+        if self.budget_mb is not None and not 0 < self.budget_mb < 1e6:
+            raise UserError(f"--budget-mb {self.budget_mb:g}; give a positive size, such as 4.2")
+        return QatSettings(
+            Schedule(self.epochs, self.learning_rate, self.batch_size),
+            bits=parse_bits(spec, self.bits) if self.bits else {},
+            budget_bytes=None if self.budget_mb is None else int(self.budget_mb * 1e6),
+            scales=self.scales,  # type: ignore[arg-type]
+            distillation=self.distillation,
+            keep_norms=self.keep_norms,
+            explain=self.explain,
+        )
+
+
+def qat(
+    run: Path | None,
+    checkpoint: Path,
+    source: DataSource | None,
+    spec: NetSpec | None,
+    options: QatOptions,
+) -> tuple[Any, list[str]]:
+    """Quantize a checkpoint into a run, beside its FP32 control."""
+    from lmaunet.net.checkpoint import load_checkpoint, require_file, restore
+
+    require_file(checkpoint)
+    loaded = load_checkpoint(checkpoint, spec)
+    restore(loaded, checkpoint)
+    settings = options.settings(loaded.spec)
+    run = run_for_checkpoint(run, checkpoint)
+    source = choose_data(run, source)
+    with progress_bar("quantizing") as progress:
+        trained = pipeline.control(
+            run, checkpoint, source, settings.schedule, options.seed,
+            lambda fraction, line: progress(CONTROL_SHARE * fraction, line), spec,
+        )  # fmt: skip
+        outcome = pipeline.qat(
+            run, checkpoint, source, settings, options.seed,
+            lambda fraction, line: progress(CONTROL_SHARE + (1 - CONTROL_SHARE) * fraction, line),
+            spec,
+        )  # fmt: skip
+    if not first_process():
+        return {}, []
+    content = read_json(outcome.folder / "qat.json")
+    content["scores"] = {**read_json(trained.folder / "control.json")["scores"],
+                         **content["scores"]}  # fmt: skip
+    lines = [f"data: {'the phantom (synthetic)' if source.path is None else source.path}"]
+    if settings.budget_bytes is not None:
+        content["allocation"] = read_json(outcome.folder / "allocation.json")
+        lines += [*_allocation(content["allocation"]), ""]
+        lines.append(f"plot: {outcome.folder / pipeline.ALLOCATION_PLOT}")
+    rows = [[WORDS[k], f"{100 * content['scores'][k]['dice']:.2f}"] for k in WORDS]
+    lines += table(["network", "Dice on held-out slices"], rows)
+    lines += [f"note: {notice}" for notice in content["notices"]]
+    if settings.explain:
+        content["explain"] = read_json(outcome.folder / "explain.json")
+        lines += ["", *_explained(content["explain"])]
+    cached = " (was there already)" if outcome.cached else ""
+    lines.append(
+        f"wrote {outcome.folder}{cached}; next: lmaunet-deploy build --target ort --run {run}"
+    )
+    return content, lines
+
+
+def _allocation(content: dict[str, Any]) -> list[str]:
+    """Return the table of bits, bytes and sensitivity, layer by layer."""
+    rows = [
+        [
+            row["layer"],
+            f"{row['weights']:,}",
+            str(row["bits"]),
+            f"{row['bytes']:,}",
+            *(f"{row['sensitivity'][bits]:.1e}" for bits in ("2", "3", "4", "8")),
+        ]
+        for row in content["layers"]
+    ]
+    header = ["layer", "weights", "bits", "bytes", *(f"at {b} bits" for b in (2, 3, 4, 8))]
+    return [
+        "sensitivity: mean divergence of a pixel's classes, in nats, with this layer alone rounded",
+        *table(header, rows),
+        f"weights {content['weight_bytes']:,} + rest {content['rest_bytes']:,} = file "
+        f"{content['file_bytes']:,} bytes of {content['budget_bytes']:,}",
+    ]
+
+
+def _explained(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the costliest quantizers as a table."""
+    shown = [
+        [
+            row["quantizer"],
+            row["kind"],
+            f"{row['divergence']:.2e}",
+            f"{100 * row['foreground_changed']:.2f}%",
+        ]
+        for row in [rows[-1], *rows[:-1][:EXPLAINED]]
+    ]
+    return [
+        f"what rounds most, each alone in the network left in float (the first {EXPLAINED}; all in "
+        "explain.json)",
+        *table(["quantizer", "rounds", "divergence, nats", "foreground pixels changed"], shown),
+    ]

@@ -1,0 +1,110 @@
+"""From a budget for the shipped file to weight bits: measure, allocate, measure again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
+from lmaunet.train.loop import Progress
+from quant.allocation import Allocation, allocate, smallest_bits, weight_bytes
+from quant.calibration import calibrate
+from quant.convolution import Scales
+from quant.network import QuantLMaUNet
+from quant.sensitivity import measure
+
+SENSITIVITY_IMAGES = 8
+TRIALS = 5
+
+
+def allocate_for_file(
+    model: LMaUNet,
+    images: np.ndarray,
+    budget_bytes: int,
+    scales: Scales,
+    file_bytes: Callable[[QuantLMaUNet], int],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return the allocation of weight bits with which the shipped file keeps within a budget.
+
+    What a file holds beside the weights (graph, biases, scales, the scan's parameters) depends a
+    little on the bits. So a file is made and measured, the rest is left to the weights, and that
+    is repeated with the file that comes out until it fits.
+
+    Args:
+        model: the trained float network.
+        images: calibration images ``(n, channels, H, W)``.
+        budget_bytes: of the file.
+        scales: what scales may be.
+        file_bytes: makes the file of a calibrated network and returns its size.
+        progress: told the fraction done.
+
+    Returns:
+        plain JSON: ``budget_bytes``, ``file_bytes``, ``rest_bytes``, ``weight_bytes``,
+        ``lkm_int8``, ``layers`` (as :meth:`Allocation.rows`) and ``notices``.
+
+    Raises:
+        UserError: where the smallest file is larger; the message names its size.
+    """
+    spec = model.spec
+
+    def size_with(bits: Mapping[str, int]) -> int:
+        quantized = QuantLMaUNet(model, bits, scales=scales)
+        # only the size matters here: four images give every scale a value
+        calibrate(quantized, images[:4])
+        return file_bytes(quantized)
+
+    progress(0.0, "measuring the smallest file")
+    least = smallest_bits(spec)
+    smallest = size_with(least)
+    if smallest > budget_bytes:
+        raise UserError(
+            f"a file of {budget_bytes / 1e6:g} MB cannot be reached with spec {spec.name}: the "
+            f"smallest takes {smallest / 1e6:.3f} MB (2 bits everywhere but in the first layer and "
+            f"the head); give --budget-mb {_rounded_up(smallest)} or more, or a smaller spec"
+        )
+    step = max(1, len(images) // SENSITIVITY_IMAGES)
+    sensitivity = measure(
+        model, images[::step][:SENSITIVITY_IMAGES],
+        lambda fraction, line: progress(0.1 + 0.7 * fraction, line), scales,
+    )  # fmt: skip
+    rest = smallest - weight_bytes(spec, least)
+    for trial in range(TRIALS):
+        progress(0.8 + 0.2 * trial / TRIALS, "choosing bits, and measuring the file")
+        chosen = allocate(spec, sensitivity, max(budget_bytes - rest, weight_bytes(spec, least)))
+        size = size_with(chosen.bits)
+        if size <= budget_bytes:
+            return _to_json(chosen, spec, budget_bytes, size)
+        rest += size - budget_bytes
+    return _to_json(allocate(spec, sensitivity, weight_bytes(spec, least)), spec, budget_bytes,
+                    smallest)  # fmt: skip
+
+
+def _to_json(chosen: Allocation, spec: Any, budget_bytes: int, size: int) -> dict[str, Any]:
+    notices = []
+    if not chosen.lkm_int8:
+        narrow = [
+            row["layer"]
+            for row in chosen.rows(spec)
+            if row["layer"].split(".")[0] in ("lkm1", "lkm2", "lkm3", "deep") and row["bits"] < 8
+        ]
+        notices.append(
+            f"a file of {budget_bytes / 1e6:g} MB leaves no room for large-kernel Mamba blocks in "
+            f"INT8 throughout: {len(narrow)} of their layers have fewer bits"
+        )
+    return {
+        "budget_bytes": budget_bytes,
+        "file_bytes": size,
+        "weight_bytes": chosen.weight_bytes,
+        "rest_bytes": size - chosen.weight_bytes,
+        "lkm_int8": chosen.lkm_int8,
+        "layers": chosen.rows(spec),
+        "notices": notices,
+    }
+
+
+def _rounded_up(size: int) -> str:
+    return f"{-(-size // 1000) / 1000:.3f}"

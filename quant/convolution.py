@@ -1,0 +1,201 @@
+"""A convolution whose weights are fake-quantized, its batch normalization and its ReLU.
+
+Each output channel has one learned scale. It starts where it loses the least of the weights
+(:func:`best_thresholds`), which matters below 8 bits: the largest weight alone would leave most
+2-bit codes at zero.
+
+**Batch normalization is kept while the network trains.** What is quantized is the weight that is
+deployed, ``w * g`` with ``g = gamma / sqrt(running_var + eps)``, and the convolution's output is
+then normalized by the batch, as a float network's is (after Krishnamoorthi, arXiv 1806.08342,
+section 3.2.2). In evaluation mode it computes what :meth:`QuantConv.fold` leaves behind: the same
+codes, the same scales, and a bias.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from brevitas import nn as qnn
+from brevitas.inject.enum import ScalingImplType
+from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
+from brevitas.quant.fixed_point import Int8ActPerTensorFixedPoint, Int8WeightPerChannelFixedPoint
+from torch import Tensor, nn
+
+from lmaunet.errors import UserError
+
+WEIGHT_BITS = (2, 3, 4, 8)
+
+Scales = Literal["free", "pow2"]
+"""What scales may be: any positive number, or powers of two only."""
+
+SCALES: tuple[Scales, ...] = ("free", "pow2")
+
+SEARCHED = 40
+"""Thresholds tried for each channel, from a fifth of its largest weight to all of it."""
+
+
+class _FreeWeight(Int8WeightPerChannelFloat):
+    scaling_impl_type = ScalingImplType.PARAMETER
+    scaling_init = 1.0
+
+
+class _Pow2Weight(Int8WeightPerChannelFixedPoint):
+    scaling_impl_type = ScalingImplType.PARAMETER
+    scaling_init = 1.0
+
+
+def quantizer(scales: Scales = "free") -> nn.Module:
+    """Return an INT8 activation quantizer with one scale, zero point 0."""
+    kind = Int8ActPerTensorFloat if scales == "free" else Int8ActPerTensorFixedPoint
+    return qnn.QuantIdentity(act_quant=kind, return_quant_tensor=False)
+
+
+def largest_code(bits: int) -> int:
+    """Return the largest weight code; weights have a symmetric range without the lowest code."""
+    return 2 ** (bits - 1) - 1
+
+
+@torch.no_grad()
+def best_thresholds(weight: Tensor, bits: int, scales: Scales = "free") -> Tensor:
+    """Return the scale of each output channel that loses the least squares of its weights.
+
+    Args:
+        weight: ``(out, ...)``.
+        bits: of a code.
+        scales: ``pow2`` tries powers of two only.
+
+    Returns:
+        scales ``(out,)``: codes are ``round(weight / scale)``, clipped to
+        :func:`largest_code`.
+    """
+    rows = weight.detach().reshape(len(weight), -1)
+    top = largest_code(bits)
+    largest = rows.abs().amax(1).clamp_min(1e-10)
+    if scales == "pow2":
+        exponent = torch.ceil(torch.log2(largest / top))
+        candidates = [torch.exp2(exponent - k) for k in range(4)]
+    else:
+        candidates = [largest * (k / SEARCHED) / top for k in range(SEARCHED // 5, SEARCHED + 1)]
+    best, least = candidates[0], torch.full_like(largest, float("inf"))
+    for scale in candidates:
+        codes = (rows / scale[:, None]).round().clamp(-top, top)
+        lost = (codes * scale[:, None] - rows).square().sum(1)
+        best, least = torch.where(lost < least, scale, best), torch.minimum(lost, least)
+    return best
+
+
+def round_weight(weight: Tensor, bits: int, scales: Scales = "free") -> Tensor:
+    """Return a weight ``(out, ...)`` rounded to codes and back, at the best scale of each row."""
+    scale = best_thresholds(weight, bits, scales).reshape(-1, *[1] * (weight.dim() - 1))
+    top = largest_code(bits)
+    return (weight / scale).round().clamp(-top, top) * scale
+
+
+class QuantConv(nn.Module):
+    """A convolution with quantized weights and its bias, then a ReLU if ``relu``.
+
+    The output's quantizer is the caller's, because some are shared.
+
+    Args:
+        conv: the float convolution.
+        bits: of a weight.
+        relu: whether a ReLU follows.
+        norm: a batch normalization between convolution and ReLU, kept until :meth:`fold`.
+        scales: what the weights' scales may be.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        bits: int = 8,
+        relu: bool = False,
+        norm: nn.BatchNorm2d | None = None,
+        scales: Scales = "free",
+    ) -> None:
+        super().__init__()
+        if bits not in WEIGHT_BITS:
+            raise UserError(f"weights of {bits} bits; use one of {WEIGHT_BITS}")
+        self.relu, self.bits, self.scales = relu, bits, scales
+        self.conv = qnn.QuantConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            padding=conv.padding,
+            groups=conv.groups,
+            bias=conv.bias is not None or norm is not None,
+            weight_quant=_FreeWeight if scales == "free" else _Pow2Weight,
+            weight_bit_width=bits,
+            return_quant_tensor=False,
+        )
+        self.conv.weight.data.copy_(conv.weight.data)
+        if conv.bias is not None:
+            self.conv.bias.data.copy_(conv.bias.data)
+        elif norm is not None:
+            self.conv.bias.data.zero_()
+            self.conv.bias.requires_grad_(False)
+        self.norm = norm
+        self._set_scales()
+
+    @torch.no_grad()
+    def _set_scales(self) -> None:
+        scale = best_thresholds(self._deployed(), self.bits, self.scales)
+        impl = self.conv.weight_quant.tensor_quant.scaling_impl
+        # Brevitas learns the threshold, and for powers of two its logarithm
+        if self.scales == "free":
+            value = scale * largest_code(self.bits)
+        else:
+            value = torch.log2(scale * 2 ** (self.bits - 1))
+        impl.value.copy_(value.reshape(impl.value.shape))
+
+    def _factor(self) -> Tensor:
+        """Return gamma / sqrt(running_var + eps), ``(out,)``."""
+        assert self.norm is not None and self.norm.running_var is not None
+        return self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
+
+    def _deployed(self) -> Tensor:
+        """Return the weight that is quantized."""
+        if self.norm is None:
+            return self.conv.weight
+        return self.conv.weight * self._factor()[:, None, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in, H, W)`` to ``(B, out, H, W)``, not quantized yet."""
+        y = self.conv(x) if self.norm is None else self._normalized(x, self.norm)
+        return F.relu(y) if self.relu else y
+
+    def _normalized(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        factor = self._factor()
+        weight = self.conv.weight_quant(self._deployed())
+        # while Brevitas calibrates it gives a plain tensor, not quantized
+        weight = getattr(weight, "value", weight)
+        y = F.conv2d(x, weight, None, padding=self.conv.padding, groups=self.conv.groups)
+        assert norm.running_mean is not None and norm.running_var is not None
+        if not self.training:
+            return y + (norm.bias - norm.running_mean * factor)[:, None, None]
+        # y is factor * conv(x, w), so that its statistics are the float network's times factor
+        mean, variance = torch.zeros_like(factor), torch.zeros_like(factor)
+        y = F.batch_norm(y, mean, variance, norm.weight.abs(), norm.bias, True, 1.0, 1e-12)
+        with torch.no_grad():
+            alive = factor.abs() > 1e-8
+            safe = torch.where(alive, factor, 1.0)
+            momentum = norm.momentum if norm.momentum is not None else 0.1
+            for running, seen in (
+                (norm.running_mean, mean / safe),
+                (norm.running_var, variance / safe.square()),
+            ):
+                running.lerp_(torch.where(alive, seen, running), momentum)
+        return y
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fold the batch normalization away; in evaluation mode the output stays the same."""
+        if self.norm is None:
+            return
+        factor = self._factor()
+        assert self.norm.running_mean is not None
+        self.conv.bias.copy_(self.norm.bias - self.norm.running_mean * factor)
+        self.conv.bias.requires_grad_(True)
+        self.conv.weight.mul_(factor[:, None, None, None])
+        self.norm = None

@@ -1,0 +1,65 @@
+"""How much each layer's weights can be rounded before the network says something else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmaunet.net.layers import weights_of
+from lmaunet.net.network import LMaUNet
+from lmaunet.train.loop import Progress
+from quant.convolution import WEIGHT_BITS, Scales, round_weight
+
+Sensitivity = Mapping[str, Mapping[int, float]]
+"""By layer and weight bits, the mean divergence of a pixel's classes, in nats."""
+
+
+def divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """Return KL(reference || logits) in nats, the mean over pixels, of logits ``(B, C, H, W)``."""
+    other, own = F.log_softmax(logits, 1), F.log_softmax(reference, 1)
+    return (own.exp() * (own - other)).sum(1).mean()
+
+
+@torch.no_grad()
+def measure(
+    model: LMaUNet, images: np.ndarray, progress: Progress, scales: Scales = "free"
+) -> dict[str, dict[int, float]]:
+    """Return every layer's sensitivity to 2, 3, 4 and 8 bits, with all others left in float.
+
+    Rounding a weight per output channel commutes with folding its normalization, so that the float
+    network serves as it is.
+
+    Args:
+        model: the trained float network; comes back unchanged.
+        images: calibration images ``(n, channels, H, W)``.
+        progress: told the fraction done.
+        scales: what the weights' scales may be.
+    """
+    model = copy.deepcopy(model).eval()
+    batch = torch.from_numpy(images).to(next(model.parameters()).device)
+    reference = model(batch)
+    weights = weights_of(model)
+    found: dict[str, dict[int, float]] = {}
+    for index, (name, weight) in enumerate(weights.items()):
+        progress(index / len(weights), f"sensitivity of {name}")
+        found[name] = {}
+        for bits in WEIGHT_BITS:
+            with _replaced(weight, round_weight(weight, bits, scales)):
+                found[name][bits] = float(divergence(model(batch), reference))
+    return found
+
+
+@contextmanager
+def _replaced(weight: nn.Parameter, other: Tensor) -> Iterator[None]:
+    kept = weight.detach().clone()
+    weight.data.copy_(other)
+    try:
+        yield
+    finally:
+        weight.data.copy_(kept)

@@ -5,7 +5,8 @@ Runtime's integer convolutions want UINT8 activations there, and it drops a ReLU
 where the code 0 is the smallest; :func:`unsigned_activations` gives the same values such codes.
 And an integer convolution adds an integer bias; :func:`integer_biases` writes into the file the
 rounding that ONNX Runtime would do when it loads it, so that the file computes the same with its
-graph optimization and without.
+graph optimization and without. The fewer bits weights have, the coarser that rounding is, which
+:func:`widen_codes` puts right first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SHIFT = 128
 LARGEST_RELU_CODE = 127
+LARGEST_WIDE_CODE = 64
+"""Two products of an activation code up to 255 and a weight code up to 64 fit INT16, in which x86
+processors without VNNI add them; larger ones would saturate there."""
 
 
 def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -86,6 +90,44 @@ def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto:
     result.graph.node.extend(node for node in nodes if node.name not in dropped)
     for name, value in ((zero, 0), (shift, SHIFT), (largest, LARGEST_RELU_CODE)):
         result.graph.initializer.append(numpy_helper.from_array(np.array(value, np.uint8), name))
+    remove_unused(result)
+    return result
+
+
+def widen_codes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which weights of few bits use the larger codes, with a finer scale.
+
+    A convolution's bias is rounded to a unit of ``input scale * weight scale``. Codes of 3 bits
+    have a scale 32 times as coarse as those of 8, and half a unit may be much of an output's step.
+    Codes are multiplied by the largest power of two that keeps them within
+    :data:`LARGEST_WIDE_CODE`, and their scale is divided by it: the values stay as they are, bit
+    for bit. A weight is an INT8 initializer under a DequantizeLinear without zero point, or with
+    zeros.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = Graph(result)
+    for node in graph.nodes:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in graph.initializers:
+            continue
+        codes, scale = (graph.constant(name) for name in node.input[:2])
+        zero = graph.constant(node.input[2]) if len(node.input) > 2 else np.zeros(1)
+        if codes is None or codes.dtype != np.int8 or scale is None or zero is None or zero.any():
+            continue
+        largest = int(np.abs(codes.astype(np.int16)).max(initial=0))
+        shift = (LARGEST_WIDE_CODE // largest).bit_length() - 1 if largest else 0
+        if shift <= 0:
+            continue
+        wide = (codes << shift).astype(np.int8)
+        finer = (scale * np.float32(2.0**-shift)).astype(np.float32)
+        names = [f"{node.name}/wide_codes", f"{node.name}/finer_scale"]
+        for name, array in zip(names, (wide, finer), strict=True):
+            result.graph.initializer.append(numpy_helper.from_array(array, name))
+        node.input[:2] = names
     remove_unused(result)
     return result
 

@@ -6,10 +6,11 @@ operator set 18 has every operator, and a function in the file makes INT8 of the
 constants, so a runtime that folds constants runs it once, at load, and finds the same INT8 weight
 under DequantizeLinear as before: the same integer kernels, the same outputs.
 
-The layout, for n codes q[0], q[1], ... (the weight in C order) of b bits in two's complement:
+The layout, for n codes q[0], q[1], ... (the weight in C order), which are 2**s times numbers of b
+bits in two's complement, with one s for all:
 
-    planes: UINT8 (ceil(n / 8), b), C order; bit k of planes[i, p] is bit p of q[8 * i + k]
-    places: INT8 (b, 1): 1, 2, 4, ... and last, for the sign, -2**(b - 1)
+    planes: UINT8 (ceil(n / 8), b), C order; bit k of planes[i, p] is bit p + s of q[8 * i + k]
+    places: INT8 (b, 1): 2**s, 2**(s + 1), ... and last, for the sign, -2**(s + b - 1)
     shape:  INT64, the weight's dimensions
     q[8 * i + k] = sum over p of ((planes[i, p] >> k) & 1) * places[p]
 
@@ -76,36 +77,50 @@ def packed_bytes(count: int, bits: int) -> int:
 
 
 def smallest_bits(codes: np.ndarray) -> int:
-    """Return the fewest of 2, 3, 4 or 8 bits that hold INT8 codes in two's complement."""
-    low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
+    """Return the fewest of 2, 3, 4 or 8 bits that hold INT8 codes.
+
+    That is in two's complement, without the zeros that all codes end with.
+    """
+    low, high = (int(v) >> common_shift(codes) for v in (codes.min(), codes.max()))
     fits = (b for b in PACKED_BITS if -(1 << (b - 1)) <= low and high < 1 << (b - 1))
     return next(fits, UNPACKED_BITS)
 
 
-def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Return the planes ``(ceil(n / 8), bits)`` of n INT8 codes; inverse: :func:`unpack_codes`."""
+def common_shift(codes: np.ndarray) -> int:
+    """Return how many zeros all INT8 codes end with in binary; 0 where every code is 0."""
+    import numpy as np
+
+    bits = int(np.bitwise_or.reduce(codes.reshape(-1).view(np.uint8)))
+    return (bits & -bits).bit_length() - 1 if bits else 0
+
+
+def pack_codes(codes: np.ndarray, bits: int, shift: int = 0) -> np.ndarray:
+    """Return the planes ``(ceil(n / 8), bits)`` of n INT8 codes; inverse: :func:`unpack_codes`.
+
+    The codes are ``2**shift`` times numbers of ``bits`` bits in two's complement.
+    """
     import numpy as np
 
     flat = codes.astype(np.int8).reshape(-1)
     groups = np.pad(flat, (0, -flat.size % 8)).reshape(-1, 8, 1)
-    table = (groups >> np.arange(bits, dtype=np.int8)) & 1
+    table = (groups >> np.arange(shift, shift + bits, dtype=np.int8)) & 1
     return np.packbits(table.astype(np.uint8), axis=1, bitorder="little")[:, 0]
 
 
-def unpack_codes(planes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return the INT8 codes of a shape from their planes ``(ceil(n / 8), bits)``."""
+def unpack_codes(planes: np.ndarray, places: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return the INT8 codes of a shape from planes ``(ceil(n / 8), bits)`` and places."""
     import numpy as np
 
     table = np.unpackbits(planes[:, None], axis=1, bitorder="little")
-    codes = table.astype(np.int64) @ _places(planes.shape[1])
+    codes = table.astype(np.int64) @ places.astype(np.int64)
     return codes.reshape(-1)[: math.prod(shape)].reshape(shape).astype(np.int8)
 
 
-def _places(bits: int) -> np.ndarray:
-    """Return the value of each bit of a two's complement number, ``(bits, 1)``."""
+def _places(bits: int, shift: int) -> np.ndarray:
+    """Return the value of each plane's bits, ``(bits, 1)``."""
     import numpy as np
 
-    values = 1 << np.arange(bits)
+    values = 1 << np.arange(shift, shift + bits)
     values[-1] = -values[-1]
     return values.astype(np.int8).reshape(-1, 1)
 
@@ -154,13 +169,14 @@ def pack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
     for tensor in _weights(model):
         codes = numpy_helper.to_array(tensor)
-        bits = smallest_bits(codes)
+        bits = smallest_bits(codes) if codes.size else UNPACKED_BITS
         if packed_bytes(codes.size, bits) == codes.size or tensor.name in replaceable:
             continue
         del constants[tensor.name]
+        shift = common_shift(codes)
         inputs = [
-            store(f"{tensor.name}/planes", pack_codes(codes, bits)),
-            store(f"{NAME}/places_{bits}", _places(bits)),
+            store(f"{tensor.name}/planes", pack_codes(codes, bits, shift)),
+            store(f"{NAME}/places_{bits}_shifted_{shift}", _places(bits, shift)),
             store(f"{NAME}/shape_{'x'.join(map(str, codes.shape))}", np.array(codes.shape)),
         ]
         nodes.append(
@@ -206,8 +222,9 @@ def unpack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    for name, planes, shape in _packed(model):
-        graph.initializer.append(numpy_helper.from_array(unpack_codes(planes, shape), name))
+    for name, planes, places, shape in _packed(model):
+        codes = unpack_codes(planes, places, shape.tolist())
+        graph.initializer.append(numpy_helper.from_array(codes, name))
     nodes = [copy_node(node) for node in graph.node if not is_unpack(node)]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -223,7 +240,7 @@ def weight_bits_of(model: onnx.ModelProto) -> dict[str, int]:
 
     8 for weights that are not packed. A weight has the same name packed and unpacked.
     """
-    packed = {name: int(planes.shape[1]) for name, planes, _ in _packed(model)}
+    packed = {name: int(planes.shape[1]) for name, planes, *_ in _packed(model)}
     return packed | {tensor.name: UNPACKED_BITS for tensor in _weights(model)}
 
 
@@ -236,12 +253,12 @@ def _weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     return [t for t in model.graph.initializer if t.name in read and t.data_type == int8]
 
 
-def _packed(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndarray, list[int]]]:
-    """Yield the name, planes and shape of each packed weight."""
+def _packed(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield the name of each packed weight, and its planes, places and shape."""
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if is_unpack(node):
-            planes, _, shape = (numpy_helper.to_array(constants[name]) for name in node.input)
-            yield node.output[0], planes, shape.tolist()
+            planes, places, shape = (numpy_helper.to_array(constants[name]) for name in node.input)
+            yield node.output[0], planes, places, shape

@@ -8,12 +8,15 @@ from onnx import helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+sys.path.append(str(Path(__file__).parent))
+
+from packing_models import BITS, narrow_network, weight_model
 from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
 
 from export import cpu_form
 from export.check import run_onnx
 from export.convolutions import Graph, prepare
-from export.cpu_form import integer_biases, unsigned_activations
+from export.cpu_form import integer_biases, unsigned_activations, widen_codes
 from lmaunet.errors import UserError
 
 
@@ -86,6 +89,75 @@ def test_biases_become_accumulator_values():
         assert (np.abs(new - old) <= 0.5001 * unit).all()
         changed += int((new != old).any())
     assert changed == len(DENSE) + len(DEPTHWISE)
+
+
+def weights_of(model):
+    """The codes and scale of each convolution's weight."""
+    graph = Graph(model)
+    found = {}
+    for node in graph.nodes:
+        if node.op_type == "Conv":
+            dequantize = graph.producers[node.input[1]]
+            found[node.name] = [graph.constant(name) for name in dequantize.input[:2]]
+    return found
+
+
+def test_wide_codes_are_the_same_weights_within_64():
+    narrow = prepare(narrow_network())
+    wide = widen_codes(narrow)
+    onnx.checker.check_model(wide)
+    factors = {}
+    for name, (codes, scale) in weights_of(wide).items():
+        old_codes, old_scale = weights_of(narrow)[name]
+        values, old_values = (
+            c.astype(np.float32) * s.reshape(-1, 1, 1, 1)
+            for c, s in ((codes, scale), (old_codes, old_scale))
+        )
+        assert codes.dtype == np.int8 and np.array_equal(values, old_values)
+        factors[name] = float((old_scale / scale).max())
+        assert np.abs(codes.astype(int)).max() <= (64 if factors[name] > 1 else 127)
+    # -2, -4 and -8 become -64, and codes of 8 bits stay
+    wanted = {
+        f"/{name.strip('/').removesuffix('.codes')}": 128 >> bits for name, bits in BITS.items()
+    }
+    assert factors == dict.fromkeys(factors, 1) | wanted
+    assert np.array_equal(outputs(wide), outputs(narrow))
+
+
+@pytest.mark.parametrize(
+    ("largest", "factor"), [(0, 1), (1, 64), (3, 16), (7, 8), (63, 1), (64, 1), (127, 1)]
+)
+def test_codes_are_multiplied_by_the_largest_power_that_fits(largest, factor):
+    codes = np.zeros((4, 3), np.int8)
+    codes[1, 1] = -largest
+    wide = Graph(widen_codes(weight_model(codes)))
+    got, scale = (wide.constant(name) for name in wide.nodes[0].input[:2])
+    assert got.min() == -largest * factor and (scale * factor == 1).all()
+
+
+def test_a_weight_with_a_zero_point_is_not_widened():
+    model = weight_model(np.ones((2, 3), np.int8))
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.ones(2, np.int8), "zero"))
+    assert widen_codes(model) == model
+
+
+def test_wide_codes_make_the_rounding_of_biases_finer():
+    narrow = prepare(narrow_network())
+
+    def rounding(model):
+        before, after = Graph(model), Graph(integer_biases(model))
+        biases = {n.name: before.constant(n.input[2]) for n in before.nodes if n.op_type == "Conv"}
+        return {
+            n.name: np.abs(after.constant(n.input[2]) - biases[n.name]).max()
+            for n in after.nodes
+            if n.op_type == "Conv"
+        }
+
+    fine, coarse = rounding(widen_codes(narrow)), rounding(narrow)
+    for name, bits in BITS.items():
+        convolution = name.removesuffix(".codes")
+        # half a unit at most, which is so much smaller; rounding errors are spread evenly below it
+        assert fine[convolution] < coarse[convolution] * 2 / (128 >> bits)
 
 
 def test_rounded_biases_make_optimization_change_next_to_nothing():

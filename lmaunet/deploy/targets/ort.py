@@ -62,7 +62,7 @@ def build(request: BuildRequest) -> Build:
     from export import reference
     from export.compact import bytes_by_purpose, compact
     from export.convolutions import prepare, quantized_convolutions
-    from export.cpu_form import integer_biases, unsigned_activations
+    from export.cpu_form import integer_biases, unsigned_activations, widen_codes
     from export.lower import lower
     from export.packing import pack_weights, weight_bits_of
     from export.segments import check_segments, exported_values
@@ -71,7 +71,7 @@ def build(request: BuildRequest) -> Build:
     images = request.samples[:CHECKED_IMAGES]
     evidence = reference.evidence_folder(request.folder)
     request.progress("ort: bringing the graph into the CPU's form")
-    codes = unsigned_activations(prepare(exported))
+    codes = widen_codes(unsigned_activations(prepare(exported)))
     form = lower(integer_biases(codes), LOWERING)
     model = compact(pack_weights(form))
     shipped = request.folder / SHIPPED

@@ -1,0 +1,88 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from quant.convolution import SCALES, WEIGHT_BITS, QuantConv, best_thresholds, round_weight
+
+
+def conv_and_norm():
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(6, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+    for tensor in (norm.running_mean, norm.weight.data, norm.bias.data):
+        tensor.normal_()  # negative gammas too
+    norm.running_var.uniform_(0.5, 3.0)
+    return conv, norm
+
+
+@pytest.mark.parametrize("scales", SCALES)
+@pytest.mark.parametrize("bits", WEIGHT_BITS)
+def test_folding_after_training_changes_nothing(bits, scales):
+    conv, norm = conv_and_norm()
+    kept = QuantConv(conv, bits, relu=True, norm=norm, scales=scales)
+    x = torch.randn(4, 6, 9, 9)
+    for _ in range(3):
+        kept.train()(x).square().mean().backward()
+    kept.eval()
+    before = kept(x)
+    kept.fold()
+    assert kept.norm is None
+    torch.testing.assert_close(kept(x), before, rtol=0, atol=2e-5)
+
+
+def test_at_8_bits_a_kept_norm_trains_as_the_float_one_does():
+    conv, norm = conv_and_norm()
+    quantized = QuantConv(conv, 8, norm=copy.deepcopy(norm)).train()
+    x = torch.randn(16, 6, 9, 9)
+    got, want = quantized(x), norm.train()(conv(x))
+    assert (got - want).abs().mean() < 0.005 * want.abs().mean()
+    assert quantized.norm is not None
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(
+            getattr(quantized.norm, name), getattr(norm, name), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_a_kept_norm_normalizes_by_the_batch_and_a_folded_one_does_not():
+    conv, norm = conv_and_norm()
+    kept = QuantConv(conv, 8, norm=copy.deepcopy(norm)).train()
+    folded = QuantConv(conv, 8, norm=copy.deepcopy(norm))
+    folded.fold()
+    x = 40 * torch.randn(16, 6, 9, 9)
+    # a batch far wider than the running statistics is brought back, but not by those statistics
+    assert folded(x).std() > 2 * kept(x).std()
+
+
+def test_dead_channels_do_not_break_training():
+    conv, norm = conv_and_norm()
+    norm.weight.data[:3] = 0
+    quantized = QuantConv(conv, 4, norm=norm).train()
+    y = quantized(torch.randn(4, 6, 9, 9))
+    y.square().mean().backward()
+    assert torch.isfinite(y).all() and torch.isfinite(quantized.norm.running_var).all()
+
+
+@pytest.mark.parametrize("bits", WEIGHT_BITS)
+def test_the_best_scale_beats_that_of_the_largest_weight(bits):
+    torch.manual_seed(1)
+    weight = torch.randn(32, 200)
+    top = 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(1, keepdim=True) / top
+    plain = (weight / scale).round().clamp(-top, top) * scale
+    best = round_weight(weight, bits)
+    assert (best - weight).square().sum() <= (plain - weight).square().sum()
+    if bits < 8:
+        assert (best - weight).square().sum() < 0.8 * (plain - weight).square().sum()
+
+
+@pytest.mark.parametrize("bits", WEIGHT_BITS)
+def test_powers_of_two_are_powers_of_two(bits):
+    conv, norm = conv_and_norm()
+    exponent = torch.log2(best_thresholds(conv.weight, bits, "pow2"))
+    assert torch.equal(exponent, exponent.round())
+    quantized = QuantConv(conv, bits, norm=norm, scales="pow2").eval()
+    quantized.fold()
+    exponent = torch.log2(quantized.conv.weight_quant.scale())
+    assert torch.equal(exponent, exponent.round())
+    assert quantized.conv.quant_weight().value.unique().numel() > 2

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-LOWERING = "unrolled"
 SHIPPED = "model.onnx"
 CHECKED_IMAGES = 2
 WARM_UP_RUNS, TIMED_RUNS = 5, 30
@@ -60,11 +59,12 @@ def build(request: BuildRequest) -> Build:
     import onnx
 
     from export import reference
-    from export.compact import bytes_by_purpose, compact
+    from export.compact import bytes_by_purpose
     from export.convolutions import prepare, quantized_convolutions
+    from export.cpu_file import LOWERING, cpu_file
     from export.cpu_form import integer_biases, unsigned_activations, widen_codes
     from export.lower import lower
-    from export.packing import pack_weights, weight_bits_of
+    from export.packing import weight_bits_of
     from export.segments import check_segments, exported_values
 
     exported = reference.read_model(request.qcdq)
@@ -73,7 +73,7 @@ def build(request: BuildRequest) -> Build:
     request.progress("ort: bringing the graph into the CPU's form")
     codes = widen_codes(unsigned_activations(prepare(exported)))
     form = lower(integer_biases(codes), LOWERING)
-    model = compact(pack_weights(form))
+    model = cpu_file(exported)
     shipped = request.folder / SHIPPED
     onnx.save(model, shipped)
 

@@ -53,6 +53,11 @@ class SliceSet:
         )
 
 
+def patient_of(case: str) -> str:
+    """Return the patient of a case: a patient's several frames are named ``PATIENT_frameNN``."""
+    return case.rsplit("_frame", 1)[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Slices that train and slices that validate, which no training, calibration or QAT sees.

@@ -6,6 +6,7 @@
 - ``fixed``: fixed-point numbers and their rounding.
 - ``tables``: the integer algebra's softplus and 2^-v.
 - ``formats``: how the formats of the cuts follow from a calibrated scan.
+- ``choice``: the cheapest formats that keep a trained scan close enough to the real one.
 - ``widths``: the range of every intermediate, which shows that 64 bits hold them all.
 - ``bound``: how far integer can be from real.
 - ``vectors``: stimuli and golden results for the benches of other implementations.

@@ -1,0 +1,124 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lmaunet.errors import UserError
+from lmaunet.scan import choice
+from lmaunet.scan.choice import (
+    CHANNEL_ALLOWANCE_DB,
+    ChosenFormats,
+    Noise,
+    ScanCodes,
+    choose_formats,
+    cost,
+    measure,
+    merge,
+)
+from lmaunet.scan.formats import ScanStatistics, Widths
+from lmaunet.scan.integer import IntegerScan
+from lmaunet.scan.vectors import sqnr_db, synthetic
+
+
+@pytest.fixture(scope="module")
+def bench():
+    vectors = synthetic(6, 4, 300, batch=4)
+    return vectors.scan, ScanCodes(*vectors.stimuli)
+
+
+@pytest.fixture(scope="module")
+def chosen(bench):
+    scan, codes = bench
+    return {db: choose_formats(scan.scales, scan.A, scan.D, codes, db) for db in (36.0, 48.0)}
+
+
+@pytest.mark.parametrize("target_db", [36.0, 48.0])
+def test_the_target_is_met_and_not_by_far(bench, chosen, target_db):
+    scan, codes = bench
+    found = chosen[target_db]
+    noise = measure(IntegerScan.from_real(found.spec, scan.scales, scan.A, scan.D), codes)
+    assert (noise.sqnr_db, noise.worst_channel_db) == (found.sqnr_db, found.worst_channel_db)
+    assert found.sqnr_db >= target_db
+    assert found.worst_channel_db >= target_db - CHANNEL_ALLOWANCE_DB
+    assert min(found.sqnr_db, found.worst_channel_db + CHANNEL_ALLOWANCE_DB) < target_db + 4
+
+
+def test_more_accuracy_costs_more(chosen):
+    assert chosen[36.0].cost < chosen[48.0].cost < cost(Widths(), states=4)
+    assert chosen[36.0].widths.state_bits < chosen[48.0].widths.state_bits
+
+
+def test_no_single_bit_can_be_saved(bench, chosen):
+    """One bit less anywhere misses the target: else the choice was not the cheapest."""
+    scan, codes = bench
+    found = chosen[48.0]
+    for name in ("state_bits", "delta_bits", "decay_frac", "drive_bits", "rate_bits"):
+        narrower = dataclasses.replace(found.widths, **{name: getattr(found.widths, name) - 1})
+        spec = choice.spec_for(scan.scales, scan.A, scan.D, found.statistics, narrower)
+        noise = measure(IntegerScan.from_real(spec, scan.scales, scan.A, scan.D), codes)
+        assert not noise.meets(48.0 + 0.5), name
+
+
+def test_noise_by_hand():
+    # 10 dB in all: (100 + 10 + 0.05) / 11.005. The second channel has 10/1 = 10 dB; the third one
+    # has less signal than the rounding of y, and does not count.
+    noise = Noise(np.array([100.0, 10.0, 0.05]), np.array([10.0, 1.0, 0.005]))
+    assert noise.sqnr_db == pytest.approx(10)
+    assert noise.worst_channel_db == pytest.approx(10)
+    assert noise.meets(10 - 1e-9) and not noise.meets(10 + 1e-6)
+    silent = Noise(np.zeros(2), np.zeros(2))
+    assert silent.sqnr_db == math.inf and silent.meets(100)
+    deaf = Noise(np.array([100.0, 1.0]), np.array([0.0, 10 ** ((CHANNEL_ALLOWANCE_DB - 10) / 10)]))
+    assert deaf.worst_channel_db == pytest.approx(10 - CHANNEL_ALLOWANCE_DB)
+    assert deaf.meets(10 - 1e-9) and not deaf.meets(10 + 1e-6)
+
+
+def test_measured_noise_is_that_of_the_accumulators(bench):
+    scan, codes = bench
+    result = scan.run(*codes.stimuli)
+    real = scan.run_real(*codes.stimuli).accumulator.swapaxes(0, 1)
+    got = np.ldexp(result.accumulators.astype(float), -result.accumulator_frac)
+    assert measure(scan, codes).sqnr_db == pytest.approx(sqnr_db(real, got), abs=1e-9)
+    mutant = dataclasses.replace(scan, rate=scan.rate + 8)
+    assert measure(mutant, codes).sqnr_db < measure(scan, codes).sqnr_db - 3
+
+
+def test_cost_by_hand():
+    # each state: 16*12 + 16*(16-5) + 16*18 + 8*18 + 8*18 + (18+12) + 2*16*32/64 = 990
+    # each channel: 8*16 + 18*16 + 256*16/64 = 480, shared by 8
+    assert cost(Widths(), states=8) == 990 + 60
+
+
+def test_a_target_beyond_the_widest(bench):
+    scan, codes = bench
+    with pytest.raises(UserError, match=r"an SQNR of 150 dB .* the widest formats reach"):
+        choose_formats(scan.scales, scan.A, scan.D, codes, 150.0)
+
+
+def test_statistics_are_merged_and_have_their_margin(bench, chosen):
+    scan, codes = bench
+    found = chosen[48.0]
+    assert merge([ScanStatistics((1, 2), (4, 3), 5), ScanStatistics((2, 1), (3, 4), 4)]) == (
+        ScanStatistics((2, 2), (4, 4), 5)
+    )
+    narrow = IntegerScan.from_real(found.spec, scan.scales, scan.A, scan.D)
+    states = np.abs(narrow.run(*codes.stimuli).state).max((0, 2))
+    assert (states <= found.spec.formats["state"].high / 2 + 1).all()
+
+
+def test_spread_takes_images_from_everywhere(bench):
+    _, codes = bench
+    np.testing.assert_array_equal(codes.spread(2).x, codes.x[[0, 2]])
+    np.testing.assert_array_equal(codes.spread(9).x, codes.x)
+
+
+def test_json_keeps_everything(chosen):
+    found = chosen[36.0]
+    assert ChosenFormats.from_json(json.loads(json.dumps(found.to_json()))) == found
+    silent = dataclasses.replace(found, sqnr_db=math.inf)
+    assert silent.to_json()["sqnr_db"] is None
+    assert ChosenFormats.from_json(silent.to_json()) == silent
+    with pytest.raises(UserError, match="not the chosen formats of a scan"):
+        ChosenFormats.from_json({**found.to_json(), "widths": {"bits": 3}})

@@ -1,7 +1,7 @@
 """Take out of an ONNX file what computing does not need; no output changes by a bit.
 
-The names that an exporter writes take 0.2 MB in a network of 11 million parameters, as many bytes as
-600,000 weights of 3 bits.
+The names that an exporter writes take 0.2 MB in a network of 11 million parameters, as many bytes
+as 600,000 weights of 3 bits.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
     source = DataSource(arguments.data, arguments.class_map)
     size = (arguments.input_size,) * 2 if arguments.input_size else None
     spec = named_spec(arguments.spec).replace(input_size=size)
-    spec = spec.replace(classes=_count_classes(source, spec))
+    spec = spec.replace(classes=count_classes(source, spec))
     for seed in (int(s) for s in arguments.seeds.split(",")):
         run = arguments.runs / f"{spec.name}-s{seed}"
         with progress_bar(f"{spec.name}, seed {seed}") as progress:
@@ -77,7 +77,8 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _count_classes(source: DataSource, spec: NetSpec) -> int:
+def count_classes(source: DataSource, spec: NetSpec) -> int:
+    """Return how many classes the data have, with the background."""
     from lmaunet.data.dataset import load
 
     assert source.path is not None
@@ -125,7 +126,7 @@ def measure_seed(
         },
         "networks": networks,
         "made": {
-            "command": _neutral(sys.argv),
+            "command": neutral("benchmarks/accuracy.py", sys.argv),
             "date": datetime.date.today().isoformat(),
             "tools": tool_versions(),
         },
@@ -146,10 +147,10 @@ def _file_bytes(folder: Path, spec: NetSpec) -> int:
     return read_json(noted)["bytes"]
 
 
-def _neutral(command: list[str]) -> str:
+def neutral(script: str, words: list[str]) -> str:
     """Return a command without the folders of this machine."""
-    shown = [re.sub(r"^.*/(?=[^/]+_(train|val)\.npz$)", "DATA/", word) for word in command]
-    return " ".join(["python", "benchmarks/accuracy.py", *shown[1:]])
+    shown = [re.sub(r"^.*/(?=[^/]+_(train|val)\.npz$)", "DATA/", word) for word in words[1:]]
+    return " ".join(["python", script, *(re.sub(r"^/.*/(?=runs/|results)", "", w) for w in shown)])
 
 
 def parse() -> argparse.Namespace:

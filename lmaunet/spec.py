@@ -24,7 +24,8 @@ class Layer:
 
     ``part`` is the block it belongs to and ``name`` its name there; ``height x width`` is its
     output map. A token layer has one output per pixel of the map. ``groups`` divides both channel
-    counts. ``norm`` says that a batch normalization follows.
+    counts. ``norm`` says that a batch normalization follows. ``passes`` is how often the layer
+    runs for one image.
     """
 
     part: str
@@ -39,6 +40,7 @@ class Layer:
     bias: bool = True
     norm: bool = False
     states: int = 0
+    passes: int = 1
 
     @property
     def path(self) -> str:
@@ -72,8 +74,8 @@ class Layer:
         """
         pixels = self.height * self.width
         if self.kind == "scan":
-            return 3 * pixels * self.out_channels * self.states
-        return pixels * self.weights
+            return 3 * self.passes * pixels * self.out_channels * self.states
+        return self.passes * pixels * self.weights
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ class NetSpec:
         kernels: the depthwise kernel of each LKM: 3, 5, 7 or 9.
         states: N, states of the selective scan per channel.
         expand: d_inner / d_model of Mamba.
+        mamba: ``causal``, over the tokens in raster order; ``both``, the same weights over the
+            tokens in both orders, averaged; ``none``, local features only. Only ``causal`` can be
+            quantized and deployed; the others are there to be compared with.
         skip: how the decoder joins a skip: ``add`` or ``concat``.
         decoder_widths: channels of the decoder's levels, shallowest first.
         decoder_convs: 3x3 convolutions in a decoder level.
@@ -106,6 +111,7 @@ class NetSpec:
     kernels: tuple[int, int, int, int] = (7, 7, 7, 7)
     states: int = 16
     expand: int = 1
+    mamba: Literal["causal", "both", "none"] = "causal"
     skip: Literal["add", "concat"] = "add"
     decoder_widths: tuple[int, int, int, int] | None = None
     decoder_convs: int = 1
@@ -142,6 +148,10 @@ class NetSpec:
             raise UserError(
                 f"spec {self.name}: skip={self.skip!r}, pyramid={self.pyramid!r}; "
                 "skip is 'add' or 'concat', pyramid is 'local' or 'bins'"
+            )
+        if self.mamba not in ("causal", "both", "none"):
+            raise UserError(
+                f"spec {self.name}: mamba={self.mamba!r}; use 'causal', 'both' or 'none'"
             )
         self.check_size(*self.input_size)
 
@@ -203,12 +213,19 @@ class NetSpec:
         yield Layer("head", "head", "conv", c, self.classes, h, w)
 
     def _lkm(self, part: str, c: int, wide: int, h: int, w: int, kernel: int) -> Iterator[Layer]:
-        d, n, rank = self.inner(wide), self.states, self.dt_rank(wide)
         if c != wide:
             yield Layer(part, "proj", "conv", c, wide, h, w)
         yield Layer(
             part, "local", "conv", wide, wide, h, w, kernel, groups=wide, bias=False, norm=True
         )
+        if self.mamba == "none":
+            return
+        passes = 2 if self.mamba == "both" else 1
+        for layer in self._mamba(part, wide, h, w):
+            yield dataclasses.replace(layer, passes=passes)
+
+    def _mamba(self, part: str, wide: int, h: int, w: int) -> Iterator[Layer]:
+        d, n, rank = self.inner(wide), self.states, self.dt_rank(wide)
         yield Layer(part, "in_proj", "linear", wide, 2 * d, h, w, bias=False)
         yield Layer(part, "conv1d", "conv1d", d, d, h, w, CONV1D_TAPS, groups=d)
         yield Layer(part, "x_proj", "linear", d, rank + 2 * n, h, w, bias=False)
@@ -231,9 +248,13 @@ class NetSpec:
                     bias=False, norm=True)  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Return the spec as plain JSON, for checkpoints and manifests."""
+        """Return the spec as plain JSON, for checkpoints and manifests.
+
+        ``mamba`` is left out where it is causal: files from before there was a choice stay equal.
+        """
         return {k: list(v) if isinstance(v, tuple) else v
-                for k, v in dataclasses.asdict(self).items()}  # fmt: skip
+                for k, v in dataclasses.asdict(self).items()
+                if (k, v) != ("mamba", "causal")}  # fmt: skip
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> NetSpec:

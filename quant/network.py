@@ -231,6 +231,11 @@ class QuantLMaUNet(nn.Module):
         keep_norms: bool = False,
     ) -> None:
         super().__init__()
+        if model.spec.mamba != "causal":
+            raise UserError(
+                f"spec {model.spec.name} has mamba={model.spec.mamba!r}; only 'causal' can be "
+                "quantized"
+            )
         model = copy.deepcopy(model) if keep_norms else fold(model)
         self.spec: NetSpec = model.spec
         self.bits = weight_bits(self.spec, bits or {})

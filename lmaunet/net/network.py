@@ -30,7 +30,7 @@ class LargeKernelMamba(nn.Module):
     """LKM: local features by a KxK depthwise convolution, global ones by Mamba over its pixels.
 
     ``local = norm(depthwise(proj(x)))``; ``out = local + mamba(local)`` over the H*W tokens in
-    raster order.
+    raster order. :class:`~lmaunet.spec.NetSpec` has variants of the second term.
     """
 
     def __init__(self, channels: int, out: int, kernel: int, spec: NetSpec) -> None:
@@ -38,14 +38,21 @@ class LargeKernelMamba(nn.Module):
         self.proj = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
         self.local = nn.Conv2d(out, out, kernel, padding=kernel // 2, groups=out, bias=False)
         self.norm = nn.BatchNorm2d(out)
-        self.mamba = Mamba(out, spec.inner(out), spec.states)
+        self.kind = spec.mamba
+        if spec.mamba != "none":
+            self.mamba = Mamba(out, spec.inner(out), spec.states)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, channels, H, W)`` to ``(B, out, H, W)``."""
         local = self.norm(self.local(self.proj(x)))
+        if self.kind == "none":
+            return local
         batch, channels, height, width = sizes(local)
         tokens = local.reshape(batch, channels, height * width).transpose(1, 2)
-        return local + self.mamba(tokens).transpose(1, 2).reshape(sizes(local))
+        found = self.mamba(tokens)
+        if self.kind == "both":
+            found = (found + self.mamba(tokens.flip(1)).flip(1)) / 2
+        return local + found.transpose(1, 2).reshape(sizes(local))
 
 
 class LocalPyramid(nn.Module):

@@ -13,6 +13,8 @@ VARIANTS = {
         "expand": 2, "decoder_convs": 2, "decoder_widths": (4, 4, 8, 8), "kernels": (9, 7, 5, 3),
     },
     "strides": {"strides": (1, 2, 2, 2), "in_channels": 3, "classes": 4},
+    "both ways": {"mamba": "both"},
+    "no mamba": {"mamba": "none"},
 }  # fmt: skip
 
 

@@ -108,3 +108,9 @@ def test_calibration_refuses_what_it_cannot_use(tiny_model):
         calibrate(quantized, np.zeros((3, 1, 32, 32), np.float32))
     with pytest.raises(UserError, match="every calibration pixel is 1"):
         calibrate(quantized, np.ones((8, 1, 32, 32), np.float32))
+
+
+def test_only_the_causal_scan_is_quantized(tiny_spec):
+    spec = tiny_spec.replace(mamba="both")
+    with pytest.raises(UserError, match="mamba='both'; only 'causal' can be quantized"):
+        QuantLMaUNet(LMaUNet(spec))

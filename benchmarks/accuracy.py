@@ -10,7 +10,8 @@ validation cases, which no training, calibration or bit selection sees. A method
 
 with any of the suffixes ``-pow2`` (power-of-two scales), ``-folded`` (normalizations folded before
 the training instead of after it) and ``-distill`` (the float network's classes join the loss).
-Each method also gives a row ``METHOD-ptq``: the same network calibrated only.
+Each method also gives a row ``METHOD-ptq``: the same network calibrated only. A method that is
+named so gives that row alone, without any training.
 
     python benchmarks/accuracy.py --spec edge --data DATA/NAME_train.npz --seeds 0,1,2 \
         --methods w8,3x3w4 --runs runs/accuracy -o results/accuracy
@@ -37,6 +38,7 @@ from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, tool_versions, write_json
 
 DISTILLATION = 1.0
+PTQ = "-ptq"
 METHOD = re.compile(r"(w8|w4|w3|w2|3x3w4|3x3w3|(?P<mb>[0-9.]+)mb)(?P<suffixes>(-[a-z0-9]+)*)")
 
 
@@ -102,6 +104,9 @@ def measure_seed(
     floats = read_json(control.folder / "control.json")["scores"]
     networks = {"float32": {"scores": floats["float32"]}, "control": {"scores": floats["control"]}}
     for method in arguments.methods.split(","):
+        if method.endswith(PTQ):
+            networks[method] = _calibrated(method, checkpoint, source, spec, progress)
+            continue
         options = options_of(
             method, arguments.extra_epochs, arguments.extra_rate, arguments.batch, seed
         )
@@ -110,7 +115,7 @@ def measure_seed(
         ).folder
         found = read_json(folder / "qat.json")
         shipped = _file_bytes(folder, spec)
-        for name, key in ((f"{method}-ptq", "ptq"), (method, "qat")):
+        for name, key in ((f"{method}{PTQ}", "ptq"), (method, "qat")):
             networks[name] = {
                 "scores": found["scores"][key],
                 "weight_bits": found["weight_bits"],
@@ -130,6 +135,34 @@ def measure_seed(
             "date": datetime.date.today().isoformat(),
             "tools": tool_versions(),
         },
+    }
+
+
+def _calibrated(
+    method: str, checkpoint: Path, source: DataSource, spec: NetSpec, progress: Any
+) -> dict[str, Any]:
+    """Return the scores of a network that is quantized by calibration only."""
+    from export.cpu_file import file_bytes
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+    from quant.calibration import calibrate
+    from quant.network import QuantLMaUNet, count_weight_bits
+    from quant.qat import calibration_images, evaluate
+
+    settings = options_of(method.removesuffix(PTQ), 1, 1e-4, 8, 0).settings(spec)
+    if settings.budget_bytes is not None:
+        raise UserError(f"{method}: a budget chooses bits for QAT; leave out {PTQ}")
+    data = source.load(spec)
+    network = QuantLMaUNet(
+        restore(load_checkpoint(checkpoint), checkpoint), settings.bits, scales=settings.scales
+    )
+    images = calibration_images(data)
+    calibrate(network, images)
+    progress(0.5, f"{method} on held-out slices")
+    counts = count_weight_bits(spec, network.bits)
+    return {
+        "scores": evaluate(network, data).to_json(),
+        "weight_bits": {str(bits): count for bits, count in sorted(counts.items())},
+        "size_bytes": file_bytes(network, images),
     }
 
 

@@ -34,6 +34,7 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
     if isinstance(detail.get("sms"), list) and detail["sms"]:
         yield "Built for", ", ".join(f"SM{sm}".replace("SMSM", "SM") for sm in detail["sms"])
     yield from _convolutions(detail)
+    yield from _packing(detail)
     precisions = detail.get("precisions")
     if isinstance(precisions, Mapping) and precisions:
         yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
@@ -59,6 +60,19 @@ def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     count = detail.get("integer_convolutions")
     if isinstance(count, int):
         yield "Integer convolutions", str(count)
+
+
+def _packing(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
+    """Yield how far weights below 8 bits shrink the file, and how long it takes to load."""
+    packing = detail.get("packing")
+    if isinstance(packing, Mapping) and _counts(
+        packing.get("packed_bytes"), packing.get("unpacked_bytes")
+    ):
+        packed, unpacked = packing["packed_bytes"], packing["unpacked_bytes"]
+        yield "Weights", f"{packed / 1e6:.3f} MB packed, {unpacked / 1e6:.3f} MB as INT8"
+    load = detail.get("load")
+    if isinstance(load, Mapping) and _counts(load.get("packed_ms")):
+        yield "Load time", Shown("load_ms", f"{load['packed_ms']:.0f}", "ms", "measured")
 
 
 def _provenance(detail: Mapping[str, Any], key: str) -> str:

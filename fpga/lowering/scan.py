@@ -1,8 +1,13 @@
-"""The selective scan: one hardware node of our own whose arithmetic is :mod:`lmaunet.scan`."""
+"""The selective scan: one hardware node of our own whose arithmetic is :mod:`lmaunet.scan`.
+
+The number formats are those that the file carries, which were chosen and scored with the network.
+A file without them is calibrated on the sample images, with the default widths.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,17 +16,20 @@ from fpga.lowering.pointwise import Quantizer
 from fpga.lowering.values import Codes, PendingScan
 from lmaunet.errors import UserError
 
+if TYPE_CHECKING:
+    from lmaunet.scan.formats import ScanScales
+    from lmaunet.spec import ScanSpec
+
 
 def selective_scan(
     graph: HardwareGraph, scan: PendingScan, to: Quantizer, origin: str
 ) -> Codes:  # fmt: skip
-    """Emit the scan with the formats that its scales and its calibration ask for.
+    """Emit the scan with the formats of its file, or else with those that calibration asks for.
 
     Raises:
-        UserError: where a stream is not INT8.
+        UserError: where a stream is not INT8, or the file's formats are of another scan.
     """
     from lmaunet.scan.formats import ScanScales
-    from lmaunet.scan.integer import calibrate, to_codes
 
     for name, codes in (("x", scan.x), ("dt", scan.dt), ("B", scan.B), ("C", scan.C)):
         if codes.dtype != "INT8":
@@ -31,12 +39,8 @@ def selective_scan(
             f"{graph.current}: scan output {to.dtype} {to.low}..{to.high}; expected INT8"
         )
     scales = ScanScales(scan.x.scale, scan.dt.scale, scan.B.scale, scan.C.scale, to.scale)
-    x, dt, b = (
-        to_codes(seen, codes.scale)
-        for seen, codes in zip(scan.calibration, (scan.x, scan.dt, scan.B), strict=True)
-    )
     rates, skip = scan.A.astype(np.float64), scan.D.astype(np.float64)
-    spec = calibrate(scales, rates, skip, x, dt, b).spec
+    spec = _formats(graph.current, scan, scales, rates, skip)
     formats = spec.formats
     constants = [
         graph.constant(f"{origin}_A", rates, "FLOAT64"),
@@ -54,3 +58,24 @@ def selective_scan(
     )  # fmt: skip
     codes = Codes(output, scan.x.stream, scan.layout, origin, to.dtype, to.low, to.high, to.scale)
     return graph.record(codes, "scan")
+
+
+def _formats(
+    label: str, scan: PendingScan, scales: ScanScales, rates: np.ndarray, skip: np.ndarray
+) -> ScanSpec:
+    from lmaunet.scan.integer import IntegerScan, calibrate, to_codes
+
+    if scan.formats is not None:
+        try:
+            IntegerScan.from_real(scan.formats, scales, rates, skip)
+        except UserError as error:
+            raise UserError(
+                f"{label}: the file's number formats are not those of this scan: {error}; "
+                "export the network again"
+            ) from error
+        return scan.formats
+    x, dt, b = (
+        to_codes(seen, codes.scale)
+        for seen, codes in zip(scan.calibration, (scan.x, scan.dt, scan.B), strict=True)
+    )
+    return calibrate(scales, rates, skip, x, dt, b).spec

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmaunet.spec import ScanSpec
+
 
 @dataclass(frozen=True)
 class Value:
@@ -91,7 +93,8 @@ class Padded(Value):
 class PendingScan(Value):
     """A selective scan whose output format comes with the quantization that follows.
 
-    ``calibration`` holds x, dt and B as seen on sample images, real, ``(n, L, channels)``.
+    ``formats`` are the number formats that the file carries. Where it carries none, ``calibration``
+    holds x, dt and B as seen on sample images, real, ``(n, L, channels)``.
     """
 
     x: Codes
@@ -101,6 +104,7 @@ class PendingScan(Value):
     A: np.ndarray
     D: np.ndarray
     calibration: tuple[np.ndarray, ...]
+    formats: ScanSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -316,6 +316,8 @@ def _relayout(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[A
 
 @_rule(SCAN_OP)
 def _scan(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+    from export.scan_metadata import read_scan_formats
+
     label = walk.graph.current
     streams = []
     for name, value in zip(
@@ -326,12 +328,14 @@ def _scan(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any])
         streams.append(walk.graph.as_tokens(value, label))
     x, dt, b, c = streams
     rates, skip = (_constant(walk, v, n) for v, n in ((inputs[2], "A"), (inputs[5], "D")))
-    missing = [name for name in (*node.input[:2], node.input[3]) if name not in walk.calibration]
+    formats = read_scan_formats(node)
+    ranges = (*node.input[:2], node.input[3]) if formats is None else ()
+    missing = [name for name in ranges if name not in walk.calibration]
     if missing:
         raise UserError(f"{label}: no calibration data for {missing[0]}; give sample images")
-    inputs_seen = [walk.calibration[name] for name in (*node.input[:2], node.input[3])]
+    seen = tuple(walk.calibration[name] for name in ranges)
     return PendingScan(
-        x.tensor, x.stream, x.layout, node.output[0], x, dt, b, c, rates, skip, tuple(inputs_seen)
+        x.tensor, x.stream, x.layout, node.output[0], x, dt, b, c, rates, skip, seen, formats
     )
 
 

@@ -130,8 +130,8 @@ def _solve(
         solver.minimize()
         if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             raise RuntimeError(f"the integer program was not solved: {solver.getModelStatus()}")
-        bits = {key[0]: key[1] for key, var in taken.items() if solver.val(var) > 0.5}
-        if weight_bytes(spec, bits) <= budget_bytes:
-            return bits
+        chosen = {name: width for (name, width), var in taken.items() if solver.val(var) > 0.5}
+        if weight_bytes(spec, chosen) <= budget_bytes:
+            return chosen
         solver.removeConstr(constraint)
     raise RuntimeError(f"the integer program oversteps {budget_bytes} bytes")

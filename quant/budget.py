@@ -11,7 +11,7 @@ from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.train.loop import Progress
 from quant.allocation import Allocation, allocate, smallest_bits, weight_bytes
-from quant.calibration import calibrate
+from quant.calibration import calibrate, spread
 from quant.convolution import Scales
 from quant.network import QuantLMaUNet
 from quant.sensitivity import measure
@@ -66,9 +66,8 @@ def allocate_for_file(
             f"smallest takes {smallest / 1e6:.3f} MB (2 bits everywhere but in the first layer and "
             f"the head); give --budget-mb {_rounded_up(smallest)} or more, or a smaller spec"
         )
-    step = max(1, len(images) // SENSITIVITY_IMAGES)
     sensitivity = measure(
-        model, images[::step][:SENSITIVITY_IMAGES],
+        model, spread(images, SENSITIVITY_IMAGES),
         lambda fraction, line: progress(0.1 + 0.7 * fraction, line), scales,
     )  # fmt: skip
     rest = smallest - weight_bytes(spec, least)

@@ -34,6 +34,11 @@ def choose_slices(data: Dataset, count: int = CALIBRATION_IMAGES) -> np.ndarray:
     return np.array(sorted(chosen))
 
 
+def spread(images: np.ndarray, count: int) -> np.ndarray:
+    """Return ``count`` of the images, evenly spread; all where there are no more."""
+    return images[:: max(1, len(images) // count)][:count]
+
+
 def check_images(images: np.ndarray) -> None:
     """Raise :class:`UserError` for images that nothing can be calibrated with."""
     if len(images) < MINIMUM_IMAGES:

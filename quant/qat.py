@@ -23,10 +23,21 @@ from lmaunet.train.loop import Progress, Schedule, Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score
 from lmaunet.train.processes import Processes
 from quant.budget import allocate_for_file
-from quant.calibration import calibrate, check_images, choose_slices, fix_scales, notices
+from quant.calibration import (
+    calibrate,
+    check_images,
+    choose_slices,
+    fix_scales,
+    notices,
+    spread,
+)
 from quant.convolution import SCALES, Scales
 from quant.explain import explain
 from quant.network import QuantLMaUNet, count_weight_bits
+from quant.scan_formats import SiteFormats, choose_for_network, write_formats
+
+SCAN_IMAGES, EXPLAIN_IMAGES = 8, 8
+"""Calibration images from which the scans' number formats are chosen, and costs explained."""
 
 FileBytes = Callable[[QuantLMaUNet], int]
 """Returns the size of the file that a calibrated network would ship as, in bytes."""
@@ -134,7 +145,8 @@ def quantize(
     """Quantize a trained network, train it so, and write the results into ``folder``.
 
     Writes ``model.pt`` (the quantized network), ``qat.json`` (its scores before and after the
-    training, notices, history), and under a budget ``allocation.json``.
+    training, notices, history), ``scan.json`` (the number formats of its scans in integers), and
+    where asked for ``allocation.json`` and ``explain.json``.
 
     Args:
         model: the trained FP32 network.
@@ -187,8 +199,16 @@ def quantize(
     if processes.first:
         progress(0.9, "scoring QAT on held-out slices")
         scores["qat"] = evaluate(quantized, data)
+        formats: list[SiteFormats] = []
+        try:
+            formats = choose_for_network(
+                quantized, spread(images, SCAN_IMAGES), progress=lambda line: progress(0.91, line)
+            )
+        except UserError as error:
+            noticed.append(f"no number formats were chosen for the scans in integers: {error}")
+        write_formats(folder / "scan.json", formats)
         if settings.explain:
-            rows = explain(quantized, images[: len(images) // 4], part(progress, 0.92, 0.08))
+            rows = explain(quantized, spread(images, EXPLAIN_IMAGES), part(progress, 0.92, 0.08))
             write_json(folder / "explain.json", rows)
         save_checkpoint(
             folder / "model.pt", model.spec, quantized, kind="quantized",

@@ -196,21 +196,28 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
     ``samples.npz`` (training images) and ``export.json``.
     """
+    from export import network
     from export.agreement import check_exports
+    from export.scan_metadata import write_scan_formats
     from lmaunet.net.checkpoint import load_checkpoint, restore
     from quant.qat import load_quantized
+    from quant.scan_formats import read_formats
 
     folder = run / "qat"
     manifest = read_manifest(folder)
     quantized = load_quantized(folder / "model.pt")
     options = {"data": source.to_json(), "spec": manifest["options"]["spec"]}
-    stage = Stage(run, "export", {"model": folder / "model.pt"}, options, code=("export",))
+    inputs = {"model": folder / "model.pt", "scan": folder / "scan.json"}
+    stage = Stage(run, "export", inputs, options, code=("export",))
 
     def work(out: Path) -> None:
         path = run / "control" / "control.pt"
         float32 = restore(load_checkpoint(path), path)
         images = samples_of(source.load(quantized.spec))
         write_graphs(out, float32, quantized, images, progress)
+        formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]
+        for name in (network.QCDQ, network.QONNX) if formats else ():
+            write_scan_formats(out / name, formats)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
         agreements = check_exports(out, images[:1], float32, quantized)
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})

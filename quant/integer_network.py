@@ -72,7 +72,7 @@ def record_scans(model: QuantLMaUNet, images: np.ndarray, batch: int = 8) -> lis
     def keep(index: int, codes: ScanCodes) -> None:
         seen[index].append(codes)
 
-    with _scans(sites, keep):
+    with replaced_scans(sites, keep):
         _run(model, images, batch)
     return [
         ScanCodes(*(np.concatenate(part) for part in zip(*(c.stimuli for c in parts), strict=True)))
@@ -108,17 +108,18 @@ def integer_scans(model: QuantLMaUNet, specs: Sequence[ScanSpec]) -> Iterator[li
         saturations[index].update(result.saturations)
         return result.y * sites[index].scales.y
 
-    with _scans(sites, compute):
+    with replaced_scans(sites, compute):
         yield saturations
 
 
 @contextlib.contextmanager
-def _scans(
+def replaced_scans(
     sites: Sequence[ScanSite], see: Callable[[int, ScanCodes], Real | None]
 ) -> Iterator[None]:
-    """Call ``see`` with the codes of each scan that is computed, and its index.
+    """Call ``see`` with the index and the codes of each scan that a network computes.
 
-    What ``see`` returns, y ``(n, L, channels)``, takes the place of the float scan's result.
+    What ``see`` returns, y ``(n, L, channels)``, takes the place of the float scan's result; where
+    it returns None, that stays.
     """
     with contextlib.ExitStack() as stack:
         for index, site in enumerate(sites):

@@ -2,7 +2,8 @@
 
 - ``recurrence``: the recurrence itself, the only place where it is written.
 - ``real``: float64, where a cut is the identity. The reference.
-- ``integer``: fixed point, where a cut rounds and saturates. Hardware computes it bit for bit.
+- ``integer_algebra``: fixed point, where a cut rounds and saturates.
+- ``integer``: the scan in it. Hardware computes it bit for bit.
 - ``fixed``: fixed-point numbers and their rounding.
 - ``tables``: the integer algebra's softplus and 2^-v.
 - ``formats``: how the formats of the cuts follow from a calibrated scan.

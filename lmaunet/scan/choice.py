@@ -1,7 +1,8 @@
 """The cheapest formats of a scan whose integers stay close enough to the real scan.
 
-How close is a signal-to-quantization-noise ratio (SQNR) of the accumulators, integer against real,
-on the codes of a calibration set: in aggregate, and for the worst channel.
+How close is a signal-to-quantization-noise ratio (SQNR) of the accumulators that gain multiplies,
+integer against real, on the codes of a calibration set: in aggregate, and for the worst channel. (Y
+itself would hide the scan's noise behind its own rounding to 8 bits.)
 
 The widths are searched on a model of the noise. Each width is narrowed alone, all others being
 wide, and the noise that it adds to each channel is measured. Roundings of different cuts are almost
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmaunet.errors import UserError
+from lmaunet.scan.fixed import Fixed, cut
 from lmaunet.scan.formats import ScanScales, ScanStatistics, Widths, observe_scan, spec_for
 from lmaunet.scan.integer import IntegerScan
 from lmaunet.scan.real import Real
@@ -283,7 +285,10 @@ def merge(parts: Iterable[ScanStatistics]) -> ScanStatistics:
 
 def _noise(scan: IntegerScan, codes: ScanCodes, real: Real) -> Noise:
     result = scan.run(*codes.stimuli)
-    got = np.ldexp(result.accumulators.astype(np.float64), -result.accumulator_frac)
+    form = scan.spec.formats["accumulator"]
+    got = cut(Fixed(result.accumulators, result.accumulator_frac), form)[0].to_real()
+    # both are clipped as y will be
+    real = np.clip(real, math.ldexp(form.low, -form.frac), math.ldexp(form.high, -form.frac))
     unit = scan.scales.gain**2
     return Noise(np.square(real).mean((0, 1)) * unit, np.square(got - real).mean((0, 1)) * unit)
 

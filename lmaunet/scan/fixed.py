@@ -49,13 +49,16 @@ def round_half_up(code: Codes, bits: int) -> Codes:
     return (code + (1 << (bits - 1))) >> bits
 
 
-def cut(value: Fixed, to: Format) -> tuple[Fixed, int]:
-    """Return a number rounded half up and saturated to a format, and how many saturated."""
+def cut(value: Fixed, to: Format) -> tuple[Fixed, npt.NDArray[np.bool_] | None]:
+    """Return a number rounded half up and saturated to a format, and where it saturated.
+
+    The latter is None where no element did.
+    """
     code = round_half_up(value.code, value.frac - to.frac)
     if code.size and (code.min() < to.low or code.max() > to.high):
-        saturated = int(np.count_nonzero((code < to.low) | (code > to.high)))
+        saturated = (code < to.low) | (code > to.high)
         return Fixed(np.clip(code, to.low, to.high), to.frac), saturated
-    return Fixed(code, to.frac), 0
+    return Fixed(code, to.frac), None
 
 
 def nearest(value: npt.ArrayLike, to: Format) -> Codes:

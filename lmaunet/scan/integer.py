@@ -1,4 +1,4 @@
-"""The integer algebra, and a selective scan in integers: what the hardware computes, bit for bit.
+"""A selective scan in integers: what the hardware computes, bit for bit.
 
 Everything that a hardware generator needs can be read from an :class:`IntegerScan`: the formats of
 the cuts (``spec.formats``), the constants and tables as integer codes, and the range of every
@@ -7,15 +7,14 @@ intermediate (``ranges``).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lmaunet.errors import UserError
-from lmaunet.scan.fixed import Codes, Fixed, cut, nearest
+from lmaunet.scan.fixed import Codes, Fixed, nearest
 from lmaunet.scan.formats import (
     DEFAULT_WIDTHS,
     FULL_SCALE,
@@ -26,88 +25,12 @@ from lmaunet.scan.formats import (
     observe_scan,
     spec_for,
 )
+from lmaunet.scan.integer_algebra import IntegerAlgebra, deepest_shift
 from lmaunet.scan.real import LOG2_E, Real, check_rates, check_shapes, trace
 from lmaunet.scan.recurrence import CONSTANTS, CUTS, ScanTrace, run
-from lmaunet.scan.tables import DT, Exp2Table, shift_right, softplus_table
+from lmaunet.scan.tables import DT, Exp2Table, softplus_table
 from lmaunet.scan.widths import LARGEST_WIDTH, Range, RangeAlgebra, scan_ranges
 from lmaunet.spec import Format, ScanSpec
-
-
-@dataclass
-class IntegerAlgebra:
-    """Numbers are :class:`Fixed`; see :class:`lmaunet.scan.recurrence.Algebra`.
-
-    Args:
-        formats: the format of each cut.
-        constants: the constants.
-        softplus: delta for each code of dt, ``(256,)``, with the fractional bits of ``delta``.
-        exp2: the table of 2 ** -f.
-        shift: of each channel's state, ``(channels,)``.
-        saturations: counts the numbers that each cut saturated.
-    """
-
-    formats: Mapping[str, Format]
-    constants: Mapping[str, Fixed]
-    softplus: Codes
-    exp2: Exp2Table
-    shift: Codes
-    saturations: Counter[str] = field(default_factory=Counter)
-
-    def mul(self, left: Fixed, right: Fixed) -> Fixed:
-        """Return the product, with the sum of the fractional bits."""
-        return Fixed(left.code * right.code, left.frac + right.frac)
-
-    def add(self, left: Fixed, right: Fixed) -> Fixed:
-        """Return the sum, with the larger number of fractional bits."""
-        frac = max(left.frac, right.frac)
-        return Fixed((left.code << (frac - left.frac)) + (right.code << (frac - right.frac)), frac)
-
-    def sum_states(self, value: Fixed) -> Fixed:
-        """Return the sum over the last axis."""
-        return Fixed(value.code.sum(-1), value.frac)
-
-    def lift(self, value: Fixed) -> Fixed:
-        """Return the product with 2**shift of each channel."""
-        return Fixed(value.code << self.shift, value.frac)
-
-    def lower(self, value: Fixed) -> Fixed:
-        """Return the product with 2**-shift of each channel.
-
-        All get the fractional bits that the largest shift needs, which is where hardware aligns
-        them too before the cut that follows.
-        """
-        largest = int(self.shift.max())
-        return Fixed(value.code << (largest - self.shift), value.frac + largest)
-
-    def table(self, name: str, value: Fixed) -> Fixed:
-        """Return softplus, already rounded, or 2 ** -v, whose mantissa is cut before the shift."""
-        if name == "softplus":
-            return Fixed(self.softplus[value.code - DT.low], self.formats["delta"].frac)
-        mantissa = self.cut("mantissa", self.exp2.interpolate(value))
-        return shift_right(mantissa, value, deepest_shift(self.formats))
-
-    def cut(self, name: str, value: Fixed) -> Fixed:
-        """Return the value in a format: rounded half up, then saturated."""
-        result, saturated = cut(value, self.formats[name])
-        self.saturations[name] += saturated
-        return result
-
-    def constant(self, name: str) -> Fixed:
-        """Return a constant."""
-        return self.constants[name]
-
-    def zero_state(self, shape: tuple[int, ...]) -> Fixed:
-        """Return zeros in the format of the state."""
-        return Fixed(np.zeros(shape, np.int64), self.formats["state"].frac)
-
-    def join(self, values: Sequence[Fixed]) -> Fixed:
-        """Return the concatenation along the first axis."""
-        return Fixed(np.concatenate([v.code for v in values]), values[0].frac)
-
-
-def deepest_shift(formats: Mapping[str, Format]) -> int:
-    """Return the shift from which on a mantissa of at most 1 is cut to a decay of zero."""
-    return formats["decay"].frac + 2
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmaunet.errors import UserError
-from lmaunet.scan.recurrence import ScanTrace, run
+from lmaunet.scan.recurrence import ScanTrace, decays, run
 
 Real = npt.NDArray[np.float64]
 
@@ -55,6 +55,10 @@ class RealAlgebra:
     def cut(self, name: str, value: Real) -> Real:
         """Return the value itself."""
         return value
+
+    def decays(self, dt: Real, delta: Real) -> Real:
+        """Return the decays of delta."""
+        return decays(self, delta)
 
     def constant(self, name: str) -> Real:
         """Return a constant."""

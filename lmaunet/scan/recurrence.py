@@ -70,6 +70,9 @@ class Algebra(Protocol[V]):
     def cut(self, name: str, value: V) -> V:
         """Return the value in the format of the cut ``name``: rounded, then saturated."""
 
+    def decays(self, dt: V, delta: V) -> V:
+        """Return :func:`decays` of delta, which may be looked up by the dt that delta came from."""
+
     def constant(self, name: str) -> V:
         """Return ``rate`` (channels, states), ``skip`` (channels,) or ``gain`` ()."""
 
@@ -105,10 +108,14 @@ def prepare(k: Algebra[Any], x: Any, dt: Any, b: Any) -> tuple[Any, Any]:
         decay and inflow into g, both ``(..., channels, states)``.
     """
     delta = k.cut("delta", k.table("softplus", dt))
-    exponent = k.cut("exponent", k.mul(delta[..., None], k.constant("rate")))
-    decay = k.cut("decay", k.table("exp2_negative", exponent))
     drive = k.cut("drive", k.lift(k.mul(delta, x)))
-    return decay, k.mul(drive[..., None], b[..., None, :])
+    return k.decays(dt, delta), k.mul(drive[..., None], b[..., None, :])
+
+
+def decays(k: Algebra[Any], delta: Any) -> Any:
+    """Return the decay ``(..., channels, states)`` of time steps delta ``(..., channels)``."""
+    exponent = k.cut("exponent", k.mul(delta[..., None], k.constant("rate")))
+    return k.cut("decay", k.table("exp2_negative", exponent))
 
 
 def advance(k: Algebra[Any], h: Any, decay: Any, inflow: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmaunet.errors import UserError
-from lmaunet.scan.recurrence import CUTS, advance, prepare, read_out
+from lmaunet.scan.recurrence import CUTS, advance, decays, prepare, read_out
 from lmaunet.spec import Format
 
 # Of 64 bits: one for the half that a cut adds before it drops bits, and one to spare.
@@ -105,6 +105,10 @@ class RangeAlgebra:
         self._checked(f"cut {name!r}", Range(value.low << up, value.high << up, value.frac + up))
         self.before_cut[name] = value
         return Range.of(form)
+
+    def decays(self, dt: Range, delta: Range) -> Range:
+        """Return the range of the decays of delta."""
+        return decays(self, delta)
 
     def constant(self, name: str) -> Range:
         """Return the range of a constant."""

@@ -79,7 +79,10 @@ def test_measured_noise_is_that_of_the_accumulators(bench):
     scan, codes = bench
     result = scan.run(*codes.stimuli)
     real = scan.run_real(*codes.stimuli).accumulator.swapaxes(0, 1)
-    got = np.ldexp(result.accumulators.astype(float), -result.accumulator_frac)
+    frac = scan.spec.formats["accumulator"].frac
+    exact = np.ldexp(result.accumulators.astype(float), -result.accumulator_frac)
+    got = np.ldexp(np.floor(np.ldexp(exact, frac) + 0.5), -frac)
+    assert result.saturations["accumulator"] == 0
     assert measure(scan, codes).sqnr_db == pytest.approx(sqnr_db(real, got), abs=1e-9)
     mutant = dataclasses.replace(scan, rate=scan.rate + 8)
     assert measure(mutant, codes).sqnr_db < measure(scan, codes).sqnr_db - 3

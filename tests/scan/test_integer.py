@@ -10,7 +10,8 @@ from scan_oracle import oracle_codes, oracle_of
 from lmaunet.errors import UserError
 from lmaunet.scan import fixed, recurrence
 from lmaunet.scan.formats import ScanScales
-from lmaunet.scan.integer import IntegerAlgebra, IntegerScan, calibrate, to_codes
+from lmaunet.scan.integer import IntegerScan, calibrate, to_codes
+from lmaunet.scan.integer_algebra import IntegerAlgebra
 from lmaunet.scan.recurrence import CUTS
 from lmaunet.scan.vectors import corners, synthetic
 from lmaunet.spec import Format, ScanSpec
@@ -209,11 +210,8 @@ def test_another_rounding_is_caught(monkeypatch, rounding):
 def lifted_after_the_cut(k, x, dt, b):
     """The mutant of a shifter on the wrong side of the drive's rounding."""
     delta = k.cut("delta", k.table("softplus", dt))
-    exponent = k.cut("exponent", k.mul(delta[..., None], k.constant("rate")))
     drive = k.lift(k.cut("drive", k.mul(delta, x)))
-    return k.cut("decay", k.table("exp2_negative", exponent)), k.mul(
-        drive[..., None], b[..., None, :]
-    )
+    return k.decays(dt, delta), k.mul(drive[..., None], b[..., None, :])
 
 
 def unaligned(self, value):

@@ -1,0 +1,278 @@
+"""What integers in the scan cost a trained network, by the widths of the scan.
+
+    python benchmarks/scan_accuracy.py --run RUN --images 40 -o results/scan_integers.json
+
+The quantized network of a run (``RUN/qat``; quantized after training where there is none) computes
+its scans in integers, on validation slices. So does a network that is made to lean on its scans
+(``scan_leaning.py``): it is trained here for ``--epochs`` from the run's float network, because in
+one that does not lean, hardly any format costs Dice. ``--epochs 0`` leaves it out.
+
+Formats are chosen on the calibration slices of the training part. Columns:
+
+- per scan: SQNR in dB of the accumulators that y is rounded from, integer against float64 on the
+  same codes of validation slices: over all channels / of the worst one that y's rounding leaves;
+- saturated: numbers that a cut saturated with harm, of all scans;
+- pixels: the share of the pixels, foreground with either, whose class is that of the float scan;
+- Dice: 3-D, for each case, mean over classes, in percent.
+
+Rows: ``float64`` is the real scan of the codes, rounded to codes of y: what agreement the rounding
+alone leaves. ``y = 0`` takes the scans out. ``chosen`` is ``quant.scan_formats``; the others are
+``lmaunet.scan.formats.Widths`` with one thing changed.
+
+The line "8-bit inputs" is the SQNR of the real scan of the codes against that of the values before
+they were quantized: the noise that the integers' own comes on top of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from scan_leaning import quantize_leaning, train_leaning
+
+from lmaunet.data.dataset import Dataset
+from lmaunet.deploy.runs import DataSource, choose_data
+from lmaunet.errors import UserError
+from lmaunet.net.checkpoint import load_checkpoint, restore
+from lmaunet.scan.choice import ScanCodes, measure
+from lmaunet.scan.formats import Widths, spec_for
+from lmaunet.scan.real import selective_scan
+from lmaunet.scan.vectors import sqnr_db
+from lmaunet.stage import tool_versions, write_json
+from lmaunet.train.metrics import predict_logits, score
+from quant.calibration import calibrate, choose_slices
+from quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
+from quant.network import QuantLMaUNet
+from quant.qat import load_quantized
+from quant.scan_formats import TARGET_DB, choose_for_network
+
+HARMLESS = ("exponent", "accumulator", "output")
+BATCH = 8
+
+CASES = {
+    "default: state 18, shifts": Widths(),
+    "state 16, shifts": Widths(state_bits=16),
+    "state 14, shifts": Widths(state_bits=14),
+    "state 12, shifts": Widths(state_bits=12),
+    "state 10, shifts": Widths(state_bits=10),
+    "state 18": Widths(per_channel=False),
+    "state 16": Widths(state_bits=16, per_channel=False),
+    "state 14": Widths(state_bits=14, per_channel=False),
+    "state 12": Widths(state_bits=12, per_channel=False),
+    "16 lines of 2^-f": Widths(exp_segments=16),
+    "4 lines of 2^-f": Widths(exp_segments=4),
+    "decay 8": Widths(decay_frac=7),
+    "delta 10": Widths(delta_bits=10),
+    "delta 8": Widths(delta_bits=8),
+    "accumulator 30": Widths(accumulator_bits=30),
+    "accumulator 12": Widths(accumulator_bits=12),
+}
+
+
+class Bench:
+    """One quantized network, the slices that it is scored on, and what its float scans give."""
+
+    def __init__(self, model: QuantLMaUNet, data: Dataset, images: int, target_db: float) -> None:
+        self.model, self.data = model, data
+        self.val = data.val.take(spread(len(data.val), images))
+        self.sites = scan_sites(model)
+        started = time.perf_counter()
+        calibration = data.train.images[choose_slices(data)]
+        self.chosen = choose_for_network(model, calibration, target_db)
+        self.seconds_to_choose = time.perf_counter() - started
+        heard = self.val.images[spread(len(self.val), BATCH)]
+        self.codes = record_scans(model, heard)
+        self.inputs_db = input_noise(model, heard)
+        self.float_classes = self.predict()
+
+    def predict(self) -> np.ndarray:
+        return predict_logits(self.model, self.val.images, BATCH).argmax(1)
+
+    def judge(self, name: str, classes: np.ndarray) -> dict:
+        foreground = (classes > 0) | (self.float_classes > 0)
+        same = (classes == self.float_classes)[foreground]
+        scores = score(classes, self.val.labels, self.val.cases, self.data.classes,
+                       self.data.spacing_mm)  # fmt: skip
+        return {
+            "formats": name,
+            "pixels": float(same.mean()) if same.size else 1.0,
+            "dice": scores.dice,
+            "per_class": scores.per_class,
+        }
+
+    def without_integers(self) -> list[dict]:
+        """Return the rows that no integer scan computes."""
+        specs = [entry.chosen.spec for entry in self.chosen]
+        scans = [site.integer(spec) for site, spec in zip(self.sites, specs, strict=True)]
+
+        def real(index: int, codes: ScanCodes) -> np.ndarray:
+            output = scans[index].run_real(*codes.stimuli).output.swapaxes(0, 1)
+            return np.clip(np.floor(output + 0.5), -128, 127) * self.sites[index].scales.y
+
+        rows = [self.judge("float scan", self.float_classes)]
+        for name, compute in (
+            ("float64", real),
+            ("y = 0", lambda index, codes: np.zeros(codes.x.shape)),
+        ):
+            with replaced_scans(self.sites, compute):
+                rows.append(self.judge(name, self.predict()))
+        return rows
+
+    def with_integers(self, name: str, widths: Widths | None) -> dict:
+        """Return the row of one choice of widths; None takes the chosen formats."""
+        if widths is None:
+            specs = [entry.chosen.spec for entry in self.chosen]
+        else:
+            specs = [
+                spec_for(site.scales, site.A, site.D, entry.chosen.statistics, widths)
+                for site, entry in zip(self.sites, self.chosen, strict=True)
+            ]
+        scans = [site.integer(spec) for site, spec in zip(self.sites, specs, strict=True)]
+        noises = [measure(scan, codes) for scan, codes in zip(scans, self.codes, strict=True)]
+        started = time.perf_counter()
+        with integer_scans(self.model, specs) as saturations:
+            classes = self.predict()
+        seconds = (time.perf_counter() - started) / len(self.val)
+        return {
+            **self.judge(name, classes),
+            "sqnr_db": [noise.sqnr_db for noise in noises],
+            "worst_channel_db": [noise.worst_channel_db for noise in noises],
+            "saturated": sum(
+                n for counts in saturations for cut, n in counts.items() if cut not in HARMLESS
+            ),
+            "seconds_per_slice": seconds,
+            "state_shifts": [max(spec.state_shift, default=0) for spec in specs],
+        }
+
+    def table(self, title: str) -> dict:
+        """Print and return all rows."""
+        seconds = self.seconds_to_choose
+        print(f"\n{title}, {len(self.val)} slices; formats chosen in {seconds:.0f} s", flush=True)
+        print(f"{'8-bit inputs':27}", *(f"{db:11.1f}" for db in self.inputs_db))
+        rows = self.without_integers()
+        for row in rows:
+            print_row(row)
+        for name, widths in {"chosen": None, **CASES}.items():
+            rows.append(self.with_integers(name, widths))
+            print_row(rows[-1])
+        return {
+            "network": title,
+            "slices": len(self.val),
+            "seconds_to_choose": self.seconds_to_choose,
+            "input_sqnr_db": dict(zip((s.name for s in self.sites), self.inputs_db, strict=True)),
+            "chosen": [entry.to_json() for entry in self.chosen],
+            "rows": rows,
+        }
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    """Return so many indices, evenly spread, or all."""
+    return np.linspace(0, length, min(count, length), endpoint=False).astype(int)
+
+
+@torch.no_grad()
+def input_noise(model: QuantLMaUNet, images: np.ndarray) -> list[float]:
+    """Return for each scan the SQNR that quantizing x, dt, B and C to 8 bits leaves it."""
+    found = []
+    for site in scan_sites(model):
+        before: dict[str, np.ndarray] = {}
+        after: dict[str, np.ndarray] = {}
+        handles = []
+        for name in ("silu_x", "dt", "b", "c"):
+
+            def keep(module, arguments, value, name=name, pairs=(before, after)):
+                for into, tensor in zip(pairs, (arguments[0], value), strict=True):
+                    into[name] = tensor.flatten(2).transpose(1, 2).numpy()
+
+            module = getattr(site.mamba, f"quant_{name}")
+            handles.append(module.register_forward_hook(keep))
+        model(torch.from_numpy(images))
+        for handle in handles:
+            handle.remove()
+        exact, rounded = (
+            selective_scan(v["silu_x"], v["dt"], site.A, v["b"], v["c"], site.D)
+            for v in (before, after)
+        )
+        found.append(sqnr_db(exact, rounded))
+    return found
+
+
+def print_row(row: dict) -> None:
+    ratios = zip(row.get("sqnr_db", []), row.get("worst_channel_db", []), strict=True)
+    cells = [f"{all_:5.1f}/{worst:5.1f}" for all_, worst in ratios] or [" " * 11] * 4
+    print(
+        f"{row['formats']:27}", *cells, f"{row.get('saturated', ''):>9}",
+        f"{100 * row['pixels']:7.2f}%", f"{100 * row['dice']:6.2f}", flush=True,
+    )  # fmt: skip
+
+
+def quantized_of(run: Path, data: Dataset) -> tuple[QuantLMaUNet, str]:
+    """Return the run's quantized network and how it was quantized."""
+    if (run / "qat" / "model.pt").exists():
+        return load_quantized(run / "qat" / "model.pt"), "QAT"
+    model = QuantLMaUNet(float_of(run))
+    calibrate(model, data.train.images[choose_slices(data)])
+    return model.eval(), "quantized after training"
+
+
+def float_of(run: Path):
+    path = run / "train" / "model.pt"
+    return restore(load_checkpoint(path), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True, help="a run with train, and qat or not")
+    parser.add_argument("--data", type=Path, help="other data than the run's")
+    parser.add_argument("--images", type=int, default=40, help="validation slices, evenly spread")
+    parser.add_argument("--epochs", type=int, default=6, help="of the leaning network")
+    parser.add_argument("--target-db", type=float, default=TARGET_DB)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/scan_integers.json"))
+    options = parser.parse_args()
+    if options.images < 1 or options.epochs < 0:
+        parser.error("--images must be 1 or more, --epochs 0 or more")
+    model = float_of(options.run)
+    source = choose_data(options.run, DataSource(options.data) if options.data else None)
+    data = source.load(model.spec)
+    quantized, how = quantized_of(options.run, data)
+    title = f"{model.spec.name} on {data.name}, {how}"
+    networks = [Bench(quantized, data, options.images, options.target_db).table(title)]
+    if options.epochs:
+        torch.manual_seed(options.seed)
+        leaning = train_leaning(
+            model, data.train, model.spec.classes, options.epochs, options.seed,
+            lambda fraction, line: print(f"\r{fraction:4.0%} {line}", end="", file=sys.stderr),
+        )  # fmt: skip
+        quantized = quantize_leaning(leaning, data.train.images[choose_slices(data)])
+        title = f"the same, leaning on its scans ({options.epochs} epochs)"
+        networks.append(Bench(quantized, data, options.images, options.target_db).table(title))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        options.output,
+        {
+            "data": data.name,
+            "synthetic": data.synthetic,
+            "spec": model.spec.to_json(),
+            "seed": options.seed,
+            "target_db": options.target_db,
+            "widths": {name: asdict(widths) for name, widths in CASES.items()},
+            "networks": networks,
+            "tools": tool_versions(),
+        },
+    )
+    print(f"written: {options.output}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,67 @@
+"""A network made to lean on its scans: without them it knows nothing of its image but fine texture.
+
+In a network as it is trained, the local features and the skip D * x go around the scan, and what
+the scan computes hardly moves the Dice. Here D is zero and the local features are not added after
+Mamba, so that all that the encoder's stages put out has passed through a scan.
+"""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmaunet.data.dataset import SliceSet
+from lmaunet.net.network import LMaUNet, sizes
+from lmaunet.train.loop import Progress, Schedule, fit
+from lmaunet.train.processes import join_processes
+from quant.calibration import calibrate
+from quant.network import QuantLMaUNet
+
+
+def _float_stage(self, x):
+    local = self.norm(self.local(self.proj(x)))
+    batch, channels, height, width = sizes(local)
+    tokens = local.reshape(batch, channels, height * width).transpose(1, 2)
+    return self.mamba(tokens).transpose(1, 2).reshape(sizes(local))
+
+
+def _quantized_stage(self, x):
+    if self.has_proj:
+        x = self.quant_proj(self.proj(x))
+    local = self.quant_local(self.local(x))
+    batch, channels, height, width = sizes(local)
+    tokens = self.mamba(local.reshape(batch, channels, 1, height * width))
+    return self.quant_out(tokens.reshape(batch, channels, height, width))
+
+
+def _with_stages(model: nn.Module, forward) -> nn.Module:
+    for stage in model.stages:
+        stage.forward = types.MethodType(forward, stage)
+    return model
+
+
+def train_leaning(
+    model: LMaUNet, data: SliceSet, classes: int, epochs: int, seed: int, progress: Progress
+) -> LMaUNet:
+    """Turn a trained float network into one that leans on its scans, and train it further."""
+    _with_stages(model, _float_stage)
+    with torch.no_grad():
+        for stage in model.stages:
+            stage.mamba.D.zero_().requires_grad_(False)
+            # what was added to the scan's output is missing now
+            stage.mamba.out_proj.weight.mul_(2)
+    fit(
+        model, data, Schedule(epochs, 2e-3), classes=classes, seed=seed, folder=None,
+        processes=join_processes(), progress=progress, name="leaning network",
+    )  # fmt: skip
+    return model.eval()
+
+
+def quantize_leaning(model: LMaUNet, images: np.ndarray) -> QuantLMaUNet:
+    """Return the leaning network in INT8, calibrated on images."""
+    quantized = _with_stages(QuantLMaUNet(model), _quantized_stage)
+    calibrate(quantized, images)
+    return quantized.eval()

@@ -17,12 +17,19 @@ from quant.bits import protected_layers
 from quant.convolution import WEIGHT_BITS
 from quant.sensitivity import Sensitivity
 
+INDIFFERENCE = 1e-7
+"""What a bit less counts for in itself, in shares of the largest sensitivity."""
+
 LKM_PARTS = ("lkm1", "lkm2", "lkm3", "deep")
 
 
+FEWEST_PACKED = 256
+"""Weights of a layer from which on fewer bits take fewer bytes; ``export.packing`` has the same."""
+
+
 def payload(weights: int, bits: int) -> int:
-    """Return the bytes of a number of weights at their width."""
-    return -(-weights * bits // 8)
+    """Return the bytes that a number of weights take in the file, as ``export.packing`` does."""
+    return weights if bits == 8 or weights < FEWEST_PACKED else -(-weights // 8) * bits
 
 
 def weight_bytes(spec: NetSpec, bits: Mapping[str, int]) -> int:
@@ -118,8 +125,10 @@ def _solve(
     for layer in layers:
         widths = [bits for bits in WEIGHT_BITS if bits >= least[layer.path]]
         for bits in widths:
-            # brought near 1, because the solver's tolerances are absolute
-            cost = max(0.0, sensitivity[layer.path][bits]) / max(largest, 1e-30)
+            # More bits never cost more: what says so is noise. And what costs nothing takes all the
+            # bits that there is room for. Brought near 1: the solver's tolerances are absolute.
+            cost = max(0.0, *(sensitivity[layer.path][b] for b in WEIGHT_BITS if b >= bits))
+            cost = cost / max(largest, 1e-30) + INDIFFERENCE * (8 - bits)
             taken[layer.path, bits] = solver.addBinary(obj=cost)
         solver.addConstr(sum(taken[layer.path, bits] for bits in widths) == 1)
     weights = {layer.path: layer.weights for layer in layers}

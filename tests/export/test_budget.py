@@ -1,0 +1,80 @@
+"""A budget for the file that ships: from sensitivity to bits to bytes on disk."""
+
+import re
+
+import pytest
+import torch
+
+from export.cpu_file import file_bytes
+from export.packing import packed_bytes
+from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
+from lmaunet.spec import NetSpec
+from quant.allocation import payload
+from quant.budget import allocate_for_file
+from quant.calibration import calibrate
+from quant.network import QuantLMaUNet
+
+SILENT = lambda fraction, line: None  # noqa: E731
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network with more weights than the rest of its file takes."""
+    torch.manual_seed(0)
+    widths = (8, 24, 24, 32, 48)
+    return LMaUNet(NetSpec("small", widths, states=2, kernels=(3, 3, 3, 3), input_size=(32, 32)))
+
+
+@pytest.fixture(scope="module")
+def images(tiny_data):
+    return tiny_data.train.images[:8]
+
+
+@pytest.fixture(scope="module")
+def size_of(images):
+    return lambda network: file_bytes(network, images)
+
+
+@pytest.fixture(scope="module")
+def smallest(model, images, size_of):
+    """The size that a refusal names as the smallest one reachable."""
+    with pytest.raises(UserError, match="cannot be reached with spec small") as refused:
+        allocate_for_file(model, images, 10_000, "free", size_of, SILENT)
+    found = re.search(r"--budget-mb ([0-9.]+) or more", str(refused.value))
+    return round(float(found[1]) * 1e6)
+
+
+def test_the_file_keeps_within_the_budget(model, images, size_of, smallest):
+    budget = smallest + 4_000
+    found = allocate_for_file(model, images, budget, "free", size_of, SILENT)
+    assert found["file_bytes"] <= budget == found["budget_bytes"]
+    bits = {row["layer"]: row["bits"] for row in found["layers"]}
+    network = QuantLMaUNet(model, bits)
+    calibrate(network, images)
+    assert size_of(network) == pytest.approx(found["file_bytes"], abs=200)
+    assert bits["shallow.0"] == bits["head.head"] == 8
+    assert len(set(bits.values())) > 2, "bits differ from layer to layer"
+    assert found["rest_bytes"] + found["weight_bytes"] == found["file_bytes"]
+
+
+def test_more_room_gives_more_bits(model, images, size_of, smallest):
+    def mean_bits(budget):
+        found = allocate_for_file(model, images, budget, "free", size_of, SILENT)
+        weights = sum(row["weights"] for row in found["layers"])
+        return sum(row["weights"] * row["bits"] for row in found["layers"]) / weights
+
+    tight, wide = mean_bits(smallest), mean_bits(1_000_000)
+    assert tight < 4 and wide == 8
+
+
+def test_the_smallest_size_named_can_be_asked_for(model, images, size_of, smallest):
+    found = allocate_for_file(model, images, smallest, "free", size_of, SILENT)
+    assert found["file_bytes"] <= smallest
+    assert not found["lkm_int8"] and "large-kernel Mamba" in found["notices"][0]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_bytes_are_counted_as_they_are_stored(bits):
+    for count in (1, 255, 256, 257, 1000, 4099):
+        assert payload(count, bits) == packed_bytes(count, bits)

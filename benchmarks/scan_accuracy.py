@@ -15,8 +15,8 @@ Formats are chosen on the calibration slices of the training part. Columns:
 - pixels: the share of the pixels, foreground with either, whose class is that of the float scan;
 - Dice: 3-D, for each case, mean over classes, in percent.
 
-Rows: ``float64`` is the real scan of the codes, rounded to codes of y: what agreement the rounding
-alone leaves. ``y = 0`` takes the scans out. ``chosen`` is ``quant.scan_formats``; the others are
+Rows: ``float64`` is the real scan of the codes, rounded to codes of y. ``y = 0`` takes the scans
+out, ``y = D * x`` their states only. ``chosen`` is ``quant.scan_formats``; the others are
 ``lmaunet.scan.formats.Widths`` with one thing changed.
 
 The line "8-bit inputs" is the SQNR of the real scan of the codes against that of the values before
@@ -112,11 +112,19 @@ class Bench:
 
         def real(index: int, codes: ScanCodes) -> np.ndarray:
             output = scans[index].run_real(*codes.stimuli).output.swapaxes(0, 1)
+            return to_y(index, output)
+
+        def stateless(index: int, codes: ScanCodes) -> np.ndarray:
+            site = self.sites[index]
+            return to_y(index, site.D * codes.x * (site.scales.x / site.scales.y))
+
+        def to_y(index: int, output: np.ndarray) -> np.ndarray:
             return np.clip(np.floor(output + 0.5), -128, 127) * self.sites[index].scales.y
 
         rows = [self.judge("float scan", self.float_classes)]
         for name, compute in (
             ("float64", real),
+            ("y = D * x", stateless),
             ("y = 0", lambda index, codes: np.zeros(codes.x.shape)),
         ):
             with replaced_scans(self.sites, compute):
@@ -138,13 +146,16 @@ class Bench:
         with integer_scans(self.model, specs) as saturations:
             classes = self.predict()
         seconds = (time.perf_counter() - started) / len(self.val)
+        harmful = [
+            {cut: n for cut, n in counts.items() if n and cut not in HARMLESS}
+            for counts in saturations
+        ]
         return {
             **self.judge(name, classes),
             "sqnr_db": [noise.sqnr_db for noise in noises],
             "worst_channel_db": [noise.worst_channel_db for noise in noises],
-            "saturated": sum(
-                n for counts in saturations for cut, n in counts.items() if cut not in HARMLESS
-            ),
+            "saturated": sum(sum(counts.values()) for counts in harmful),
+            "saturations": harmful,
             "seconds_per_slice": seconds,
             "state_shifts": [max(spec.state_shift, default=0) for spec in specs],
         }

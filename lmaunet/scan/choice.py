@@ -35,8 +35,8 @@ CHANNEL_ALLOWANCE_DB = 12.0
 # The variance of the rounding of y to codes. A channel with less signal than this is lost there.
 OUTPUT_ROUNDING = 1 / 12
 
-# State updates in one measurement of the noise; ranges are observed on all images.
-MEASURED_UPDATES = 1 << 22
+# State updates in a measurement of the noise: while widths are searched, and of what was found.
+SEARCHED_UPDATES, MEASURED_UPDATES = 1 << 21, 1 << 24
 
 _Codes = npt.NDArray[np.integer]
 
@@ -204,8 +204,9 @@ def choose_formats(
 ) -> ChosenFormats:
     """Return the cheapest formats that meet a target.
 
-    Ranges are observed on all images, with a bit of margin for other data; the noise is measured
-    on the first ones, as many as ``MEASURED_UPDATES`` holds.
+    Ranges are observed on all images, with a bit of margin for other data. Widths are searched on
+    a few images, ``SEARCHED_UPDATES``, and what is found is held to the target on more of them,
+    ``MEASURED_UPDATES``.
 
     Args:
         scales, A, D: as for :meth:`IntegerScan.from_real`.
@@ -216,24 +217,31 @@ def choose_formats(
     Raises:
         UserError: where not even the widest formats meet the target.
     """
-    bench = _Bench.of(scales, A, D, codes)
-    base = bench.measure(_widths({}))
-    if not base.meets(target_db):
-        raise UserError(
-            f"an SQNR of {target_db:g} dB for the scan in integers; the widest formats reach "
-            f"{base.sqnr_db:.1f} dB, and {base.worst_channel_db:.1f} dB in the worst channel, "
-            f"which may lie {CHANNEL_ALLOWANCE_DB:g} dB lower; ask for less"
-        )
-    added = {name: _narrowed(bench, base, name, target_db) for name in _SEARCHED}
+    statistics = merge(
+        observe_scan(scales, A, *(v[i : i + 1] for v in codes.stimuli[:3]))
+        for i in range(len(codes.x))
+    )
+    search = _Bench.of(scales, A, D, codes, statistics, SEARCHED_UPDATES)
+    full = _Bench.of(scales, A, D, codes, statistics, MEASURED_UPDATES)
+    widest = _widths({})
+    base = search.measure(widest)
+    for noise in (base, full.measure(widest)):
+        if not noise.meets(target_db):
+            raise UserError(
+                f"an SQNR of {target_db:g} dB for the scan in integers; the widest formats reach "
+                f"{noise.sqnr_db:.1f} dB, and {noise.worst_channel_db:.1f} dB in the worst "
+                f"channel, which may lie {CHANNEL_ALLOWANCE_DB:g} dB lower; ask for less"
+            )
+    added = {name: _narrowed(search, base, name, target_db) for name in _SEARCHED}
     promised_db = target_db
     while True:
         widths = _cheapest(base, added, promised_db, A.shape[1])
-        measured = bench.measure(widths)
+        measured = full.measure(widths)
         if measured.meets(target_db):
             break
-        promised_db += _TIGHTENED_DB
+        promised_db += _TIGHTENED_DB  # at last the widest ones, which meet it
     return ChosenFormats(
-        bench.spec(widths), widths, bench.statistics, target_db, measured.sqnr_db,
+        full.spec(widths), widths, statistics, target_db, measured.sqnr_db,
         measured.worst_channel_db, cost(widths, A.shape[1]),
     )  # fmt: skip
 
@@ -256,16 +264,19 @@ class _Bench:
     real: Real
 
     @staticmethod
-    def of(scales: ScanScales, A: Real, D: Real, codes: ScanCodes) -> _Bench:
-        statistics = merge(
-            observe_scan(scales, A, *(v[i : i + 1] for v in codes.stimuli[:3]))
-            for i in range(len(codes.x))
-        )
-        updates = codes.x[0].size * A.shape[1]
-        measured = codes.spread(max(1, MEASURED_UPDATES // updates))
+    def of(
+        scales: ScanScales,
+        A: Real,
+        D: Real,
+        codes: ScanCodes,
+        statistics: ScanStatistics,
+        updates: int,
+    ) -> _Bench:
+        """Return the bench of as many images as ``updates`` state updates hold, at least one."""
+        images = codes.spread(max(1, updates // (codes.x[0].size * A.shape[1])))
         scan = IntegerScan.from_real(spec_for(scales, A, D, statistics), scales, A, D)
-        real = scan.run_real(*measured.stimuli).accumulator.swapaxes(0, 1)
-        return _Bench(scales, A, D, measured, statistics, real)
+        real = scan.run_real(*images.stimuli).accumulator.swapaxes(0, 1)
+        return _Bench(scales, A, D, images, statistics, real)
 
     def spec(self, widths: Widths) -> ScanSpec:
         return spec_for(self.scales, self.A, self.D, self.statistics, widths)

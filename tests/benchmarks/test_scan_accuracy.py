@@ -91,7 +91,9 @@ def test_the_command_writes_a_table(
     assert content["synthetic"] and len(content["networks"]) == 2
     for network in content["networks"]:
         rows = {row["formats"]: row for row in network["rows"]}
-        assert list(rows) == ["float scan", "float64", "y = 0", "chosen", "wide", "narrow"]
+        assert list(rows) == [
+            "float scan", "float64", "y = D * x", "y = 0", "chosen", "wide", "narrow",
+        ]  # fmt: skip
         assert rows["float scan"]["pixels"] == 1
         assert rows["narrow"]["pixels"] < rows["wide"]["pixels"] <= 1
         assert all(a > b for a, b in zip(rows["wide"]["sqnr_db"], rows["narrow"]["sqnr_db"],

@@ -170,13 +170,13 @@ def quantize(
         if file_bytes is None:
             raise ValueError("a budget needs file_bytes")
         path = folder / "allocation.json"
-        if not path.exists():
+        if processes.first and not path.exists():
             allocation = allocate_for_file(
                 model, images, settings.budget_bytes, settings.scales, file_bytes,
                 part(progress, 0.0, 0.2),
             )  # fmt: skip
-            # each process comes to the same; all may write the same file
             write_json(path, allocation)
+        processes.wait()
         allocation = read_json(path)
         noticed += allocation["notices"]
         bits = {row["layer"]: row["bits"] for row in allocation["layers"]}

@@ -13,7 +13,7 @@ from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json
 
-CONTROL_SHARE = 0.35
+QAT_SHARE = 0.65
 EXPLAINED = 15
 
 WORDS = {
@@ -75,14 +75,14 @@ def qat(
     run = run_for_checkpoint(run, checkpoint)
     source = choose_data(run, source)
     with progress_bar("quantizing") as progress:
-        trained = pipeline.control(
-            run, checkpoint, source, settings.schedule, options.seed,
-            lambda fraction, line: progress(CONTROL_SHARE * fraction, line), spec,
-        )  # fmt: skip
+        # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
             run, checkpoint, source, settings, options.seed,
-            lambda fraction, line: progress(CONTROL_SHARE + (1 - CONTROL_SHARE) * fraction, line),
-            spec,
+            lambda fraction, line: progress(QAT_SHARE * fraction, line), spec,
+        )  # fmt: skip
+        trained = pipeline.control(
+            run, checkpoint, source, settings.schedule, options.seed,
+            lambda fraction, line: progress(QAT_SHARE + (1 - QAT_SHARE) * fraction, line), spec,
         )  # fmt: skip
     if not first_process():
         return {}, []

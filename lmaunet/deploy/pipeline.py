@@ -145,10 +145,7 @@ def control(
             progress=progress,
         )  # fmt: skip
 
-    outcome = run_stage(stage, work, first=processes.first, resume=True)
-    # the first process moves the result into place; the others must not look for it before
-    processes.wait()
-    return outcome
+    return run_stage(stage, work, first=processes.first, resume=True)
 
 
 def qat(

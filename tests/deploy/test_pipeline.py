@@ -29,6 +29,7 @@ def trained(place):
 
         torch.set_num_threads(2)
         from lmaunet.deploy import commands
+        from lmaunet.deploy.quantizing import QatOptions
         from lmaunet.deploy.runs import DataSource
         from lmaunet.spec import named_spec
 
@@ -38,7 +39,8 @@ def trained(place):
         )  # fmt: skip
         commands.train(None, spec, DataSource(None), 2, 1e-2, 8, 0)
         (checkpoint,) = place.glob("runs/*/train/model.pt")
-        commands.qat(None, checkpoint, None, None, 1, 1e-3, 8, 0)
+        options = QatOptions(1, 1e-3, 8, 0, bits="3x3=4", explain=True)
+        commands.qat(None, checkpoint, None, None, options)
         return checkpoint
 
 

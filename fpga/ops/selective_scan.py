@@ -25,7 +25,9 @@ class SelectiveScan(HWCustomOp):
     """Streams x, dt ``(1, 1, L, D)`` and B, C ``(1, 1, L, N)`` in, y ``(1, 1, L, D)`` out, INT8.
 
     Constants: A ``(D, N)`` and D ``(D,)``, float64; their fixed-point forms and every cut follow
-    from ``Spec`` (a ScanSpec as JSON) and ``Scales`` (x, dt, B, C, y).
+    from ``Spec`` (a ScanSpec as JSON) and ``Scales`` (x, dt, B, C, y). A channel's ``state_shift``
+    is applied twice a token, to delta * x before it is rounded and to the sum over the states: two
+    shifters for each of the PD channels, none for a lane.
 
     Folding: PD channels and PN states a cycle, so PD * PN lanes. The state returns after 6 cycles,
     so one lane needs ``(D / PD) * (N / PN) >= 6`` states to go round.

@@ -35,6 +35,10 @@ CHANNEL_ALLOWANCE_DB = 12.0
 # The variance of the rounding of y to codes. A channel with less signal than this is lost there.
 OUTPUT_ROUNDING = 1 / 12
 
+# An error whose power is this share of that rounding's meets every target: a scan that says nothing
+# has no signal to compare it with.
+INAUDIBLE_SHARE = 1e-4
+
 # State updates in a measurement of the noise: while widths are searched, and of what was found.
 SEARCHED_UPDATES, MEASURED_UPDATES = 1 << 21, 1 << 24
 
@@ -125,7 +129,10 @@ class Noise:
         allowed = self.signal / 10 ** ((target_db - CHANNEL_ALLOWANCE_DB) / 10)
         heard = self.signal > OUTPUT_ROUNDING
         shares = [_share(e, a) for e, a in zip(error[heard], allowed[heard], strict=True)]
-        total = float(self.signal.sum()) / 10 ** (target_db / 10)
+        total = max(
+            float(self.signal.sum()) / 10 ** (target_db / 10),
+            len(self.signal) * OUTPUT_ROUNDING * INAUDIBLE_SHARE,
+        )
         return max([*shares, _share(float(error.sum()), total)])
 
 

@@ -70,6 +70,9 @@ def test_noise_by_hand():
     assert noise.meets(10 - 1e-9) and not noise.meets(10 + 1e-6)
     silent = Noise(np.zeros(2), np.zeros(2))
     assert silent.sqnr_db == math.inf and silent.meets(100)
+    faint = Noise(np.full(3, 1e-4), np.array([1e-6, 1e-5, 1.3e-5]))  # 1e-4 / 12 = 0.83e-5 each
+    assert faint.sqnr_db < 15 and faint.meets(46)
+    assert not Noise(faint.signal, faint.error + 1e-6).meets(46)
     deaf = Noise(np.array([100.0, 1.0]), np.array([0.0, 10 ** ((CHANNEL_ALLOWANCE_DB - 10) / 10)]))
     assert deaf.worst_channel_db == pytest.approx(10 - CHANNEL_ALLOWANCE_DB)
     assert deaf.meets(10 - 1e-9) and not deaf.meets(10 + 1e-6)

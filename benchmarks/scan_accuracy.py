@@ -4,7 +4,7 @@
 
 The quantized network of a run (``RUN/qat``; quantized after training where there is none) computes
 its scans in integers, on validation slices. So does a network that is made to lean on its scans
-(``scan_leaning.py``): it is trained here for ``--epochs`` from the run's float network, because in
+(``scan_leaning.py``): it is trained here for ``--epochs`` from the float network, because in
 one that does not lean, hardly any format costs Dice. ``--epochs 0`` leaves it out.
 
 Formats are chosen on the calibration slices of the training part. Columns:
@@ -39,11 +39,12 @@ from lmaunet.data.dataset import Dataset
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
+from lmaunet.net.network import LMaUNet
 from lmaunet.scan.choice import ScanCodes, measure
 from lmaunet.scan.formats import Widths, spec_for
 from lmaunet.scan.real import selective_scan
 from lmaunet.scan.vectors import sqnr_db
-from lmaunet.stage import tool_versions, write_json
+from lmaunet.stage import read_manifest, tool_versions, write_json
 from lmaunet.train.metrics import predict_logits, score
 from quant.calibration import calibrate, choose_slices
 from quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
@@ -177,8 +178,18 @@ class Bench:
             "seconds_to_choose": self.seconds_to_choose,
             "input_sqnr_db": dict(zip((s.name for s in self.sites), self.inputs_db, strict=True)),
             "chosen": [entry.to_json() for entry in self.chosen],
-            "rows": rows,
+            "rows": [plain(row) for row in rows],
         }
+
+
+def plain(row: dict) -> dict:
+    """Return a row for JSON, which knows no infinity: the ratio of a scan without error is null."""
+    ratios = {
+        key: [db if np.isfinite(db) else None for db in row[key]]
+        for key in ("sqnr_db", "worst_channel_db")
+        if key in row
+    }
+    return row | ratios
 
 
 def spread(length: int, count: int) -> np.ndarray:
@@ -231,8 +242,11 @@ def quantized_of(run: Path, data: Dataset) -> tuple[QuantLMaUNet, str]:
     return model.eval(), "quantized after training"
 
 
-def float_of(run: Path):
+def float_of(run: Path) -> LMaUNet:
+    """Return the float network that a run trained, or the one that it quantized."""
     path = run / "train" / "model.pt"
+    if not path.exists() and (run / "qat" / "manifest.json").exists():
+        path = Path(read_manifest(run / "qat")["inputs"]["checkpoint"]["path"])
     return restore(load_checkpoint(path), path)
 
 
@@ -240,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, required=True, help="a run with train, and qat or not")
+    parser.add_argument("--run", type=Path, required=True, help="a run with train or qat")
     parser.add_argument("--data", type=Path, help="other data than the run's")
     parser.add_argument("--images", type=int, default=40, help="validation slices, evenly spread")
     parser.add_argument("--epochs", type=int, default=6, help="of the leaning network")

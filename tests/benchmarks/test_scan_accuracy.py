@@ -71,6 +71,12 @@ def test_spread_takes_slices_from_everywhere():
     assert benchmark.spread(3, 8).tolist() == [0, 1, 2]
 
 
+def test_an_infinite_ratio_is_null():
+    row = {"formats": "a", "sqnr_db": [float("inf"), 3.0], "worst_channel_db": [1.0, 2.0]}
+    assert benchmark.plain(row) == row | {"sqnr_db": [None, 3.0]}
+    assert benchmark.plain({"formats": "y = 0"}) == {"formats": "y = 0"}
+
+
 def test_the_command_writes_a_table(
     tmp_path, monkeypatch, capsys, tiny_model, tiny_spec, tiny_data
 ):

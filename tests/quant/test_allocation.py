@@ -10,7 +10,7 @@ from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, NetSpec
 from quant import sensitivity
-from quant.allocation import allocate, payload, smallest_bits, weight_bytes
+from quant.allocation import allocate, smallest_bits, weight_bytes
 from quant.bits import parse_bits, protected_layers
 from quant.convolution import WEIGHT_BITS
 

@@ -58,6 +58,7 @@ def scores(values):
 
 def result(tmp_path, seed, quantized):
     networks = {
+        "float32": {"scores": scores([0.9, 0.9, 0.9])},
         "control": {"scores": scores([0.9, 0.8, 0.7])},
         "w8": {"scores": scores(quantized), "size_bytes": 1000 + seed, "weight_bits": {"8": 5}},
     }
@@ -74,10 +75,12 @@ def test_drops_are_paired_by_patient_and_averaged_over_seeds(tmp_path):
     assert found["drop_points_mean"] == pytest.approx(5.0)
     assert found["drop_points_worst_seed"] == pytest.approx(10.0)
     assert found["size_bytes"] == 1001
+    assert found["drop_points_better_float"] == pytest.approx(15.0)
     # one patient of three lost 15 points over the seeds: none, one ... three draws of it
     low, high = found["drop_points_interval"]
     assert low == pytest.approx(0.0) and high == pytest.approx(15.0)
-    assert runs[1]["drop_by_patient"] == pytest.approx(
+    run = next(r for r in runs if (r["method"], r["seed"]) == ("w8", 0))
+    assert run["drop_by_patient"] == pytest.approx(
         {"patient000": 0.0, "patient001": 0.0, "patient002": 30.0}
     )
     lines = accuracy_table.table(accuracy_table.summarize(runs))

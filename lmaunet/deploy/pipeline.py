@@ -24,6 +24,7 @@ from lmaunet.stage import Stage, read_json, read_manifest, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
+    from lmaunet.net.network import LMaUNet
     from lmaunet.spec import NetSpec
     from lmaunet.train.loop import Progress, Schedule
     from quant.qat import QatSettings
@@ -123,20 +124,12 @@ def control(
     It depends on nothing that quantization chooses, so that it serves every QAT of the checkpoint
     with the same schedule, data and seed. See :func:`quant.qat.train_control`.
     """
-    from lmaunet.net.checkpoint import load_checkpoint, restore
     from lmaunet.train.processes import join_processes
     from quant.qat import train_control
 
     processes = join_processes()
-    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
-    data = source.load(model.spec)
-    options = {
-        "spec": model.spec.to_json(),
-        "data": source.to_json(),
-        "data_sha256": fingerprint(data),
-        "schedule": schedule.to_json(),
-        "processes": processes.world,
-    }
+    model, data, options = _network_and_data(checkpoint, source, spec)
+    options |= {"schedule": schedule.to_json(), "processes": processes.world}
     stage = Stage(run, "control", {"checkpoint": checkpoint}, options, seed)
 
     def work(folder: Path) -> None:
@@ -159,20 +152,12 @@ def qat(
 ) -> Outcome:
     """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
     from export.cpu_file import file_bytes
-    from lmaunet.net.checkpoint import load_checkpoint, restore
     from lmaunet.train.processes import join_processes
     from quant.qat import quantize
 
     processes = join_processes()
-    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
-    data = source.load(model.spec)
-    options = {
-        "spec": model.spec.to_json(),
-        "data": source.to_json(),
-        "data_sha256": fingerprint(data),
-        "settings": settings.to_json(),
-        "processes": processes.world,
-    }
+    model, data, options = _network_and_data(checkpoint, source, spec)
+    options |= {"settings": settings.to_json(), "processes": processes.world}
     stage = Stage(run, "qat", {"checkpoint": checkpoint}, options, seed)
 
     def work(folder: Path) -> None:
@@ -185,6 +170,22 @@ def qat(
             (folder / ALLOCATION_PLOT).write_text(drawn, encoding="utf-8")
 
     return run_stage(stage, work, first=processes.first, resume=True)
+
+
+def _network_and_data(
+    checkpoint: Path, source: DataSource, spec: NetSpec | None
+) -> tuple[LMaUNet, Dataset, dict[str, Any]]:
+    """Return a checkpoint's network, data in its input size, and a stage's options on both."""
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+
+    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
+    data = source.load(model.spec)
+    options = {
+        "spec": model.spec.to_json(),
+        "data": source.to_json(),
+        "data_sha256": fingerprint(data),
+    }
+    return model, data, options
 
 
 def export(run: Path, source: DataSource, progress: Progress) -> Outcome:

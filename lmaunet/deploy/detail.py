@@ -69,7 +69,8 @@ def _packing(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
         packing.get("packed_bytes"), packing.get("unpacked_bytes")
     ):
         packed, unpacked = packing["packed_bytes"], packing["unpacked_bytes"]
-        yield "Weights", f"{packed / 1e6:.3f} MB packed, {unpacked / 1e6:.3f} MB as INT8"
+        if packed < unpacked:
+            yield "Weights", f"{packed / 1e6:.3f} MB packed, {unpacked / 1e6:.3f} MB as INT8"
     load = detail.get("load")
     if isinstance(load, Mapping) and _counts(load.get("packed_ms")):
         yield "Load time", Shown("load_ms", f"{load['packed_ms']:.0f}", "ms", "measured")

@@ -18,7 +18,8 @@ an order of magnitude where another process needs the core.
 
 ``loop`` is the usual way to write a recurrence in torch: ``a`` and ``b`` are unbound along the
 tokens, and autograd differentiates the steps. (Indexing ``a[:, t]`` in its place would take time
-that grows as the square of L.) ``chunked`` is ``lmaunet.net.scan``.
+that grows as the square of L.) ``lanes`` and ``compiled`` are ``lmaunet.net.scan_lanes`` and
+``lmaunet.net.scan_compiled``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import subprocess
 import sys
 import time
 
-FORMS = ("loop", "chunked")
+FORMS = ("loop", "lanes", "compiled")
 
 
 def loop_scan(x, dt, A, B, C, D):
@@ -74,11 +75,15 @@ def measure(form, length, options):
     """Run one form in this process and print its figures as JSON."""
     import torch
 
-    from lmaunet.net.scan import SelectiveScan
+    from lmaunet.net import scan, scan_compiled, scan_lanes
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    function = {"loop": loop_scan, "chunked": SelectiveScan.apply}[form]
+    function = loop_scan
+    if form != "loop":
+        module = {"lanes": scan_lanes, "compiled": scan_compiled}[form]
+        scan._form = lambda x: module
+        function = scan.SelectiveScan.apply
     first = function(*[v.requires_grad_() for v in make_inputs(4, options)])
     first.backward(torch.ones_like(first))
     inputs = make_inputs(length, options)

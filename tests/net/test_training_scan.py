@@ -1,13 +1,16 @@
 import io
 import math
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import lmaunet.net
 from lmaunet.errors import UserError
-from lmaunet.net import scan
+from lmaunet.net import scan, scan_kernels, scan_lanes
 from lmaunet.net.scan import SelectiveScan, selective_scan
 from lmaunet.scan import real
 
@@ -61,7 +64,7 @@ def assert_close(got, expected, tolerance):
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Many chunks at small sizes, so that few tokens exercise what many do."""
-    monkeypatch.setattr(scan, "CPU_STEP_ELEMENTS", 300)
+    monkeypatch.setattr(scan_lanes, "CPU_STEP_ELEMENTS", 300)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -99,13 +102,13 @@ def carry_without_decay(self, ends, decays, order):
     return ORIGINAL_STARTS(self, ends, torch.ones_like(decays), order)
 
 
-ORIGINAL_STARTS = scan._Lanes.starts
+ORIGINAL_STARTS = scan_lanes.Lanes.starts
 
 
 @pytest.mark.parametrize("mutant", [without_carry, carry_without_decay])
 def test_a_mutant_of_the_carry_is_caught(short_chunks, monkeypatch, mutant):
     inputs = make_inputs(2, 37, 5, 3, torch.float64)
-    monkeypatch.setattr(scan._Lanes, "starts", mutant)
+    monkeypatch.setattr(scan_lanes.Lanes, "starts", mutant)
     got, expected = (value_and_gradients(f, inputs) for f in (selective_scan, plain_scan))
     with pytest.raises(AssertionError, match="y"):
         assert_close(got, expected, 1e-12)
@@ -261,6 +264,90 @@ def test_mamba_ssm_equals_this_scan():
     assert scan._mamba_kernel() is not None
     got, expected = (value_and_gradients(f, inputs) for f in (selective_scan, SelectiveScan.apply))
     assert_close(got, expected, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "states"),
+    [(1, 1, 1, 1), (2, 63, 7, 3), (1, 64, 64, 16), (3, 65, 65, 2), (2, 200, 130, 5)],
+)
+def test_compiled_equals_torch_operations(batch, length, channels, states):
+    """At lengths and widths on either side of a chunk and a block."""
+    assert {scan_kernels.CHUNK, scan_kernels.BLOCK} == {64}
+    inputs = make_inputs(batch, length, channels, states)
+    got = value_and_gradients(SelectiveScan.apply, inputs)
+    doubles = [v.double() for v in inputs]
+    assert_close(got, value_and_gradients(SelectiveScan.apply, doubles), 2e-6)
+
+
+def test_threads_change_no_bit():
+    inputs = make_inputs(3, 130, 130, 4)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(value_and_gradients(SelectiveScan.apply, inputs))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert_close(other, found[0], 0)
+
+
+@pytest.mark.parametrize("name", ["x", "dt", "B", "C"])
+def test_not_a_number_is_not_hidden(name):
+    inputs = dict(zip(NAMES, make_inputs(1, 9, 2, 2), strict=True))
+    inputs[name][0, 4] = math.nan
+    y = selective_scan(**inputs)
+    assert torch.isfinite(y[0, :4]).all() and y[0, 4].isnan().all()
+    assert y[0, 5:].isnan().all() == (name != "C")
+
+
+def test_growing_rates_overflow_to_infinity():
+    x, dt, A, B, C, D = make_inputs(1, 40, 2, 2)
+    y = selective_scan(x, torch.full_like(dt, 50), -A, B, C, D)
+    assert not torch.isfinite(y[0, -1]).any()
+
+
+def mutant_of_kernels(folder, right, wrong):
+    source = Path(scan_kernels.__file__).read_text()
+    assert source.count(right) == 1
+    path = folder / "mutant_kernels.py"
+    path.write_text(source.replace(right, wrong))
+    spec = spec_from_file_location(path.stem, path)
+    mutant = module_from_spec(spec)
+    spec.loader.exec_module(mutant)
+    return mutant
+
+
+def error_of_exp2(kernels):
+    """Return the largest relative error of 2**v in the range of normal numbers."""
+    v = np.linspace(-126, 127.4, 5001, dtype=np.float32)
+    got = np.array([kernels._exp2(value) for value in v])
+    return np.abs(got / np.exp2(v.astype(np.float64)) - 1).max()
+
+
+def test_the_exponential_of_the_kernels(tmp_path):
+    assert error_of_exp2(scan_kernels) <= 2**-22.5
+    assert [scan_kernels._exp2(np.float32(v)) for v in (-math.inf, -200, 0, 128, math.inf)] == [
+        2**-126, 2**-126, 1, math.inf, math.inf,
+    ]  # fmt: skip
+    assert error_of_exp2(mutant_of_kernels(tmp_path, "0.001339888188", "0.0013")) > 2**-22.5
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("w = v * before[d]", "w = v * after[d]"),
+        ("h[0] = starts[b, k, :, low:high]", "h[0] = 0"),
+    ],
+)
+def test_a_mutant_of_the_kernels_is_caught(monkeypatch, tmp_path, right, wrong):
+    monkeypatch.setattr(lmaunet.net, "scan_kernels", mutant_of_kernels(tmp_path, right, wrong))
+    inputs = make_inputs(2, 256, 6, 4)
+    got = value_and_gradients(SelectiveScan.apply, inputs)
+    expected = value_and_gradients(SelectiveScan.apply, [v.double() for v in inputs])
+    with pytest.raises(AssertionError):
+        assert_close(got, expected, 2e-6)
 
 
 def test_worked_by_hand():

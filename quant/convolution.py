@@ -24,6 +24,7 @@ from brevitas.quant.fixed_point import Int8ActPerTensorFixedPoint, Int8WeightPer
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
+from quant.fake_quant import FusedIntQuant
 
 WEIGHT_BITS = (2, 3, 4, 8)
 
@@ -36,19 +37,29 @@ SEARCHED = 40
 """Thresholds tried for each channel, from a fifth of its largest weight to all of it."""
 
 
+class _FreeActivation(Int8ActPerTensorFloat):
+    int_quant = FusedIntQuant
+
+
+class _Pow2Activation(Int8ActPerTensorFixedPoint):
+    int_quant = FusedIntQuant
+
+
 class _FreeWeight(Int8WeightPerChannelFloat):
+    int_quant = FusedIntQuant
     scaling_impl_type = ScalingImplType.PARAMETER
     scaling_init = 1.0
 
 
 class _Pow2Weight(Int8WeightPerChannelFixedPoint):
+    int_quant = FusedIntQuant
     scaling_impl_type = ScalingImplType.PARAMETER
     scaling_init = 1.0
 
 
 def quantizer(scales: Scales = "free") -> nn.Module:
     """Return an INT8 activation quantizer with one scale, zero point 0."""
-    kind = Int8ActPerTensorFloat if scales == "free" else Int8ActPerTensorFixedPoint
+    kind = _FreeActivation if scales == "free" else _Pow2Activation
     return qnn.QuantIdentity(act_quant=kind, return_quant_tensor=False)
 
 

@@ -106,6 +106,7 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "drop_points_better_float": statistics.fmean(
                 run["drop_points_better_float"] for run in members
             ),
+            "per_class": _mean_by_class(members),
             "hd95": statistics.fmean(hd95) if all(hd95) else None,
             "hd95_unit": "mm" if members[0]["hd95_mm"] else "pixels",
             "size_bytes": max(sizes) if sizes else None,
@@ -113,12 +114,21 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return summary
 
 
+def _mean_by_class(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return each class's Dice in percent, the mean over the runs that have it."""
+    names = dict.fromkeys(name for run in runs for name in run["per_class"])
+    return {
+        name: 100 * statistics.fmean(r["per_class"][name] for r in runs if name in r["per_class"])
+        for name in names
+    }
+
+
 def table(summary: dict[str, dict[str, Any]]) -> list[str]:
     """Return the summary as lines of a Markdown table."""
     lines = [
         "| network | seeds | Dice | drop, points | worst seed | 95% interval over patients "
-        "| against the better float | HD95 | file |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| against the better float | HD95 | by class | file |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in summary.items():
         spread = row["dice_spread"]
@@ -132,6 +142,7 @@ def table(summary: dict[str, dict[str, Any]]) -> list[str]:
             f"{low:+.2f} to {high:+.2f}",
             f"{row['drop_points_better_float']:+.2f}",
             "" if row["hd95"] is None else f"{row['hd95']:.2f} {row['hd95_unit']}",
+            " / ".join(f"{dice:.1f}" for dice in row["per_class"].values()),
             "" if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.3f} MB",
         ]
         if name.endswith(f"/{CONTROL}"):

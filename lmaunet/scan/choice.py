@@ -8,14 +8,14 @@ The widths are searched on a model of the noise. Each width is narrowed alone, a
 wide, and the noise that it adds to each channel is measured. Roundings of different cuts are almost
 uncorrelated, so that the noise of a combination is the sum of its parts. The cheapest combination
 that meets the target by this model is then measured itself; where it does not hold, the model must
-promise more and the next one is tried.
+promise more of the next one.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -241,12 +241,15 @@ def choose_formats(
             )
     added = {name: _narrowed(search, base, name, target_db) for name in _SEARCHED}
     promised_db = target_db
-    while True:
-        widths = _cheapest(base, added, promised_db, A.shape[1])
+    for widths, error in _by_cost(added, A.shape[1]):
+        if base.share(base.error + error, promised_db) <= 1:
+            measured = full.measure(widths)
+            if measured.meets(target_db):
+                break
+            promised_db += _TIGHTENED_DB
+    else:
+        widths = widest
         measured = full.measure(widths)
-        if measured.meets(target_db):
-            break
-        promised_db += _TIGHTENED_DB  # at last the widest ones, which meet it
     return ChosenFormats(
         full.spec(widths), widths, statistics, target_db, measured.sqnr_db,
         measured.worst_channel_db, cost(widths, A.shape[1]),
@@ -338,20 +341,17 @@ def _narrowed(bench: _Bench, base: Noise, name: str, target_db: float) -> list[t
     return found
 
 
-def _cheapest(
-    base: Noise, added: Mapping[str, Sequence[tuple[int, Real]]], target_db: float, states: int
-) -> Widths:
-    """Return the cheapest widths of which the model of the noise says that they meet a target."""
-    candidates = []
+def _by_cost(
+    added: Mapping[str, Sequence[tuple[int, Real]]], states: int
+) -> Iterator[tuple[Widths, Real]]:
+    """Yield every combination of widths and the error that it adds, the cheapest first."""
+    entries = []
     for choice in itertools.product(*added.values()):
         values = [value for value, _ in choice]
         widths = _widths(dict(zip(added, values, strict=True)))
-        candidates.append((cost(widths, states), values, widths, choice))
-    for *_, widths, choice in sorted(candidates, key=lambda entry: entry[:2]):
-        error = base.error + np.sum([part for _, part in choice], axis=0)
-        if base.share(error, target_db) <= 1:
-            return widths
-    return _widths({})
+        entries.append((cost(widths, states), values, widths, choice))
+    for *_, widths, choice in sorted(entries, key=lambda entry: entry[:2]):
+        yield widths, np.sum([part for _, part in choice], axis=0)
 
 
 def _share(part: float, whole: float) -> float:

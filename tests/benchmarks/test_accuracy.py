@@ -75,6 +75,7 @@ def test_drops_are_paired_by_patient_and_averaged_over_seeds(tmp_path):
     assert found["drop_points_mean"] == pytest.approx(5.0)
     assert found["drop_points_worst_seed"] == pytest.approx(10.0)
     assert found["size_bytes"] == 1001
+    assert found["per_class"] == {"organ": pytest.approx(75.0)}
     assert found["drop_points_better_float"] == pytest.approx(15.0)
     # one patient of three lost 15 points over the seeds: none, one ... three draws of it
     low, high = found["drop_points_interval"]

@@ -16,6 +16,7 @@ from fpga.arithmetic import Rescaling, look_up, requantize
 from fpga.lowering.walk import attributes_of
 from fpga.scan_node import integer_scan
 from lmaunet.errors import UserError
+from lmaunet.scan.compiled import run_compiled
 
 FLOAT32_EXACT = 1 << 24  # integers up to here are exact in float32
 
@@ -145,7 +146,7 @@ def _scan(a: Mapping[str, Any], inputs: list[np.ndarray]) -> np.ndarray:
     *streams, rates, skip = inputs
     scan = integer_scan(a["Spec"].decode(), a["Scales"], rates, skip)
     flat = [v.reshape(v.shape[0], -1, v.shape[-1]).astype(np.int64) for v in streams]
-    return scan.run(*flat).y.reshape(streams[0].shape).astype(np.int16)
+    return run_compiled(scan, *flat).y.reshape(streams[0].shape).astype(np.int16)
 
 
 def _max_pool(a: Mapping[str, Any], inputs: list[np.ndarray]) -> np.ndarray:

@@ -58,6 +58,7 @@ class ScanCheck:
             Disagreement: where a code is further from the real output than the bound allows.
         """
         from lmaunet.scan.bound import accumulator_bound
+        from lmaunet.scan.compiled import run_compiled
 
         rates, skip = (self.executor.constants[n] for n in self.step.inputs[4:])
         attributes: Mapping = self.step.attributes
@@ -69,7 +70,7 @@ class ScanCheck:
         self.signal += float((real**2).sum())
         self.noise += float(((got - clipped) ** 2).sum())
         self.ideal_noise += float(((want - clipped) ** 2).sum())
-        counts = scan.run(x, dt, b, c).saturations
+        counts = run_compiled(scan, x, dt, b, c).saturations
         saturated = sum(n for cut, n in counts.items() if cut not in HARMLESS)
         self.saturated += saturated
         if saturated:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lmaunet.errors import UserError
 from lmaunet.scan.choice import ScanCodes
+from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.formats import ScanScales
 from lmaunet.scan.integer import IntegerScan, to_codes
 from lmaunet.scan.real import Real
@@ -104,7 +105,7 @@ def integer_scans(model: QuantLMaUNet, specs: Sequence[ScanSpec]) -> Iterator[li
     saturations: list[Counter[str]] = [Counter() for _ in sites]
 
     def compute(index: int, codes: ScanCodes) -> Real:
-        result = scans[index].run(*codes.stimuli)
+        result = run_compiled(scans[index], *codes.stimuli, threads=torch.get_num_threads())
         saturations[index].update(result.saturations)
         return result.y * sites[index].scales.y
 

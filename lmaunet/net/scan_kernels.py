@@ -6,17 +6,18 @@ machine, and kept on disk beside this file or in the user's cache folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
+from lmaunet.scan.jit import compiled
+
 CHUNK = 64  # tokens whose states the backward pass keeps at once
 BLOCK = 64  # channels; at 16 states that is 256 KiB of states and as much of decays, for an L2
 
 # Sums may be taken in any order, as vectors; NaN and infinity keep their meaning.
-FAST_MATH = {"contract", "reassoc", "nsz"}
+FAST_MATH = frozenset({"contract", "reassoc", "nsz"})
 
 # 2**f for f in [-0.5, 0.5], from the constant on: relative error 2.0e-09 before rounding.
 _FACTORS = (1.0, 0.6931472029, 0.2402264791, 0.05550332447, 0.009618437297, 0.001339888188,
@@ -26,15 +27,7 @@ LEAST, MOST = np.float32(-126), np.float32(128)
 BIAS, MANTISSA = np.int32(127), np.int32(23)
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    options: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # there is no folder that it could be kept in
-        return numba.njit(**options)(function)
-
-
-@numba.njit(inline="always", fastmath=FAST_MATH)
+@numba.njit(inline="always", fastmath=set(FAST_MATH))
 def _exp2(v: Any) -> Any:
     """Return 2**v, at least 2**-126, and infinity from 2**128 on."""
     v = v if v > LEAST else LEAST
@@ -46,7 +39,7 @@ def _exp2(v: Any) -> Any:
     return p * np.int32((np.int32(whole) + BIAS) << MANTISSA).view(np.float32)
 
 
-@_compiled
+@compiled(FAST_MATH)
 def forward(x, delta, rates, B, C, starts, y, b, low, high):  # type: ignore[no-untyped-def]
     """Write y and the states before every CHUNK tokens of channels low to high of image b."""
     states, width = rates.shape[0], high - low
@@ -66,7 +59,7 @@ def forward(x, delta, rates, B, C, starts, y, b, low, high):  # type: ignore[no-
         y[b, t, low:high] = out
 
 
-@_compiled
+@compiled(FAST_MATH)
 def backward(  # type: ignore[no-untyped-def]
     x, delta, rates, B, C, grad, starts,
     by_delta, by_drive, grad_A, grad_B, grad_C, b, low, high,

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmaunet.errors import UserError
+from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.fixed import Fixed, cut
 from lmaunet.scan.formats import ScanScales, ScanStatistics, Widths, observe_scan, spec_for
 from lmaunet.scan.integer import IntegerScan
@@ -305,7 +306,7 @@ def merge(parts: Iterable[ScanStatistics]) -> ScanStatistics:
 
 
 def _noise(scan: IntegerScan, codes: ScanCodes, real: Real) -> Noise:
-    result = scan.run(*codes.stimuli)
+    result = run_compiled(scan, *codes.stimuli)
     form = scan.spec.formats["accumulator"]
     got = cut(Fixed(result.accumulators, result.accumulator_frac), form)[0].to_real()
     # both are clipped as y will be

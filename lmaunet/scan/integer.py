@@ -125,7 +125,7 @@ class IntegerScan:
     def run(
         self, x: npt.ArrayLike, dt: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike
     ) -> IntegerScanResult:
-        """Run the scan in integers.
+        """Run the scan in integers; :mod:`lmaunet.scan.compiled` does the same faster.
 
         Args:
             x, dt: codes from -128 to 127, ``(batch, L, channels)``.
@@ -134,7 +134,7 @@ class IntegerScan:
         Raises:
             UserError: for codes that are no integers or out of range, and for other shapes.
         """
-        x, dt, b, c = self._codes(x, dt, b, c)
+        x, dt, b, c = self.codes(x, dt, b, c)
         algebra = self.algebra()
         inputs = [Fixed(v.swapaxes(0, 1), INPUT.frac) for v in (x, b, c)]
         result = run(algebra, inputs[0], Fixed(dt.swapaxes(0, 1), DT.frac), *inputs[1:])
@@ -161,7 +161,7 @@ class IntegerScan:
         trace, it has the tokens first: ``(L, batch, channels)``. ``observe`` gets the states of
         each block of tokens.
         """
-        x, dt, b, c = self._codes(x, dt, b, c)
+        x, dt, b, c = self.codes(x, dt, b, c)
         return trace(
             x / FULL_SCALE,
             dt * self.scales.dt,
@@ -173,7 +173,8 @@ class IntegerScan:
             observe=observe,
         )
 
-    def _codes(self, *arrays: npt.ArrayLike) -> list[Codes]:
+    def codes(self, *arrays: npt.ArrayLike) -> list[Codes]:
+        """Return x, dt, b and c as int64; raises UserError as :meth:`run` does."""
         inputs = [np.asarray(v) for v in arrays]
         for name, array in zip(("x", "dt", "b", "c"), inputs, strict=True):
             if array.dtype.kind not in "iu":

@@ -15,7 +15,7 @@ from lmaunet.spec import Format
 
 
 @dataclass(frozen=True)
-class _DecayTable:
+class DecayTable:
     """The decays of each code of dt and channel, ``(256 * channels, states)``.
 
     ``saturated`` counts for each cut and row the numbers that saturated.
@@ -44,7 +44,7 @@ class IntegerAlgebra:
     exp2: Exp2Table
     shift: Codes
     saturations: Counter[str] = field(default_factory=Counter)
-    _decays: _DecayTable | None = None
+    _decays: DecayTable | None = None
     _saturated: dict[str, Codes] | None = None
 
     def mul(self, left: Fixed, right: Fixed) -> Fixed:
@@ -95,20 +95,21 @@ class IntegerAlgebra:
         the time. A saturation counts as often as its entry is used.
         """
         if self._decays is None:
-            self._decays = self._decay_table()
+            self._decays = self.decay_table()
         table, channels = self._decays, dt.shape[-1]
         rows = (dt.code - DT.low) * channels + np.arange(channels)
         for name, counts in table.saturated.items():
             self.saturations[name] += int(counts.take(rows).sum())
         return Fixed(table.decay.code.take(rows, axis=0), table.decay.frac)
 
-    def _decay_table(self) -> _DecayTable:
+    def decay_table(self) -> DecayTable:
+        """Return the decays of all codes of dt."""
         form = self.formats["delta"]
         delta, _ = cut(Fixed(self.softplus[:, None], form.frac), form)
         self._saturated = {}
         decay = decays(self, delta)
         saturated, self._saturated = self._saturated, None
-        return _DecayTable(
+        return DecayTable(
             Fixed(decay.code.reshape(-1, decay.shape[-1]), decay.frac),
             {name: counts.reshape(-1) for name, counts in saturated.items()},
         )

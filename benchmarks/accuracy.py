@@ -199,7 +199,7 @@ def parse() -> argparse.Namespace:
     add("--epochs", type=int, default=14, help="of the float training")
     add("--rate", type=float, default=3e-3, help="peak learning rate of the float training")
     add("--extra-epochs", type=int, default=2, help="of control and QAT")
-    add("--extra-rate", type=float, default=5e-4, help="peak learning rate of control and QAT")
+    add("--extra-rate", type=float, default=1e-4, help="peak learning rate of control and QAT")
     add("--batch", type=int, default=8)
     add("--runs", type=Path, default=Path("runs/accuracy"), help="where checkpoints are kept")
     add("--name", help="of the result files; the spec's if not given")

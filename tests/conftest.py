@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs AMD Vivado on the PATH"))
         if "gpu" in item.keywords and not Path("/dev/nvidia0").exists():
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; there is none here"))
+
+
+@pytest.fixture
+def mutant_of(tmp_path):
+    """A function that returns a module with one place of its source changed."""
+
+    def make(module, right, wrong):
+        source = Path(module.__file__).read_text()
+        assert source.count(right) == 1
+        path = tmp_path / "mutant.py"
+        path.write_text(source.replace(right, wrong))
+        spec = spec_from_file_location(path.stem, path)
+        mutant = module_from_spec(spec)
+        spec.loader.exec_module(mutant)
+        return mutant
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ BIAS, MANTISSA = np.int32(127), np.int32(23)
 @numba.njit(inline="always", fastmath=set(FAST_MATH))
 def _exp2(v: Any) -> Any:
     """Return 2**v, at least 2**-126, and infinity from 2**128 on."""
-    v = v if v > LEAST else LEAST
-    v = v if v < MOST else MOST
+    v = LEAST if v < LEAST else v  # in this order NaN stays NaN
+    v = MOST if v > MOST else v
     whole = np.float32(np.rint(v))
     f = v - whole
     c0, c1, c2, c3, c4, c5, c6 = EXP2

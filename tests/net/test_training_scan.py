@@ -300,6 +300,14 @@ def test_not_a_number_is_not_hidden(name):
     assert y[0, 5:].isnan().all() == (name != "C")
 
 
+def test_a_rate_that_is_not_a_number_is_not_hidden():
+    inputs = make_inputs(1, 9, 2, 2)
+    inputs[2][0, 1] = math.nan
+    y, gradients = value_and_gradients(selective_scan, inputs)
+    assert y[0, 1:, 0].isnan().all() and torch.isfinite(y[0, :, 1]).all()
+    assert gradients[2][0, 1].isnan()
+
+
 def test_growing_rates_overflow_to_infinity():
     x, dt, A, B, C, D = make_inputs(1, 40, 2, 2)
     y = selective_scan(x, torch.full_like(dt, 50), -A, B, C, D)

@@ -40,6 +40,7 @@ from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.net.network import LMaUNet
+from lmaunet.sampling import evenly_spread
 from lmaunet.scan.choice import ScanCodes, measure
 from lmaunet.scan.formats import Widths, spec_for
 from lmaunet.scan.real import selective_scan
@@ -80,13 +81,13 @@ class Bench:
 
     def __init__(self, model: QuantLMaUNet, data: Dataset, images: int, target_db: float) -> None:
         self.model, self.data = model, data
-        self.val = data.val.take(spread(len(data.val), images))
+        self.val = data.val.take(evenly_spread(len(data.val), images))
         self.sites = scan_sites(model)
         started = time.perf_counter()
         calibration = data.train.images[choose_slices(data)]
         self.chosen = choose_for_network(model, calibration, target_db)
         self.seconds_to_choose = time.perf_counter() - started
-        heard = self.val.images[spread(len(self.val), BATCH)]
+        heard = self.val.images[evenly_spread(len(self.val), BATCH)]
         self.codes = record_scans(model, heard)
         self.inputs_db = input_noise(model, heard)
         self.float_classes = self.predict()
@@ -190,11 +191,6 @@ def plain(row: dict) -> dict:
         if key in row
     }
     return row | ratios
-
-
-def spread(length: int, count: int) -> np.ndarray:
-    """Return so many indices, evenly spread, or all."""
-    return np.linspace(0, length, min(count, length), endpoint=False).astype(int)
 
 
 @torch.no_grad()

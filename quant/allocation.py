@@ -115,10 +115,16 @@ def _solve(
     import highspy
 
     layers = [layer for layer in spec.layers() if layer.weights]
-    largest = max(max(sensitivity[layer.path].values()) for layer in layers)
+    largest = max(
+        sensitivity[layer.path][bits]
+        for layer in layers
+        for bits in WEIGHT_BITS
+        if bits >= least[layer.path]
+    )
     solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("mip_rel_gap", 0.0)
+    solver.setOptionValue("mip_abs_gap", 0.0)
     # the heuristics print to standard output, and a problem of this size does not need them
     solver.setOptionValue("mip_heuristic_effort", 0.0)
     taken: dict[tuple[str, int], Any] = {}

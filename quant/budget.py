@@ -11,7 +11,7 @@ from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.train.loop import Progress
 from quant.allocation import Allocation, allocate, smallest_bits, weight_bytes
-from quant.calibration import calibrate, spread
+from quant.calibration import MINIMUM_IMAGES, calibrate, spread
 from quant.convolution import Scales
 from quant.network import QuantLMaUNet
 from quant.sensitivity import measure
@@ -53,8 +53,8 @@ def allocate_for_file(
 
     def size_with(bits: Mapping[str, int]) -> int:
         quantized = QuantLMaUNet(model, bits, scales=scales)
-        # only the size matters here: four images give every scale a value
-        calibrate(quantized, images[:4])
+        # only the size matters here: the images with most content give every scale a value
+        calibrate(quantized, images[np.argsort(images.std((1, 2, 3)))[-MINIMUM_IMAGES:]])
         return file_bytes(quantized)
 
     progress(0.0, "measuring the smallest file")
@@ -78,8 +78,14 @@ def allocate_for_file(
         if size <= budget_bytes:
             return _to_json(chosen, spec, budget_bytes, size)
         rest += size - budget_bytes
-    return _to_json(allocate(spec, sensitivity, weight_bytes(spec, least)), spec, budget_bytes,
-                    smallest)  # fmt: skip
+    content = _to_json(
+        allocate(spec, sensitivity, weight_bytes(spec, least)), spec, budget_bytes, smallest
+    )
+    content["notices"].append(
+        f"no choice of bits kept within the budget after {TRIALS} files, the last of {size:,} "
+        "bytes; the fewest bits everywhere were taken. Give a little more with --budget-mb"
+    )
+    return content
 
 
 def _to_json(chosen: Allocation, spec: Any, budget_bytes: int, size: int) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
+from brevitas import nn as qnn
 from brevitas.graph.calibrate import calibration_mode
-from torch import nn
+from torch import Tensor, nn
 
 from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
+from lmaunet.sampling import evenly_spread
 
 CALIBRATION_IMAGES = 32
 MINIMUM_IMAGES, FEW_IMAGES = 4, 16
@@ -26,7 +31,7 @@ def choose_slices(data: Dataset, count: int = CALIBRATION_IMAGES) -> np.ndarray:
     They are spread evenly; a class that none of them shows brings the slice with most of it.
     """
     labels = data.train.labels
-    chosen = set(range(0, len(labels), max(1, len(labels) // count))[:count])
+    chosen = {int(index) for index in evenly_spread(len(labels), count)}
     for index in range(1, len(data.classes)):
         pixels = (labels == index).sum((1, 2))
         if pixels.any() and not pixels[sorted(chosen)].any():
@@ -36,7 +41,7 @@ def choose_slices(data: Dataset, count: int = CALIBRATION_IMAGES) -> np.ndarray:
 
 def spread(images: np.ndarray, count: int) -> np.ndarray:
     """Return ``count`` of the images, evenly spread; all where there are no more."""
-    return images[:: max(1, len(images) // count)][:count]
+    return images[evenly_spread(len(images), count)]
 
 
 def check_images(images: np.ndarray) -> None:
@@ -108,7 +113,9 @@ def _intensity(model: LMaUNet, images: np.ndarray) -> list[str]:
 def calibrate(model: nn.Module, images: np.ndarray, batch: int = 8) -> None:
     """Set the activation scales of a quantized model from images ``(n, channels, H, W)``.
 
-    Scales start at the 99.999th percentile of the magnitude (Brevitas) and are learned afterwards.
+    A scale starts at the 99.999th percentile of the magnitude (Brevitas), the mean over the
+    batches, and is learned afterwards. Of the tensors that share a quantizer the largest counts:
+    their mean, which Brevitas takes, would clip it.
 
     Raises:
         UserError: too few images, or images that hold one value only.
@@ -116,10 +123,37 @@ def calibrate(model: nn.Module, images: np.ndarray, batch: int = 8) -> None:
     check_images(images)
     model.eval()
     device = next(model.parameters()).device
+    starts = range(0, len(images), batch)
     with calibration_mode(model):
-        for start in range(0, len(images), batch):
-            model(torch.from_numpy(images[start : start + batch]).to(device))
+        with _thresholds(model) as heard:
+            for start in starts:
+                model(torch.from_numpy(images[start : start + batch]).to(device))
+        for scaling, thresholds in heard.items():
+            by_tensor = torch.stack(thresholds).reshape(len(starts), -1)
+            scaling.buffer.fill_(by_tensor.mean(0).max())
     model.eval()
+
+
+@contextmanager
+def _thresholds(model: nn.Module) -> Iterator[dict[nn.Module, list[Tensor]]]:
+    """Yield a dictionary that fills with each activation quantizer's thresholds, call by call."""
+    heard: dict[nn.Module, list[Tensor]] = {}
+
+    def hear(scaling: nn.Module, given: tuple[Tensor, Tensor], scale: Tensor) -> None:
+        _, codes = given
+        heard.setdefault(scaling, []).append(scale * codes)
+
+    proxies = [
+        module.act_quant.fused_activation_quant_proxy
+        for module in model.modules()
+        if isinstance(module, qnn.QuantIdentity)
+    ]
+    handles = [p.tensor_quant.scaling_impl.register_forward_hook(hear) for p in proxies]
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def fix_scales(model: nn.Module) -> None:

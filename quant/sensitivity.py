@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmaunet.net.fold import fold
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.train.loop import Progress
@@ -32,8 +32,8 @@ def measure(
 ) -> dict[str, dict[int, float]]:
     """Return every layer's sensitivity to 2, 3, 4 and 8 bits, with all others left in float.
 
-    Rounding a weight per output channel commutes with folding its normalization, so that the float
-    network serves as it is.
+    What is rounded is the weight that ships, with its normalization folded in: powers of two for
+    scales fit it differently than the weight before.
 
     Args:
         model: the trained float network; comes back unchanged.
@@ -41,7 +41,7 @@ def measure(
         progress: told the fraction done.
         scales: what the weights' scales may be.
     """
-    model = copy.deepcopy(model).eval()
+    model = fold(model).eval()
     batch = torch.from_numpy(images).to(next(model.parameters()).device)
     reference = model(batch)
     weights = weights_of(model)

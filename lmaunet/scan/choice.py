@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmaunet.errors import UserError
+from lmaunet.sampling import evenly_spread
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.fixed import Fixed, cut
 from lmaunet.scan.formats import ScanScales, ScanStatistics, Widths, observe_scan, spec_for
@@ -95,7 +96,7 @@ class ScanCodes:
 
     def spread(self, count: int) -> ScanCodes:
         """Return the codes of so many images, evenly spread, or of all."""
-        images = np.linspace(0, len(self.x), min(count, len(self.x)), endpoint=False).astype(int)
+        images = evenly_spread(len(self.x), count)
         return ScanCodes(*(v[images] for v in self.stimuli))
 
 

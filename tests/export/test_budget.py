@@ -10,7 +10,7 @@ from export.packing import packed_bytes
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
-from quant.allocation import payload
+from quant.allocation import payload, smallest_bits, weight_bytes
 from quant.budget import allocate_for_file
 from quant.calibration import calibrate
 from quant.network import QuantLMaUNet
@@ -72,6 +72,26 @@ def test_the_smallest_size_named_can_be_asked_for(model, images, size_of, smalle
     found = allocate_for_file(model, images, smallest, "free", size_of, SILENT)
     assert found["file_bytes"] <= smallest
     assert not found["lkm_int8"] and "large-kernel Mamba" in found["notices"][0]
+
+
+def test_where_no_choice_fits_the_fewest_bits_are_taken_and_that_is_said(model, images):
+    """A file that is larger than the budget by a byte whatever the bits, but for the fewest."""
+    budget, least = 60_000, smallest_bits(model.spec)
+
+    def stubborn(network):
+        return budget - 10_000 if network.bits == least else budget + 1
+
+    found = allocate_for_file(model, images, budget, "free", stubborn, SILENT)
+    assert found["weight_bytes"] == weight_bytes(model.spec, least)
+    assert found["file_bytes"] == budget - 10_000
+    assert any("no choice of bits kept within the budget" in line for line in found["notices"])
+
+
+def test_blank_slices_among_the_images_do_not_matter(model, images, size_of, smallest):
+    blank = images.copy()
+    blank[:4] = blank[:4].min()
+    found = allocate_for_file(model, blank, smallest, "free", size_of, SILENT)
+    assert found["file_bytes"] <= smallest
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -2,9 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from lmaunet.errors import UserError
-from quant.calibration import check_images, choose_slices, notices
+from lmaunet.sampling import evenly_spread
+from quant.calibration import calibrate, check_images, choose_slices, notices
+from quant.convolution import quantizer
 
 
 def with_train(data, **changes):
@@ -50,3 +54,37 @@ def test_few_slices_and_a_missing_class_are_noticed(tiny_model, tiny_data):
     found = notices(tiny_model, data, choose_slices(data)[:6])
     assert "only 6 calibration slices" in found[0]
     assert data.classes[2] in found[1] and "no training slice shows" in found[1]
+
+
+def test_calibration_slices_reach_from_the_first_patients_to_the_last(tiny_data):
+    few, many = np.zeros((8, 32, 32)), np.zeros((574, 32, 32), np.uint8)
+    images = many[:, None].astype(np.float32)
+    cases, z = np.full(574, "a"), np.arange(574)
+    data = with_train(tiny_data, images=images, labels=many, cases=cases, z=z)
+    chosen = choose_slices(data, 32)
+    assert len(chosen) == 32
+    assert chosen[0] == 8 and chosen[-1] == 565, "the middles of the first and the last part"
+    assert set(np.diff(chosen)) == {17, 18}
+    assert list(evenly_spread(len(few), 32)) == list(range(8)), "all where there are no more"
+
+
+class TwoTensors(nn.Module):
+    """One quantizer for two tensors, the second 16 times as wide."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = quantizer()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.shared(x) + self.shared(16 * x)
+
+
+def test_of_tensors_that_share_a_quantizer_the_widest_counts():
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 1, 16, 16)).astype(np.float32)
+    model = TwoTensors()
+    calibrate(model, images, batch=4)
+    by_batch = [16 * np.abs(images[i : i + 4]).max() for i in (0, 4)]
+    threshold = 127 * float(model.shared.act_quant.scale())
+    # Brevitas' mean over all calls would be 8.5
+    assert threshold == pytest.approx(np.mean(by_batch), rel=0.01)

@@ -66,11 +66,6 @@ def test_without_its_scans_a_stage_puts_out_nothing(
     assert (max(seen[:4]) == 0) == leans
 
 
-def test_spread_takes_slices_from_everywhere():
-    assert benchmark.spread(10, 3).tolist() == [0, 3, 6]
-    assert benchmark.spread(3, 8).tolist() == [0, 1, 2]
-
-
 def test_an_infinite_ratio_is_null():
     row = {"formats": "a", "sqnr_db": [float("inf"), 3.0], "worst_channel_db": [1.0, 2.0]}
     assert benchmark.plain(row) == row | {"sqnr_db": [None, 3.0]}

@@ -15,6 +15,7 @@ from lmaunet.deploy.pipeline import (
     built_targets,
     fingerprint,
     load_build,
+    matching_control,
     run_stage,
 )
 from lmaunet.deploy.runs import DataSource, choose_data
@@ -54,7 +55,8 @@ def measure_reference(run: Path, data: Dataset) -> Outcome:
     The reference is the better one of the checkpoint as it came and of the control, which had the
     same extra training as the quantized network: a drop against it is not flattered.
     """
-    inputs = {name: run / "control" / f"{name}.pt" for name in ("float32", "control")}
+    folder = matching_control(run)
+    inputs = {name: folder / f"{name}.pt" for name in ("float32", "control")}
     options = {"data_sha256": fingerprint(data)}
     stage = Stage(run, "measure/reference", inputs, options, code=("lmaunet.train",))
 

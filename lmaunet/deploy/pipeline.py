@@ -9,6 +9,7 @@ there already for exactly these inputs and options.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +60,14 @@ def run_stage(
 
 
 def fingerprint(data: Dataset) -> str:
-    """Return the SHA-256 of the images and labels of a data set."""
+    """Return the SHA-256 of all of a data set that a training or a score depends on."""
+    named: list[Any] = [list(data.classes), [str(mm) for mm in data.spacing_mm]]
     digest = hashlib.sha256()
     for part in (data.train, data.val):
+        named += [part.cases.tolist(), part.z.tolist(), part.images.shape]
         digest.update(part.images.tobytes())
         digest.update(part.labels.tobytes())
+    digest.update(json.dumps(named).encode())
     return digest.hexdigest()
 
 
@@ -175,17 +179,51 @@ def qat(
 def _network_and_data(
     checkpoint: Path, source: DataSource, spec: NetSpec | None
 ) -> tuple[LMaUNet, Dataset, dict[str, Any]]:
-    """Return a checkpoint's network, data in its input size, and a stage's options on both."""
+    """Return a checkpoint's network, data in its input size, and a stage's options on both.
+
+    Raises:
+        UserError: where the network was trained on other classes, by its own note.
+    """
     from lmaunet.net.checkpoint import load_checkpoint, restore
 
-    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
+    loaded = load_checkpoint(checkpoint, spec)
+    model = restore(loaded, checkpoint)
     data = source.load(model.spec)
+    classes = loaded.notes.get("classes")
+    if classes is not None and list(classes) != list(data.classes):
+        raise UserError(
+            f"{checkpoint} was trained on the classes {', '.join(classes)}, {data.name} has "
+            f"{', '.join(data.classes)}; give data with the same, or a --class-map to them"
+        )
     options = {
         "spec": model.spec.to_json(),
         "data": source.to_json(),
         "data_sha256": fingerprint(data),
     }
     return model, data, options
+
+
+def matching_control(run: Path) -> Path:
+    """Return ``RUN/control``, which ``RUN/qat`` is compared with.
+
+    Raises:
+        UserError: where it is of another checkpoint, or was trained on other data, otherwise long
+            or by another seed: the drop would be that of two unrelated networks.
+    """
+    ours, theirs = read_manifest(run / "qat"), read_manifest(run / "control")
+    pairs = {
+        "checkpoint": (m["inputs"]["checkpoint"]["sha256"] for m in (ours, theirs)),
+        "data": (m["options"]["data_sha256"] for m in (ours, theirs)),
+        "schedule": (ours["options"]["settings"]["schedule"], theirs["options"]["schedule"]),
+        "seed": (m["seed"] for m in (ours, theirs)),
+    }
+    other = [name for name, (mine, its) in pairs.items() if mine != its]
+    if other:
+        raise UserError(
+            f"{run / 'control'} has another {' and '.join(other)} than {run / 'qat'}, which it is "
+            "to be compared with; run the same lmaunet-deploy qat again, it makes what is missing"
+        )
+    return run / "control"
 
 
 def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
@@ -205,12 +243,15 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     manifest = read_manifest(folder)
     quantized = load_quantized(folder / "model.pt")
     options = {"data": source.to_json(), "spec": manifest["options"]["spec"]}
-    inputs = {"model": folder / "model.pt", "scan": folder / "scan.json"}
+    inputs = {
+        "model": folder / "model.pt",
+        "scan": folder / "scan.json",
+        "control": matching_control(run) / "control.pt",
+    }
     stage = Stage(run, "export", inputs, options, code=("export",))
 
     def work(out: Path) -> None:
-        path = run / "control" / "control.pt"
-        float32 = restore(load_checkpoint(path), path)
+        float32 = restore(load_checkpoint(inputs["control"]), inputs["control"])
         images = samples_of(source.load(quantized.spec))
         write_graphs(out, float32, quantized, images, progress)
         formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]

@@ -12,7 +12,7 @@ from lmaunet.deploy import gates, report
 from lmaunet.deploy.describe import count_macs
 from lmaunet.deploy.measuring import hd95_figure, load_run_data, measure_all, read_target
 from lmaunet.deploy.pictures import overlay_rows
-from lmaunet.deploy.pipeline import load_build
+from lmaunet.deploy.pipeline import load_build, matching_control
 from lmaunet.stage import read_json, read_manifest
 
 
@@ -83,7 +83,7 @@ def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[s
 def _model(run: Path, spec: Any) -> dict[str, Any]:
     height, width = spec.input_size
     found = read_json(run / "qat" / "qat.json")
-    floats = read_json(run / "control" / "control.json")["scores"]
+    floats = read_json(matching_control(run) / "control.json")["scores"]
     agreements = read_json(run / "export" / "export.json")["agreements"]
     return {
         "spec": spec.name,

@@ -129,10 +129,11 @@ class DataSource:
                 f"{data.name} has {channels} channel(s), spec {spec.name} takes "
                 f"{spec.in_channels}; choose another spec or --channels {channels}"
             )
-        if len(data.classes) > spec.classes:
+        if len(data.classes) != spec.classes:
             raise UserError(
                 f"{data.name} has {len(data.classes)} classes, spec {spec.name} has "
-                f"{spec.classes}; use a network with --classes {len(data.classes)}"
+                f"{spec.classes}; use a network with --classes {len(data.classes)}, or a "
+                f"--class-map that names {spec.classes} classes"
             )
         return data
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 from command_line import runner
 
+from lmaunet.deploy.pipeline import fingerprint
 from lmaunet.stage import read_json, read_manifest
 
 
@@ -140,6 +143,55 @@ def test_a_stale_build_is_not_reported(trained, run):
         assert "lmaunet-deploy build --target ort" in err
     finally:
         path.write_text(kept)
+
+
+@pytest.mark.parametrize("command", [("export",), ("measure", "--target", "ort"), ("report",)])
+def test_a_control_of_another_training_is_not_compared_with(trained, run, command):
+    """As a command leaves it that was killed between a new QAT and its control."""
+    run("build", "--target", "ort")
+    path = trained.parent.parent / "control" / "manifest.json"
+    content = read_json(path)
+    kept = path.read_text(encoding="utf-8")
+    content["inputs"]["checkpoint"]["sha256"] = "0" * 64
+    content["options"]["schedule"]["epochs"] += 1
+    path.write_text(json.dumps(content))
+    try:
+        status, _, err = run(*command)
+        assert status == 2 and "another checkpoint and schedule than" in err
+        assert "run the same lmaunet-deploy qat again" in err
+    finally:
+        path.write_text(kept)
+
+
+def test_a_network_of_other_classes_is_refused_before_anything_is_trained(
+    trained, run, tmp_path, tiny_data
+):
+    import torch
+
+    content = torch.load(trained, weights_only=True)
+    content["notes"]["classes"] = [*content["notes"]["classes"][:-1], "pineal gland"]
+    torch.save(content, tmp_path / "model.pt")
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = run(
+        "qat", "--ckpt", tmp_path / "model.pt", "--phantom", "--run", tmp_path / "run"
+    )
+    assert status == 2 and "pineal gland" in err and "--class-map" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_fingerprint_of_data_covers_what_a_score_depends_on(tiny_data):
+    whole = fingerprint(tiny_data)
+    assert fingerprint(dataclasses.replace(tiny_data, notes=("another note",))) == whole
+    val = tiny_data.val
+    others = [
+        {"spacing_mm": (1.0, 2.0, 3.0)},
+        {"classes": (*tiny_data.classes[:-1], "renamed")},
+        {"val": dataclasses.replace(val, cases=np.full(len(val), "another"))},
+        {"val": dataclasses.replace(val, labels=np.flip(val.labels, 1).copy())},
+        {"train": dataclasses.replace(tiny_data.train, images=tiny_data.train.images + 1)},
+    ]
+    found = {fingerprint(dataclasses.replace(tiny_data, **change)) for change in others}
+    assert len(found | {whole}) == len(others) + 1
 
 
 def test_a_run_of_another_version_is_refused(trained, run):

@@ -128,6 +128,8 @@ class QuantConv(nn.Module):
         super().__init__()
         if bits not in WEIGHT_BITS:
             raise UserError(f"weights of {bits} bits; use one of {WEIGHT_BITS}")
+        if norm is not None and conv.bias is not None:
+            raise ValueError("a convolution before a batch normalization has no bias of its own")
         self.relu, self.bits, self.scales = relu, bits, scales
         self.conv = qnn.QuantConv2d(
             conv.in_channels,

@@ -165,6 +165,12 @@ def fit(
         UserError: when the loss is not finite, or there are fewer slices than processes.
     """
     processes.wait()
+    saved = folder / f"{name}.last.pt" if folder else None
+    state = None
+    if saved and saved.exists():
+        state = torch.load(saved, map_location=processes.device, weights_only=True)
+        # before anything holds the parameters: Brevitas replaces those of its quantizers here
+        model.load_state_dict(state["model"])
     # a quarter faster on a CPU
     model.to(memory_format=torch.channels_last)
     wrapped = processes.wrap(model)
@@ -173,10 +179,7 @@ def fit(
         parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate
     )
     history: list[dict[str, float]] = []
-    saved = folder / f"{name}.last.pt" if folder else None
-    if saved and saved.exists():
-        state = torch.load(saved, map_location=processes.device, weights_only=True)
-        model.load_state_dict(state["model"])
+    if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
     total = math.ceil(len(data) // processes.world / schedule.batch_size)

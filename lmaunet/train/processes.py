@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+
+LONGEST_WAIT = datetime.timedelta(hours=6)
+"""The others wait this long while the first process scores, allocates bits and chooses formats."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ def join_processes() -> Processes:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT)
     return Processes(rank, world, device)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -49,6 +51,54 @@ def test_a_loaded_network_computes_the_same_again(result, tiny_data):
     images = tiny_data.val.images[:2]
     first, second = (predict_logits(load_quantized(result / "model.pt"), images) for _ in range(2))
     assert (first == second).all()
+
+
+@pytest.fixture
+def killed_in_the_second_epoch():
+    class Killed(Exception):
+        pass
+
+    def progress(fraction, line):
+        if "QAT: epoch 2/2" in line:
+            raise Killed
+
+    return Killed, progress
+
+
+def test_an_interrupted_qat_goes_on_with_its_budget(
+    tiny_model, tiny_data, tmp_path, killed_in_the_second_epoch
+):
+    """Bits, epoch and result are those of a run that nobody stopped."""
+    killed, stop = killed_in_the_second_epoch
+    data = dataclasses.replace(tiny_data, train=tiny_data.train.take(slice(None, None, 4)))
+    settings = QatSettings(Schedule(2, 1e-3), budget_bytes=30_000, distillation=0.5)
+    measured = []
+
+    def size_of(network):
+        measured.append(network.bits)
+        return 20_000 + sum(network.bits.values())
+
+    def run(folder, progress):
+        folder.mkdir(exist_ok=True)
+        quantize(
+            tiny_model, data, settings, seed=0, folder=folder, processes=join_processes(),
+            progress=progress, file_bytes=size_of,
+        )  # fmt: skip
+
+    with pytest.raises(killed):
+        run(tmp_path / "stopped", stop)
+    assert (tmp_path / "stopped" / "QAT.last.pt").exists()
+    assert not (tmp_path / "stopped" / "model.pt").exists()
+    before = len(measured)
+    run(tmp_path / "stopped", lambda fraction, line: None)
+    assert len(measured) == before, "the allocation is not made a second time"
+    run(tmp_path / "whole", lambda fraction, line: None)
+    networks = [load_quantized(tmp_path / name / "model.pt") for name in ("stopped", "whole")]
+    assert networks[0].bits == networks[1].bits
+    for key, value in networks[1].state_dict().items():
+        assert torch.equal(value, networks[0].state_dict()[key]), key
+    stopped, whole = (read_json(tmp_path / name / "qat.json") for name in ("stopped", "whole"))
+    assert stopped["scores"] == whole["scores"] and len(stopped["history"]) == 2
 
 
 def test_a_float_checkpoint_is_not_quantized(result):

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-
 LONGEST_WAIT = datetime.timedelta(hours=6)
 """The others wait this long while the first process scores, allocates bits and chooses formats."""
 

@@ -21,6 +21,8 @@ SYNAPSE_CLASSES = (
 )  # fmt: skip
 CARDIAC_CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 CLASS_FILE = "classes.json"
+LARGEST_CODE = 2**53
+OPTIONS = ("label_source", "name", "normalization")
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,38 @@ class ClassMap:
         return np.array(mapped, np.uint8)[np.searchsorted(present, codes)]
 
 
-def integral(labels: np.ndarray, where: str) -> np.ndarray:
-    """Return labels as int64; raises :class:`UserError` where one is not a whole number."""
+def integral(labels: np.ndarray, where: str, what: str = "label") -> np.ndarray:
+    """Return labels as int64; raises :class:`UserError` where one is not a whole number.
+
+    ``what`` names one of them in the message.
+    """
     import numpy as np
 
+    if labels.dtype.kind not in "fiub":
+        raise UserError(
+            f"{where}: {what}s of type {labels.dtype}; expected whole numbers; convert them"
+        )
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all():
-            raise UserError(f"{where}: labels hold NaN or infinity; expected whole numbers")
+            raise UserError(
+                f"{where}: {what}s hold NaN or infinity; expected whole numbers; replace them"
+            )
         if (labels != np.round(labels)).any():
             bad = labels[labels != np.round(labels)].flat[0]
-            raise UserError(f"{where}: label {bad:g} is not a whole number; expected class codes")
-    elif labels.dtype.kind not in "iub":
-        raise UserError(f"{where}: labels of type {labels.dtype}; expected whole numbers")
+            raise UserError(
+                f"{where}: {what} {bad:g} is not a whole number; expected codes such as 0, 1, 2; "
+                "correct the file"
+            )
+    if labels.dtype.kind in "fu" and labels.size and float(labels.max()) > LARGEST_CODE:
+        raise UserError(
+            f"{where}: {what} {labels.max()} is out of range; expected at most {LARGEST_CODE}; "
+            "correct the file"
+        )
+    if labels.dtype.kind == "f" and labels.size and float(labels.min()) < -LARGEST_CODE:
+        raise UserError(
+            f"{where}: {what} {labels.min():g} is out of range; expected at least "
+            f"{-LARGEST_CODE}; correct the file"
+        )
     return labels.astype(np.int64)
 
 
@@ -136,12 +158,15 @@ def read_class_map(given: str | Path) -> ClassMap:
             f"no class map {str(given)!r}; give a JSON file or one of: {', '.join(NAMED_MAPS)}"
         )
     try:
-        content = read_json(path)
-        classes = tuple(str(c) for c in content.pop("classes"))
-        codes = {int(k): int(v) for k, v in content.pop("codes").items()}
+        content = dict(read_json(path))
+        classes = tuple(_text(c) for c in _list(content.pop("classes")))
+        codes = {int(k): _whole(v) for k, v in content.pop("codes").items()}
         others = content.pop("others", None)
-        others = None if others is None else int(others)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        others = None if others is None else _whole(others)
+        for key in OPTIONS[:2]:
+            if key in content:
+                _text(content[key])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a class map ({type(error).__name__}: {error}); expected "
             '{"classes": ["background", ...], "codes": {"1": 1, ...}}'
@@ -152,4 +177,34 @@ def read_class_map(given: str | Path) -> ClassMap:
             f"{path}: {len(classes)} classes and a code for class {max(targets, default=0)}; every "
             "code must point to one of 2 to 255 classes"
         )
+    twice = sorted({c for c in classes if classes.count(c) > 1})
+    if twice:
+        raise UserError(
+            f"{path}: class {twice[0]!r} is listed {classes.count(twice[0])} times; expected a "
+            "name once, because scores are told by name; give several codes one class"
+        )
+    unknown = sorted(content.keys() - set(OPTIONS))
+    if unknown:
+        raise UserError(
+            f"{path}: unknown key {unknown[0]!r}; expected classes, codes, others, "
+            f"{', '.join(OPTIONS)}; correct or remove it"
+        )
     return ClassMap(classes, codes, others, content)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise TypeError(f"{value!r} is no name")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value

@@ -22,7 +22,7 @@ from lmaunet.data.class_map import (
 from lmaunet.data.split import split_subjects
 from lmaunet.data.volumes import (
     Geometry,
-    check_finite,
+    check_pixels,
     check_shapes,
     is_volume,
     read_image,
@@ -55,11 +55,16 @@ def read_source(
     """Detect the layout of ``path`` and read it; arguments and errors as for ``dataset.load``."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder with {_layouts()}")
-    if path.is_file():
+    if not path.is_dir():
         if not path.name.endswith(("_train.npz", "_val.npz")):
             raise UserError(f"{path} is a file; give a folder with {_layouts()}")
         return _read_patients(re.sub(r"_(train|val)\.npz$", "", str(path)), class_map)
     if (path / fetch.SOURCE_FILE).exists():
+        if class_map is not None:
+            raise UserError(
+                f"{path} is the fetched CT, which has a class map of its own; leave out "
+                f"--class-map {class_map}"
+            )
         return _read_fetched(path)
     for images, labels in PAIR_FOLDERS:
         if (path / images).is_dir() and (path / labels).is_dir():
@@ -237,17 +242,21 @@ def _highest(paths: list[Path]) -> int:
 
 def _read_patients(stem_path: str, class_map: str | Path | None) -> Source:
     """Read ``STEM_train.npz`` and ``STEM_val.npz``, divided by patient."""
+    halves = {}
+    for role in ("train", "val"):
+        path = Path(f"{stem_path}_{role}.npz")
+        halves[role] = (path, _read_half(path))
     if class_map is not None:
         chosen = read_class_map(class_map)
     elif CARDIAC_SET in Path(stem_path).name.lower():
         chosen = NAMED_MAPS["cardiac"]
     else:
-        chosen = identity_map(1 + max(_highest_code(stem_path, role) for role in ("train", "val")))
+        highest = {path: _highest_code(half["label"], path) for path, half in halves.values()}
+        chosen = identity_map(1 + max(highest.values()))
     volumes: list[Volume] = []
     patients: dict[str, set[int]] = {}
-    for role in ("train", "val"):
-        path = Path(f"{stem_path}_{role}.npz")
-        found, patients[role] = _patient_volumes(path, role, chosen)
+    for role, (path, half) in halves.items():
+        found, patients[role] = _patient_volumes(half, path, role, chosen)
         volumes.extend(found)
     both = patients["train"] & patients["val"]
     if both:
@@ -267,9 +276,7 @@ def _read_patients(stem_path: str, class_map: str | Path | None) -> Source:
     )
 
 
-def _highest_code(stem_path: str, role: str) -> int:
-    path = Path(f"{stem_path}_{role}.npz")
-    codes = transunet.read_npz(path, ("label",))["label"]
+def _highest_code(codes: np.ndarray, path: Path) -> int:
     highest = int(integral(codes, str(path)).max())
     if not 1 <= highest <= 254:
         raise UserError(
@@ -279,20 +286,26 @@ def _highest_code(stem_path: str, role: str) -> int:
     return highest
 
 
-def _patient_volumes(path: Path, role: str, class_map: ClassMap) -> tuple[list[Volume], set[int]]:
+def _read_half(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of one of the two files, of shapes and types that go together."""
     arrays = transunet.read_npz(path, ("image", "label", "patient", "frame", "slice"))
-    image, codes = arrays["image"], arrays["label"]
+    image = arrays["image"]
     if image.ndim != 3:
         raise UserError(f"{path}: image of shape {image.shape}; expected (slices, H, W)")
-    check_shapes(image.shape, codes.shape, str(path))
+    check_shapes(image.shape, arrays["label"].shape, str(path))
     for key in ("patient", "frame", "slice"):
         if arrays[key].shape != (len(image),):
             raise UserError(f"{path}: {key} of shape {arrays[key].shape}; expected ({len(image)},)")
-    if image.dtype.kind == "f":
-        check_finite(image, str(path))
-    labels = class_map.apply(codes, str(path))
+        arrays[key] = integral(arrays[key], f"{path} ({key})", "number")
+    check_pixels(image, str(path))
+    return arrays
+
+
+def _patient_volumes(
+    numbers: dict[str, np.ndarray], path: Path, role: str, class_map: ClassMap
+) -> tuple[list[Volume], set[int]]:
+    image, labels = numbers["image"], class_map.apply(numbers["label"], str(path))
     volumes = []
-    numbers = {k: integral(arrays[k], f"{path} ({k})") for k in ("patient", "frame", "slice")}
     groups = np.stack([numbers["patient"], numbers["frame"]], 1)
     for patient, frame in np.unique(groups, axis=0):
         rows = np.flatnonzero((groups == (patient, frame)).all(1))

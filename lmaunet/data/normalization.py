@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ABDOMEN_WINDOW_HU = (-125.0, 275.0)
 KINDS = ("window", "zscore")
+SMALLEST_WINDOW = 1e-12
 
 
 def window(low: float, high: float) -> dict[str, Any]:
@@ -29,7 +30,9 @@ def check(normalization: Mapping[str, Any], where: str) -> dict[str, Any]:
     try:
         if normalization["kind"] == "window":
             made = window(normalization["low"], normalization["high"])
-            if made["high"] > made["low"]:
+            widest = max(abs(made["low"]), abs(made["high"]))
+            # what float32 can divide by; NaN and infinity are neither
+            if made["high"] - made["low"] > SMALLEST_WINDOW and widest < 1 / SMALLEST_WINDOW:
                 return made
         elif normalization["kind"] == "zscore":
             return zscore()

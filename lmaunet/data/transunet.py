@@ -15,12 +15,17 @@ from lmaunet.data import normalization as norm
 from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import CLASS_FILE, ClassMap
 from lmaunet.data.split import split_subjects
-from lmaunet.data.volumes import check_finite, check_shapes
+from lmaunet.data.volumes import check_pixels, check_shapes
 from lmaunet.errors import UserError
 
 TRAIN, TEST = "train_npz", "test_vol_h5"
 LIST_FOLDERS = ("lists_Synapse", "lists/lists_Synapse", "../lists/lists_Synapse")
 
+_NPZ_ERRORS = (
+    OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error,
+    # a header that asks for more than there is, an encrypted archive, an unknown compression
+    MemoryError, RuntimeError, NotImplementedError,
+)  # fmt: skip
 _SLICE_NAME = re.compile(r"(?P<case>.+)_slice(?P<z>\d+)")
 
 
@@ -28,12 +33,22 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Return arrays of an npz file; raises UserError where it is not one or lacks one of them."""
     if not path.exists():
         raise UserError(f"{path} does not exist; both halves of the set are needed")
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} cannot be read as npz (it is no zip archive, or is cut short); get the file "
+            "again, or write it with numpy.savez"
+        )
     try:
         with np.load(path, allow_pickle=False) as content:
             lacking = [key for key in keys if key not in content.files]
             if not lacking:
-                return {key: content[key] for key in keys}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                return {key: np.asarray(content[key]) for key in keys}
+    except _NPZ_ERRORS as error:
+        if "allow_pickle" in str(error):
+            raise UserError(
+                f"{path} holds arrays of Python objects, which are not loaded because they may be "
+                "code; expected numbers; convert them with astype and save the file again"
+            ) from error
         raise UserError(f"{path} cannot be read as npz ({error}); get the file again") from error
     raise UserError(f"{path} has no array {lacking[0]!r}; expected: {', '.join(keys)}")
 
@@ -143,10 +158,10 @@ def _slice_number(path: Path) -> int:
 def _read_slices(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
     planes = []
     for file in files:
-        plane = _plane(read_npz(file, ("image",))["image"], file).astype(np.float32)
+        plane = _plane(read_npz(file, ("image",))["image"], file)
         check_shapes(plane.shape, shape, str(file))
-        check_finite(plane, str(file))
-        planes.append(plane)
+        check_pixels(plane, str(file))
+        planes.append(plane.astype(np.float32))
     return _check_unit(np.stack(planes), files[0])
 
 
@@ -170,7 +185,7 @@ def _slice_axis(shape: tuple[int, ...], shapes: set[tuple[int, ...]], path: Path
     Copies of the set store ``(slice, H, W)`` or ``(H, W, slice)``. Where both would do, the first
     axis is taken, as in TransUNet's own files.
     """
-    if len(shape) != 3:
+    if len(shape) != 3 or 0 in shape:
         raise UserError(f"{path}: label of shape {shape}; expected a volume of 3 dimensions")
     for axis in (0, 2, 1):
         if shape[:axis] + shape[axis + 1 :] in shapes:
@@ -183,10 +198,10 @@ def _slice_axis(shape: tuple[int, ...], shapes: set[tuple[int, ...]], path: Path
 
 
 def _read_h5_image(path: Path, axis: int, shape: tuple[int, ...]) -> np.ndarray:
-    image = _read_h5(path, "image").astype(np.float32)
+    image = _read_h5(path, "image")
     check_shapes(image.shape, shape, str(path))
-    check_finite(image, str(path))
-    return _check_unit(np.moveaxis(image, axis, 0), path)
+    check_pixels(image, str(path))
+    return _check_unit(np.moveaxis(image.astype(np.float32), axis, 0), path)
 
 
 def _read_h5(path: Path, key: str) -> np.ndarray:
@@ -197,7 +212,7 @@ def _read_h5(path: Path, key: str) -> np.ndarray:
             if key not in content:
                 raise UserError(f"{path} has no array {key!r}; expected: image, label")
             return np.asarray(content[key])
-    except OSError as error:
+    except (OSError, ValueError, TypeError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as HDF5 ({error}); get the file again") from error
 
 

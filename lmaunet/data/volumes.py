@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 ORIENTATION = "LPS"
+LARGEST_PIXEL = 1e15
 _GEOMETRY_TOLERANCE_MM = 0.05
 
 
@@ -79,11 +80,8 @@ def read_image(path: Path) -> tuple[np.ndarray, Geometry]:
     import numpy as np
 
     array, geometry = _read(path)
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{path}: pixels of type {array.dtype}; expected real numbers")
-    array = array.astype(np.float32)
-    check_finite(array, str(path))
-    return array, geometry
+    check_pixels(array, str(path))
+    return array.astype(np.float32), geometry
 
 
 def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -141,12 +139,31 @@ def check_finite(array: np.ndarray, where: str) -> None:
         )
 
 
+def check_pixels(array: np.ndarray, where: str) -> None:
+    """Raise :class:`UserError` where an image is not of finite real numbers that float32 bears."""
+    if array.dtype.kind not in "iufb":
+        raise UserError(f"{where}: pixels of type {array.dtype}; expected real numbers")
+    if array.dtype.kind == "f":
+        check_finite(array, where)
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    if largest > LARGEST_PIXEL:
+        raise UserError(
+            f"{where}: a pixel of magnitude {largest:g}; expected at most {LARGEST_PIXEL:g}, "
+            "because the square of a pixel must be a float32; divide the image by a constant"
+        )
+
+
 def check_shapes(image: tuple[int, ...], labels: tuple[int, ...], where: str) -> None:
-    """Raise :class:`UserError` where an image and its labels differ in shape."""
+    """Raise :class:`UserError` where an image and its labels differ in shape, or hold nothing."""
     if tuple(image) != tuple(labels):
         raise UserError(
             f"{where}: image of shape {tuple(image)} but labels of shape {tuple(labels)}; expected "
             "equal shapes; resample the labels onto the image"
+        )
+    if 0 in image:
+        raise UserError(
+            f"{where}: image and labels of shape {tuple(image)} hold no pixel; expected one slice "
+            "or more; give images with content"
         )
 
 

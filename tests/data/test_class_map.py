@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmaunet.data.class_map import NAMED_MAPS, SYNAPSE_CLASSES, identity_map, read_class_map
+from lmaunet.data.normalization import check
 from lmaunet.errors import UserError
 
 
@@ -65,13 +66,38 @@ def test_a_map_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"classes": ["a"], "codes": {}}',
                 '{"classes": ["a", "b"], "codes": {"1": 2}}',
-                '{"classes": ["a", "b"], "codes": {"x": 1}}']
+                '{"classes": ["a", "b"], "codes": {"x": 1}}',
+                '{"classes": "ab", "codes": {"1": 1}}',
+                '{"classes": ["a", ""], "codes": {"1": 1}}',
+                '{"classes": ["a", "b"], "codes": {"1": 1.7}}',
+                '{"classes": ["a", "b"], "codes": {"1": 1}, "others": 1e400}',
+                '{"classes": ["a", "b"], "codes": {"1": 1}, "name": ""}',
+                '{"classes": ["a", "b"], "codes": {"1": 1}, "label_source": null}',
+                "[" * 100_000]
 )  # fmt: skip
 def test_a_damaged_map_is_refused(tmp_path, content):
     path = tmp_path / "classes.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"classes\.json"):
         read_class_map(path)
+
+
+def test_names_that_occur_twice_and_unknown_keys_are_refused(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text('{"classes": ["a", "b", "b"], "codes": {"1": 1, "2": 2}}')
+    with pytest.raises(UserError, match=r"classes\.json: class 'b' is listed 2 times"):
+        read_class_map(path)
+    path.write_text('{"classes": ["a", "b"], "codes": {"1": 1}, "othrs": 0}')
+    with pytest.raises(UserError, match=r"unknown key 'othrs'; expected classes, codes, others"):
+        read_class_map(path)
+
+
+@pytest.mark.parametrize("ends", [(0, "inf"), (0, "nan"), (-1e300, 1e308), (0, 1e-45), (1, 0)])
+def test_a_window_that_float32_cannot_divide_by_is_refused(ends):
+    low, high = ends
+    with pytest.raises(UserError, match="normalization"):
+        check({"kind": "window", "low": low, "high": high}, "classes.json")
+    assert check({"kind": "window", "low": -125, "high": 275}, "x")["high"] == 275.0
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -1,6 +1,8 @@
 """Every layout that is understood, and what each must refuse."""
 
 import json
+import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -287,12 +289,76 @@ def test_a_patient_on_both_sides_is_refused(tmp_path):
         ({"image": np.zeros((12, 20))}, r"image of shape \(12, 20\); expected \(slices, H, W\)"),
         ({"image": np.full((12, 20, 20), np.nan)}, "4800 of 4800 pixels are NaN"),
         ({"frame": np.zeros(5)}, r"frame of shape \(5,\); expected \(12,\)"),
+        ({"frame": np.full(12, 0.5)}, r"\(frame\): number 0.5 is not a whole number"),
+        (
+            {"patient": np.full(12, 2**63 + 2, np.uint64)},
+            r"\(patient\): number \d+ is out of range",
+        ),
+        ({"patient": np.full(12, "P1")}, r"\(patient\): numbers of type <U2; expected whole"),
+        ({"slice": np.full(12, None)}, "holds arrays of Python objects, which are not loaded"),
+        ({"label": np.full((12, 20, 20), 1e30)}, r"label 1e\+30 is out of range; expected at most"),
+        ({"label": np.full((12, 20, 20), -1e30)}, r"label -1e\+30 is out of range; expected at l"),
+        (
+            {"image": np.zeros((12, 20, 20), np.complex64)},
+            "pixels of type complex64; expected",
+        ),
+        ({"image": np.full((12, 20, 20), "a")}, "pixels of type <U1; expected real numbers"),
+        ({"image": np.full((12, 20, 20), 1e30)}, r"a pixel of magnitude 1e\+30; expected at most"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_with_the_file(tmp_path, changes, text):
     with pytest.raises(UserError, match=text) as raised:
-        load(write_patients(tmp_path, **changes), size=SIZE, class_map="cardiac")
+        load(write_patients(tmp_path, val=(3, 4), **changes), size=SIZE, class_map="cardiac")
     assert "heart_train.npz" in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 20, 20), (12, 0, 20)])
+@pytest.mark.parametrize("class_map", [None, "cardiac"])
+def test_arrays_without_a_pixel_are_refused(tmp_path, shape, class_map):
+    rows = dict.fromkeys(("patient", "frame", "slice"), np.zeros(shape[0], int))
+    arrays = {"image": np.zeros(shape), "label": np.zeros(shape, int), **rows}
+    with pytest.raises(UserError, match=r"heart_train\.npz: image and labels of .* hold no pixel"):
+        load(write_patients(tmp_path, **arrays), size=SIZE, class_map=class_map)
+
+
+def huge_header(path):
+    """An archive whose array says that it has more elements than memory holds."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for key in ("image", "label", "patient", "frame", "slice"):
+            content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+            archive.writestr(f"{key}.npy", content)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("hello"),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.open("wb").write(b"\x93NUMPY\x01\x00"),
+        lambda path: (path.unlink(), path.mkdir()),
+        huge_header,
+    ],
+    ids=["empty", "text", "cut short", "npy", "folder", "more than memory"],
+)
+def test_a_file_that_is_no_npz_is_refused(tmp_path, spoil):
+    spoil(write_patients(tmp_path) / "heart_train.npz")
+    with pytest.raises(UserError, match=r"heart_train\.npz cannot be read as npz") as raised:
+        load(tmp_path, size=SIZE)
+    assert "pickle" not in str(raised.value) and "get the file again" in str(raised.value)
+
+
+def test_something_that_is_no_folder_is_refused():
+    with pytest.raises(UserError, match="/dev/null is a file; give a folder with one of"):
+        load(Path("/dev/null"), size=SIZE)
+
+
+def test_pixels_that_float32_cannot_square_are_refused(maker):
+    maker.pair("a", image=maker.image(maker.labels()) * np.float32(1e20))
+    with pytest.raises(UserError, match=r"a\.nii\.gz: a pixel of magnitude .* at most 1e\+15"):
+        load(maker.folder, size=SIZE)
 
 
 def test_half_a_set_is_refused(tmp_path):

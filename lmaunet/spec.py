@@ -137,9 +137,15 @@ class NetSpec:
             value = getattr(self, key)
             if len(value) != length or min(value) < 1:
                 raise UserError(f"spec {self.name}: {key}={value}; give {length} positive numbers")
-        for key in ("in_channels", "states", "expand", "decoder_convs"):
-            if getattr(self, key) < 1:
-                raise UserError(f"spec {self.name}: {key}={getattr(self, key)}; give 1 or more")
+        counts = ("in_channels", "states", "expand", "decoder_convs", "pyramid_width", "classes")
+        for key in counts:
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"spec {self.name}: {key}={value!r}; give 1 or more, whole")
+        if not self.pyramid_bins or min(self.pyramid_bins) < 1:
+            raise UserError(
+                f"spec {self.name}: pyramid_bins={self.pyramid_bins}; give positive numbers"
+            )
         if self.classes < 2:
             raise UserError(f"spec {self.name}: classes={self.classes}; give 2 or more")
         if any(k not in (3, 5, 7, 9) for k in self.kernels):
@@ -261,7 +267,7 @@ class NetSpec:
         """Return the spec that :meth:`to_json` wrote; raises UserError for anything else."""
         try:
             return NetSpec(**content)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"not a network specification: {error}") from error
 
     def replace(self, **changes: Any) -> NetSpec:

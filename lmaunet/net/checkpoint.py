@@ -20,6 +20,12 @@ from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
 
 SCHEMA = 1
+LARGE_NETWORK = 100_000_000
+
+_READ_ERRORS = (
+    RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError, TypeError,
+    AttributeError, IndexError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ def read_file(path: Path) -> Any:
         UserError: no such file, not a checkpoint, truncated, or a pickle with code in it.
     """
     require_file(path)
+    _check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -78,11 +85,38 @@ def read_file(path: Path) -> Any:
         raise UserError(
             f"{path} is not a torch checkpoint; give a file that torch.save wrote"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except _READ_ERRORS as error:
+        # torch explains at length; the first sentence names the fault
+        reason = str(error).split("\n")[0].split(". ")[0]
         raise UserError(
-            f"checkpoint {path} is damaged or truncated ({reason}); copy or save it again"
+            f"checkpoint {path} is damaged or truncated, or none ({type(error).__name__}: "
+            f"{reason}); give a file that torch.save wrote, or copy or save it again"
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raise :class:`UserError` where a file is empty, or an archive cut short or altered.
+
+    torch.load itself does not look at the checksums: a flipped bit would be a weight.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if not start:
+        raise UserError(f"checkpoint {path} is damaged: it is empty; copy or save it again")
+    if start != b"PK\x03\x04":
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"checkpoint {path} is damaged or truncated ({error}); copy or save it again"
+        ) from error
+    if altered is not None:
+        raise UserError(
+            f"checkpoint {path} is damaged: {altered} in it does not match its checksum; copy or "
+            "save it again"
+        )
 
 
 def load_checkpoint(path: Path, spec: NetSpec | None = None) -> LoadedCheckpoint:
@@ -106,21 +140,65 @@ def load_checkpoint(path: Path, spec: NetSpec | None = None) -> LoadedCheckpoint
                 f"{path} has schema {content['schema']}, expected {SCHEMA}; another version wrote "
                 "it: use that version, or train again"
             )
-        own = NetSpec.from_json(content["spec"])
-        if spec is not None and spec != own:
-            raise UserError(f"{path} is of spec {own.name!r}, which differs from the one given")
-        return LoadedCheckpoint(own, content["state"], content["kind"], content.get("notes", {}))
+        return _own_checkpoint(path, content, spec)
     for key in ("state_dict", "model_state_dict", "model", "network_weights"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(
-            f"{path} holds no state dict; save it as torch.save(model.state_dict(), path)"
-        )
+    _check_state(path, content)
     if spec is None:
         raise UserError(f"{path} is a plain state dict; name its network with --spec")
     return LoadedCheckpoint(spec, {k.removeprefix("module."): v for k, v in content.items()})
+
+
+def _own_checkpoint(
+    path: Path, content: Mapping[str, Any], spec: NetSpec | None
+) -> LoadedCheckpoint:
+    try:
+        own = NetSpec.from_json(content["spec"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}; give the file as it was written") from error
+    if spec is not None and spec != own:
+        raise UserError(
+            f"{path} is of a spec {own.name!r} that differs from the one given, {spec.name!r}; "
+            "leave out --spec, the file names its own"
+        )
+    notes = content.get("notes", {})
+    classes = notes.get("classes") if isinstance(notes, Mapping) else None
+    if (
+        not isinstance(content.get("kind"), str)
+        or not isinstance(notes, Mapping)
+        or not (classes is None or _all_text(classes))
+    ):
+        raise UserError(
+            f"{path} lacks a usable kind or notes, which every checkpoint of ours has; give the "
+            "file as it was written"
+        )
+    state = content.get("state")
+    _check_state(path, state)
+    return LoadedCheckpoint(own, state, content["kind"], notes)  # type: ignore[arg-type]
+
+
+def _all_text(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, str) for v in values)
+
+
+def _check_state(path: Path, state: Any) -> None:
+    """Raise :class:`UserError` unless this is a dictionary of dense tensors of real numbers."""
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    ):
+        raise UserError(
+            f"{path} holds no state dict; save it as torch.save(model.state_dict(), path)"
+        )
+    odd = [k for k, v in state.items() if v.layout != torch.strided or v.is_complex()]
+    if odd:
+        raise UserError(
+            f"{path} holds sparse or complex tensors: {odd[:3]}; expected dense real ones; convert "
+            "and save them again"
+        )
 
 
 def restore(loaded: LoadedCheckpoint, path: Path) -> LMaUNet:
@@ -133,6 +211,14 @@ def restore(loaded: LoadedCheckpoint, path: Path) -> LMaUNet:
     if loaded.kind != "float32":
         raise UserError(
             f"{path} is a {loaded.kind} checkpoint; give the FP32 checkpoint that it came from"
+        )
+    params = sum(layer.params for layer in loaded.spec.layers())
+    numbers = sum(tensor.numel() for tensor in loaded.state.values())
+    if params > max(numbers, LARGE_NETWORK):
+        # before memory for it is asked for
+        raise UserError(
+            f"{path} is of another network: it holds {numbers:,} numbers, its spec "
+            f"{loaded.spec.name} has {params:,} parameters; give the file as it was written"
         )
     model = LMaUNet(loaded.spec)
     load_state(model, loaded.state, path)
@@ -155,9 +241,22 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
             f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in wrong[:3]
         )
         raise UserError(f"{path} has other shapes: {shapes}; choose its --spec")
-    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    coded = [k for k in own if own[k].is_floating_point() and not state[k].is_floating_point()]
+    if coded:
+        raise UserError(
+            f"{path} holds {state[coded[0]].dtype} for {coded[0]}; expected floating-point "
+            "weights; give the FP32 checkpoint"
+        )
+    broken = [
+        k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()
+    ]
     if broken:
         raise UserError(
             f"{path} holds weights that are not finite: {broken[:3]}; training diverged"
+        )
+    negative = [k for k, v in state.items() if k.endswith("running_var") and (v < 0).any()]
+    if negative:
+        raise UserError(
+            f"{path} holds variances below 0: {negative[:3]}; expected 0 or more; save it again"
         )
     model.load_state_dict(dict(state))

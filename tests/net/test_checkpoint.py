@@ -74,6 +74,66 @@ def test_what_is_not_a_checkpoint(tmp_path, saved):
         load_checkpoint(text)
 
 
+def test_a_flipped_bit_is_seen(saved):
+    """torch.load itself would hand it on as a weight."""
+    content = torch.load(saved, weights_only=True)
+    raw = bytearray(saved.read_bytes())
+    at = raw.find(content["state"]["head.weight"].numpy().tobytes())
+    assert at > 0
+    raw[at + 1] ^= 0x40
+    saved.write_bytes(raw)
+    with pytest.raises(UserError, match=r"model\.pt is damaged: .* does not match its checksum"):
+        load_checkpoint(saved)
+
+
+def edited(spec, **changes):
+    return {"spec": {**spec, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda c: {"spec": None}, "not a network specification"),
+        (lambda c: edited(c["spec"], classes=9.0), "classes=9.0; give 1 or more, whole"),
+        (lambda c: edited(c["spec"], pyramid_width="8"), "pyramid_width='8'; give 1 or more"),
+        (lambda c: edited(c["spec"], pyramid="bins", pyramid_bins=[0]), r"pyramid_bins=\(0,\)"),
+        (lambda c: edited(c["spec"], widths=[10**6] * 5), "of another network: it holds"),
+        (lambda c: {"kind": None}, "lacks a usable kind or notes"),
+        (lambda c: {"notes": [1]}, "lacks a usable kind or notes"),
+        (lambda c: {"notes": {"classes": [1, 2]}}, "lacks a usable kind or notes"),
+        (lambda c: {"state": None}, "holds no state dict"),
+        (lambda c: {"state": {**c["state"], "head.weight": 3}}, "holds no state dict"),
+        (
+            lambda c: {"state": {k: v.to_sparse() for k, v in c["state"].items()}},
+            "holds sparse or complex tensors",
+        ),
+        (
+            lambda c: {"state": {k: v.to(torch.complex64) for k, v in c["state"].items()}},
+            "holds sparse or complex tensors",
+        ),
+        (
+            lambda c: {"state": {k: v.to(torch.int8) for k, v in c["state"].items()}},
+            r"holds torch\.int8 for .*; expected floating-point weights",
+        ),
+        (
+            lambda c: {"state": {k: v - 9 * ("_var" in k) for k, v in c["state"].items()}},
+            "holds variances below 0",
+        ),
+    ],
+)
+def test_a_checkpoint_with_odd_content_is_refused_by_name(saved, change, text):
+    content = torch.load(saved, weights_only=True)
+    torch.save({**content, **change(content)}, saved)
+    with pytest.raises(UserError, match=text) as raised:
+        restore(load_checkpoint(saved), saved)
+    assert "model.pt" in str(raised.value)
+
+
+def test_a_spec_beside_the_file_s_own(saved, tiny_spec):
+    with pytest.raises(UserError, match=r"differs from the one given, .*; leave out --spec"):
+        load_checkpoint(saved, tiny_spec.replace(states=4))
+
+
 def test_other_networks_are_named(saved, tmp_path, tiny_model, tiny_spec):
     loaded = load_checkpoint(saved)
     with pytest.raises(UserError, match=r"other shapes: .* expected .*choose its --spec"):

@@ -31,6 +31,10 @@ TOOLS = (
 )  # fmt: skip
 
 
+class DamagedStage(UserError):
+    """A stage's folder does not hold what the stage wrote."""
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of every file of a folder in order of name, in hex."""
     digest = hashlib.sha256()
@@ -127,9 +131,16 @@ class Stage:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def is_current(self) -> bool:
-        """Tell whether the folder holds the result of exactly these inputs and options."""
-        manifest = self.folder / "manifest.json"
-        return manifest.exists() and read_manifest(self.folder)["key"] == self.key()
+        """Tell whether the folder holds the result of exactly these inputs and options, whole.
+
+        A damaged result is none: the stage is run again.
+        """
+        if not (self.folder / "manifest.json").exists():
+            return False
+        try:
+            return read_stage(self.folder)["key"] == self.key()
+        except DamagedStage:
+            return False
 
     def write(self, work: Callable[[Path], None], *, resume: bool = False) -> Path:
         """Run ``work(folder)`` into a fresh partial folder and move the result into place.
@@ -172,13 +183,18 @@ def _partial_folder(partial: Path, key: str, resume: bool) -> Iterator[Path]:
         resume and marker.exists() and marker.read_text(encoding="utf-8") == key
     ):
         shutil.rmtree(partial)
+    made = [folder for folder in (partial.parent, partial.parent.parent) if not folder.exists()]
     try:
         partial.mkdir(parents=True, exist_ok=True)
         marker.write_text(key)
         yield partial
     except BaseException:
-        if not resume:
+        # what was refused before it began leaves nothing to go on from
+        if not resume or all(p == marker for p in partial.glob("*")):
             shutil.rmtree(partial, ignore_errors=True)
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # only where it is empty
         raise
 
 
@@ -202,16 +218,53 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(
             f"{folder} holds no finished {folder.name!r} stage; run that stage first "
-            f"(lmaunet-deploy {folder.name} --run {folder.parent})"
+            f"({command_of(folder)})"
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         schema = manifest["schema"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); run the stage again") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedStage(
+            f"{path} is damaged ({error}); run the stage again: {command_of(folder)}"
+        ) from error
     if schema != SCHEMA:
         raise UserError(
             f"{path} has schema {schema}, expected {SCHEMA}: another version wrote this run; "
             "use a new --run folder, or that version"
         )
+    kinds = {"key": str, "options": dict, "inputs": dict, "outputs": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
+    if wrong:
+        raise DamagedStage(
+            f"{path} is damaged (no usable {wrong[0]!r}); run the stage again: {command_of(folder)}"
+        )
     return manifest
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a stage whose files are those that it wrote.
+
+    Raises:
+        UserError: as :func:`read_manifest`, and where a file is missing, damaged or edited.
+    """
+    manifest = read_manifest(folder)
+    for name, digest in manifest["outputs"].items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != digest:
+            state = "has changed since it was written" if path.exists() else "is missing"
+            raise DamagedStage(
+                f"{path} {state}: its SHA-256 must be the one in {folder / 'manifest.json'}; run "
+                f"the stage again: {command_of(folder)}"
+            )
+    return manifest
+
+
+def command_of(folder: Path) -> str:
+    """Return the command that makes a stage's folder."""
+    run, name = folder.parent, folder.name
+    if run.name in ("build", "measure"):
+        verb = "measure" if name == "reference" else f"{run.name} --target {name}"
+        return f"lmaunet-deploy {verb} --run {run.parent}"
+    given = {"qat": " --ckpt FILE", "control": " --ckpt FILE", "train": " --data DIR"}
+    verb = "qat" if name == "control" else name
+    return f"lmaunet-deploy {verb}{given.get(name, '')} --run {run}"

@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from lmaunet.errors import UserError
-from lmaunet.stage import Stage, read_manifest, sha256, write_json
+from lmaunet.stage import Stage, command_of, read_manifest, read_stage, sha256, write_json
 
 
 @pytest.fixture
@@ -66,6 +67,70 @@ def test_an_interrupted_stage_resumes_only_with_the_same_key(stage):
         stage.write(stop, resume=True)
     other.write(lambda f: seen.append((f / "step.txt").exists()), resume=True)
     assert seen == [True, False]
+
+
+def spoil_missing(folder):
+    (folder / "out.txt").unlink()
+
+
+def spoil_edited(folder):
+    (folder / "out.txt").write_text("edited")
+
+
+def spoil_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def spoil_keys(folder):
+    (folder / "manifest.json").write_text('{"schema": 1}')
+
+
+def spoil_folder(folder):
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_missing, spoil_edited, spoil_manifest, spoil_keys, spoil_folder]
+)
+def test_a_damaged_result_is_refused_and_made_again(stage, spoil):
+    folder = stage.write(put("one"))
+    assert read_stage(folder) == read_manifest(folder)
+    spoil(folder)
+    with pytest.raises(UserError, match=r"run the stage again: lmaunet-deploy train --data DIR"):
+        read_stage(folder)
+    assert not stage.is_current()
+    stage.write(put("one"))
+    assert stage.is_current() and (folder / "out.txt").read_text(encoding="utf-8") == "one"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("qat", "qat --ckpt FILE --run run"),
+        ("control", "qat --ckpt FILE --run run"),
+        ("export", "export --run run"),
+        ("build/ort", "build --target ort --run run"),
+        ("measure/ort", "measure --target ort --run run"),
+        ("measure/reference", "measure --run run"),
+    ],
+)
+def test_the_command_that_makes_a_stage_exists(name, command):
+    assert command_of(Path("run") / name) == f"lmaunet-deploy {command}"
+
+
+def test_a_stage_that_is_refused_at_its_start_leaves_nothing(stage):
+    def refuse(partial):
+        raise UserError("bad")
+
+    with pytest.raises(UserError):
+        stage.write(refuse, resume=True)
+    assert not stage.run.exists()
+    stage.run.mkdir()
+    with pytest.raises(UserError):
+        stage.write(refuse, resume=True)
+    assert list(stage.run.iterdir()) == []
 
 
 def test_a_missing_input_is_named(stage):

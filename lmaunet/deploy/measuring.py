@@ -22,7 +22,7 @@ from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import get_target
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_json, read_manifest, write_json
+from lmaunet.stage import Stage, read_json, read_stage, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -37,11 +37,11 @@ def load_run_data(run: Path) -> tuple[NetSpec, DataSource, Dataset]:
     Raises:
         UserError: where the data are not those that the network was quantized with.
     """
-    options = read_manifest(run / "qat")["options"]
-    spec = NetSpec.from_json(options["spec"])
+    options = read_stage(run / "qat")["options"]
+    spec = NetSpec.from_json(options.get("spec", {}))
     source = choose_data(run, None)
     data = source.load(spec)
-    if fingerprint(data) != options["data_sha256"]:
+    if fingerprint(data) != options.get("data_sha256"):
         raise UserError(
             f"the data in {source.path} have changed since {run / 'qat'} was made; run "
             "lmaunet-deploy qat again, or put the data back"

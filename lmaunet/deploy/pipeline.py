@@ -21,7 +21,7 @@ from lmaunet.artifacts import Agreement, Build
 from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
-from lmaunet.stage import Stage, read_json, read_manifest, write_json
+from lmaunet.stage import Stage, read_json, read_stage, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -207,16 +207,23 @@ def matching_control(run: Path) -> Path:
     """Return ``RUN/control``, which ``RUN/qat`` is compared with.
 
     Raises:
-        UserError: where it is of another checkpoint, or was trained on other data, otherwise long
-            or by another seed: the drop would be that of two unrelated networks.
+        UserError: where one is damaged; or where it is of another checkpoint, or was trained on
+            other data, otherwise long or by another seed: the drop would be that of two unrelated
+            networks.
     """
-    ours, theirs = read_manifest(run / "qat"), read_manifest(run / "control")
-    pairs = {
-        "checkpoint": (m["inputs"]["checkpoint"]["sha256"] for m in (ours, theirs)),
-        "data": (m["options"]["data_sha256"] for m in (ours, theirs)),
-        "schedule": (ours["options"]["settings"]["schedule"], theirs["options"]["schedule"]),
-        "seed": (m["seed"] for m in (ours, theirs)),
-    }
+    ours, theirs = read_stage(run / "qat"), read_stage(run / "control")
+    try:
+        pairs = {
+            "checkpoint": [m["inputs"]["checkpoint"]["sha256"] for m in (ours, theirs)],
+            "data": [m["options"]["data_sha256"] for m in (ours, theirs)],
+            "schedule": [ours["options"]["settings"]["schedule"], theirs["options"]["schedule"]],
+            "seed": [m["seed"] for m in (ours, theirs)],
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the manifest of {run / 'qat'} or {run / 'control'} is damaged ({error!r}); run the "
+            "same lmaunet-deploy qat again"
+        ) from error
     other = [name for name, (mine, its) in pairs.items() if mine != its]
     if other:
         raise UserError(
@@ -240,13 +247,13 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     from quant.scan_formats import read_formats
 
     folder = run / "qat"
-    manifest = read_manifest(folder)
+    manifest, controlled = read_stage(folder), matching_control(run)
     quantized = load_quantized(folder / "model.pt")
-    options = {"data": source.to_json(), "spec": manifest["options"]["spec"]}
+    options = {"data": source.to_json(), "spec": manifest["options"].get("spec")}
     inputs = {
         "model": folder / "model.pt",
         "scan": folder / "scan.json",
-        "control": matching_control(run) / "control.pt",
+        "control": controlled / "control.pt",
     }
     stage = Stage(run, "export", inputs, options, code=("export",))
 
@@ -297,7 +304,7 @@ def build(
 
     target = get_target(target_name)
     folder = run / "export"
-    read_manifest(folder)
+    read_stage(folder)
     inputs = {
         "qcdq": folder / "network.qcdq.onnx",
         "qonnx": folder / "network.qonnx.onnx",
@@ -327,16 +334,18 @@ def load_build(run: Path, target_name: str) -> Build:
     """Return a finished build of a run.
 
     Raises:
-        UserError: where it is not there, or was made from an earlier export than the run's.
+        UserError: where it is not there or damaged, or was made from an earlier export than the
+            run's.
     """
     folder = run / "build" / target_name
     command = f"lmaunet-deploy build --target {target_name} --run {run}"
     if not (folder / "manifest.json").exists():
         raise UserError(f"{run} has no {target_name} build; make it with: {command}")
-    manifest = read_manifest(folder)
-    exported = read_manifest(run / "export")["outputs"]
+    manifest = read_stage(folder)
+    exported = read_stage(run / "export")["outputs"]
     for name in ("qcdq", "qonnx"):
-        if manifest["inputs"][name]["sha256"] != exported[f"network.{name}.onnx"]:
+        built_from = manifest["inputs"].get(name, {}).get("sha256")
+        if built_from is None or built_from != exported.get(f"network.{name}.onnx"):
             raise UserError(
                 f"{folder} was built from an earlier network than {run / 'export'}; "
                 f"make it again with: {command}"

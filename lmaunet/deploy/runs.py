@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.errors import UserError
-from lmaunet.stage import read_manifest, sha256
+from lmaunet.stage import DamagedStage, read_manifest, sha256
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -75,7 +75,10 @@ def _quantized(run: Path) -> str | None:
     """Return the digest of the checkpoint that a run quantized."""
     if not (run / "qat" / "manifest.json").exists():
         return None
-    return read_manifest(run / "qat")["inputs"]["checkpoint"]["sha256"]
+    try:
+        return read_manifest(run / "qat")["inputs"]["checkpoint"]["sha256"]
+    except (DamagedStage, KeyError, TypeError):
+        return None  # a damaged run quantized nothing that is known
 
 
 def _newest() -> Path | None:
@@ -110,10 +113,18 @@ class DataSource:
     @staticmethod
     def from_json(content: dict[str, Any]) -> DataSource:
         """Return the source that :meth:`to_json` wrote."""
-        path, class_map = content["path"], content["class_map"]
-        return DataSource(
-            Path(path) if path else None, Path(class_map) if class_map else None, content["seed"]
-        )
+        try:
+            path, class_map = content["path"], content["class_map"]
+            return DataSource(
+                Path(path) if path else None,
+                Path(class_map) if class_map else None,
+                int(content["seed"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the run's note on its data is damaged ({error!r}); name the data again with "
+                "lmaunet-deploy qat --ckpt FILE --data DIR"
+            ) from error
 
     def load(self, spec: NetSpec) -> Dataset:
         """Load the images in the network's input size, checked against its channels and classes."""
@@ -144,7 +155,12 @@ def choose_data(run: Path, given: DataSource | None) -> DataSource:
         return given
     for stage in ("qat", "train"):
         if (run / stage / "manifest.json").exists():
-            return DataSource.from_json(read_manifest(run / stage)["options"]["data"])
+            try:
+                noted = read_manifest(run / stage)["options"].get("data", {})
+            except DamagedStage as error:
+                # the command that mends it has to know the data from somewhere else
+                raise UserError(f"{error}, with its --data DIR or --phantom") from error
+            return DataSource.from_json(noted)
     if not (DEFAULT_DATA / "SOURCE.json").exists():
         raise UserError(
             "no data: give --data DIR, or get the example CT with: lmaunet-deploy data fetch"

@@ -39,7 +39,7 @@ ClassMapOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--class-map", help="JSON that maps label values to class names."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.", min=0)]
+SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.", min=0, max=2**63 - 1)]
 
 
 def main() -> None:
@@ -139,7 +139,7 @@ def train(
 
     network = named_spec(spec_name).replace(
         classes=classes, in_channels=channels,
-        input_size=(input_size, input_size) if input_size else None,
+        input_size=None if input_size is None else (input_size, input_size),
     )  # fmt: skip
     source = _source(data, phantom, class_map)
     console.show(
@@ -172,7 +172,7 @@ def qat(
     from lmaunet.deploy.quantizing import qat as quantize
     from lmaunet.spec import named_spec
 
-    network = named_spec(spec_name) if spec_name else None
+    network = None if spec_name is None else named_spec(spec_name)
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
@@ -260,6 +260,8 @@ def _source(data: Path | None, phantom: bool, class_map: Path | None) -> Any:
 
     if data is not None and phantom:
         raise UserError("--data and --phantom exclude each other; give one")
+    if data is None and class_map is not None:
+        raise UserError(f"--class-map {class_map} is for labels of yours; give them with --data")
     if data is None and not phantom:
         return None
     return DataSource(data, class_map)

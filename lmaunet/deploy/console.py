@@ -16,6 +16,12 @@ from lmaunet.errors import Disagreement, UserError
 INTERRUPTED = 130
 BAD_USAGE = 2
 LINE_SECONDS = 15.0
+# what a file system may answer to a path or a disk of the user's, and never to a fault of ours
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_USE = (
+    errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR,
+    errno.ELOOP, errno.EIO,
+)  # fmt: skip
 
 
 def first_process() -> bool:
@@ -103,12 +109,25 @@ def run_command(command: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (*NO_SPACE, *NO_USE):
             raise
         where = f" ({error.filename})" if error.filename else ""
+        move = (
+            "Free some space or choose another --run folder, then give the same command again"
+            if error.errno in (*NO_SPACE, errno.EACCES, errno.EROFS, errno.EPERM)
+            else "Give a path that can be used so"
+        )
         print(
-            f"lmaunet-deploy: {error.strerror}{where}; finished stages are kept. Free some space "
-            "or choose another --run folder, then give the same command again",
+            f"lmaunet-deploy: {error.strerror}{where}; finished stages are kept. {move}",
+            file=sys.stderr,
+        )
+        return BAD_USAGE
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        print(
+            f"lmaunet-deploy: out of memory ({str(error).splitlines()[0]}); finished stages are "
+            "kept. Give a smaller --batch-size, --input-size or spec",
             file=sys.stderr,
         )
         return BAD_USAGE

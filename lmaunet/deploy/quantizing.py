@@ -45,11 +45,14 @@ class QatOptions:
         from quant.bits import parse_bits
         from quant.qat import QatSettings
 
-        if self.budget_mb is not None and not 0 < self.budget_mb < 1e6:
-            raise UserError(f"--budget-mb {self.budget_mb:g}; give a positive size, such as 4.2")
+        if self.budget_mb is not None and not 1e-6 <= self.budget_mb < 1e6:
+            raise UserError(
+                f"--budget-mb {self.budget_mb:g}; give a positive size of a byte (1e-6) or more "
+                "and less than 1,000,000 MB, such as 4.2"
+            )
         return QatSettings(
             Schedule(self.epochs, self.learning_rate, self.batch_size),
-            bits=parse_bits(spec, self.bits) if self.bits else {},
+            bits={} if self.bits is None else parse_bits(spec, self.bits),
             budget_bytes=None if self.budget_mb is None else int(self.budget_mb * 1e6),
             scales=self.scales,  # type: ignore[arg-type]
             distillation=self.distillation,

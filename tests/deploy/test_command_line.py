@@ -81,6 +81,13 @@ def test_doctor_names_what_is_missing_and_its_fix(run, monkeypatch):
         (("train", "--phantom", "--data", "x"), 2, "exclude each other"),
         (("train", "--phantom", "--epochs", "0"), 2, "must be positive"),
         (("train", "--phantom", "--input-size", "50"), 2, "multiples of 16"),
+        (("train", "--phantom", "--input-size", "0"), 2, "give 2 positive numbers"),
+        (("train", "--phantom", "--input-size", "16000000"), 2, "out of memory"),
+        (("train", "--phantom", "--seed", str(2**64)), 2, "--seed"),
+        (("train", "--phantom", "--class-map", "cardiac"), 2, "give them with --data"),
+        (("train", "--class-map", "cardiac"), 2, "give them with --data"),
+        (("train", "--data", "x" * 300), 2, "File name too long"),
+        (("qat", "--ckpt", "missing.pt", "--phantom", "--spec", ""), 2, "unknown spec ''"),
         (("train", "--phantom", "--classes", "4"), 2, "9 classes, spec demo has 4"),
         (("train", "--phantom", "--channels", "3"), 2, "1 channel(s), spec demo takes 3"),
         (("train",), 2, "no data: give --data DIR"),
@@ -120,6 +127,9 @@ def test_a_diverged_or_foreign_checkpoint_names_the_tensor(run, tmp_path):
         (KeyboardInterrupt(), 130, "interrupted; finished stages are kept"),
         (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 2, "No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 2, "Permission denied"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), 2, "Give a path that can"),
+        (MemoryError("Unable to allocate 2 TiB"), 2, "out of memory (Unable to allocate 2 TiB)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "out of memory"),
     ],
 )
 def test_each_error_has_its_status_and_one_line(capsys, error, status, text):

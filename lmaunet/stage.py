@@ -80,8 +80,11 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to ``path`` atomically: the old file stays until the new one is complete."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A file is only ever read with ``weights_only=True``: a pickle that holds code is
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -53,10 +54,20 @@ def save_checkpoint(
 
 
 def save_atomically(path: Path, content: Any) -> None:
-    """Write tensors and plain data: the old file stays until the new one is complete."""
+    """Write tensors and plain data: the old file stays until the new one is complete.
+
+    Raises:
+        OSError: where the file cannot be written. torch's own writer hides a full disk behind a
+            fault of its format.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    torch.save(content, partial)
-    partial.replace(path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def require_file(path: Path) -> None:

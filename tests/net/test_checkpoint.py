@@ -1,3 +1,4 @@
+import errno
 import pickle
 
 import pytest
@@ -72,6 +73,20 @@ def test_what_is_not_a_checkpoint(tmp_path, saved):
     torch.save([1, 2], text)
     with pytest.raises(UserError, match="holds a list, expected a dictionary of tensors"):
         load_checkpoint(text)
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_file(saved, tiny_spec, tiny_model, monkeypatch):
+    kept = saved.read_bytes()
+    write = type(saved).write_bytes
+
+    def full(path, content):
+        write(path, bytes(content[:100]))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(saved), "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(saved, tiny_spec, tiny_model, dice=0.7)
+    assert saved.read_bytes() == kept and list(saved.parent.iterdir()) == [saved]
 
 
 def test_a_flipped_bit_is_seen(saved):

@@ -121,8 +121,10 @@ def build(
 
 def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:
     """Return board, clock and latency target; raises :class:`UserError` for bad values."""
-    board = named_board(str(options.get("board") or DEFAULT_BOARD))
-    clock_mhz = _positive(options.get("clock_mhz") or DEFAULT_CLOCK_MHZ, "clock_mhz")
+    # 0 and an empty name are given values, not absent ones
+    board, clock = options.get("board"), options.get("clock_mhz")
+    board = named_board(DEFAULT_BOARD if board is None else str(board))
+    clock_mhz = _positive(DEFAULT_CLOCK_MHZ if clock is None else clock, "clock_mhz")
     if clock_mhz > 800:
         raise UserError(
             f"clock_mhz={clock_mhz:g}; these devices' DSPs end below 800, use 150 to 400"

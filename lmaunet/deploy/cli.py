@@ -205,7 +205,11 @@ def build(
 ) -> None:  # fmt: skip
     """Build a deployment of the run's quantized network for one target."""
     from lmaunet.deploy import commands
+    from lmaunet.errors import UserError
 
+    for name, given, owner in (("sm", sm, "trt"), ("target-ms", target_ms, "fpga")):
+        if given and target != owner:
+            raise UserError(f"--{name} is an option of --target {owner}; leave it out here")
     options: dict[str, Any] = {}
     if target == "trt":
         options = {"sms": list(sm or ("SM86", "SM89"))}

@@ -19,7 +19,7 @@ from lmaunet.deploy.runs import (
     run_for_training,
 )
 from lmaunet.spec import NetSpec, named_spec
-from lmaunet.stage import read_json
+from lmaunet.stage import read_json, read_manifest
 
 Shown = tuple[Any, list[str]]
 
@@ -53,11 +53,15 @@ def train(
 
 def export(run: Path | None, lowering: str | None) -> Shown:
     """Export a run's quantized network."""
+    if lowering is not None:
+        from export.lowerings import get_lowering
+
+        get_lowering(lowering)
     run = find_run(run)
     outcome = _export(run)
     content = read_json(outcome.folder / "export.json")
     lines = [_agreement(a) for a in content["agreements"]]
-    if lowering:
+    if lowering is not None:
         import onnx
 
         from export.lower import lower
@@ -72,6 +76,7 @@ def export(run: Path | None, lowering: str | None) -> Shown:
 
 
 def _export(run: Path) -> pipeline.Outcome:
+    read_manifest(run / "qat")  # what is missing first is said first
     with progress_bar("exporting to ONNX") as progress:
         return pipeline.export(run, choose_data(run, None), progress)
 
@@ -99,6 +104,10 @@ def build(run: Path | None, target: str, options: Mapping[str, Any]) -> Shown:
 
 def measure(run: Path | None, target: str | None) -> Shown:
     """Measure a run's builds."""
+    if target is not None:
+        from lmaunet.deploy.targets import get_target
+
+        get_target(target)
     run = find_run(run)
     with progress_bar("measuring") as progress:
         folders = measuring.measure_all(run, target, progress)

@@ -93,6 +93,11 @@ def test_doctor_names_what_is_missing_and_its_fix(run, monkeypatch):
         (("train",), 2, "no data: give --data DIR"),
         (("export",), 2, "there is no run under runs/; start with"),
         (("report", "--run", "nowhere"), 2, "--run nowhere does not exist"),
+        (("export", "--run", "."), 2, "holds no finished 'qat' stage; run that stage first"),
+        (("build", "--target", "ort", "--run", "."), 2, "holds no finished 'qat' stage"),
+        (("export", "--run", ".", "--lowering", ""), 2, "unknown lowering ''; use one of:"),
+        (("measure", "--run", ".", "--target", ""), 2, "unknown target ''; use one of:"),
+        (("measure", "--run", ".", "--target", "../ort"), 2, "unknown target '../ort'; use"),
     ],
 )
 def test_bad_usage(run, tmp_path, arguments, status, text):

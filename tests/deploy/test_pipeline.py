@@ -117,6 +117,10 @@ def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
         (("--target", "trt", "--sm", "SM90"), "SM86"),
         (("--target", "tpu"), "unknown target 'tpu'; use one of: fpga, ort, trt"),
         (("--target", "fpga", "--clock-mhz", "-5"), "clock"),
+        (("--target", "fpga", "--clock-mhz", "0"), "clock_mhz=0.0; give a positive number"),
+        (("--target", "fpga", "--board", ""), "ZCU104"),
+        (("--target", "ort", "--sm", "SM86"), "--sm is an option of --target trt"),
+        (("--target", "ort", "--target-ms", "3"), "--target-ms is an option of --target fpga"),
     ],
 )
 def test_a_build_that_cannot_be_is_refused_and_leaves_nothing(trained, run, arguments, text):
@@ -161,6 +165,40 @@ def test_a_control_of_another_training_is_not_compared_with(trained, run, comman
         assert "run the same lmaunet-deploy qat again" in err
     finally:
         path.write_text(kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("qat/model.pt", ("export",)),
+        ("qat/qat.json", ("report",)),
+        ("control/control.pt", ("measure",)),
+        ("export/export.json", ("report",)),
+        ("build/ort/model.onnx", ("measure", "--target", "ort")),
+        ("build/ort/build.json", ("report",)),
+    ],
+)
+def test_an_edited_file_of_a_run_is_not_used(trained, run, name, command):
+    folder = trained.parent.parent
+    run("build", "--target", "ort")
+    path = folder / name
+    kept = path.read_bytes()
+    middle = len(kept) // 2
+    path.write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
+    try:
+        status, _, err = run(*command)
+        assert status == 2 and f"{name} has changed since it was written" in err
+        assert "run the stage again: lmaunet-deploy" in err
+    finally:
+        path.write_bytes(kept)
+
+
+def test_a_damaged_manifest_asks_for_the_data_too(trained, run, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "qat").mkdir(parents=True)
+    (folder / "qat" / "manifest.json").write_text("{")
+    status, _, err = run("qat", "--ckpt", trained, "--run", folder, "--epochs", "1")
+    assert status == 2 and "with its --data DIR or --phantom" in err
 
 
 def test_a_network_of_other_classes_is_refused_before_anything_is_trained(

@@ -280,7 +280,7 @@ SPECS = {
     for spec in (
         NetSpec("base", (56, 112, 144, 288, 512), expand=2, skip="concat", decoder_convs=2,
                 pyramid="bins"),
-        NetSpec("edge", (24, 48, 96, 192, 256), pyramid_width=192),
+        NetSpec("edge", (24, 48, 96, 192, 256), pyramid_width=192, states=8),
         NetSpec("demo", (12, 24, 32, 48, 64), states=8, kernels=(7, 7, 7, 5),
                 input_size=(128, 128)),
     )

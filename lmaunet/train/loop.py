@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lmaunet.data.augment import batches
 from lmaunet.data.dataset import SliceSet
 from lmaunet.errors import UserError
-from lmaunet.net.checkpoint import save_atomically
+from lmaunet.net.checkpoint import read_file, save_atomically
 from lmaunet.train.processes import Processes
 
 Progress = Callable[[float, str], None]
@@ -24,6 +24,7 @@ Progress = Callable[[float, str], None]
 
 WARMUP_FRACTION = 0.1
 CLIP_NORM = 2.0
+LARGEST_RATE = 1.0
 RAREST = 1e5
 SMOOTHING = 0.9
 
@@ -39,10 +40,11 @@ class Schedule:
     augment: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate <= LARGEST_RATE:
             raise UserError(
                 f"epochs={self.epochs}, batch_size={self.batch_size}, "
-                f"learning_rate={self.learning_rate}; each must be positive"
+                f"learning_rate={self.learning_rate}; each must be positive, the rate at most "
+                f"{LARGEST_RATE:g}"
             )
 
     def rate(self, fraction: float) -> float:
@@ -162,13 +164,17 @@ def fit(
         teacher: adds its divergence to the loss.
 
     Raises:
-        UserError: when the loss is not finite, or there are fewer slices than processes.
+        UserError: when the loss is not finite, there are fewer slices than processes, or the
+            checkpoint to go on from is damaged.
     """
     processes.wait()
     saved = folder / f"{name}.last.pt" if folder else None
     state = None
     if saved and saved.exists():
-        state = torch.load(saved, map_location=processes.device, weights_only=True)
+        try:
+            state = read_file(saved)
+        except UserError as error:
+            raise UserError(f"{error}; or delete it, to train from the start") from error
         # before anything holds the parameters: Brevitas replaces those of its quantizers here
         model.load_state_dict(state["model"])
     # a quarter faster on a CPU

@@ -38,7 +38,12 @@ def test_an_interrupted_training_ends_as_if_it_was_not(tiny_spec, tiny_data, tmp
     whole, history = train(tiny_spec, tiny_data.train)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_spec, tiny_data.train, folder=tmp_path, stop_after=0.5)
-    assert (tmp_path / "training.last.pt").exists()
+    last = tmp_path / "training.last.pt"
+    kept = last.read_bytes()
+    last.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(UserError, match=r"damaged or truncated.* or delete it, to train from"):
+        train(tiny_spec, tiny_data.train, folder=tmp_path)
+    last.write_bytes(kept)
     resumed, again = train(tiny_spec, tiny_data.train, folder=tmp_path)
     assert again == history
     for key, value in whole.state_dict().items():
@@ -54,9 +59,13 @@ def test_a_loss_that_diverges_is_said(tiny_spec, tiny_data):
         train(tiny_spec, broken)
 
 
-def test_bad_schedules():
-    with pytest.raises(UserError, match=r"epochs=0, .* each must be positive"):
-        Schedule(0, 1e-3)
+@pytest.mark.parametrize(
+    ("epochs", "rate", "batch"),
+    [(0, 1e-3, 8), (1, 0.0, 8), (1, 1e-3, 0), (1, float("inf"), 8), (1, float("nan"), 8)],
+)
+def test_bad_schedules(epochs, rate, batch):
+    with pytest.raises(UserError, match=rf"epochs={epochs}, .* each must be positive"):
+        Schedule(epochs, rate, batch)
 
 
 def test_the_rate_warms_up_and_cools_down():

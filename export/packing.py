@@ -27,16 +27,14 @@ from typing import TYPE_CHECKING
 from export.convolutions import copy_node, remove_unused
 from export.function import DOMAIN, DOMAIN_VERSION, MINIMUM_IR_VERSION, OPSET, main_opset
 from lmaunet.errors import UserError
+from quant.packed import PACKED_BITS, packed_bytes
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
 NAME = "UnpackCodes"
-PACKED_BITS = (2, 3, 4)
 UNPACKED_BITS = 8
-MINIMUM_CODES = 256
-"""Weights of fewer codes are left as INT8: their node and shape take what the planes would save."""
 
 # The products are summed by MatMulInteger: UINT8 by INT8, exact in INT32. The last Slice drops
 # what fills the last group of eight.
@@ -62,18 +60,6 @@ UnpackCodes (planes, places, shape) => (codes)
     codes = Reshape (narrow, shape)
 }
 """
-
-
-def packed_bytes(count: int, bits: int) -> int:
-    """Return the bytes that the codes of a weight take in a packed file.
-
-    Args:
-        count: how many codes.
-        bits: the bits that hold them; 8 where none of :data:`PACKED_BITS` does.
-    """
-    if bits not in PACKED_BITS or count < MINIMUM_CODES:
-        return count
-    return -(-count // 8) * bits
 
 
 def smallest_bits(codes: np.ndarray) -> int:
@@ -145,7 +131,7 @@ def pack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which each weight is stored in the fewest bits that hold its codes.
 
     A weight is an INT8 initializer that a DequantizeLinear of the main graph reads. What needs more
-    than 4 bits, has fewer than :data:`MINIMUM_CODES` codes or is an input of the graph as well
+    than 4 bits, has fewer than :data:`FEWEST_PACKED` codes or is an input of the graph as well
     (which a caller may replace) stays as it is. Every tensor keeps its name and its values.
 
     Raises:

@@ -15,6 +15,7 @@ from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from quant.bits import protected_layers
 from quant.convolution import WEIGHT_BITS
+from quant.packed import packed_bytes
 from quant.sensitivity import Sensitivity
 
 INDIFFERENCE = 1e-7
@@ -23,18 +24,14 @@ INDIFFERENCE = 1e-7
 LKM_PARTS = ("lkm1", "lkm2", "lkm3", "deep")
 
 
-FEWEST_PACKED = 256
-"""Weights of a layer from which on fewer bits take fewer bytes; ``export.packing`` has the same."""
-
-
-def payload(weights: int, bits: int) -> int:
-    """Return the bytes that a number of weights take in the file, as ``export.packing`` does."""
-    return weights if bits == 8 or weights < FEWEST_PACKED else -(-weights // 8) * bits
+def is_lkm(layer: str) -> bool:
+    """Tell whether ``part.layer`` is in a large-kernel Mamba block."""
+    return layer.split(".", 1)[0] in LKM_PARTS
 
 
 def weight_bytes(spec: NetSpec, bits: Mapping[str, int]) -> int:
     """Return the bytes of all weights of a spec at their widths."""
-    return sum(payload(x.weights, bits[x.path]) for x in spec.layers() if x.weights)
+    return sum(packed_bytes(x.weights, bits[x.path]) for x in spec.layers() if x.weights)
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Allocation:
                 "layer": layer.path,
                 "weights": layer.weights,
                 "bits": self.bits[layer.path],
-                "bytes": payload(layer.weights, self.bits[layer.path]),
+                "bytes": packed_bytes(layer.weights, self.bits[layer.path]),
                 "sensitivity": {str(b): v for b, v in self.sensitivity[layer.path].items()},
             }
             for layer in spec.layers()
@@ -95,9 +92,7 @@ def allocate(spec: NetSpec, sensitivity: Sensitivity, budget_bytes: int) -> Allo
         UserError: where even the fewest bits take more; the message names that size.
     """
     least = smallest_bits(spec)
-    fixed_lkm = {
-        name: 8 if name.split(".", 1)[0] in LKM_PARTS else bits for name, bits in least.items()
-    }
+    fixed_lkm = {name: 8 if is_lkm(name) else bits for name, bits in least.items()}
     if weight_bytes(spec, least) > budget_bytes:
         raise UserError(
             f"the weights of spec {spec.name} take {weight_bytes(spec, least):,} bytes at the "
@@ -138,7 +133,7 @@ def _solve(
             taken[layer.path, bits] = solver.addBinary(obj=cost)
         solver.addConstr(sum(taken[layer.path, bits] for bits in widths) == 1)
     weights = {layer.path: layer.weights for layer in layers}
-    size = sum(payload(weights[name], bits) * var for (name, bits), var in taken.items())
+    size = sum(packed_bytes(weights[name], bits) * var for (name, bits), var in taken.items())
     # the solver may overstep a bound by its tolerance, which is a few bytes
     for allowance in (0, 16):
         constraint = solver.addConstr(size <= budget_bytes - allowance)

@@ -10,7 +10,7 @@ import numpy as np
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.train.loop import Progress
-from quant.allocation import Allocation, allocate, smallest_bits, weight_bytes
+from quant.allocation import Allocation, allocate, is_lkm, smallest_bits, weight_bytes
 from quant.calibration import MINIMUM_IMAGES, calibrate, spread
 from quant.convolution import Scales
 from quant.network import QuantLMaUNet
@@ -92,9 +92,7 @@ def _to_json(chosen: Allocation, spec: Any, budget_bytes: int, size: int) -> dic
     notices = []
     if not chosen.lkm_int8:
         narrow = [
-            row["layer"]
-            for row in chosen.rows(spec)
-            if row["layer"].split(".")[0] in ("lkm1", "lkm2", "lkm3", "deep") and row["bits"] < 8
+            row["layer"] for row in chosen.rows(spec) if is_lkm(row["layer"]) and row["bits"] < 8
         ]
         notices.append(
             f"a file of {budget_bytes / 1e6:g} MB leaves no room for large-kernel Mamba blocks in "

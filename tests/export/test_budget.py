@@ -1,19 +1,27 @@
 """A budget for the file that ships: from sensitivity to bits to bytes on disk."""
 
 import re
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+sys.path.append(str(Path(__file__).parent))
+
+from packing_models import weight_model
+
 from export.cpu_file import file_bytes
-from export.packing import packed_bytes
+from export.packing import pack_weights
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
-from quant.allocation import payload, smallest_bits, weight_bytes
+from quant.allocation import smallest_bits, weight_bytes
 from quant.budget import allocate_for_file
 from quant.calibration import calibrate
 from quant.network import QuantLMaUNet
+from quant.packed import packed_bytes
 
 SILENT = lambda fraction, line: None  # noqa: E731
 
@@ -97,4 +105,11 @@ def test_blank_slices_among_the_images_do_not_matter(model, images, size_of, sma
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_bytes_are_counted_as_they_are_stored(bits):
     for count in (1, 255, 256, 257, 1000, 4099):
-        assert payload(count, bits) == packed_bytes(count, bits)
+        codes = np.zeros((1, count), np.int8)
+        codes[0, 0], codes[0, -1] = -1, -(1 << (bits - 1))
+        (stored,) = (
+            tensor
+            for tensor in pack_weights(weight_model(codes)).graph.initializer
+            if tensor.name in ("weight", "weight/planes")
+        )
+        assert len(stored.raw_data) == packed_bytes(count, bits)

@@ -18,20 +18,19 @@ from qcdq_nets import images
 from export import packing
 from export.check import run_onnx
 from export.packing import (
-    MINIMUM_CODES,
     pack_weights,
-    packed_bytes,
     smallest_bits,
     unpack_codes,
     unpack_weights,
     weight_bits_of,
 )
 from lmaunet.errors import UserError
+from quant.packed import FEWEST_PACKED, packed_bytes
 
 # the last dimensions make the count odd, and no multiple of 8
 SHAPES = st.tuples(
     st.integers(9, 20), st.integers(4, 9), st.sampled_from((1, 3, 5)), st.sampled_from((3, 5))
-).filter(lambda shape: math.prod(shape) >= MINIMUM_CODES)
+).filter(lambda shape: math.prod(shape) >= FEWEST_PACKED)
 
 
 def codes_of(shape, bits, kind, seed=0):

@@ -11,7 +11,7 @@ from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, NetSpec
 from quant import sensitivity
-from quant.allocation import allocate, smallest_bits, weight_bytes
+from quant.allocation import LKM_PARTS, allocate, is_lkm, smallest_bits, weight_bytes
 from quant.bits import parse_bits, protected_layers
 from quant.convolution import SCALES, WEIGHT_BITS
 
@@ -96,6 +96,12 @@ def test_lkm_blocks_stay_int8_unless_the_budget_forbids_it():
     assert wide.lkm_int8 and all(wide.bits[name] == 8 for name in lkm)
     tight = allocate(spec, found, 4_000_000)
     assert not tight.lkm_int8 and any(tight.bits[name] < 8 for name in lkm)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_lkm_parts_are_those_with_a_scan(spec):
+    assert {layer.part for layer in spec.layers() if layer.kind == "scan"} == set(LKM_PARTS)
+    assert is_lkm("lkm2.local") and is_lkm("deep.proj") and not is_lkm("deeper.proj")
 
 
 def test_an_unreachable_budget_is_refused_with_the_smallest_size():

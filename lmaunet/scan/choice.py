@@ -76,6 +76,8 @@ _SEARCHED = {
 # An error below this share of what is allowed is not worth a wider format.
 _FREE_SHARE = 0.01
 
+_RATIOS = ("sqnr_db", "worst_channel_db")
+
 # How much more the model of the noise must promise where a measurement misses the target.
 _TIGHTENED_DB = 0.25
 
@@ -160,11 +162,15 @@ class ChosenFormats:
     cost: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON; an infinite SQNR, of a scan without error, is null."""
+        """Return plain JSON, which has no infinity.
+
+        An infinite SQNR is null: of a scan without error, or where ``silent`` says so of one
+        without signal, whose SQNR is minus infinity.
+        """
         content = asdict(self) | {"spec": self.spec.to_json()}
-        for name in ("sqnr_db", "worst_channel_db"):
+        for name in _RATIOS:
             content[name] = content[name] if math.isfinite(content[name]) else None
-        return content
+        return content | {"silent": self.sqnr_db == -math.inf}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> ChosenFormats:
@@ -176,8 +182,10 @@ class ChosenFormats:
             )
             ratios = {
                 name: math.inf if content[name] is None else float(content[name])
-                for name in ("sqnr_db", "worst_channel_db")
+                for name in _RATIOS
             }
+            if content.get("silent", False):
+                ratios["sqnr_db"] = -math.inf
             return ChosenFormats(
                 ScanSpec.from_json(content["spec"]), Widths(**content["widths"]), seen,
                 target_db=float(content["target_db"]), cost=float(content["cost"]), **ratios,

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from lmaunet.train.loop import Progress
+from lmaunet.train.metrics import divergence
 from quant.network import QuantLMaUNet
-from quant.sensitivity import divergence
 
 
 def quantizers_of(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:

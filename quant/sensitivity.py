@@ -7,23 +7,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmaunet.net.fold import fold
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.train.loop import Progress
+from lmaunet.train.metrics import divergence
 from quant.convolution import WEIGHT_BITS, Scales, round_weight
 
 Sensitivity = Mapping[str, Mapping[int, float]]
 """By layer and weight bits, the mean divergence of a pixel's classes, in nats."""
-
-
-def divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """Return KL(reference || logits) in nats, the mean over pixels, of logits ``(B, C, H, W)``."""
-    other, own = F.log_softmax(logits, 1), F.log_softmax(reference, 1)
-    return (own.exp() * (own - other)).sum(1).mean()
 
 
 @torch.no_grad()

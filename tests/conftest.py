@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def mutant_of(tmp_path):
+def mutant_of(tmp_path, monkeypatch):
     """A function that returns a module with one place of its source changed."""
 
     def make(module, right, wrong):
@@ -31,6 +32,7 @@ def mutant_of(tmp_path):
         path.write_text(source.replace(right, wrong))
         spec = spec_from_file_location(path.stem, path)
         mutant = module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, path.stem, mutant)  # dataclasses look it up there
         spec.loader.exec_module(mutant)
         return mutant
 

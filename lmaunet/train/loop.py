@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmaunet.data.augment import batches
 from lmaunet.data.dataset import SliceSet
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import read_file, save_atomically
+from lmaunet.train.metrics import divergence
 from lmaunet.train.processes import Processes
 
 Progress = Callable[[float, str], None]
@@ -86,9 +86,8 @@ class Teacher:
         """Return the weighted divergence (Hinton et al., arXiv 1503.02531, temperature 1)."""
         self.network.eval()
         with torch.no_grad():
-            wanted = F.log_softmax(self.network(images), 1)
-        divergence = (wanted.exp() * (wanted - F.log_softmax(logits, 1))).sum(1).mean()
-        return self.weight * divergence
+            wanted = self.network(images)
+        return self.weight * divergence(logits, wanted)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

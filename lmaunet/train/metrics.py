@@ -1,4 +1,4 @@
-"""Segmentation scores: 3-D Dice per case and HD95, by MONAI."""
+"""Segmentation scores: 3-D Dice per case and HD95, by MONAI; the divergence of two networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
@@ -107,6 +108,15 @@ def score(
             for case, row in zip(ordered, table, strict=True)
         },
     )
+
+
+def divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """Return KL(reference || logits) in nats, the mean over pixels, of logits ``(B, C, H, W)``.
+
+    Gradients reach both arguments; detach the reference where it is not to be trained.
+    """
+    other, own = F.log_softmax(logits, 1), F.log_softmax(reference, 1)
+    return (own.exp() * (own - other)).sum(1).mean()
 
 
 def one_hot(labels: np.ndarray, classes: int) -> Tensor:

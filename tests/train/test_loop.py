@@ -8,7 +8,15 @@ import torch
 
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
-from lmaunet.train.loop import Schedule, batch_dice, class_weights, fit
+from lmaunet.train import metrics
+from lmaunet.train.loop import (
+    Schedule,
+    Teacher,
+    batch_dice,
+    class_weights,
+    fit,
+    parameter_groups,
+)
 from lmaunet.train.processes import join_processes
 
 SCHEDULE = Schedule(3, 1e-2, augment=False)
@@ -89,6 +97,65 @@ def test_batch_dice_by_hand():
     logits[0, 1, 0] = 1  # predicts class 1 in the upper row
     labels = torch.tensor([[[1, 0], [0, 0]]])
     assert batch_dice(logits, labels) == pytest.approx(2 / 3)
+
+
+def test_divergence_by_hand(mutant_of):
+    """Two pixels, two classes: of the second both networks say the same."""
+    p, q = np.array([0.9, 0.1]), np.array([0.6, 0.4])
+    expected = (p * np.log(p / q)).sum() / 2
+    shape = (1, 2, 1, 2)
+    reference = torch.tensor([[p[0], 0.5], [p[1], 0.5]]).log().reshape(shape)
+    logits = torch.tensor([[q[0], 0.5], [q[1], 0.5]]).log().reshape(shape) + 3  # softmax has no +3
+    assert float(metrics.divergence(logits, reference)) == pytest.approx(expected)
+    assert float(metrics.divergence(reference, reference)) == 0
+    for right, wrong in (
+        ("own.exp() * (own - other)", "other.exp() * (other - own)"),
+        ("(own - other)).sum(1).mean()", "(own - other)).mean()"),
+    ):
+        mutant = mutant_of(metrics, right, wrong)
+        assert float(mutant.divergence(logits, reference)) != pytest.approx(expected, rel=0.05)
+
+
+def test_a_teacher_pulls_the_student_to_its_classes():
+    """The loss is the weighted KL(teacher || student); only the student has gradients of it."""
+    torch.manual_seed(0)
+    teacher, student = torch.nn.Conv2d(1, 3, 3), torch.nn.Conv2d(1, 3, 3)
+    images = torch.randn(2, 1, 6, 6)
+    logits = student(images)
+    loss = Teacher(teacher, 0.5).loss(images, logits)
+    with torch.no_grad():
+        wanted, said = teacher(images).softmax(1), logits.softmax(1)
+    by_torch = torch.nn.functional.kl_div(said.log(), wanted, reduction="sum") / (2 * 4 * 4)
+    assert float(loss) == pytest.approx(0.5 * float(by_torch))
+    turned = torch.nn.functional.kl_div(wanted.log(), said, reduction="sum") / (2 * 4 * 4)
+    assert float(loss) != pytest.approx(0.5 * float(turned), rel=0.01)
+    loss.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    # d KL / d logits = (student - teacher) / pixels
+    slope = 0.5 * (said - wanted).sum((0, 2, 3)) / (2 * 4 * 4)
+    assert torch.allclose(student.bias.grad, slope, atol=1e-6)
+    same = Teacher(teacher, 0.5).loss(images, teacher(images))
+    assert float(same.detach()) == pytest.approx(0, abs=1e-7)
+
+
+def test_a_teacher_is_in_evaluation_mode():
+    teacher = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 2, 1)).train()
+    Teacher(teacher, 1.0).loss(torch.randn(2, 2, 3, 3) + 5, torch.zeros(2, 2, 3, 3))
+    assert not teacher.training and not teacher[0].running_mean.any()
+
+
+def test_only_weights_decay(tiny_model, tiny_quantized):
+    layers = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)
+    for model, kept_too in ((tiny_model, "norm.weight"), (tiny_quantized, "scaling_impl.value")):
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        decayed, kept = parameter_groups(model, 0.1)
+        assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
+        groups = [[names[id(p)] for p in group["params"]] for group in (decayed, kept)]
+        assert sorted(groups[0] + groups[1]) == sorted(names.values())
+        weights = [names[id(m.weight)] for m in model.modules() if isinstance(m, layers)]
+        assert sorted(groups[0]) == sorted(weights)
+        for part in ("A_log", "mamba.D", "bias", kept_too):
+            assert any(name.endswith(part) for name in groups[1]), part
 
 
 TWO_PROCESSES = """

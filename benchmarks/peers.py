@@ -173,7 +173,7 @@ class Bench:
         if not np.isfinite(logits).all():
             raise ToolFailed("the file runs and puts out values that are not finite")
         val, classes = self.data.val, logits.argmax(1)
-        scores = score(classes, val.labels, val.cases, self.data.classes, self.data.spacing_mm)
+        scores = score(classes, val.labels, val.cases, self.data.classes, self.data.case_spacing_mm)
         row: Row = {
             "dice": scores.dice,
             "per_class": scores.per_class,

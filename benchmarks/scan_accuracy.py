@@ -99,7 +99,7 @@ class Bench:
         foreground = (classes > 0) | (self.float_classes > 0)
         same = (classes == self.float_classes)[foreground]
         scores = score(classes, self.val.labels, self.val.cases, self.data.classes,
-                       self.data.spacing_mm)  # fmt: skip
+                       self.data.case_spacing_mm)  # fmt: skip
         return {
             "formats": name,
             "pixels": float(same.mean()) if same.size else 1.0,

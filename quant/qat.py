@@ -93,7 +93,7 @@ class QatSettings:
 def evaluate(model: Any, data: Dataset) -> Scores:
     """Score a torch network on the validation slices."""
     predicted = predict_logits(model, data.val.images).argmax(1)
-    return score(predicted, data.val.labels, data.val.cases, data.classes, data.spacing_mm)
+    return score(predicted, data.val.labels, data.val.cases, data.classes, data.case_spacing_mm)
 
 
 def train_control(

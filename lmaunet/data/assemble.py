@@ -94,7 +94,12 @@ def assemble(
                 f"the centre crop to {size[0]}x{size[1]} loses {100 * lost:.1f}% of the labelled "
                 "pixels, which no score counts"
             )
-    train, val, spacing = _slices(source, chosen, size, target_mm, fit)
+    train, val, spacings = _slices(source, chosen, size, target_mm, fit)
+    spacing = _common(list(spacings.values()))
+    if np.isnan(spacing[1:]).any() and np.isfinite(list(spacings.values())).all():
+        notes.append(
+            "cases that validate differ in in-plane spacing; distances in mm are by each case's own"
+        )
     normalization = norm.with_statistics(source.normalization, train.images)
     for side in (train, val):
         side.images[:] = norm.standardize(side.images, normalization)
@@ -103,6 +108,7 @@ def assemble(
         label_source=source.label_source,
         classes=source.classes,
         spacing_mm=spacing,
+        case_spacing_mm=spacings,
         train=train,
         val=val,
         split=split,
@@ -202,10 +208,10 @@ def _slices(
     size: tuple[int, int],
     target_mm: tuple[float, float] | None,
     fit: bool,
-) -> tuple[SliceSet, SliceSet, tuple[float, float, float]]:
-    """Return the framed slices before standardization, and the spacing of those that validate."""
+) -> tuple[SliceSet, SliceSet, dict[str, tuple[float, float, float]]]:
+    """Return the framed slices before standardization, and the spacing of each case of val."""
     parts: dict[str, list[tuple[np.ndarray, ...]]] = {"train": [], "val": []}
-    spacing = (float("nan"),) * 3
+    spacings: dict[str, tuple[float, float, float]] = {}
     for volume, choice in zip(source.volumes, chosen, strict=True):
         framing = _framing(volume, size, target_mm, fit)
         unit = norm.to_unit(volume.image(), source.normalization)
@@ -216,7 +222,7 @@ def _slices(
             names = np.full(len(picked), volume.case, dtype=object)
             parts[side].append((images[picked], labels[picked], names, numbers[picked]))
         if len(choice.val):
-            spacing = (
+            spacings[volume.case] = (
                 volume.spacing_mm[0],
                 volume.spacing_mm[1] / framing.shrink[0],
                 volume.spacing_mm[2] / framing.shrink[1],
@@ -229,4 +235,12 @@ def _slices(
         sets.append(
             SliceSet(images[:, None].astype(np.float32), labels, names.astype(str), numbers)
         )
-    return sets[0], sets[1], spacing
+    return sets[0], sets[1], spacings
+
+
+def _common(spacings: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Return the spacing that all have, NaN along an axis where they differ or one is unknown."""
+    table = np.array(spacings)
+    same = (np.abs(table / table[0] - 1) <= SPACING_TOLERANCE).all(0)
+    z, y, x = np.where(same, table[0], np.nan).tolist()
+    return z, y, x

@@ -66,7 +66,9 @@ class Dataset:
         name: what it is; a synthetic one says so in its name.
         label_source: who or what drew the labels.
         classes: class names by index, the background first.
-        spacing_mm: z, y, x spacing of the slices as given to the network; NaN where unknown.
+        spacing_mm: z, y, x spacing of the slices as given to the network; NaN where it is unknown
+            or the cases that validate differ: each is shrunk by itself where slices are made to
+            fit.
         train, val: the slices; no slice is in both.
         split: one sentence on how they were divided.
         synthetic: whether the images are drawn, not taken.
@@ -74,6 +76,7 @@ class Dataset:
         layout: which layout the files had.
         gap: slices between a train and a val slice of one case, at least; checked.
         notes: what a reader of a score should know, such as pixels lost by cropping.
+        case_spacing_mm: the same as ``spacing_mm`` for each case that validates, by its name.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Dataset:
     layout: str = ""
     gap: int = 0
     notes: tuple[str, ...] = field(default=())
+    case_spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):

@@ -59,8 +59,8 @@ def prepare_image(
         path: a NIfTI or NRRD file or a DICOM folder.
         size: height and width that the network takes.
         normalization: the dataset's, with the mean and deviation of its training slices.
-        spacing_mm: the dataset's z, y, x; None or NaN in y, x where the set had none, and then a
-            slice that is too large is shrunk to fit.
+        spacing_mm: the dataset's z, y, x; None or NaN in y, x where the set had none, or several,
+            and then a slice that is too large is shrunk to fit.
 
     Raises:
         UserError: where the image cannot be used.

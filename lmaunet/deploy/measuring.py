@@ -149,7 +149,7 @@ def _part(say: Say, start: float, share: float) -> Say:
 def _score(predicted: np.ndarray, data: Dataset) -> Scores:
     from lmaunet.train.metrics import score
 
-    return score(predicted, data.val.labels, data.val.cases, data.classes, data.spacing_mm)
+    return score(predicted, data.val.labels, data.val.cases, data.classes, data.case_spacing_mm)
 
 
 def _figure(quantity: str, content: dict[str, Any]) -> Figure:

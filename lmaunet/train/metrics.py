@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ def score(
     label: np.ndarray,
     cases: Sequence[Any] | np.ndarray,
     classes: Sequence[str],
-    spacing_mm: Sequence[float],
+    spacing_mm: Sequence[float] | Mapping[str, Sequence[float]],
 ) -> Scores:
     """Score predicted classes against labels.
 
@@ -58,7 +58,11 @@ def score(
         prediction, label: class indices ``(n, H, W)``.
         cases: the case that each slice belongs to, ``(n,)``.
         classes: names, background first.
-        spacing_mm: the last two give a pixel's height and width.
+        spacing_mm: of each case by its name, or of all; the last two numbers give a pixel's
+            height and width. Where a case is absent or NaN, all distances are in pixels.
+
+    Raises:
+        UserError: shapes differ, there is no slice, or no class occurs.
     """
     from monai.metrics import compute_dice, compute_hausdorff_distance
 
@@ -84,13 +88,14 @@ def score(
         raise UserError("no class occurs in the labels or the predictions; use slices with organs")
     both = [one_hot(x, count) for x in (prediction, label)]
     present = (both[0].sum((2, 3)) > 0) & (both[1].sum((2, 3)) > 0)
-    known = np.isfinite(np.asarray(spacing_mm, float)[-2:]).all()
+    pixels_mm = [_pixel_mm(spacing_mm, str(case)) for case in names]
+    known = bool(np.isfinite(pixels_mm).all())
     with warnings.catch_warnings():
         # MONAI warns of each slice without a class; those are left out below
         warnings.simplefilter("ignore")
         distances = compute_hausdorff_distance(
             *both, include_background=False, percentile=95,
-            spacing=list(spacing_mm)[-2:] if known else None,
+            spacing=pixels_mm if known else None,
         )  # fmt: skip
     distances = distances[present[:, 1:] & torch.isfinite(distances)]
     hd95 = float(distances.mean()) if len(distances) else math.nan
@@ -108,6 +113,15 @@ def score(
             for case, row in zip(ordered, table, strict=True)
         },
     )
+
+
+def _pixel_mm(
+    spacing_mm: Sequence[float] | Mapping[str, Sequence[float]], case: str
+) -> list[float]:
+    """Return the height and width of a case's pixels; NaN where unknown."""
+    if isinstance(spacing_mm, Mapping):
+        spacing_mm = spacing_mm.get(case, (math.nan, math.nan))
+    return [float(s) for s in spacing_mm[-2:]]
 
 
 def divergence(logits: Tensor, reference: Tensor) -> Tensor:

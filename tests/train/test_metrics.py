@@ -50,6 +50,21 @@ def test_hd95_is_in_mm():
     assert unknown.hd95_pixels == pytest.approx(2.0) and np.isnan(coarse.hd95_pixels)
 
 
+def test_hd95_is_by_each_cases_own_spacing():
+    label = squares()
+    predicted = np.roll(label, 2, axis=2)
+    cases = ["a", "a", "b", "b"]
+    own = {"a": (3, 1.0, 1.5), "b": (3, 1.0, 4.0)}
+    assert score(predicted, label, cases, CLASSES, own).hd95_mm == pytest.approx((3 + 8) / 2)
+    for one in own.values():
+        same = dict.fromkeys(own, one)
+        by_case = score(predicted, label, cases, CLASSES, same).hd95_mm
+        assert by_case == score(predicted, label, cases, CLASSES, one).hd95_mm
+    for unknown in ({"a": own["a"]}, own | {"b": (float("nan"),) * 3}):
+        found = score(predicted, label, cases, CLASSES, unknown)
+        assert np.isnan(found.hd95_mm) and found.hd95_pixels == pytest.approx(2.0)
+
+
 def test_what_cannot_be_scored():
     with pytest.raises(UserError, match="do not match"):
         score(np.zeros((1, 4, 4)), np.zeros((2, 4, 4)), ["a"], CLASSES, (1, 1, 1))

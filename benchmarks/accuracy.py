@@ -35,22 +35,31 @@ from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
-from lmaunet.stage import read_json, tool_versions, write_json
+from lmaunet.stage import read_json, sha256, tool_versions, write_json
 
 DISTILLATION = 1.0
 PTQ = "-ptq"
-METHOD = re.compile(r"(w8|w4|w3|w2|3x3w4|3x3w3|(?P<mb>[0-9.]+)mb)(?P<suffixes>(-[a-z0-9]+)*)")
+METHOD = re.compile(
+    r"(w8|w4|w3|w2|3x3w4|3x3w3|(?P<mb>[0-9]+(\.[0-9]+)?)mb)(?P<suffixes>(-[a-z0-9]+)*)"
+)
 
 
 def options_of(method: str, epochs: int, rate: float, batch: int, seed: int) -> QatOptions:
-    """Return what a method's name stands for."""
-    match = METHOD.fullmatch(method)
-    suffixes = set(match["suffixes"].split("-")[1:]) if match else set()
-    if match is None or suffixes - {"pow2", "folded", "distill"}:
+    """Return what a method's name stands for, with or without :data:`PTQ` at its end.
+
+    Raises:
+        UserError: for a name that is no method, or calibration alone under a budget.
+    """
+    match = METHOD.fullmatch(method.removesuffix(PTQ))
+    suffixes = match["suffixes"].split("-")[1:] if match else []
+    allowed = {"pow2", "folded", "distill"}
+    if match is None or set(suffixes) - allowed or len(set(suffixes)) < len(suffixes):
         raise UserError(
             f"unknown method {method!r}; give w8, w4, w3, w2, 3x3w4, 3x3w3 or such as 4.2mb, with "
-            "-pow2, -folded or -distill behind it"
+            f"-pow2, -folded or -distill behind it, and {PTQ} last for calibration alone"
         )
+    if match["mb"] and method.endswith(PTQ):
+        raise UserError(f"{method}: a budget chooses bits for QAT; leave out {PTQ}")
     bits = None
     if not match["mb"]:
         dense, _, width = match[1].rpartition("w")
@@ -63,12 +72,52 @@ def options_of(method: str, epochs: int, rate: float, batch: int, seed: int) -> 
     )  # fmt: skip
 
 
+def seeds_of(text: str) -> list[int]:
+    """Return the seeds of a comma-separated list; raises UserError for anything else."""
+    words = text.split(",")
+    if not all(re.fullmatch("[0-9]+", word) for word in words):
+        raise UserError(f"--seeds {text!r}; give numbers divided by commas, such as 0,1,2")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {text!r} names a seed twice; give each once")
+    return seeds
+
+
+def methods_of(text: str, spec: NetSpec) -> list[str]:
+    """Return the methods of a comma-separated list.
+
+    Raises:
+        UserError: for one that is unknown, does not fit the spec, or gives a row that another one
+            gives too.
+    """
+    methods, rows = text.split(","), dict[tuple[QatOptions, bool], str]()
+    for method in methods:
+        options = options_of(method, 1, 1e-4, 8, 0)
+        options.settings(spec)
+        # each method gives a row of its calibration, and but for those a row of its training
+        for trained in (False,) if method.endswith(PTQ) else (False, True):
+            if (options, trained) in rows:
+                raise UserError(
+                    f"--methods {text!r}: {rows[options, trained]} and {method} give the same row "
+                    f"(every method gives METHOD{PTQ} as well); leave one out"
+                )
+            rows[options, trained] = method
+    return methods
+
+
 def main(arguments: argparse.Namespace) -> int:
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+
     source = DataSource(arguments.data, arguments.class_map)
     size = (arguments.input_size,) * 2 if arguments.input_size else None
     spec = named_spec(arguments.spec).replace(input_size=size)
+    # all that can be refused is refused before anything trains
+    seeds = seeds_of(arguments.seeds)
+    methods_of(arguments.methods, spec)
     spec = spec.replace(classes=count_classes(source, spec))
-    for seed in (int(s) for s in arguments.seeds.split(",")):
+    if arguments.ckpt is not None:
+        restore(load_checkpoint(arguments.ckpt, spec), arguments.ckpt)
+    for seed in seeds:
         run = arguments.runs / f"{spec.name}-s{seed}"
         with progress_bar(f"{spec.name}, seed {seed}") as progress:
             result = measure_seed(run, spec, source, seed, arguments, progress)
@@ -94,13 +143,13 @@ def measure_seed(
     """Train, control and quantize one seed; return the scores of all."""
     from lmaunet.train.loop import Schedule
 
+    schedule = Schedule(arguments.epochs, arguments.rate, arguments.batch)
+    extra = Schedule(arguments.extra_epochs, arguments.extra_rate, arguments.batch)
     checkpoint = arguments.ckpt
     if checkpoint is None:
-        schedule = Schedule(arguments.epochs, arguments.rate, arguments.batch)
         outcome = pipeline.train(run, spec, source, schedule, seed, progress)
         checkpoint = outcome.folder / "model.pt"
-    extra = Schedule(arguments.extra_epochs, arguments.extra_rate, arguments.batch)
-    control = pipeline.control(run, checkpoint, source, extra, seed, progress)
+    control = pipeline.control(run, checkpoint, source, extra, seed, progress, spec)
     floats = read_json(control.folder / "control.json")["scores"]
     networks = {"float32": {"scores": floats["float32"]}, "control": {"scores": floats["control"]}}
     for method in arguments.methods.split(","):
@@ -111,7 +160,7 @@ def measure_seed(
             method, arguments.extra_epochs, arguments.extra_rate, arguments.batch, seed
         )
         folder = pipeline.qat(
-            run / method, checkpoint, source, options.settings(spec), seed, progress
+            run / method, checkpoint, source, options.settings(spec), seed, progress, spec
         ).folder
         found = read_json(folder / "qat.json")
         shipped = _file_bytes(folder, spec)
@@ -141,49 +190,58 @@ def measure_seed(
 def _calibrated(
     method: str, checkpoint: Path, source: DataSource, spec: NetSpec, progress: Any
 ) -> dict[str, Any]:
-    """Return the scores of a network that is quantized by calibration only."""
+    """Return the scores of a network that is quantized by calibration only, as QAT starts."""
     from export.cpu_file import file_bytes
     from lmaunet.net.checkpoint import load_checkpoint, restore
     from quant.calibration import calibrate
     from quant.network import QuantLMaUNet, count_weight_bits
     from quant.qat import calibration_images, evaluate
 
-    settings = options_of(method.removesuffix(PTQ), 1, 1e-4, 8, 0).settings(spec)
-    if settings.budget_bytes is not None:
-        raise UserError(f"{method}: a budget chooses bits for QAT; leave out {PTQ}")
+    settings = options_of(method, 1, 1e-4, 8, 0).settings(spec)
     data = source.load(spec)
+    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
     network = QuantLMaUNet(
-        restore(load_checkpoint(checkpoint), checkpoint), settings.bits, scales=settings.scales
+        model, settings.bits, scales=settings.scales, keep_norms=settings.keep_norms
     )
     images = calibration_images(data)
     calibrate(network, images)
     progress(0.5, f"{method} on held-out slices")
+    scores = evaluate(network, data)
+    network.fold_norms()
     counts = count_weight_bits(spec, network.bits)
     return {
-        "scores": evaluate(network, data).to_json(),
+        "scores": scores.to_json(),
         "weight_bits": {str(bits): count for bits, count in sorted(counts.items())},
         "size_bytes": file_bytes(network, images),
     }
 
 
 def _file_bytes(folder: Path, spec: NetSpec) -> int:
-    """Return the bytes of the file that a quantized network ships as; made once."""
+    """Return the bytes of the file that a quantized network ships as; made once a network."""
     import numpy as np
 
     from export.cpu_file import file_bytes
     from quant.qat import load_quantized
 
-    noted = folder.parent / "file_bytes.json"
-    if not noted.exists() or noted.stat().st_mtime < (folder / "model.pt").stat().st_mtime:
+    noted, digest = folder.parent / "file_bytes.json", sha256(folder / "model.pt")
+    known = read_json(noted) if noted.exists() else {}
+    if known.get("sha256") != digest:
         image = np.zeros((1, spec.in_channels, *spec.input_size), np.float32)
-        write_json(noted, {"bytes": file_bytes(load_quantized(folder / "model.pt"), image)})
-    return read_json(noted)["bytes"]
+        size = file_bytes(load_quantized(folder / "model.pt"), image)
+        known = {"sha256": digest, "bytes": size}
+        write_json(noted, known)
+    return known["bytes"]
 
 
 def neutral(script: str, words: list[str]) -> str:
     """Return a command without the folders of this machine."""
-    shown = [re.sub(r"^.*/(?=[^/]+_(train|val)\.npz$)", "DATA/", word) for word in words[1:]]
-    return " ".join(["python", script, *(re.sub(r"^/.*/(?=runs/|results)", "", w) for w in shown)])
+    shown = []
+    for word in words[1:]:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        value = re.sub(r"^.*/(?=[^/]+_(train|val)\.npz$)", "DATA/", value)
+        value = re.sub(r"^/.*/(?=(runs|results)(/|$))", "", value)
+        shown.append(option + equals + re.sub(r"^/(.*/)?", "", value))
+    return " ".join(["python", script, *shown])
 
 
 def parse() -> argparse.Namespace:

@@ -9,7 +9,7 @@ import io
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ def load_checkpoint(path: Path, spec: NetSpec | None = None) -> LoadedCheckpoint
 
     Args:
         path: the file.
-        spec: needed for a plain state dict; where the file names its own, both must be equal.
+        spec: needed for a plain state dict; where the file names its own, both must be equal, and
+            the error names the fields that differ.
 
     Raises:
         UserError: for anything that is not a checkpoint of this network.
@@ -171,8 +172,8 @@ def _own_checkpoint(
         raise UserError(f"{path}: {error}; give the file as it was written") from error
     if spec is not None and spec != own:
         raise UserError(
-            f"{path} is of a spec {own.name!r} that differs from the one given, {spec.name!r}; "
-            "leave out --spec, the file names its own"
+            f"{path} is of spec {own.name!r}, which differs from the one given in "
+            f"{_differences(own, spec)}; give the spec that it was trained with, or none"
         )
     notes = content.get("notes", {})
     classes = notes.get("classes") if isinstance(notes, Mapping) else None
@@ -210,6 +211,11 @@ def _check_state(path: Path, state: Any) -> None:
             f"{path} holds sparse or complex tensors: {odd[:3]}; expected dense real ones; convert "
             "and save them again"
         )
+
+
+def _differences(own: NetSpec, given: NetSpec) -> str:
+    pairs = ((f.name, getattr(own, f.name), getattr(given, f.name)) for f in fields(NetSpec))
+    return ", ".join(f"{name} ({a!r}, given {b!r})" for name, a, b in pairs if a != b)
 
 
 def restore(loaded: LoadedCheckpoint, path: Path) -> LMaUNet:

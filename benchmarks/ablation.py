@@ -5,7 +5,8 @@
 Every variant trains on the same slices for the same epochs at the same rate and is scored on the
 validation cases. Finished trainings are kept under ``--runs`` and found again. Writes one JSON and
 prints a table: parameters, MACs, Dice by seed, and the difference from the spec as it is, with a
-bootstrap interval over patients as in ``accuracy_table.py``.
+bootstrap interval over patients as in ``accuracy_table.py``. A variant that is the same network as
+another one of the table is left out.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accuracy import count_classes, neutral
-from accuracy_table import drop_by_patient, interval
+from accuracy import count_classes, neutral, seeds_of
+from accuracy_table import interval
 
 from lmaunet.deploy import pipeline
 from lmaunet.deploy.console import progress_bar, run_command
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
-from lmaunet.spec import named_spec
+from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, tool_versions, write_json
 
 AS_IT_IS = "as-it-is"
@@ -47,22 +48,19 @@ def main(arguments: argparse.Namespace) -> int:
     size = (arguments.input_size,) * 2 if arguments.input_size else None
     spec = named_spec(arguments.spec).replace(input_size=size)
     spec = spec.replace(classes=count_classes(source, spec))
-    names = arguments.variants.split(",") if arguments.variants else list(VARIANTS)
-    unknown = sorted(set(names) - set(VARIANTS))
-    if unknown or AS_IT_IS not in names:
-        raise UserError(
-            f"--variants {arguments.variants}: give {AS_IT_IS} and any of {', '.join(VARIANTS)}"
-        )
+    seeds = seeds_of(arguments.seeds)
+    variants, left_out = variants_of(spec, arguments.variants)
+    for line in left_out:
+        print(line, flush=True)
     schedule = Schedule(arguments.epochs, arguments.rate, arguments.batch)
     found: dict[str, list[dict[str, Any]]] = {}
-    for seed in (int(s) for s in arguments.seeds.split(",")):
-        for name in names:
-            variant = spec.replace(**VARIANTS[name])
+    for seed in seeds:
+        for name, variant in variants.items():
             run = arguments.runs / f"{spec.name}-{name}-s{seed}"
             with progress_bar(f"{name}, seed {seed}") as progress:
                 folder = pipeline.train(run, variant, source, schedule, seed, progress).folder
-            found.setdefault(name, []).append(read_json(folder / "train.json")["scores"])
-    rows = [_row(name, spec.replace(**VARIANTS[name]), found) for name in names]
+            found.setdefault(name, []).append(scores_in(folder))
+    rows = [row_of(name, variant, found) for name, variant in variants.items()]
     write_json(
         arguments.output,
         {
@@ -72,17 +70,58 @@ def main(arguments: argparse.Namespace) -> int:
             "schedule": schedule.to_json(),
             "input_size": list(spec.input_size),
             "variants": rows,
+            "left_out": left_out,
         },
     )
     print("\n".join(table(rows)))
     return 0
 
 
-def _row(name: str, spec: Any, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def variants_of(spec: NetSpec, names: str | None) -> tuple[dict[str, NetSpec], list[str]]:
+    """Return the variants to train by name, the spec as it is first, and lines on those left out.
+
+    Args:
+        spec: what varies.
+        names: divided by commas; None for all.
+
+    Raises:
+        UserError: where a name is unknown, or the spec as it is or every other variant is missing.
+    """
+    asked = names.split(",") if names else list(VARIANTS)
+    if set(asked) - set(VARIANTS) or AS_IT_IS not in asked:
+        raise UserError(f"--variants {names}: give {AS_IT_IS} and any of {', '.join(VARIANTS)}")
+    found: dict[str, NetSpec] = {}
+    left_out = []
+    for name in sorted(dict.fromkeys(asked), key=lambda name: name != AS_IT_IS):
+        variant = spec.replace(**VARIANTS[name])
+        same = next((other for other, known in found.items() if known == variant), None)
+        if same is None:
+            found[name] = variant
+        else:
+            left_out.append(f"left out {name}: with spec {spec.name} it is the same as {same}")
+    if len(found) == 1 < len(asked):
+        raise UserError(
+            f"--variants {names}: {'; '.join(left_out)}; nothing is left to compare, give others"
+        )
+    return found, left_out
+
+
+def scores_in(folder: Path) -> dict[str, Any]:
+    """Return the scores of a finished training; raises UserError where they are not by case."""
+    scores = read_json(folder / "train.json")["scores"]
+    if "per_case" not in scores:
+        raise UserError(
+            f"{folder / 'train.json'} has no scores by case: an older version wrote it; "
+            f"delete {folder} and give the same command again"
+        )
+    return scores
+
+
+def row_of(name: str, spec: NetSpec, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return a variant's row from the scores of each variant, seed by seed."""
     dices = [100 * scores["dice"] for scores in found[name]]
     paired = zip(found[AS_IT_IS], found[name], strict=True)
-    runs = [{"drop_by_patient": drop_by_patient(ours, theirs)} for ours, theirs in paired]
-    low, high = interval(runs)
+    ends = interval([(ours["per_case"], theirs["per_case"]) for ours, theirs in paired])
     reference = statistics.fmean(100 * scores["dice"] for scores in found[AS_IT_IS])
     return {
         "variant": name,
@@ -90,7 +129,7 @@ def _row(name: str, spec: Any, found: dict[str, list[dict[str, Any]]]) -> dict[s
         "macs": sum(layer.macs for layer in spec.layers()),
         "dice": dices,
         "gain_points": statistics.fmean(dices) - reference,
-        "gain_interval": [-high, -low],
+        "gain_interval": None if ends is None else [-ends[1], -ends[0]],
     }
 
 
@@ -101,11 +140,12 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        low, high = row["gain_interval"]
+        ends = row["gain_interval"]
+        shown = "" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
         lines.append(
             f"| {row['variant']} | {row['parameters']:,} | {row['macs'] / 1e9:.2f} | "
             f"{', '.join(f'{d:.2f}' for d in row['dice'])} | {row['gain_points']:+.2f} | "
-            f"{low:+.2f} to {high:+.2f} |"
+            f"{shown} |"
         )
     return lines
 

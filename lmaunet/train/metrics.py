@@ -25,7 +25,8 @@ class Scores:
     classes. ``hd95_mm`` is the 95th percentile Hausdorff distance within a slice, in mm, averaged
     over the slices and classes present in both; NaN where there is none or the spacing is unknown.
     Where it is unknown, ``hd95_pixels`` is the same in pixels. ``per_case`` is the Dice of each
-    class in each case; a class that a case has in neither label nor prediction is left out.
+    class in each case; a class that a case has in neither label nor prediction is left out, and
+    one that is predicted but not in the label counts with 0.
     """
 
     dice: float

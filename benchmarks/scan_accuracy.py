@@ -16,8 +16,9 @@ Formats are chosen on the calibration slices of the training part. Columns:
 - Dice: 3-D, for each case, mean over classes, in percent.
 
 Rows: ``float64`` is the real scan of the codes, rounded to codes of y. ``y = 0`` takes the scans
-out, ``y = D * x`` their states only. ``chosen`` is ``quant.scan_formats``; the others are
-``lmaunet.scan.formats.Widths`` with one thing changed.
+out, ``y = D * x`` their states only. ``chosen by qat`` has the formats that ``RUN/qat/scan.json``
+holds; where there are none, ``chosen here`` has those that ``quant.scan_formats`` chooses now, with
+``--target-db``. The others are ``lmaunet.scan.formats.Widths`` with one thing changed.
 
 The line "8-bit inputs" is the SQNR of the real scan of the codes against that of the values before
 they were quantized: the noise that the integers' own comes on top of.
@@ -26,6 +27,7 @@ they were quantized: the noise that the integers' own comes on top of.
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 import time
 from dataclasses import asdict
@@ -33,9 +35,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accuracy import neutral
 from scan_leaning import quantize_leaning, train_leaning
 
 from lmaunet.data.dataset import Dataset
+from lmaunet.deploy.console import run_command
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
@@ -45,13 +49,13 @@ from lmaunet.scan.choice import ScanCodes, measure
 from lmaunet.scan.formats import Widths, spec_for
 from lmaunet.scan.real import selective_scan
 from lmaunet.scan.vectors import sqnr_db
-from lmaunet.stage import read_manifest, tool_versions, write_json
+from lmaunet.stage import read_manifest, sha256, tool_versions, write_json
 from lmaunet.train.metrics import predict_logits, score
 from quant.calibration import calibrate, choose_slices
 from quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
 from quant.network import QuantLMaUNet
 from quant.qat import load_quantized
-from quant.scan_formats import TARGET_DB, choose_for_network
+from quant.scan_formats import TARGET_DB, SiteFormats, choose_for_network, read_formats
 
 HARMLESS = ("exponent", "accumulator", "output")
 BATCH = 8
@@ -77,16 +81,35 @@ CASES = {
 
 
 class Bench:
-    """One quantized network, the slices that it is scored on, and what its float scans give."""
+    """One quantized network, the slices that it is scored on, and what its float scans give.
 
-    def __init__(self, model: QuantLMaUNet, data: Dataset, images: int, target_db: float) -> None:
+    Args:
+        model: the network, in evaluation mode.
+        data: validation slices score; training slices calibrate.
+        images: how many validation slices.
+        target_db: of the formats where they are chosen here.
+        stored: the formats that were chosen with the network; None chooses them here.
+    """
+
+    def __init__(
+        self,
+        model: QuantLMaUNet,
+        data: Dataset,
+        images: int,
+        target_db: float,
+        stored: list[SiteFormats] | None = None,
+    ) -> None:
         self.model, self.data = model, data
         self.val = data.val.take(evenly_spread(len(data.val), images))
         self.sites = scan_sites(model)
-        started = time.perf_counter()
-        calibration = data.train.images[choose_slices(data)]
-        self.chosen = choose_for_network(model, calibration, target_db)
-        self.seconds_to_choose = time.perf_counter() - started
+        self.chosen_row = "chosen here" if stored is None else "chosen by qat"
+        self.seconds_to_choose = None
+        if stored is None:
+            started = time.perf_counter()
+            calibration = data.train.images[choose_slices(data)]
+            stored = choose_for_network(model, calibration, target_db)
+            self.seconds_to_choose = time.perf_counter() - started
+        self.chosen = stored
         heard = self.val.images[evenly_spread(len(self.val), BATCH)]
         self.codes = record_scans(model, heard)
         self.inputs_db = input_noise(model, heard)
@@ -165,19 +188,22 @@ class Bench:
     def table(self, title: str) -> dict:
         """Print and return all rows."""
         seconds = self.seconds_to_choose
-        print(f"\n{title}, {len(self.val)} slices; formats chosen in {seconds:.0f} s", flush=True)
+        how = "by qat" if seconds is None else f"here, in {seconds:.0f} s"
+        print(f"\n{title}, {len(self.val)} slices; formats chosen {how}", flush=True)
         print(f"{'8-bit inputs':27}", *(f"{db:11.1f}" for db in self.inputs_db))
         rows = self.without_integers()
         for row in rows:
             print_row(row)
-        for name, widths in {"chosen": None, **CASES}.items():
+        for name, widths in {self.chosen_row: None, **CASES}.items():
             rows.append(self.with_integers(name, widths))
             print_row(rows[-1])
         return {
             "network": title,
             "slices": len(self.val),
-            "seconds_to_choose": self.seconds_to_choose,
-            "input_sqnr_db": dict(zip((s.name for s in self.sites), self.inputs_db, strict=True)),
+            "seconds_to_choose": seconds,
+            "input_sqnr_db": dict(
+                zip((s.name for s in self.sites), finite(self.inputs_db), strict=True)
+            ),
             "chosen": [entry.to_json() for entry in self.chosen],
             "rows": [plain(row) for row in rows],
         }
@@ -185,12 +211,13 @@ class Bench:
 
 def plain(row: dict) -> dict:
     """Return a row for JSON, which knows no infinity: the ratio of a scan without error is null."""
-    ratios = {
-        key: [db if np.isfinite(db) else None for db in row[key]]
-        for key in ("sqnr_db", "worst_channel_db")
-        if key in row
-    }
-    return row | ratios
+    ratios = ("sqnr_db", "worst_channel_db")
+    return row | {key: finite(row[key]) for key in ratios if key in row}
+
+
+def finite(ratios: list[float]) -> list[float | None]:
+    """Return ratios in dB with None for those that are infinite."""
+    return [db if np.isfinite(db) else None for db in ratios]
 
 
 @torch.no_grad()
@@ -205,11 +232,11 @@ def input_noise(model: QuantLMaUNet, images: np.ndarray) -> list[float]:
 
             def keep(module, arguments, value, name=name, pairs=(before, after)):
                 for into, tensor in zip(pairs, (arguments[0], value), strict=True):
-                    into[name] = tensor.flatten(2).transpose(1, 2).numpy()
+                    into[name] = tensor.flatten(2).transpose(1, 2).cpu().numpy()
 
             module = getattr(site.mamba, f"quant_{name}")
             handles.append(module.register_forward_hook(keep))
-        model(torch.from_numpy(images))
+        model(torch.from_numpy(images).to(next(model.parameters()).device))
         for handle in handles:
             handle.remove()
         exact, rounded = (
@@ -229,43 +256,54 @@ def print_row(row: dict) -> None:
     )  # fmt: skip
 
 
-def quantized_of(run: Path, data: Dataset) -> tuple[QuantLMaUNet, str]:
-    """Return the run's quantized network and how it was quantized."""
+def quantized_of(
+    run: Path, model: LMaUNet, data: Dataset
+) -> tuple[QuantLMaUNet, str, list[SiteFormats] | None]:
+    """Return the run's quantized network, how it was quantized, and the formats chosen with it."""
     if (run / "qat" / "model.pt").exists():
-        return load_quantized(run / "qat" / "model.pt"), "QAT"
-    model = QuantLMaUNet(float_of(run))
-    calibrate(model, data.train.images[choose_slices(data)])
-    return model.eval(), "quantized after training"
+        quantized = load_quantized(run / "qat" / "model.pt")
+        return quantized, "QAT", stored_formats(run, quantized)
+    quantized = QuantLMaUNet(model)
+    calibrate(quantized, data.train.images[choose_slices(data)])
+    return quantized.eval(), "quantized after training", None
 
 
-def float_of(run: Path) -> LMaUNet:
-    """Return the float network that a run trained, or the one that it quantized."""
+def stored_formats(run: Path, model: QuantLMaUNet) -> list[SiteFormats] | None:
+    """Return the formats that ``qat`` chose for a run's network; None where it chose none.
+
+    Raises:
+        UserError: where they are of another network.
+    """
+    path = run / "qat" / "scan.json"
+    if not path.exists():
+        return None
+    found = read_formats(path)
+    names = [site.name for site in scan_sites(model)]
+    if found and [entry.site for entry in found] != names:
+        raise UserError(
+            f"{path} holds formats of {', '.join(entry.site for entry in found)}; the network's "
+            f"scans are {', '.join(names)}; run qat again"
+        )
+    return found or None
+
+
+def float_path(run: Path) -> Path:
+    """Return the checkpoint of the float network that a run trained, or that it quantized."""
     path = run / "train" / "model.pt"
     if not path.exists() and (run / "qat" / "manifest.json").exists():
         path = Path(read_manifest(run / "qat")["inputs"]["checkpoint"]["path"])
-    return restore(load_checkpoint(path), path)
+    return path
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, required=True, help="a run with train or qat")
-    parser.add_argument("--data", type=Path, help="other data than the run's")
-    parser.add_argument("--images", type=int, default=40, help="validation slices, evenly spread")
-    parser.add_argument("--epochs", type=int, default=6, help="of the leaning network")
-    parser.add_argument("--target-db", type=float, default=TARGET_DB)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, default=Path("results/scan_integers.json"))
-    options = parser.parse_args()
-    if options.images < 1 or options.epochs < 0:
-        parser.error("--images must be 1 or more, --epochs 0 or more")
-    model = float_of(options.run)
+def main(options: argparse.Namespace) -> int:
+    path, qat = float_path(options.run), options.run / "qat" / "model.pt"
+    model = restore(load_checkpoint(path), path)
     source = choose_data(options.run, DataSource(options.data) if options.data else None)
     data = source.load(model.spec)
-    quantized, how = quantized_of(options.run, data)
+    quantized, how, stored = quantized_of(options.run, model, data)
     title = f"{model.spec.name} on {data.name}, {how}"
-    networks = [Bench(quantized, data, options.images, options.target_db).table(title)]
+    bench = Bench(quantized, data, options.images, options.target_db, stored)
+    networks = [bench.table(title)]
     if options.epochs:
         torch.manual_seed(options.seed)
         leaning = train_leaning(
@@ -279,6 +317,12 @@ def main() -> None:
     write_json(
         options.output,
         {
+            "command": neutral("benchmarks/scan_accuracy.py", sys.argv),
+            "date": datetime.date.today().isoformat(),
+            "checkpoints_sha256": {
+                "float32": sha256(path),
+                "quantized": sha256(qat) if qat.exists() else None,
+            },
             "data": data.name,
             "synthetic": data.synthetic,
             "spec": model.spec.to_json(),
@@ -290,10 +334,27 @@ def main() -> None:
         },
     )
     print(f"written: {options.output}")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True, help="a run with train or qat")
+    parser.add_argument("--data", type=Path, help="other data than the run's")
+    parser.add_argument("--images", type=int, default=40, help="validation slices, evenly spread")
+    parser.add_argument("--epochs", type=int, default=6, help="of the leaning network")
+    parser.add_argument("--target-db", type=float, default=TARGET_DB,
+                        help="SQNR of the formats that are chosen here")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/scan_integers.json"))
+    options = parser.parse_args()
+    if options.images < 1 or options.epochs < 0:
+        parser.error("--images must be 1 or more, --epochs 0 or more")
+    return options
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    given = parse()
+    sys.exit(run_command(lambda: main(given)))

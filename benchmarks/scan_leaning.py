@@ -46,7 +46,10 @@ def _with_stages(model: nn.Module, forward) -> nn.Module:
 def train_leaning(
     model: LMaUNet, data: SliceSet, classes: int, epochs: int, seed: int, progress: Progress
 ) -> LMaUNet:
-    """Turn a trained float network into one that leans on its scans, and train it further."""
+    """Turn a trained float network into one that leans on its scans, and train it further.
+
+    It comes back on the device that networks are trained on.
+    """
     _with_stages(model, _float_stage)
     with torch.no_grad():
         for stage in model.stages:
@@ -61,7 +64,10 @@ def train_leaning(
 
 
 def quantize_leaning(model: LMaUNet, images: np.ndarray) -> QuantLMaUNet:
-    """Return the leaning network in INT8, calibrated on images."""
-    quantized = _with_stages(QuantLMaUNet(model), _quantized_stage)
+    """Return the leaning network in INT8, calibrated on images, on the model's device."""
+    device = next(model.parameters()).device
+    # quantizers are made on the CPU, and their scales start from the weights
+    quantized = _with_stages(QuantLMaUNet(model.cpu()), _quantized_stage).to(device)
+    model.to(device)
     calibrate(quantized, images)
     return quantized.eval()

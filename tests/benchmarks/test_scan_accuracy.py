@@ -1,38 +1,30 @@
 """The benchmark of the scan in integers: its leaning network leans, its table tells formats."""
 
-import importlib.util
+import copy
+import dataclasses
 import json
+import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import scan_accuracy as benchmark
+import scan_leaning as leaning
 import torch
 
+from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import save_checkpoint
-from lmaunet.scan.formats import Widths
-from lmaunet.stage import write_json
+from lmaunet.sampling import evenly_spread
+from lmaunet.scan.choice import measure
+from lmaunet.scan.formats import Widths, spec_for
+from lmaunet.stage import read_json, sha256, write_json
 from lmaunet.train.metrics import predict_logits
-from quant.integer_network import replaced_scans, scan_sites
-
-ROOT = Path(__file__).parents[2]
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-leaning, benchmark = script("scan_leaning"), script("scan_accuracy")
+from quant.integer_network import record_scans, replaced_scans, scan_sites
+from quant.scan_formats import SiteFormats, choose_for_network, read_formats, write_formats
 
 
 @pytest.fixture(scope="module")
 def leaning_network(tiny_model, tiny_data):
-    import copy
-
     model = leaning.train_leaning(
         copy.deepcopy(tiny_model), tiny_data.train, 9, 1, 0, lambda fraction, line: None
     )
@@ -72,33 +64,141 @@ def test_an_infinite_ratio_is_null():
     assert benchmark.plain({"formats": "y = 0"}) == {"formats": "y = 0"}
 
 
-def test_the_command_writes_a_table(
-    tmp_path, monkeypatch, capsys, tiny_model, tiny_spec, tiny_data
-):
+@pytest.fixture
+def run(tmp_path, tiny_model, tiny_spec):
+    """A run that trained the tiny network on the phantom."""
     train = tmp_path / "run" / "train"
     train.mkdir(parents=True)
     save_checkpoint(train / "model.pt", tiny_spec, tiny_model)
     source = {"path": None, "class_map": None, "seed": 0}
     write_json(train / "manifest.json", {"schema": 1, "options": {"data": source}})
-    cases = {"wide": Widths(), "narrow": Widths(state_bits=4, per_channel=False)}
-    monkeypatch.setattr(benchmark, "CASES", cases)
-    monkeypatch.setattr(
-        sys, "argv", ["scan_accuracy", "--run", str(tmp_path / "run"), "--images", "4", "--epochs",
-                      "1", "--target-db", "36", "-o", str(tmp_path / "table.json")]
-    )  # fmt: skip
-    torch.manual_seed(0)
-    benchmark.main()
-    content = json.loads((tmp_path / "table.json").read_text())
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def table_of(run, monkeypatch):
+    """A function that runs the command with options and returns what it wrote."""
+
+    def made(*options):
+        cases = {"wide": Widths(), "narrow": Widths(state_bits=4, per_channel=False)}
+        monkeypatch.setattr(benchmark, "CASES", cases)
+        output = run.parent / "results" / "table.json"
+        words = ["scan_accuracy", "--run", str(run), "--images", "4", "-o", str(output), *options]
+        monkeypatch.setattr(sys, "argv", words)
+        torch.manual_seed(0)
+        assert benchmark.main(benchmark.parse()) == 0
+        return read_json(output)
+
+    return made
+
+
+def test_the_command_writes_a_table(run, table_of, capsys):
+    content = table_of("--epochs", "1", "--target-db", "36")
     assert content["synthetic"] and len(content["networks"]) == 2
     for network in content["networks"]:
         rows = {row["formats"]: row for row in network["rows"]}
         assert list(rows) == [
-            "float scan", "float64", "y = D * x", "y = 0", "chosen", "wide", "narrow",
+            "float scan", "float64", "y = D * x", "y = 0", "chosen here", "wide", "narrow",
         ]  # fmt: skip
         assert rows["float scan"]["pixels"] == 1
         assert rows["narrow"]["pixels"] < rows["wide"]["pixels"] <= 1
         assert all(a > b for a, b in zip(rows["wide"]["sqnr_db"], rows["narrow"]["sqnr_db"],
                                          strict=True))  # fmt: skip
-        assert len(network["chosen"]) == 4
+        assert len(network["chosen"]) == 4 and network["seconds_to_choose"] > 0
     printed = capsys.readouterr().out
-    assert "quantized after training" in printed and "chosen" in printed
+    assert "quantized after training" in printed and "chosen here" in printed
+    assert content["command"] == (
+        "python benchmarks/scan_accuracy.py --run run --images 4 -o results/table.json --epochs 1 "
+        "--target-db 36"
+    )
+    assert content["date"].startswith("20")
+    digest = sha256(run / "train" / "model.pt")
+    assert content["checkpoints_sha256"] == {"float32": digest, "quantized": None}
+
+
+@pytest.fixture
+def quantized_run(run, tiny_quantized, tiny_spec):
+    (run / "qat").mkdir()
+    save_checkpoint(run / "qat" / "model.pt", tiny_spec, tiny_quantized, kind="quantized",
+                    bits=tiny_quantized.bits, scales="free")  # fmt: skip
+    source = {"path": None, "class_map": None, "seed": 0}
+    write_json(run / "qat" / "manifest.json", {"schema": 1, "options": {"data": source}})
+    return run
+
+
+def test_the_formats_that_qat_chose_are_evaluated(
+    quantized_run, table_of, tiny_quantized, tiny_data
+):
+    """They are narrower than those that a choice now would find."""
+    anew = choose_for_network(tiny_quantized, tiny_data.train.images[:4], 36.0)
+    sites, narrow = scan_sites(tiny_quantized), Widths(state_bits=4, per_channel=False)
+    stored = [
+        SiteFormats(
+            entry.site,
+            dataclasses.replace(
+                entry.chosen,
+                widths=narrow,
+                spec=spec_for(site.scales, site.A, site.D, entry.chosen.statistics, narrow),
+            ),
+        )
+        for site, entry in zip(sites, anew, strict=True)
+    ]
+    write_formats(quantized_run / "qat" / "scan.json", stored)
+    content = table_of("--epochs", "0", "--target-db", "36")
+    (network,) = content["networks"]
+    rows = {row["formats"]: row for row in network["rows"]}
+    assert "chosen by qat" in rows and "chosen here" not in rows
+    kept = read_formats(quantized_run / "qat" / "scan.json")
+    assert network["chosen"] == json.loads(json.dumps([entry.to_json() for entry in kept]))
+    assert network["seconds_to_choose"] is None
+    images = tiny_data.val.images[evenly_spread(len(tiny_data.val), 4)]
+    codes = record_scans(tiny_quantized, images)
+    for formats, same in ((stored, True), (anew, False)):
+        ratios = [
+            measure(site.integer(entry.chosen.spec), seen).sqnr_db
+            for site, entry, seen in zip(sites, formats, codes, strict=True)
+        ]
+        assert (rows["chosen by qat"]["sqnr_db"] == pytest.approx(ratios)) == same
+    digest = sha256(quantized_run / "qat" / "model.pt")
+    assert content["checkpoints_sha256"]["quantized"] == digest
+
+
+def test_formats_of_another_network_are_refused(quantized_run, tiny_quantized, tiny_data):
+    path = quantized_run / "qat" / "scan.json"
+    assert benchmark.stored_formats(quantized_run, tiny_quantized) is None
+    stored = choose_for_network(tiny_quantized, tiny_data.train.images[:4], 24.0)
+    write_formats(path, stored)
+    assert benchmark.stored_formats(quantized_run, tiny_quantized) == stored
+    write_formats(path, stored[:3])
+    with pytest.raises(
+        UserError, match=r"scan\.json holds formats of lkm1\.scan, .*; the network's"
+    ):
+        benchmark.stored_formats(quantized_run, tiny_quantized)
+    write_formats(path, [])
+    assert benchmark.stored_formats(quantized_run, tiny_quantized) is None, "qat chose none"
+
+
+def test_a_run_that_does_not_exist_ends_as_any_command_does(tmp_path):
+    done = subprocess.run(
+        [sys.executable, benchmark.__file__, "--run", str(tmp_path / "none")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("lmaunet-deploy: checkpoint") and "none" in done.stderr
+
+
+@pytest.mark.gpu
+def test_the_leaning_network_stays_on_its_device(tiny_model, tiny_data):
+    images = tiny_data.train.images[:8]
+    model = leaning.train_leaning(
+        copy.deepcopy(tiny_model), tiny_data.train, 9, 1, 0, lambda fraction, line: None
+    )
+    quantized = leaning.quantize_leaning(model, images)
+    for network in (model, quantized):
+        assert {p.device.type for p in network.parameters()} == {"cuda"}
+        assert {b.device.type for b in network.buffers()} == {"cuda"}
+    on_gpu, noise = predict_logits(quantized, images), benchmark.input_noise(quantized, images)
+    quantized.cpu()
+    on_cpu = predict_logits(quantized, images)
+    assert np.square(on_gpu - on_cpu).mean() / np.square(on_cpu).mean() < 0.01
+    assert noise == pytest.approx(benchmark.input_noise(quantized, images), abs=1)

@@ -145,7 +145,8 @@ def test_a_checkpoint_with_odd_content_is_refused_by_name(saved, change, text):
 
 
 def test_a_spec_beside_the_file_s_own(saved, tiny_spec):
-    with pytest.raises(UserError, match=r"differs from the one given, .*; leave out --spec"):
+    text = r"differs from the one given in .*; give the spec that it was trained with, or none"
+    with pytest.raises(UserError, match=text):
         load_checkpoint(saved, tiny_spec.replace(states=4))
 
 

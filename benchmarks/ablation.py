@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     AS_IT_IS: {},
     "expand-2": {"expand": 2},
     "8-states": {"states": 8},
+    "16-states": {"states": 16},
     "both-ways": {"mamba": "both"},
     "no-mamba": {"mamba": "none"},
     "kernel-5": {"kernels": (5, 5, 5, 5)},
@@ -48,6 +49,8 @@ def main(arguments: argparse.Namespace) -> int:
     size = (arguments.input_size,) * 2 if arguments.input_size else None
     spec = named_spec(arguments.spec).replace(input_size=size)
     spec = spec.replace(classes=count_classes(source, spec))
+    if arguments.states is not None:
+        spec = spec.replace(states=arguments.states)
     seeds = seeds_of(arguments.seeds)
     variants, left_out = variants_of(spec, arguments.variants)
     for line in left_out:
@@ -68,6 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
             "date": datetime.date.today().isoformat(),
             "tools": tool_versions(),
             "schedule": schedule.to_json(),
+            "states": spec.states,
             "input_size": list(spec.input_size),
             "variants": rows,
             "left_out": left_out,
@@ -142,6 +146,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         ends = row["gain_interval"]
         shown = "" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
+        if row["variant"] == AS_IT_IS:
+            shown = ""
         lines.append(
             f"| {row['variant']} | {row['parameters']:,} | {row['macs'] / 1e9:.2f} | "
             f"{', '.join(f'{d:.2f}' for d in row['dice'])} | {row['gain_points']:+.2f} | "
@@ -157,6 +163,7 @@ def parse() -> argparse.Namespace:
     add("--data", type=Path, required=True, help="NAME_train.npz beside NAME_val.npz, or a folder")
     add("--class-map", type=Path, help="JSON that maps label values to class names")
     add("--input-size", type=int, help="height and width; the spec's if not given")
+    add("--states", type=int, help="of the spec as it is; the spec's own if not given")
     add("--seeds", default="0,1,2", help="comma-separated")
     add("--variants", help=f"comma-separated, {AS_IT_IS} among them; all if not given")
     add("--epochs", type=int, default=14)

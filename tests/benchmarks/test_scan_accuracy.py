@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import json
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -178,13 +178,24 @@ def test_formats_of_another_network_are_refused(quantized_run, tiny_quantized, t
     assert benchmark.stored_formats(quantized_run, tiny_quantized) is None, "qat chose none"
 
 
-def test_a_run_that_does_not_exist_ends_as_any_command_does(tmp_path):
-    done = subprocess.run(
-        [sys.executable, benchmark.__file__, "--run", str(tmp_path / "none")],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("lmaunet-deploy: checkpoint") and "none" in done.stderr
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (None, 2, "lmaunet-deploy: checkpoint none/train/model.pt does not exist"),
+        (KeyboardInterrupt, 130, "lmaunet-deploy: interrupted"),
+    ],
+)
+def test_it_ends_as_every_command_does(monkeypatch, capsys, raised, status, said):
+    def interrupted(path):
+        raise raised
+
+    if raised is not None:
+        monkeypatch.setattr("lmaunet.net.checkpoint.load_checkpoint", interrupted)
+    monkeypatch.setattr(sys, "argv", ["scan_accuracy", "--run", "none"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(benchmark.__file__, run_name="__main__")
+    assert ended.value.code == status
+    assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.gpu

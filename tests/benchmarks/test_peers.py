@@ -154,6 +154,8 @@ def test_a_run_on_another_checkpoint_is_refused(tmp_path):
     checkpoint.write_bytes(b"weights")
     manifest = {
         "schema": 1,
+        "key": "",
+        "outputs": {},
         "inputs": {"checkpoint": {"sha256": sha256(checkpoint)}},
         "options": {"data_sha256": "of the data"},
     }

@@ -22,6 +22,8 @@ from lmaunet.train.metrics import predict_logits
 from quant.integer_network import record_scans, replaced_scans, scan_sites
 from quant.scan_formats import SiteFormats, choose_for_network, read_formats, write_formats
 
+MANIFEST = {"schema": 1, "key": "", "inputs": {}, "outputs": {}}
+
 
 @pytest.fixture(scope="module")
 def leaning_network(tiny_model, tiny_data):
@@ -71,7 +73,7 @@ def run(tmp_path, tiny_model, tiny_spec):
     train.mkdir(parents=True)
     save_checkpoint(train / "model.pt", tiny_spec, tiny_model)
     source = {"path": None, "class_map": None, "seed": 0}
-    write_json(train / "manifest.json", {"schema": 1, "options": {"data": source}})
+    write_json(train / "manifest.json", MANIFEST | {"options": {"data": source}})
     return tmp_path / "run"
 
 
@@ -122,7 +124,7 @@ def quantized_run(run, tiny_quantized, tiny_spec):
     save_checkpoint(run / "qat" / "model.pt", tiny_spec, tiny_quantized, kind="quantized",
                     bits=tiny_quantized.bits, scales="free")  # fmt: skip
     source = {"path": None, "class_map": None, "seed": 0}
-    write_json(run / "qat" / "manifest.json", {"schema": 1, "options": {"data": source}})
+    write_json(run / "qat" / "manifest.json", MANIFEST | {"options": {"data": source}})
     return run
 
 

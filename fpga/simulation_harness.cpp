@@ -13,8 +13,38 @@
 #include <string>
 #include <vector>
 
-#include "Vtop.h"
 #include "verilated.h"
+
+// What the simulated model gives; compiled with -DMODEL this file is that side, else the rest.
+struct Wires {
+    const char* name;
+    size_t bytes;
+    bool input;
+    void* data;
+    uint8_t *valid, *ready;
+};
+std::vector<Wires> open_model(VerilatedContext* context, uint8_t** clock, uint8_t** reset_n);
+void evaluate();
+void close_model();
+
+#ifdef MODEL
+#include "Vtop.h"
+
+static Vtop* top;
+
+std::vector<Wires> open_model(VerilatedContext* context, uint8_t** clock, uint8_t** reset_n) {
+    top = new Vtop{context};
+    *clock = &top->ap_clk;
+    *reset_n = &top->ap_rst_n;
+    return {
+#define PORT(stream, bytes, input)                                                       \
+    {#stream, bytes, input, &top->stream##_tdata, &top->stream##_tvalid, &top->stream##_tready},
+#include "ports.h"
+    };
+}
+void evaluate() { top->eval(); }
+void close_model() { top->final(); }
+#else
 
 enum { DEADLOCK = 3, BROKEN_RULE = 4 };
 
@@ -32,12 +62,7 @@ struct Random {
     bool happens(double probability) { return (next() >> 11) * 0x1.0p-53 < probability; }
 };
 
-struct Stream {
-    const char* name;
-    size_t bytes;
-    void* data;
-    uint8_t* valid;
-    uint8_t* ready;
+struct Stream : Wires {
     double stall = 0;
     size_t beats = 0, done = 0;
     std::vector<uint8_t> content = {};
@@ -96,22 +121,10 @@ int main(int argc, char** argv) {
     // registers without a reset start with random values
     context->randReset(2);
     context->randSeed(static_cast<int>(seed % 1000000) + 1);
-    const std::unique_ptr<Vtop> held{new Vtop{context.get()}};
-    Vtop& top = *held;
-    std::vector<Stream> inputs = {
-#define INPUT(stream, bytes) \
-    {#stream, bytes, &top.stream##_tdata, &top.stream##_tvalid, &top.stream##_tready},
-#define OUTPUT(stream, bytes)
-#include "ports.h"
-#undef INPUT
-#undef OUTPUT
-    };
-    std::vector<Stream> outputs = {
-#define INPUT(stream, bytes)
-#define OUTPUT(stream, bytes) \
-    {#stream, bytes, &top.stream##_tdata, &top.stream##_tvalid, &top.stream##_tready},
-#include "ports.h"
-    };
+    uint8_t *clock, *reset_n;
+    std::vector<Stream> inputs, outputs;
+    for (auto& wires : open_model(context.get(), &clock, &reset_n))
+        (wires.input ? inputs : outputs).push_back(Stream{wires});
     std::vector<Stream*> all;
     for (auto& s : inputs) all.push_back(&s);
     for (auto& s : outputs) all.push_back(&s);
@@ -128,14 +141,14 @@ int main(int argc, char** argv) {
     }
     for (auto& s : outputs) *s.ready = 0;
 
-    top.ap_rst_n = 0;
+    *reset_n = 0;
     for (int i = 0; i < 8; i++) {
-        top.ap_clk = 0;
-        top.eval();
-        top.ap_clk = 1;
-        top.eval();
+        *clock = 0;
+        evaluate();
+        *clock = 1;
+        evaluate();
     }
-    top.ap_rst_n = 1;
+    *reset_n = 1;
 
     uint64_t idle = 0, after = 0;
     std::vector<uint8_t> valid_before(outputs.size()), ready_before(inputs.size());
@@ -155,8 +168,8 @@ int main(int argc, char** argv) {
             }
         }
         for (auto& s : outputs) *s.ready = complete || !s.random.happens(s.stall);
-        top.ap_clk = 0;
-        top.eval();
+        *clock = 0;
+        evaluate();
 
         for (auto& s : outputs) {
             if (!s.waited) continue;
@@ -175,7 +188,7 @@ int main(int argc, char** argv) {
                 *s.ready = !*s.ready;
             }
             for (size_t i = 0; i < inputs.size(); i++) ready_before[i] = *inputs[i].ready;
-            top.eval();
+            evaluate();
             for (size_t i = 0; i < outputs.size(); i++) {
                 auto& s = outputs[i];
                 if (*s.valid != valid_before[i] ||
@@ -189,7 +202,7 @@ int main(int argc, char** argv) {
                     stop(BROKEN_RULE, "%s: a combinational path from an output's tready to its "
                          "tready, in cycle %llu", inputs[i].name,
                          static_cast<unsigned long long>(cycle));
-            top.eval();
+            evaluate();
         }
 
         bool moved = false;
@@ -208,8 +221,8 @@ int main(int argc, char** argv) {
             s.done++;
             moved = true;
         }
-        top.ap_clk = 1;
-        top.eval();
+        *clock = 1;
+        evaluate();
         for (auto* s : taken) {
             s->cycles.push_back(cycle);
             s->done++;
@@ -233,9 +246,10 @@ int main(int argc, char** argv) {
         if (s.done != s.beats)
             stop(BROKEN_RULE, "%s: only %zu of %zu beats were taken when all outputs were done",
                  s.name, s.done, s.beats);
-    top.final();
+    close_model();
     for (auto& s : outputs) store(join(to, s.name, ".bin"), s.content.data(), s.content.size());
     for (auto* s : all)
         store(join(to, s->name, ".cycles"), s->cycles.data(), s->cycles.size() * 8);
     return 0;
 }
+#endif

@@ -20,7 +20,7 @@ from fpga.arithmetic import legal_divisors, type_bits
 from fpga.boards import Board
 from fpga.executor import Step
 from fpga.resources import Resources, estimate, width_converter
-from fpga.scan_node import SCAN_LATENCY, legal_lanes
+from fpga.scan_node import legal_lanes, scan_cycles, scan_latency
 from lmaunet.errors import UserError
 
 Attributes = dict[str, Any]
@@ -30,7 +30,7 @@ LARGEST_HLS_BITS = 8191
 
 
 def cycles(op_type: str, a: Attributes) -> int:
-    """Return the cycles that a node needs for one image.
+    """Return the cycles that a node needs for one image of many: its interval.
 
     Raises:
         UserError: where the operator is unknown; it is never taken as 0.
@@ -58,9 +58,16 @@ def cycles(op_type: str, a: Attributes) -> int:
     if op_type == "Pool":
         return math.prod(a["OutImgDims"]) * math.prod(a["KernelSize"]) * (a["Channels"] // a["PE"])
     if op_type == "SelectiveScan":
-        updates = a["NumChannels"] * a["States"] // (a["PD"] * a["PN"])
-        return a["Length"] * updates + SCAN_LATENCY
+        return scan_cycles(a["NumChannels"], a["States"], a["Length"], a["PD"], a["PN"])
     raise UserError(f"no cycle count for hardware operator {op_type}")
+
+
+def pipeline_cycles(op_type: str, a: Attributes) -> int:
+    """Return by how many cycles a node's outputs are late, beyond its interval.
+
+    That is the scan's pipeline. The few registers of other operators are not counted.
+    """
+    return scan_latency(a["States"], a["PN"]) if op_type == "SelectiveScan" else 0
 
 
 def _window_cycles(a: Attributes) -> int:
@@ -145,6 +152,10 @@ class FoldedNode:
     def cycles(self) -> int:
         """Cycles for one image."""
         return cycles(self.op_type, self.attributes)
+
+    def pipeline_cycles(self) -> int:
+        """Cycles by which the outputs are late."""
+        return pipeline_cycles(self.op_type, self.attributes)
 
     def resources(self) -> Resources:
         """Estimated resources."""

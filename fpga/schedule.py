@@ -4,9 +4,9 @@ A model, not a simulation. Each stream is followed in rows of its map (the token
 row), each with the time of its first and of its last pixel. A row begins a pixel's time after the
 last input row that it needs begins, once the row before is done; it ends when the node has worked
 through it at its own rate, and no sooner than a pixel's time after that input row ends. A window of
-k rows waits for k - 1 further rows, a border needs none. The image enters at the rate of the
-slowest node. FIFOs are as deep as they need to be for one image, so nothing stalls; back-pressure
-is not modelled.
+k rows waits for k - 1 further rows, a border needs none. A pipeline delays what comes out of a node
+but not the node's next row. The image enters at the rate of the slowest node. FIFOs are as deep as
+they need to be for one image, so nothing stalls; back-pressure is not modelled.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def schedule(
             last = max(ends[n][need] for _, n in streams) if need >= 0 else 0.0
             begin.append(max(first, free) + pixel)
             end.append(max(begin[-1] + work - pixel, last + pixel if need >= 0 else 0.0))
+        late = node.pipeline_cycles()
         for name in node.step.outputs:
-            begins[name], ends[name] = begin, end
+            begins[name], ends[name] = [t + late for t in begin], [t + late for t in end]
         if node.op_type in JOINS:
             for place, name in streams:
                 waiting[node.name, place] = _rows_waiting(ends[name], end, needs)

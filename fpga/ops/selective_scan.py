@@ -16,7 +16,7 @@ from qonnx.core.datatype import DataType
 from fpga.arithmetic import check_divides
 from fpga.ops.streaming import OwnRTL
 from fpga.resources import Resources, estimate
-from fpga.scan_node import SCAN_LATENCY, integer_scan, legal_lanes
+from fpga.scan_node import integer_scan, legal_lanes, scan_cycles
 from lmaunet.errors import UserError
 from lmaunet.spec import ScanSpec
 
@@ -31,7 +31,8 @@ class SelectiveScan(HWCustomOp):
 
     Folding: PD channels and PN states a cycle, so PD * PN lanes. The state returns after 6 cycles,
     so one lane needs ``(D / PD) * (N / PN) >= 6`` states to go round.
-    Cycles: ``L * (D / PD) * (N / PN)``, and a pipeline of :data:`fpga.scan_node.SCAN_LATENCY`.
+    Cycles: one image each ``L * (D / PD) * (N / PN)``. The first one's last output comes
+    :func:`fpga.scan_node.scan_latency` later than that.
     """
 
     def get_nodeattr_types(self) -> dict[str, Any]:
@@ -115,11 +116,10 @@ class SelectiveScan(HWCustomOp):
         model.set_tensor_datatype(self.onnx_node.output[0], self.get_output_datatype())
 
     def get_exp_cycles(self) -> int:
-        """Return the cycles of one image."""
+        """Return the cycles of one image in steady state."""
         self.verify_node()
-        lanes = self.get_nodeattr("PD") * self.get_nodeattr("PN")
-        updates = self.get_nodeattr("NumChannels") * self.get_nodeattr("States")
-        return self.get_nodeattr("Length") * (updates // lanes) + SCAN_LATENCY
+        sizes = ("NumChannels", "States", "Length", "PD", "PN")
+        return scan_cycles(*(self.get_nodeattr(name) for name in sizes))
 
     def execute_node(self, context: dict[str, np.ndarray], graph: Any) -> None:
         """Run the integer golden on the streams' codes."""

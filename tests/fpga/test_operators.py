@@ -68,12 +68,12 @@ def test_folding_divides_the_cycles(mapped):
 
 def test_the_scan_counts_its_lanes(mapped):
     node = operator(mapped, "SelectiveScan_rtl")
-    assert node.get_exp_cycles() == 64 * 6 * 4 + 22
+    assert node.get_exp_cycles() == 64 * 6 * 4
     assert node.get_instream_width(0) == 8
     assert node.get_instream_width(4) == 0
     node.set_nodeattr("PD", 2)
     node.set_nodeattr("PN", 2)
-    assert node.get_exp_cycles() == 64 * 6 + 22
+    assert node.get_exp_cycles() == 64 * 6
     assert node.dsp_estimation("") == 5 * 4 + 2 * 2
     node.set_nodeattr("PN", 4)
     with pytest.raises(UserError, match="PD=2, PN=4: 3 states for each lane, expected 6 or more"):

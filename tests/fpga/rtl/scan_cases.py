@@ -1,0 +1,74 @@
+"""Scans to simulate, and the beats of their streams."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fpga.hardware import pack, unpack
+from fpga.simulation import Compiled, Simulation, Stalls, simulate
+from lmaunet.scan.formats import OUTPUT, Widths
+from lmaunet.scan.integer import IntegerScan, calibrate
+from lmaunet.scan.vectors import ScanVectors, corners, synthetic
+from lmaunet.spec import Format
+
+
+def typical(channels: int, states: int, length: int, seed: int = 0, **widths: Any) -> ScanVectors:
+    """Three frames like those of a trained network, on which nothing harmful saturates."""
+    return synthetic(channels, states, length, batch=3, seed=seed, widths=Widths(**widths))
+
+
+def saturating(channels: int, states: int, length: int, seed: int = 0) -> ScanVectors:
+    """Fourteen frames, typical and extreme, in which every cut but the mantissa's saturates.
+
+    The exponents go far beyond the deepest shift.
+    """
+    v = synthetic(channels, states, length, batch=3, seed=seed)
+    dt = np.clip(v.dt + 100, -128, 127)  # long time steps
+    scales = dataclasses.replace(v.scan.scales, y=v.scan.scales.y / 3)
+    scan = calibrate(scales, 4 * v.scan.A, v.scan.D, v.x, dt, v.b)
+    formats = dict(scan.spec.formats)
+    for name, bits in (("delta", 1), ("drive", 2), ("state", 2)):
+        formats[name] = dataclasses.replace(formats[name], bits=formats[name].bits - bits)
+    formats["decay"] = Format(14, 15, signed=False)
+    # so coarse that its rounding moves y
+    wide = formats["accumulator"]
+    formats["accumulator"] = Format(wide.bits - 8, wide.frac - 8)
+    spec = dataclasses.replace(scan.spec, formats=formats)
+    scan = IntegerScan.from_real(spec, scan.scales, scan.A, scan.D)
+    extreme = corners(scan, length, seed=seed)
+    frames = [np.concatenate(p) for p in zip((v.x, dt, v.b, v.c), extreme.stimuli, strict=True)]
+    return ScanVectors.record(scan, *frames)
+
+
+def run(compiled: Compiled, v: ScanVectors, stalls: Stalls | None = None) -> Simulation:
+    """Simulate all frames of the vectors, one behind the other."""
+    parameters = compiled.module.parameters
+    pd, pn = int(parameters["PD"]), int(parameters["PN"])
+    streams = zip(v.stimuli, (pd, pd, pn, pn), strict=True)
+    inputs = {
+        f"in{i}_V": pack(codes.reshape(-1, parallel), 8)
+        for i, (codes, parallel) in enumerate(streams)
+    }
+    return simulate(compiled, inputs, {"out0_V": v.y.size // pd}, stalls)
+
+
+def results(compiled: Compiled, v: ScanVectors, got: Simulation) -> tuple[np.ndarray, ...]:
+    """Return y, and the accumulators where they came with it, in the shape of the vectors."""
+    parameters, bits = compiled.module.parameters, OUTPUT.bits
+    pd, beats = int(parameters["PD"]), got.outputs["out0_V"]
+    if not parameters["WIDE_OUTPUT"]:
+        return (unpack(beats, bits, pd).reshape(v.y.shape),)
+    lane = bits + int(parameters["ACCUMULATOR_IN_BITS"])
+    codes = unpack(beats, lane, pd).reshape(v.y.shape)
+    sign = 1 << (bits - 1)
+    return ((codes & (2 * sign - 1)) ^ sign) - sign, codes >> bits
+
+
+def agrees(compiled: Compiled, v: ScanVectors, got: Simulation) -> bool:
+    """Tell whether every y, and every accumulator that came with it, is the golden's."""
+    expected = (v.y, v.accumulators)
+    found = results(compiled, v, got)
+    return all((a == b).all() for a, b in zip(found, expected, strict=False))

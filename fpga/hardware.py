@@ -36,7 +36,9 @@ class RtlModule:
     """A SystemVerilog module with everything that it needs.
 
     ``sources`` are file names in ``fpga/rtl``, what they depend on included. ``memories`` maps the
-    name of a file that a parameter names to its words in hexadecimal, entry 0 first.
+    name of a file that a parameter names to its words in hexadecimal, entry 0 first. A module whose
+    number of streams is a parameter has vectors instead of numbered ports: ``bundled`` is ``in``
+    or ``out`` where all inputs or outputs are bits and words of ``in_V`` or ``out_V``.
     """
 
     name: str
@@ -45,6 +47,7 @@ class RtlModule:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     memories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    bundled: str = ""
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -59,8 +62,7 @@ def verilog_literal(value: int | str) -> str:
     value = int(value)
     if -(1 << 31) <= value < 1 << 31:
         return str(value)
-    bits = max(value.bit_length(), (-value - 1).bit_length()) + 1
-    return f"{'-' if value < 0 else ''}{bits + 1}'sd{abs(value)}"
+    return f"{'-' if value < 0 else ''}{value.bit_length() + 1}'sd{abs(value)}"
 
 
 def instance(
@@ -85,11 +87,20 @@ def instance(
         for key, v in module.parameters.items()
     ]
     connections = ["    .ap_clk(ap_clk)", "    .ap_rst_n(ap_rst_n)"]
+    bundles = {"in": module.inputs, "out": module.outputs}
+    bundle = bundles[module.bundled] if module.bundled else ()
+    wires = ("tdata", "tvalid", "tready")
+
+    def signal(port: Port, wire: str) -> str:
+        return f"{(signals or {}).get(port.name, port.name)}_{wire}"
+
     for port in module.ports:
-        signal = (signals or {}).get(port.name, port.name)
-        connections += [
-            f"    .{port.name}_{wire}({signal}_{wire})" for wire in ("tdata", "tvalid", "tready")
-        ]
+        if port not in bundle:
+            connections += [f"    .{port.name}_{wire}({signal(port, wire)})" for wire in wires]
+    if bundle:
+        for wire in wires:
+            parts = ", ".join(signal(port, wire) for port in reversed(bundle))
+            connections.append(f"    .{module.bundled}_V_{wire}({{{parts}}})")
     head = f"{module.name} #(\n" + ",\n".join(parameters) + "\n) " if parameters else module.name
     return f"{head.rstrip()} {name} (\n" + ",\n".join(connections) + "\n);\n"
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -168,8 +168,12 @@ def _prepare(module: RtlModule, folder: Path, rtl: Path) -> list[str]:
 def lint(module: RtlModule, rtl: Path = RTL_FOLDER) -> None:
     """Check a module with all of Verilator's warnings; raises :class:`UserError` for any."""
     with tempfile.TemporaryDirectory() as name:
-        files = _prepare(module, Path(name), rtl)
-        _verilator("--lint-only", *LINT_OPTIONS, "--top-module", TOP, *files, cwd=Path(name))
+        lint_files(_prepare(module, Path(name), rtl), TOP, Path(name))
+
+
+def lint_files(files: Sequence[str], top: str, folder: Path) -> None:
+    """Check files with all of Verilator's warnings; raises :class:`UserError` for any."""
+    _verilator("--lint-only", *LINT_OPTIONS, "--top-module", top, *files, cwd=folder)
 
 
 def compile_module(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> Compiled:
@@ -285,9 +289,10 @@ def simulate(
     stalls: Stalls | None = None,
     limit: int = 10_000,
     *,
+    settle: int = 64,
     check_paths: bool = True,
 ) -> Simulation:
-    """Run a module until every output has given its beats, and 64 cycles more.
+    """Run a module until every output has given its beats, and some cycles more.
 
     Checked in every cycle: tvalid does not fall and tdata does not change before tready; no output
     gives more beats than expected; at the end every input beat was taken.
@@ -298,6 +303,7 @@ def simulate(
         expected_beats: how many beats each output gives.
         stalls: how often streams pause; None for never.
         limit: cycles without a transfer after which it counts as a deadlock.
+        settle: how many cycles more; 0 for a module that begins its next frame by itself.
         check_paths: refuse a combinational path from an output's tready to any tvalid, tdata or to
             an input's tready.
 
@@ -312,7 +318,7 @@ def simulate(
         folder = Path(name)
         for port in module.inputs:
             inputs[port.name].tofile(folder / f"{port.name}.bin")
-        arguments = [name, name, str(limit), "64", str(stalls.seed), str(int(check_paths))]
+        arguments = [name, name, str(limit), str(settle), str(stalls.seed), str(int(check_paths))]
         for port in module.ports:
             default = stalls.inputs if port in module.inputs else stalls.outputs
             probability = stalls.ports.get(port.name, default)

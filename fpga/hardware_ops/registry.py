@@ -1,0 +1,39 @@
+"""Which operators have RTL of our own, by the operator's name without the backend's suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fpga.hardware import RtlModule
+from fpga.hardware_ops import (
+    depthwise_conv,
+    duplicate_streams,
+    elementwise,
+    max_pool,
+    pad_with_code,
+    requantize,
+    selective_scan,
+    streaming_concat,
+    table_activation,
+    upsample_nearest,
+)
+
+Hardware = Callable[[Mapping[str, Any], Sequence[np.ndarray]], RtlModule]
+
+HARDWARE: dict[str, Hardware] = {
+    "Requantize": requantize.hardware,
+    "TableActivation": table_activation.hardware,
+    "ElementwiseAdd": elementwise.add,
+    "ElementwiseMul": elementwise.multiply,
+    "DuplicateStreams": duplicate_streams.hardware,
+    "StreamingConcat": streaming_concat.hardware,
+    "UpsampleNearestNeighbour": upsample_nearest.hardware,
+    "Pool": max_pool.hardware,
+    "PadWithCode": pad_with_code.hardware,
+    "FMPadding": pad_with_code.hardware,
+    "VVAU": depthwise_conv.hardware,
+    "SelectiveScan": selective_scan.hardware,
+}

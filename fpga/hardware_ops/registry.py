@@ -12,6 +12,7 @@ from fpga.hardware_ops import (
     depthwise_conv,
     duplicate_streams,
     elementwise,
+    matrix_vector,
     max_pool,
     pad_with_code,
     requantize,
@@ -34,6 +35,7 @@ HARDWARE: dict[str, Hardware] = {
     "Pool": max_pool.hardware,
     "PadWithCode": pad_with_code.hardware,
     "FMPadding": pad_with_code.hardware,
+    "MVAU": matrix_vector.hardware,
     "VVAU": depthwise_conv.hardware,
     "SelectiveScan": selective_scan.hardware,
 }

@@ -23,6 +23,7 @@ from fpga.assemble import assemble, specialize
 from fpga.boards import DEFAULT_BOARD, Board, named_board
 from fpga.design import DEFAULT_CLOCK_MHZ, NAMES, Design, Sizing, apply_folding, size
 from fpga.executor import Executor
+from fpga.hardware_ops import registry
 from fpga.lowering.walk import Host, Lowered, lower
 from fpga.reference import Reference
 from fpga.resources import SHELL_LUT, Placed
@@ -32,7 +33,7 @@ from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 
 MAX_CHECK_IMAGES = 4
-NO_RTL = "no RTL yet"
+NO_RTL, OWN_RTL = "no RTL yet", "RTL of our own"
 OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
 HARDWARE, HOST, LAYERS, RESOURCES = "hardware.onnx", "host.json", "layers.json", "resources.json"
 AGREEMENTS = "agreements.json"
@@ -203,9 +204,14 @@ def _layers(design: Design, lowered: Lowered, mapped: Any) -> list[dict[str, Any
 
 
 def _hardware(op_type: str, domain: str) -> str:
+    """Return what the node can be built from."""
     if op_type in OWN_OPERATORS:
-        return NO_RTL
-    return "RTL of FINN+" if domain.endswith(".rtl") else "HLS of FINN+, needs Vitis"
+        return OWN_RTL if op_type in registry.HARDWARE else NO_RTL
+    if domain.endswith(".rtl"):
+        return "RTL of FINN+"
+    if op_type in registry.HARDWARE:
+        return f"{OWN_RTL}, in place of HLS"
+    return "HLS of FINN+, needs Vitis"
 
 
 def _resources(design: Design) -> dict[str, Any]:
@@ -262,7 +268,9 @@ def _detail(
         ),
         "backends": backends,
         "without_rtl": own,
-        "without_rtl_note": f"operators of our own whose RTL is not written: {', '.join(own)}",
+        "without_rtl_note": (
+            f"operators of our own whose RTL is not written: {', '.join(own) or 'none'}"
+        ),
         "slowest": slowest,
         "slowest_provenance": "estimated",
         "scans": scans,

@@ -54,5 +54,5 @@ class PadWithCode_rtl(PadWithCode, OwnRTL):  # noqa: N801
         return PadWithCode.get_nodeattr_types(self) | OwnRTL.get_nodeattr_types(self)
 
     def execute_node(self, context: dict[str, np.ndarray], graph: Any) -> None:
-        """Pad the map; there is no RTL to simulate."""
+        """Pad the map; its RTL is simulated outside of FINN+."""
         PadWithCode.execute_node(self, context, graph)

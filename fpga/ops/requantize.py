@@ -63,5 +63,5 @@ class Requantize_rtl(Requantize, OwnRTL):  # noqa: N801 (FINN+ finds the backend
         return Requantize.get_nodeattr_types(self) | OwnRTL.get_nodeattr_types(self)
 
     def execute_node(self, context: dict[str, np.ndarray], graph: Any) -> None:
-        """Compute the output's integers; there is no RTL to simulate."""
+        """Compute the output's integers; its RTL is simulated outside of FINN+."""
         Requantize.execute_node(self, context, graph)

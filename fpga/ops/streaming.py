@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,12 @@ from finn.custom_op.fpgadataflow.rtlbackend import RTLBackend
 from qonnx.core.datatype import DataType
 
 from fpga.arithmetic import check_divides
+from fpga.hardware import RTL_FOLDER, RtlModule, wrapper, write_memories
+from fpga.hardware_ops.registry import HARDWARE
 from fpga.resources import Resources, estimate
 from lmaunet.errors import UserError
+
+SOURCES = "sources.txt"
 
 
 class StreamingOp(HWCustomOp):
@@ -101,27 +106,57 @@ class StreamingOp(HWCustomOp):
 
 
 class OwnRTL(RTLBackend):
-    """The RTL side of an operator of our own, whose RTL is not written yet.
+    """The RTL side of an operator of our own: files from :mod:`fpga.hardware_ops`.
 
-    It lets SpecializeLayers map the operator, so that the graph, its cycles and its arithmetic
-    are complete. Generating HDL raises: there is no RTL that could stand in.
+    An operator that is not in :data:`fpga.hardware_ops.registry.HARDWARE` can be mapped, so that
+    the graph, its cycles and its arithmetic are complete; generating its HDL raises.
     """
 
-    def _missing(self) -> UserError:
-        return UserError(
-            f"{self.onnx_node.op_type} ({self.onnx_node.name}) has no RTL in this version: the "
-            "hardware graph, its integer arithmetic and its estimates are complete, a bitstream "
-            "cannot be made from it yet"
-        )
+    def _operator(self) -> str:
+        name: str = self.onnx_node.op_type.removesuffix("_rtl")
+        if name not in HARDWARE:
+            raise UserError(
+                f"{self.onnx_node.op_type} ({self.onnx_node.name}) has no RTL in this version: the "
+                "hardware graph, its integer arithmetic and its estimates are complete, a "
+                "bitstream cannot be made from it yet"
+            )
+        return name
+
+    def rtl_module(self, model: Any) -> RtlModule:
+        """Return the module with its parameters and memories, from attributes and initializers."""
+        attributes = {name: self.get_nodeattr(name) for name in self.get_nodeattr_types()}
+        found = [model.get_initializer(name) for name in self.onnx_node.input]
+        constants = [values for values in found if values is not None]
+        return HARDWARE[self._operator()](attributes, constants)
 
     def generate_hdl(self, model: Any, fpgapart: str, clk: float) -> None:
-        """Raise :class:`UserError`: this operator has no RTL yet."""
-        raise self._missing()
+        """Write the memories and a wrapper without parameters into ``code_gen_dir_ipgen``.
+
+        Raises:
+            UserError: where the operator has no RTL or its attributes are not legal.
+        """
+        module = self.rtl_module(model)
+        folder = Path(self.get_nodeattr("code_gen_dir_ipgen")).resolve()
+        top = self.get_verilog_top_module_name()
+        write_memories(module, folder)
+        (folder / f"{top}.v").write_text(wrapper(module, top, str(folder)))
+        (folder / SOURCES).write_text("".join(f"{source}\n" for source in module.sources))
+        self.set_nodeattr("gen_top_module", top)
+        self.set_nodeattr("ipgen_path", str(folder))
+        self.set_nodeattr("ip_path", str(folder))
 
     def get_rtl_file_list(self, abspath: bool = False) -> list[str]:
-        """Raise :class:`UserError`: this operator has no RTL yet."""
-        raise self._missing()
+        """Return the sources, which all nodes share, and the wrapper; after ``generate_hdl``."""
+        operator, top = self._operator(), self.get_nodeattr("gen_top_module")
+        folder = Path(self.get_nodeattr("code_gen_dir_ipgen")).resolve()
+        if not top:
+            raise UserError(f"{operator} ({self.onnx_node.name}): generate its HDL first")
+        sources = [RTL_FOLDER / name for name in (folder / SOURCES).read_text().split()]
+        paths = [*sources, folder / f"{top}.v"]
+        return [str(path) if abspath else path.name for path in paths]
 
     def code_generation_ipi(self) -> list[str]:
-        """Raise :class:`UserError`: this operator has no RTL yet."""
-        raise self._missing()
+        """Return the Tcl that adds the files and instantiates the wrapper."""
+        files = [f"add_files -norecurse {path}" for path in self.get_rtl_file_list(abspath=True)]
+        top = self.get_nodeattr("gen_top_module")
+        return [*files, f"create_bd_cell -type module -reference {top} {self.onnx_node.name}"]

@@ -47,5 +47,5 @@ class TableActivation_rtl(TableActivation, OwnRTL):  # noqa: N801
         return TableActivation.get_nodeattr_types(self) | OwnRTL.get_nodeattr_types(self)
 
     def execute_node(self, context: dict[str, np.ndarray], graph: Any) -> None:
-        """Look every value up; there is no RTL to simulate."""
+        """Look every value up; its RTL is simulated outside of FINN+."""
         TableActivation.execute_node(self, context, graph)

@@ -96,7 +96,8 @@ def test_layers_say_what_they_are_and_where_they_come_from(built):
         assert row["cycles"] > 0
         assert row["origin"]
         own = row["op"] in ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
-        assert (row["hardware"] == "no RTL yet") == own
+        assert (row["hardware"] == "RTL of our own") == own
+        assert row["backend"] == "rtl" or row["hardware"] == "RTL of our own, in place of HLS"
     assert max(row["cycles"] for row in layers) == build.detail["interval_cycles"]
     assert build.detail["slowest"][0]["cycles"] == build.detail["interval_cycles"]
     resources = read_json(build.folder / "resources.json")

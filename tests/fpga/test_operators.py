@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import fpga.simulation as simulation
 from fpga.assemble import specialize
 from fpga.boards import BOARDS
 from fpga.environment import SimulatorMissing, load_finn
+from fpga.hardware_ops.registry import HARDWARE
 from lmaunet.errors import ToolNotFound, UserError
 
 OWN = {"Requantize_rtl", "TableActivation_rtl", "SelectiveScan_rtl", "PadWithCode_rtl"}
@@ -34,9 +38,35 @@ def test_vector_units_have_hls_only_on_this_device(mapped):
 
 
 @pytest.mark.parametrize("op_type", sorted(OWN))
-def test_no_rtl_is_pretended(mapped, op_type):
+def test_rtl_is_generated(mapped, tmp_path, op_type):
     node = operator(mapped, op_type)
-    with pytest.raises(UserError, match=rf"{op_type} .* has no RTL in this version"):
+    with pytest.raises(UserError, match="generate its HDL first"):
+        node.get_rtl_file_list()
+    node.set_nodeattr("code_gen_dir_ipgen", str(tmp_path))
+    node.generate_hdl(mapped, BOARDS["ZCU104"].part, 4.0)
+    files = node.get_rtl_file_list(abspath=True)
+    assert [Path(file).name for file in files] == node.get_rtl_file_list()
+    assert all(Path(file).exists() for file in files)
+    top = node.get_verilog_top_module_name()
+    text = Path(files[-1]).read_text()
+    names = node.get_verilog_top_module_intf_names()
+    for stream, bits in (*names["s_axis"], *names["m_axis"]):
+        assert f"wire [{bits - 1}:0] {stream}_tdata" in text
+    added = [f"add_files -norecurse {file}" for file in files]
+    assert node.code_generation_ipi() == [
+        *added, f"create_bd_cell -type module -reference {top} {node.onnx_node.name}"
+    ]  # fmt: skip
+    try:
+        simulation.verilator_place()
+    except ToolNotFound as error:
+        pytest.skip(str(error))
+    simulation.lint_files(files, top, tmp_path)
+
+
+def test_no_rtl_is_pretended(mapped, monkeypatch):
+    monkeypatch.delitem(HARDWARE, "Requantize")
+    node = operator(mapped, "Requantize_rtl")
+    with pytest.raises(UserError, match=r"Requantize_rtl .* has no RTL in this version"):
         node.generate_hdl(mapped, BOARDS["ZCU104"].part, 4.0)
     with pytest.raises(UserError, match="has no RTL in this version"):
         node.get_rtl_file_list()

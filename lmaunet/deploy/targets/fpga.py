@@ -76,8 +76,7 @@ def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
         ),
         "latency_ms": Measurement("latency_ms", build.detail["latency_ms"], "ms", "estimated"),
         "bitstream_mb": Unavailable(
-            "bitstream_mb", "vivado", "synthesis and implementation need Vivado, and operators of "
-            "our own have no RTL yet", VIVADO_FIX,
+            "bitstream_mb", "vivado", "synthesis and implementation need Vivado", VIVADO_FIX,
         ),
     }  # fmt: skip
 

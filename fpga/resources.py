@@ -344,7 +344,7 @@ def _reshape(a: Attributes) -> Resources:
 
 
 def width_converter(bits_in: int, bits_out: int) -> Resources:
-    """Return the estimate of a converter between two stream widths: 30 LUTs and one a bit (*assumed*).
+    """Return the estimate of a converter between two widths: 30 LUTs and one a bit (*assumed*).
 
     Ours, *yosys*: 6 from 8 to 32 bits, 63 back. Where neither width divides the other that is too
     little: 175 from 24 to 32 bits, through 96.

@@ -1,7 +1,7 @@
 // A border of one code around each map of a stream.
 //
-// BEATS beats of SIMD channels a pixel. Throughput one output beat a cycle. Beats of the border wait
-// for no input: what is above the next map's first pixel comes out before that arrives.
+// BEATS beats of SIMD channels a pixel. Throughput one output beat a cycle. The border waits for no
+// input: what is above the next map's first pixel comes out before that arrives.
 `default_nettype none
 
 module pad_with_code #(

@@ -132,6 +132,7 @@ def _noting_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        _interrupted = False
 
 
 def run_command(command: Callable[[], int | None]) -> int:

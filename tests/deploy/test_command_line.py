@@ -195,6 +195,8 @@ def test_a_ctrl_c_that_python_drops_is_not_lost(capsys):
     assert console.run_command(work) == console.INTERRUPTED
     assert passed == ["the destructor"] and "interrupted" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with console.progress_bar("the next one") as report:
+        report(0.1, "goes on")
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ Verilator it becomes a behavioural model, so that what is simulated is not what 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,8 +98,3 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray]) -> 
         (stream("out0_V", a["outputDataType"], pe),),
         {WEIGHTS: lane_words(words, bits)},
     )  # fmt: skip
-
-
-def multipliers(a: Mapping[str, Any], packed: Packing) -> int:
-    """Return how many DSP48E2 an MVAU of these attributes takes."""
-    return math.ceil(a["PE"] / packed.lanes) * int(a["SIMD"])

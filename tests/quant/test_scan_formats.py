@@ -82,20 +82,23 @@ def test_the_network_computes_with_integer_scans(tiny_quantized, images, formats
     assert error < 1e-3
 
 
-def test_bad_formats_are_seen_in_the_logits(tiny_quantized, images, formats):
-    """The mutant: states of 2 bits move the logits further."""
+def test_bad_formats_are_seen(tiny_quantized, images, formats):
+    """The mutant: a state of 4 bits in one scan; in its own output, and in the logits."""
     specs = [entry.chosen.spec for entry in formats]
-    sites, recorded = scan_sites(tiny_quantized), record_scans(tiny_quantized, images)
-    coarse = [
-        choose_spec(site, codes, state_bits=2, per_channel=False)
-        for site, codes in zip(sites, recorded, strict=True)
-    ]
-    before = predict_logits(tiny_quantized, images)
-    errors = []
+    recorded = record_scans(tiny_quantized, images)
+    site = scan_sites(tiny_quantized)[0]
+    coarse = [choose_spec(site, recorded[0], state_bits=4, per_channel=False), *specs[1:]]
+    outputs = []
+    handle = site.mamba.quant_y.register_forward_hook(lambda m, a, o: outputs.append(o.numpy()))
+    logits = [predict_logits(tiny_quantized, images)]
     for choice in (specs, coarse):
         with integer_scans(tiny_quantized, choice):
-            errors.append(np.square(predict_logits(tiny_quantized, images) - before).mean())
-    assert errors[1] > 2 * errors[0]
+            logits.append(predict_logits(tiny_quantized, images))
+    handle.remove()
+    for name, found, factor in (("y", outputs, 4), ("logits", logits, 1)):
+        real, fine, bad = found
+        errors = [float(np.square(got - real).mean()) for got in (fine, bad)]
+        assert errors[1] > factor * errors[0], name
 
 
 def test_hooks_are_gone_after_an_error(tiny_quantized, images, formats):

@@ -20,12 +20,15 @@ from lmaunet.train.processes import join_processes
 from quant.calibration import calibrate
 from quant.network import QuantLMaUNet
 
+LIMIT = 4.0
+
 
 def _float_stage(self, x):
     local = self.norm(self.local(self.proj(x)))
     batch, channels, height, width = sizes(local)
     tokens = local.reshape(batch, channels, height * width).transpose(1, 2)
-    return self.mamba(tokens).transpose(1, 2).reshape(sizes(local))
+    found = self.mamba(tokens).clamp(-LIMIT, LIMIT)
+    return found.transpose(1, 2).reshape(sizes(local))
 
 
 def _quantized_stage(self, x):
@@ -34,7 +37,8 @@ def _quantized_stage(self, x):
     local = self.quant_local(self.local(x))
     batch, channels, height, width = sizes(local)
     tokens = self.mamba(local.reshape(batch, channels, 1, height * width))
-    return self.quant_out(tokens.reshape(batch, channels, height, width))
+    found = tokens.reshape(batch, channels, height, width).clamp(-LIMIT, LIMIT)
+    return self.quant_out(found)
 
 
 def _with_stages(model: nn.Module, forward) -> nn.Module:

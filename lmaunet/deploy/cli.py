@@ -198,8 +198,8 @@ def build(
     target: Annotated[str, typer.Option("--target", help="ort, trt or fpga.")],
     run: RunOption = None,
     sm: Annotated[Optional[list[str]], typer.Option(help="trt: compute capability, such as SM86; repeatable.")] = None,  # noqa: E501, UP045
-    board: Annotated[str, typer.Option(help="fpga: the board.")] = "ZCU104",
-    clock_mhz: Annotated[float, typer.Option(help="fpga: the clock that is assumed.")] = 250.0,
+    board: Annotated[Optional[str], typer.Option(help=f"fpga: the board; {defaults.BOARD} if not given.")] = None,  # noqa: E501, UP045
+    clock_mhz: Annotated[Optional[float], typer.Option(help=f"fpga: the clock that is assumed; {defaults.CLOCK_MHZ:g} if not given.")] = None,  # noqa: E501, UP045
     target_ms: Annotated[Optional[float], typer.Option(help="fpga: latency to meet; the fastest that fits if not given.")] = None,  # noqa: E501, UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -207,14 +207,23 @@ def build(
     from lmaunet.deploy import commands
     from lmaunet.errors import UserError
 
-    for name, given, owner in (("sm", sm, "trt"), ("target-ms", target_ms, "fpga")):
-        if given and target != owner:
+    for name, given, owner in (
+        ("sm", sm or None, "trt"),
+        ("board", board, "fpga"),
+        ("clock-mhz", clock_mhz, "fpga"),
+        ("target-ms", target_ms, "fpga"),
+    ):
+        if given is not None and target != owner:
             raise UserError(f"--{name} is an option of --target {owner}; leave it out here")
     options: dict[str, Any] = {}
     if target == "trt":
-        options = {"sms": list(sm or ("SM86", "SM89"))}
+        options = {"sms": list(sm or defaults.SMS)}
     elif target == "fpga":
-        options = {"board": board, "clock_mhz": clock_mhz, "target_ms": target_ms}
+        options = {
+            "board": defaults.BOARD if board is None else board,
+            "clock_mhz": defaults.CLOCK_MHZ if clock_mhz is None else clock_mhz,
+            "target_ms": target_ms,
+        }
     console.show(*commands.build(run, target, options), as_json)
 
 

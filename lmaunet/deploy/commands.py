@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmaunet.deploy import measuring, pipeline, reporting
+from lmaunet.deploy import defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, progress_bar, table
-from lmaunet.deploy.defaults import BATCH_SIZE, TRAIN_EPOCHS, TRAIN_RATE
 from lmaunet.deploy.quantizing import QatOptions, qat
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
@@ -145,7 +144,8 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
         source = DataSource(DEFAULT_DATA)
         _say(data_commands.fetch(DEFAULT_DATA, False)[1])
     spec = named_spec("demo")
-    _say(train(run, spec, source, TRAIN_EPOCHS, TRAIN_RATE, BATCH_SIZE, seed)[1])
+    schedule = defaults.TRAIN_EPOCHS, defaults.TRAIN_RATE, defaults.BATCH_SIZE
+    _say(train(run, spec, source, *schedule, seed)[1])
     checkpoint = run / "train" / "model.pt"
     _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
     for target, options in DEMO_BUILDS.items():
@@ -155,8 +155,8 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
 
 DEMO_BUILDS: dict[str, dict[str, Any]] = {
     "ort": {},
-    "trt": {"sms": ["SM86", "SM89"]},
-    "fpga": {"board": "ZCU104", "clock_mhz": 250.0, "target_ms": None},
+    "trt": {"sms": list(defaults.SMS)},
+    "fpga": {"board": defaults.BOARD, "clock_mhz": defaults.CLOCK_MHZ, "target_ms": None},
 }
 
 

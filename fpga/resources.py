@@ -283,9 +283,11 @@ def _table(a: Attributes) -> Resources:
 
 @_estimates("SelectiveScan")
 def _scan(a: Attributes) -> Resources:
-    """5 DSPs a lane and 2 a channel, 190 LUTs a lane and 700 (*yosys*, 4 to 64 lanes).
+    """5 DSPs a lane, 3 a channel; LUTs: 150 a lane, 330 a channel, 120 (*yosys*, 1 to 64 lanes).
 
-    Also the state (one word a channel and state), A, and the softplus table of 256 entries.
+    Fitted to within 12% for the 7 series, whose DSPs yosys fills with the registers and adders
+    around a multiplication; AMD's tools should for UltraScale+ too. The table of softplus is in the
+    LUTs of a channel. Also the state (one word a channel and state), A and D.
     """
     pd, pn = a["PD"], a["PN"]
     lanes, channels, states = pd * pn, a["NumChannels"], a["States"]
@@ -293,10 +295,9 @@ def _scan(a: Attributes) -> Resources:
     memories = (
         Memory("state", a["StateBits"] * lanes, depth),
         Memory("A", a["ABits"] * lanes, depth, initialised=True),
-        Memory("softplus", a["DeltaBits"] * pd, 256, initialised=True),
         Memory("D", a["DBits"] * pd, channels // pd, initialised=True),
     )
-    return Resources(700 + 190 * lanes, 5 * lanes + 2 * pd, memories)
+    return Resources(120 + 150 * lanes + 330 * pd, 5 * lanes + 3 * pd, memories)
 
 
 def _elementwise(dsp_a_lane: int) -> Callable[[Attributes], Resources]:

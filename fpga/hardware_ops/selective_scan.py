@@ -13,6 +13,7 @@ import numpy as np
 
 from fpga.arithmetic import check_divides
 from fpga.hardware import Port, RtlModule, hex_words, lane_words
+from fpga.hardware_ops.common import REGISTER, text
 from fpga.resources import Memory
 from fpga.scan_node import STATE_LOOP, integer_scan, legal_lanes
 from lmaunet.errors import UserError
@@ -22,7 +23,7 @@ from lmaunet.scan.integer_algebra import deepest_shift
 from lmaunet.scan.tables import DT
 
 SOURCES = (
-    "stream_register.sv",
+    REGISTER,
     "selective_scan_multiply.sv",
     "selective_scan_cut.sv",
     "selective_scan_delay.sv",
@@ -48,9 +49,7 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray]) -> 
         attributes: of the operator ``SelectiveScan``.
         constants: A, ``(channels, states)``, and D, ``(channels,)``, both float64.
     """
-    spec = attributes["Spec"]
-    text = spec.decode() if isinstance(spec, bytes) else spec
-    scan = integer_scan(text, attributes["Scales"], *constants)
+    scan = integer_scan(text(attributes["Spec"]), attributes["Scales"], *constants)
     return core(scan, attributes["Length"], attributes["PD"], attributes["PN"])
 
 
@@ -85,9 +84,10 @@ def core(scan: IntegerScan, length: int, pd: int, pn: int, *, wide: bool = False
     memories = _memories(scan, numbers, pd, pn)
     parameters |= {f"{name.upper()}_FILE": f"selective_scan_{name}.hex" for name in memories}
     lanes, beats = pd * pn, channels * states // (pd * pn)
-    for name, bits in (("STATE", numbers["STATE_BITS"]), ("RATE", numbers["RATE_BITS"])):
-        small = Memory(name, bits * lanes, beats).distributed
-        parameters[f"{name}_STYLE"] = "distributed" if small else "block"
+    # where a small ROM goes is left to the tool: yosys has no "distributed" for one with a register
+    for name, small in (("STATE", "distributed"), ("RATE", "auto")):
+        memory = Memory(name, numbers[f"{name}_BITS"] * lanes, beats)
+        parameters[f"{name}_STYLE"] = small if memory.distributed else "block"
     result = numbers["OUTPUT_BITS"] + (numbers["ACCUMULATOR_IN_BITS"] if wide else 0)
     widths = (("in0_V", pd), ("in1_V", pd), ("in2_V", pn), ("in3_V", pn))
     return RtlModule(

@@ -134,11 +134,11 @@ class SelectiveScan(HWCustomOp):
         return estimate("SelectiveScan", attributes)
 
     def lut_estimation(self, fpgapart: str) -> int:
-        """Return the estimated LUTs: 190 a lane and 700, scaled from yosys."""
+        """Return the estimated LUTs, fitted to yosys."""
         return self.resources().lut
 
     def dsp_estimation(self, fpgapart: str) -> int:
-        """Return the estimated DSPs: 5 a lane and 2 a channel, from yosys."""
+        """Return the DSPs: 5 a lane and 3 a channel, as yosys has them."""
         return self.resources().dsp
 
     def bram_estimation(self, fpgapart: str) -> int:

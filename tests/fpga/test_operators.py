@@ -104,7 +104,7 @@ def test_the_scan_counts_its_lanes(mapped):
     node.set_nodeattr("PD", 2)
     node.set_nodeattr("PN", 2)
     assert node.get_exp_cycles() == 64 * 6
-    assert node.dsp_estimation("") == 5 * 4 + 2 * 2
+    assert node.dsp_estimation("") == 5 * 4 + 3 * 2
     node.set_nodeattr("PN", 4)
     with pytest.raises(UserError, match="PD=2, PN=4: 3 states for each lane, expected 6 or more"):
         node.verify_node()

@@ -26,9 +26,16 @@ def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
 def test_the_scan_follows_the_measured_core():
     scan = {"NumChannels": 64, "States": 16, "StateBits": 18, "ABits": 12, "DeltaBits": 16,
             "DBits": 16}  # fmt: skip
-    # measured: 4 lanes 22 DSP, 16 lanes 82, 64 lanes 328 (5 a lane, 2 a channel)
-    for pd, pn, dsp in ((1, 4, 22), (1, 16, 82), (4, 16, 328)):
-        assert estimate("SelectiveScan", scan | {"PD": pd, "PN": pn}).dsp == dsp
+    # yosys for the 7 series, lengths of 4096: LUTs with those of memories, DSPs
+    measured = {
+        (1, 1): (604, 8), (1, 4): (1054, 23), (4, 1): (2043, 32), (1, 16): (3836, 83),
+        (4, 4): (4728, 92), (4, 16): (10893, 332),
+    }  # fmt: skip
+    for (pd, pn), (lut, dsp) in measured.items():
+        found = estimate("SelectiveScan", scan | {"PD": pd, "PN": pn})
+        total = found.lut + sum(m.lutram for m in found.memories if m.distributed)
+        assert found.dsp == dsp
+        assert abs(total / lut - 1) < 0.12
 
 
 def test_an_operator_without_an_estimate_is_refused():

@@ -4,8 +4,9 @@
 
 The quantized network of a run (``RUN/qat``; quantized after training where there is none) computes
 its scans in integers, on validation slices. So does a network that is made to lean on its scans
-(``scan_leaning.py``): it is trained here for ``--epochs`` from the float network, because in
-one that does not lean, hardly any format costs Dice. ``--epochs 0`` leaves it out.
+(``scan_leaning.py``): it is trained here for ``--epochs`` from the float network, then quantized
+and trained on, because in one that does not lean, hardly any format costs Dice. ``--epochs 0``
+leaves it out.
 
 Formats are chosen on the calibration slices of the training part. Columns:
 
@@ -36,7 +37,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import neutral
-from scan_leaning import quantize_leaning, train_leaning
+from scan_leaning import quantize_leaning, train_leaning, train_quantized
 
 from lmaunet.data.dataset import Dataset
 from lmaunet.deploy.console import run_command
@@ -306,12 +307,11 @@ def main(options: argparse.Namespace) -> int:
     networks = [bench.table(title)]
     if options.epochs:
         torch.manual_seed(options.seed)
-        leaning = train_leaning(
-            model, data.train, model.spec.classes, options.epochs, options.seed,
-            lambda fraction, line: print(f"\r{fraction:4.0%} {line}", end="", file=sys.stderr),
-        )  # fmt: skip
-        quantized = quantize_leaning(leaning, data.train.images[choose_slices(data)])
-        title = f"the same, leaning on its scans ({options.epochs} epochs)"
+        train, classes, seed = data.train, model.spec.classes, options.seed
+        leaning = train_leaning(model, train, classes, options.epochs, seed, show)
+        quantized = quantize_leaning(leaning, train.images[choose_slices(data)])
+        quantized = train_quantized(quantized, train, classes, seed, show)
+        title = f"the same, leaning on its scans ({options.epochs} epochs, then QAT)"
         networks.append(Bench(quantized, data, options.images, options.target_db).table(title))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -335,6 +335,10 @@ def main(options: argparse.Namespace) -> int:
     )
     print(f"written: {options.output}")
     return 0
+
+
+def show(fraction: float, line: str) -> None:
+    print(f"\r{fraction:4.0%} {line}", end="", file=sys.stderr, flush=True)
 
 
 def parse() -> argparse.Namespace:

@@ -41,6 +41,19 @@ def test_int8_leans_as_float_does(leaning_network, tiny_data):
     assert all(not stage.mamba.D.any() for stage in model.stages)
 
 
+def test_its_qat_trains_it_and_keeps_it_leaning(leaning_network, tiny_data):
+    before = leaning_network[1]
+    after = leaning.train_quantized(
+        copy.deepcopy(before), tiny_data.train, 9, 0, lambda fraction, line: None
+    )
+    images = tiny_data.val.images[:2]
+    assert not np.allclose(predict_logits(after, images), predict_logits(before, images))
+    assert all(not stage.mamba.D.any() for stage in after.stages)
+    with replaced_scans(scan_sites(after), lambda index, codes: np.zeros(codes.x.shape)):
+        silent = predict_logits(after, images)
+    assert not np.allclose(silent, predict_logits(after, images))
+
+
 @pytest.mark.parametrize("leans", [True, False])
 def test_without_its_scans_a_stage_puts_out_nothing(
     leaning_network, tiny_quantized, tiny_data, leans

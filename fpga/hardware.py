@@ -35,8 +35,10 @@ class Port:
 class RtlModule:
     """A SystemVerilog module with everything that it needs.
 
-    ``sources`` are file names in ``fpga/rtl``, what they depend on included. ``memories`` maps the
-    name of a file that a parameter names to its words in hexadecimal, entry 0 first. A module whose
+    ``sources`` are file names in ``fpga/rtl``, what they depend on included; ``generated`` maps
+    the name of a file that is not there to its text, in the order in which tools must read them,
+    after the sources. ``memories`` maps the name of a file that a parameter names to its words in
+    hexadecimal, entry 0 first. A module whose
     number of streams is a parameter has vectors instead of numbered ports: ``bundled`` is ``in``
     or ``out`` where all inputs or outputs are bits and words of ``in_V`` or ``out_V``.
     """
@@ -48,6 +50,7 @@ class RtlModule:
     outputs: tuple[Port, ...]
     memories: Mapping[str, Sequence[str]] = field(default_factory=dict)
     bundled: str = ""
+    generated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -139,8 +142,13 @@ def write_memories(module: RtlModule, folder: Path) -> list[Path]:
 
 
 def write_sources(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> list[Path]:
-    """Copy the module's sources into a folder and return their new paths, in the given order."""
-    return [Path(shutil.copy(rtl / source, folder / source)) for source in module.sources]
+    """Write the module's sources into a folder and return their paths, in the order to read."""
+    paths = [Path(shutil.copy(rtl / source, folder / source)) for source in module.sources]
+    for name, text in module.generated.items():
+        path = folder / name
+        path.write_text(text)
+        paths.append(path)
+    return paths
 
 
 def hex_words(values: np.ndarray | Sequence[int], bits: int) -> list[str]:

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,10 +32,14 @@ COMPILER_FIX = "install a C++ compiler (Debian, Ubuntu: apt install g++)"
 TOP = "top"
 # All also compile the header below: one that differs makes it useless.
 COMPILER_OPTIONS = ("-std=c++20", "-O1", "-w", "-fno-strict-aliasing", "-pthread")
+# A large model is split, so that all cores compile it: below SPLIT statements a file of Verilator's
+# stays whole, beyond UNIT_BYTES of text the next unit begins.
+SPLIT, UNIT_BYTES = 20_000, 1_500_000
 # Without the two -Werror a failed check of a parameter would be a warning.
 VERILATOR_OPTIONS = (
     "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Werror-USERERROR", "-Werror-USERFATAL",
-    "--x-assign", "unique", "--x-initial", "unique",
+    "--x-assign", "unique", "--x-initial", "unique", "--no-timing",
+    "--output-split", str(SPLIT), "--output-split-cfuncs", str(SPLIT // 10),
 )  # fmt: skip
 LINT_OPTIONS = (
     "-Wall",
@@ -218,30 +223,44 @@ def _digest(module: RtlModule, rtl: Path) -> str:
         "harness": HARNESS.read_text(),
         "top": wrapper(module, TOP),
         "sources": [(source, (rtl / source).read_text()) for source in module.sources],
+        "generated": list(module.generated.items()),
         "memories": {name: list(words) for name, words in module.memories.items()},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _build(module: RtlModule, work: Path, folder: Path) -> None:
-    """Compile what Verilator wrote as one unit, and link it with the harness."""
+    """Compile what Verilator wrote, in as few units as their size allows, and link the harness."""
     ports = [f"PORT({port.name}, {port.bytes}, true)" for port in module.inputs]
     ports += [f"PORT({port.name}, {port.bytes}, false)" for port in module.outputs]
     model = work / "model"
     (model / "ports.h").write_text("\n".join(ports) + "\n")
-    parts = [path.name for path in sorted(model.glob("*.cpp"))]
-    text = f'#define MODEL\n#include "{HARNESS}"\n'
-    (model / "all.cpp").write_text(text + "".join(f'#include "{part}"\n' for part in parts))
+    units = [[HARNESS]]
+    size = 0
+    for part in sorted(model.glob("*.cpp")):
+        if size > UNIT_BYTES:
+            units.append([])
+            size = 0
+        units[-1].append(part)
+        size += part.stat().st_size
+    include = verilator_place() / "include"
     makefile = (model / f"V{TOP}_classes.mk").read_text()
     needed = dict.fromkeys(re.findall(r"^\s+(verilated\w*)", makefile, re.MULTILINE))
-    include = verilator_place() / "include"
-    objects = [_runtime(include / f"{part}.cpp", folder) for part in needed]
-    objects.append(_runtime(HARNESS, folder))
-    header = _header(folder)
-    _compile(
-        "-include", str(header), *_include_options(), "-I", "model", "model/all.cpp",
-        *map(str, objects), "-o", "simulation", cwd=work,
-    )  # fmt: skip
+    runtime = [_runtime(include / f"{part}.cpp", folder) for part in needed]
+    runtime.append(_runtime(HARNESS, folder))
+    options = ("-include", str(_header(folder)), *_include_options(), "-I", "model")
+
+    def compile_unit(numbered: tuple[int, list[Path]]) -> str:
+        number, parts = numbered
+        name = f"unit{number}"
+        text = "".join(f'#include "{part}"\n' for part in parts)
+        (model / f"{name}.cc").write_text(("" if number else "#define MODEL\n") + text)
+        _compile(*options, "-c", f"model/{name}.cc", "-o", f"model/{name}.o", cwd=work)
+        return f"model/{name}.o"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_unit, enumerate(units)))
+    _compile(*objects, *map(str, runtime), "-o", "simulation", cwd=work)
 
 
 def _include_options() -> list[str]:

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fpga.arithmetic import check_divides, integer_bits, type_bits, type_range
+from fpga.arithmetic import check_divides, type_bits, type_range
 from fpga.hardware import RtlModule, lane_words
 from fpga.hardware_ops.common import REGISTER, stream, text
-from lmaunet.errors import UserError
 
 PORT_BITS = 27  # the wide port of a DSP48E2's multiplier
 WEIGHTS = "weights.mem"
@@ -57,12 +56,12 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray]) -> 
     """Return the RTL of a node.
 
     Args:
-        attributes: of the operator ``MVAU``.
+        attributes: of the operator ``MVAU``. Its output's type must hold every sum that the codes
+            can cause that do come in; the lowering, which knows them, sees to it.
         constants: the weights' codes ``(MW, MH)``.
 
     Raises:
-        UserError: where SIMD or PE do not divide MW or MH, or the output's type does not hold every
-            sum.
+        UserError: where SIMD or PE do not divide MW or MH.
     """
     a: dict[str, Any] = {
         name: text(v) if isinstance(v, bytes) else v for name, v in attributes.items()
@@ -73,9 +72,6 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray]) -> 
     check_divides("PE", pe, "MH", mh)
     bits = type_bits(a["weightDataType"])
     low, high = type_range(a["inputDataType"])
-    reach = int(np.abs(weights).sum(0).max()) * max(-low, high)
-    if integer_bits(-reach, reach - 1) > type_bits(a["outputDataType"]):
-        raise UserError(f"MVAU: sums of up to {reach} do not fit {a['outputDataType']}")
     packed = packing(int(np.abs(weights).max()), bits, max(-low, high))
     # a word for each (fold of MH, fold of MW); in a word PE outermost, SIMD innermost
     blocks = weights.T.reshape(mh // pe, pe, mw // simd, simd)

@@ -17,6 +17,7 @@ from fpga.hardware_ops import (
     pad_with_code,
     requantize,
     selective_scan,
+    sliding_window,
     streaming_concat,
     table_activation,
     upsample_nearest,
@@ -38,4 +39,5 @@ HARDWARE: dict[str, Hardware] = {
     "MVAU": matrix_vector.hardware,
     "VVAU": depthwise_conv.hardware,
     "SelectiveScan": selective_scan.hardware,
+    "ConvolutionInputGenerator": sliding_window.hardware,
 }

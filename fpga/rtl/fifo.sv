@@ -2,7 +2,8 @@
 //
 // DEPTH = 2 is a stream_register. Else a memory of DEPTH - 3 words, the register behind its read
 // port and a stream_register; a word takes 3 cycles through it. Throughput one word a cycle.
-// A simulation prints at its end how many words it held at most.
+// A simulation prints at its end the smallest DEPTH that would have refused none of the words that
+// this one took, and in how many cycles this one refused a word.
 `default_nettype none
 
 module fifo #(
@@ -67,6 +68,15 @@ module fifo #(
                 if (step) word_valid <= put;
             end
         end
+
+`ifdef VERILATOR
+        int needed;
+        always_ff @(posedge ap_clk) begin
+            if (!ap_rst_n) needed <= 5;
+            else if (take && int'(count) + 4 > needed) needed <= int'(count) + 4;
+        end
+        final $display("counter %m.needed %0d", needed);
+`endif
     end
 
     stream_register #(.BITS(BITS)) register (
@@ -76,18 +86,12 @@ module fifo #(
     );
 
 `ifdef VERILATOR
-    int held, maxcount;
+    int blocked;
     always_ff @(posedge ap_clk) begin
-        if (!ap_rst_n) begin
-            held <= 0;
-            maxcount <= 0;
-        end else begin
-            held <= held + int'(in0_V_tvalid && in0_V_tready)
-                         - int'(out0_V_tvalid && out0_V_tready);
-            if (held > maxcount) maxcount <= held;
-        end
+        if (!ap_rst_n) blocked <= 0;
+        else if (in0_V_tvalid && !in0_V_tready) blocked <= blocked + 1;
     end
-    final $display("counter %m.maxcount %0d", maxcount);
+    final $display("counter %m.blocked %0d", blocked);
 `endif
 endmodule
 

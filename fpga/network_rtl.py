@@ -1,0 +1,177 @@
+"""A folded hardware graph as RTL: every node's module stitched into one, its FIFOs, its simulation.
+
+The depths of the FIFOs come from a simulation. A tensor that waits at a join of two paths, such as
+a skip, needs room for what the slower path is behind; how much, tells a run in which every such
+FIFO has room for two images (:meth:`Network.roomy_depths`): each says at the end with how many
+entries it would have refused no word. A second run with exactly these must give the same integers
+in the same cycles and refuse no word at a join: that is the proof, and with one entry less
+somewhere it fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fpga.arithmetic import type_bits
+from fpga.executor import Executor
+from fpga.folding import FoldedNode
+from fpga.hardware import RtlModule, pack, unpack
+from fpga.hardware_ops import fifo
+from fpga.hardware_ops.registry import HARDWARE
+from fpga.simulation import Simulation, Stalls, compile_module, simulate
+from fpga.stitch import NodeRtl, fifo_names, stitch
+from lmaunet.errors import UserError
+
+JOINS = ("ElementwiseAdd", "ElementwiseMul", "StreamingConcat", "SelectiveScan")
+IMAGES_OF_ROOM = 2
+NOTHING_MOVES = 200_000
+"""Cycles without a transfer at a border after which a network counts as stuck."""
+
+
+@dataclass(frozen=True)
+class NetworkRun:
+    """What a simulated network did.
+
+    ``codes``: of the output, int64 ``(n, H, W, C)``. ``latency``: cycles from the first beat in to
+    the last beat of the first image out. ``intervals``: cycles between the last beats of
+    consecutive images. ``blocked``: for each tensor the cycles in which its FIFO refused a word;
+    ``needed``: where it is deeper than a register, the depth at which it would have refused none of
+    those that it took. ``cycles``: until the last beat.
+    """
+
+    codes: np.ndarray
+    latency: int
+    intervals: tuple[int, ...]
+    needed: Mapping[str, int]
+    blocked: Mapping[str, int]
+    cycles: int
+
+
+class Network:
+    """A folded hardware graph whose nodes all have RTL.
+
+    Args:
+        executor: of the graph, with its folding written into it.
+        shapes: of its streamed tensors, ``(1, H, W, C)``.
+
+    Raises:
+        UserError: for a node without RTL.
+    """
+
+    def __init__(self, executor: Executor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.executor, self.shapes = executor, shapes
+        self.nodes = [_with_rtl(FoldedNode(step), executor) for step in executor.steps]
+        self.waiting = {
+            tensor
+            for step in executor.steps
+            if step.op_type in JOINS
+            for tensor in step.inputs
+            if tensor not in executor.constants and tensor != executor.input
+        }
+        last = FoldedNode(next(s for s in executor.steps if executor.output in s.outputs))
+        self.output_bits = type_bits(last.attributes["outputDataType"])
+
+    def roomy_depths(self) -> dict[str, int]:
+        """Return depths with room for two images at every join."""
+        makers = {t: (n, i) for n in self.nodes for i, t in enumerate(n.outputs)}
+        depths = {}
+        for tensor in self.waiting:
+            node, i = makers[tensor]
+            beat = node.module.outputs[i].bits // self._bits(tensor)
+            depths[tensor] = IMAGES_OF_ROOM * math.prod(self.shapes[tensor]) // beat + 8
+        return depths
+
+    def needed_depths(self, run: NetworkRun) -> dict[str, int]:
+        """Return the depths that are just enough for what a roomy run did."""
+        return {tensor: run.needed[tensor] for tensor in self.waiting}
+
+    def _bits(self, tensor: str) -> int:
+        for step in self.executor.steps:
+            if tensor in step.outputs:
+                a = FoldedNode(step).attributes
+                for key in ("outputDataType", "out_dtype", "dtype", "inputDataType"):
+                    if key in a:
+                        return type_bits(a[key])
+        return 8
+
+    def module(self, depths: Mapping[str, int], name: str = "network") -> RtlModule:
+        """Return the network as one module; see :func:`fpga.stitch.stitch`."""
+        return stitch(name, self.nodes, self.executor.input, self.executor.output, depths)
+
+    def run(
+        self,
+        codes: np.ndarray,
+        depths: Mapping[str, int],
+        simulations: Path,
+        stalls: Stalls | None = None,
+    ) -> NetworkRun:
+        """Simulate images back to back.
+
+        Args:
+            codes: of the images, int8 values ``(n, H, W, C)``.
+            depths: of the FIFOs, in words.
+            simulations: where compiled simulations are kept.
+            stalls: of the network's input and output.
+
+        Raises:
+            Deadlock, BrokenRule: see :func:`fpga.simulation.simulate`.
+            ToolNotFound: without Verilator or a C++ compiler.
+        """
+        module = self.module(depths)
+        lanes_in = module.inputs[0].bits // 8
+        lanes_out = module.outputs[0].bits // self.output_bits
+        shape = (len(codes), *self.shapes[self.executor.output][1:])
+        found = simulate(
+            compile_module(module, simulations),
+            {"in0_V": pack(codes.reshape(-1, lanes_in), 8)},
+            {"out0_V": math.prod(shape) // lanes_out},
+            stalls, NOTHING_MOVES, settle=0, check_paths=False,
+        )  # fmt: skip
+        out = unpack(found.outputs["out0_V"], self.output_bits, lanes_out).reshape(shape)
+        cycles = found.cycles["out0_V"]
+        first = cycles[len(cycles) // len(codes) - 1] - found.cycles["in0_V"][0] + 1
+        names = fifo_names(self.nodes, self.executor.input, self.executor.output)
+        return NetworkRun(
+            out,
+            int(first),
+            tuple(int(v) for v in found.intervals("out0_V", len(codes))),
+            _counters(found, names, "needed"),
+            _counters(found, names, "blocked"),
+            int(cycles[-1]) + 1,
+        )
+
+
+def _with_rtl(node: FoldedNode, executor: Executor) -> NodeRtl:
+    constants = [executor.constants[n] for n in node.step.inputs if n in executor.constants]
+    streams = tuple(n for n in node.step.inputs if n not in executor.constants)
+    return NodeRtl(node.name, module_of(node, constants), streams, node.step.outputs)
+
+
+def module_of(node: FoldedNode, constants: Sequence[np.ndarray]) -> RtlModule:
+    """Return the RTL of a node; raises :class:`UserError` where there is none."""
+    a, op_type = node.attributes, node.op_type
+    if op_type == "Reshape":
+        # the order of a stream does not change, only its tensor's shape
+        return fifo.hardware(type_bits(a["dtype"]) * a["PE"], 2)
+    if op_type not in HARDWARE:
+        raise UserError(
+            f"{node.name}: there is no RTL of {op_type}; known are: {', '.join(sorted(HARDWARE))}"
+        )
+    return HARDWARE[op_type](a, constants)
+
+
+def _counters(found: Simulation, names: Mapping[str, str], counter: str) -> dict[str, int]:
+    """Return a counter of each tensor's FIFO, by its instance's place in the hierarchy."""
+    tensors = {name: tensor for tensor, name in names.items()}
+    values = {}
+    for path, value in found.counters.items():
+        *places, own = path.split(".")
+        instance = next((place for place in places if place in tensors), None)
+        if own == counter and instance is not None:
+            values[tensors[instance]] = value
+    return values

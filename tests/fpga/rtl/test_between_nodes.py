@@ -11,7 +11,15 @@ from bench import NO_STALLS, STALLS, mutated, needs_verilator
 
 from fpga.hardware import RtlModule, pack
 from fpga.hardware_ops import fifo, width_converter
-from fpga.simulation import Compiled, SimulationFailed, Stalls, compile_module, lint, simulate
+from fpga.simulation import (
+    Compiled,
+    Simulation,
+    SimulationFailed,
+    Stalls,
+    compile_module,
+    lint,
+    simulate,
+)
 from lmaunet.errors import UserError
 
 WIDTHS = [(8, 24), (30, 10), (12, 20), (16, 16)]
@@ -58,10 +66,36 @@ def test_a_fifo_holds_its_depth_at_full_rate(simulations, depth, style):
         assert equal
         if stalls == NO_STALLS:
             assert (np.diff(got.cycles["out0_V"]) == 1).all()
-            assert max(got.counters.values()) <= 3
+            assert held(got) <= 3
+            assert counter(got, "blocked") == 0
     got, equal = through(compiled, Stalls(outputs=0.95, seed=9))
     assert equal
-    assert list(got.counters.values()) == [fifo.capacity(depth)]
+    assert held(got) == fifo.capacity(depth)
+    assert counter(got, "blocked") > 0
+
+
+@needs_verilator
+def test_a_fifo_tells_the_depth_that_it_needs(simulations):
+    """Exactly that depth refuses no word under the same stalls, and one less does."""
+    stalls = Stalls(0.5, 0.45, seed=5)
+    roomy, _ = through(compile_module(fifo.hardware(12, 300), simulations), stalls)
+    needed = counter(roomy, "needed")
+    assert 5 < needed < 100
+    for depth, refuses in ((needed, False), (needed - 1, True)):
+        got, equal = through(compile_module(fifo.hardware(12, depth), simulations), stalls)
+        assert equal
+        assert (counter(got, "blocked") > 0) == refuses
+
+
+def held(got: Simulation) -> int:
+    """Return how many words were inside at most, counted at the ports."""
+    ends = 1 + max(int(cycles[-1]) for cycles in got.cycles.values())
+    into, out = (np.bincount(got.cycles[name], minlength=ends) for name in ("in0_V", "out0_V"))
+    return int(np.cumsum(into - out).max())
+
+
+def counter(got: Simulation, name: str) -> int:
+    return next(value for path, value in got.counters.items() if path.endswith(f".{name}"))
 
 
 MUTANTS = {

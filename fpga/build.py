@@ -25,8 +25,11 @@ from fpga.design import DEFAULT_CLOCK_MHZ, NAMES, Design, Sizing, apply_folding,
 from fpga.executor import Executor
 from fpga.hardware_ops import registry
 from fpga.lowering.walk import Host, Lowered, lower
+from fpga.network_rtl import Network
+from fpga.proof import Proof, prove
 from fpga.reference import Reference
 from fpga.resources import SHELL_LUT, Placed
+from fpga.simulation import compiler_place, verilator_place
 from fpga.weights import write_image
 from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError
@@ -62,13 +65,17 @@ def build(
             them, the agreements checked on the first 4.
         folder: an empty folder.
         options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
+            ``simulate``: whether the whole design's RTL is simulated too.
         progress: called with a line on what is being done.
 
     Raises:
         UserError: for a network that cannot be mapped or does not fit, or bad options.
         Disagreement: where the hardware graph differs from the QONNX model.
-        ToolNotFound: without FINN+.
+        ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler.
     """
+    simulated = bool(options.get("simulate"))
+    if simulated:
+        verilator_place(), compiler_place()
     board, clock_mhz, target_ms = check_options(options)
     if samples.ndim != 4 or not len(samples) or not np.isfinite(samples).all():
         raise UserError(
@@ -108,6 +115,11 @@ def build(
     write_json(folder / LAYERS, layers)
     write_json(folder / RESOURCES, _resources(design))
     agreements = (own, *summarize(nodes), *network)
+    proof = None
+    if simulated:
+        rtl = Network(Executor(mapped.model), lowered.graph.shapes)
+        proof = prove(rtl, codes, folder, progress)
+        agreements = (*agreements, *proof.agreements)
     write_json(
         folder / AGREEMENTS,
         {
@@ -117,7 +129,8 @@ def build(
         },
     )
     scans = [n.to_json() for n in nodes if n.kind == "scan"]
-    return Built(agreements, _detail(design, layers, written, figures, scans, mapped))
+    detail = _detail(design, layers, written, figures, scans, mapped)
+    return Built(agreements, detail | (_simulated(proof, clock_mhz) if proof else {}))
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:
@@ -232,6 +245,20 @@ def _resources(design: Design) -> dict[str, Any]:
         },
         "shell_lut": SHELL_LUT,
         "between_nodes": {n: of(p) for n, p in design.placed.items() if n not in inside},
+    }
+
+
+def _simulated(proof: Proof, clock_mhz: float) -> dict[str, Any]:
+    """Return what a simulation puts in the place of the estimates."""
+    latency, interval = proof.tight.latency, max(proof.tight.intervals)
+    return {
+        "latency_cycles": latency,
+        "interval_cycles": interval,
+        "latency_ms": latency / clock_mhz / 1000,
+        "interval_ms": interval / clock_mhz / 1000,
+        "latency_ms_provenance": "simulated",
+        "interval_ms_provenance": "simulated",
+        "simulation": {k: v for k, v in proof.to_json().items() if k != "fifos"},
     }
 
 

@@ -76,15 +76,23 @@ class Network:
         last = FoldedNode(next(s for s in executor.steps if executor.output in s.outputs))
         self.output_bits = type_bits(last.attributes["outputDataType"])
 
+        self._word_bits = {
+            tensor: port.bits
+            for node in self.nodes
+            for tensor, port in zip(node.outputs, node.module.outputs, strict=True)
+        }
+
     def roomy_depths(self) -> dict[str, int]:
         """Return depths with room for two images at every join."""
-        makers = {t: (n, i) for n in self.nodes for i, t in enumerate(n.outputs)}
         depths = {}
         for tensor in self.waiting:
-            node, i = makers[tensor]
-            beat = node.module.outputs[i].bits // self._bits(tensor)
+            beat = self._word_bits[tensor] // self._bits(tensor)
             depths[tensor] = IMAGES_OF_ROOM * math.prod(self.shapes[tensor]) // beat + 8
         return depths
+
+    def fifo_bits(self, depths: Mapping[str, int]) -> int:
+        """Return the bits of all FIFOs of these depths."""
+        return sum(depth * self._word_bits[tensor] for tensor, depth in depths.items())
 
     def needed_depths(self, run: NetworkRun) -> dict[str, int]:
         """Return the depths that are just enough for what a roomy run did."""

@@ -201,6 +201,7 @@ def build(
     board: Annotated[Optional[str], typer.Option(help=f"fpga: the board; {defaults.BOARD} if not given.")] = None,  # noqa: E501, UP045
     clock_mhz: Annotated[Optional[float], typer.Option(help=f"fpga: the clock that is assumed; {defaults.CLOCK_MHZ:g} if not given.")] = None,  # noqa: E501, UP045
     target_ms: Annotated[Optional[float], typer.Option(help="fpga: latency to meet; the fastest that fits if not given.")] = None,  # noqa: E501, UP045
+    simulate: Annotated[bool, typer.Option("--simulate", help="fpga: simulate the whole design's RTL to the last cycle; minutes.")] = False,  # noqa: E501
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Build a deployment of the run's quantized network for one target."""
@@ -212,6 +213,7 @@ def build(
         ("board", board, "fpga"),
         ("clock-mhz", clock_mhz, "fpga"),
         ("target-ms", target_ms, "fpga"),
+        ("simulate", simulate or None, "fpga"),
     ):
         if given is not None and target != owner:
             raise UserError(f"--{name} is an option of --target {owner}; leave it out here")
@@ -223,6 +225,7 @@ def build(
             "board": defaults.BOARD if board is None else board,
             "clock_mhz": defaults.CLOCK_MHZ if clock_mhz is None else clock_mhz,
             "target_ms": target_ms,
+            "simulate": simulate,
         }
     console.show(*commands.build(run, target, options), as_json)
 

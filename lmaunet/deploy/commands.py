@@ -156,7 +156,12 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
 DEMO_BUILDS: dict[str, dict[str, Any]] = {
     "ort": {},
     "trt": {"sms": list(defaults.SMS)},
-    "fpga": {"board": defaults.BOARD, "clock_mhz": defaults.CLOCK_MHZ, "target_ms": None},
+    "fpga": {
+        "board": defaults.BOARD,
+        "clock_mhz": defaults.CLOCK_MHZ,
+        "target_ms": None,
+        "simulate": False,
+    },
 }
 
 

@@ -124,6 +124,7 @@ def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
         (("--target", "trt", "--target-ms", "0"), "--target-ms is an option of --target fpga"),
         (("--target", "ort", "--board", "ZCU104"), "--board is an option of --target fpga"),
         (("--target", "trt", "--clock-mhz", "250"), "--clock-mhz is an option of --target fpga"),
+        (("--target", "ort", "--simulate"), "--simulate is an option of --target fpga"),
     ],
 )
 def test_a_build_that_cannot_be_is_refused_and_leaves_nothing(trained, run, arguments, text):

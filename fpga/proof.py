@@ -1,0 +1,116 @@
+"""Simulates a whole design to the last cycle: its integers, latency, interval and FIFOs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fpga.hardware import RtlModule, write_memories, write_sources
+from fpga.network_rtl import Network, NetworkRun
+from fpga.simulation import Stalls
+from lmaunet.artifacts import Agreement, compare
+from lmaunet.errors import Disagreement
+from lmaunet.stage import write_json
+
+IMAGES = 2
+STALLS = Stalls(0.2, 0.2, seed=1)
+RTL, SIMULATION = "rtl", "simulation.json"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the simulations showed.
+
+    ``tight``: the run with finite FIFOs and without stalls. ``depths``: of the FIFOs that are
+    deeper than a register, in words. ``fifo_bits``: of these.
+    """
+
+    tight: NetworkRun
+    depths: dict[str, int]
+    fifo_bits: int
+    agreements: tuple[Agreement, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures in plain JSON."""
+        return {
+            "provenance": "simulated",
+            "images": IMAGES,
+            "bit_exact": all(agreement.passed for agreement in self.agreements),
+            "latency_cycles": self.tight.latency,
+            "interval_cycles": max(self.tight.intervals),
+            "cycles": self.tight.cycles,
+            "fifo_bits": self.fifo_bits,
+            "fifos": self.depths,
+            "stalls": {"inputs": STALLS.inputs, "outputs": STALLS.outputs},
+            "agreements": [agreement.to_json() for agreement in self.agreements],
+        }
+
+
+def prove(
+    network: Network, codes: np.ndarray, folder: Path, progress: Callable[[str], None]
+) -> Proof:
+    """Simulate two images back to back: with roomy FIFOs, with those that ship, and with stalls.
+
+    Writes the design's sources and memories into ``folder/rtl``, and ``folder/simulation.json``.
+
+    Args:
+        network: the folded graph's RTL.
+        codes: of at least one image, ``(n, H, W, C)``; the first two are simulated.
+        folder: an existing folder.
+        progress: called with a line on what is being done.
+
+    Raises:
+        Disagreement: where a byte of the output differs, something deadlocks, or a FIFO of a join
+            refuses a word.
+        ToolNotFound: without Verilator or a C++ compiler.
+    """
+    images = codes[np.arange(IMAGES) % len(codes)]
+    want = network.executor.run(images)
+    runs = {}
+    with tempfile.TemporaryDirectory() as name:
+        simulations = Path(name)
+        progress("simulating the RTL: how deep its FIFOs must be")
+        roomy = network.run(images, network.roomy_depths(), simulations)
+        depths = network.needed_depths(roomy)
+        progress("simulating the RTL with finite FIFOs: two images")
+        runs["finite FIFOs"] = network.run(images, depths, simulations)
+        progress("simulating the RTL with stalls at both ends")
+        runs["finite FIFOs and stalls"] = network.run(images, depths, simulations, STALLS)
+    agreements = tuple(
+        compare(f"RTL, {how}, against the integer executor", run.codes, want, 0.0)
+        for how, run in runs.items()
+    )
+    tight = runs["finite FIFOs"]
+    _require_no_waiting(network, roomy, tight)
+    proof = Proof(tight, depths, network.fifo_bits(depths), agreements)
+    write_design(network.module(depths), folder / RTL)
+    write_json(folder / SIMULATION, proof.to_json())
+    return proof
+
+
+def _require_no_waiting(network: Network, roomy: NetworkRun, tight: NetworkRun) -> None:
+    """Raise :class:`Disagreement` where the finite FIFOs are not as good as the roomy ones."""
+    for tensor in sorted(network.waiting):
+        if tight.blocked[tensor]:
+            raise Disagreement(
+                f"the FIFO of {tensor} refused a word in {tight.blocked[tensor]} cycles, expected "
+                "in none: its depth is too small"
+            )
+    if (tight.latency, tight.intervals) != (roomy.latency, roomy.intervals):
+        raise Disagreement(
+            f"finite FIFOs change the timing: latency {tight.latency} and intervals "
+            f"{tight.intervals} cycles, expected {roomy.latency} and {roomy.intervals}"
+        )
+
+
+def write_design(module: RtlModule, folder: Path) -> None:
+    """Write a module's sources, memories and ``sources.txt``, the order in which to read them."""
+    folder.mkdir()
+    paths = write_sources(module, folder)
+    write_memories(module, folder)
+    (folder / "sources.txt").write_text("".join(f"{path.name}\n" for path in paths))

@@ -1,0 +1,131 @@
+"""A quantized network as an FPGA design at any input size, simulated to the last cycle.
+
+    python benchmarks/fpga_design.py --model RUN/qat/model.pt --data DATA/acdc_train.npz \
+        --input-size 256 --simulate -o results/fpga_edge.json
+
+The network is convolutional, so that one that was trained on smaller crops serves at another size.
+It is exported anew at ``--input-size`` and built as ``build --target fpga`` builds it, on slices of
+the training part. Prints the figures and writes them as JSON; the build stays in ``--folder``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy import neutral
+
+from export.network import export_qonnx
+from export.scan_metadata import write_scan_formats
+from fpga.build import build, check_options
+from lmaunet.deploy.console import run_command
+from lmaunet.deploy.pipeline import samples_of
+from lmaunet.deploy.runs import DataSource
+from lmaunet.errors import UserError
+from lmaunet.stage import sha256, tool_versions, write_json
+from quant.qat import load_quantized
+from quant.scan_formats import read_formats
+
+
+def main(arguments: argparse.Namespace) -> int:
+    options = {
+        "board": arguments.board, "clock_mhz": arguments.clock_mhz,
+        "target_ms": arguments.target_ms, "simulate": arguments.simulate,
+    }  # fmt: skip
+    check_options(options)
+    model = load_quantized(arguments.model)
+    size = arguments.input_size
+    spec = model.spec.replace(input_size=(size, size)) if size else model.spec
+    data = DataSource(arguments.data, None).load(spec)
+    images = samples_of(data)[: arguments.images]
+    if not len(images):
+        raise UserError(f"--images {arguments.images}: give 1 or more")
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.folder or Path(name) / "build"
+        folder.mkdir(parents=True)
+        path = Path(name) / "network.qonnx.onnx"
+        export_qonnx(model, torch.from_numpy(images[:1]), path)
+        formats = arguments.model.with_name("scan.json")
+        if formats.exists():
+            write_scan_formats(path, [entry.chosen.spec for entry in read_formats(formats)])
+        started = time.monotonic()
+        built = build(path, images, folder, options, lambda line: say(started, line))
+    content = {
+        "command": neutral("benchmarks/fpga_design.py", sys.argv),
+        "date": datetime.date.today().isoformat(),
+        "tools": tool_versions(),
+        "model_sha256": sha256(arguments.model),
+        "spec": spec.to_json(),
+        "data": data.name,
+        **figures(built.detail, arguments.simulate),
+        "agreements": [agreement.to_json() for agreement in built.agreements],
+        "seconds": round(time.monotonic() - started),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.output, content)
+    shown = ("board", "latency_cycles", "interval_cycles", "latency_ms", "provenance", "fifo_bits")
+    print("; ".join(f"{key} {content[key]}" for key in shown if key in content))
+    print(
+        "; ".join(
+            f"{k} {v['used']:g} of {v['available']:g}" for k, v in content["resources"].items()
+        )
+    )
+    print(f"written: {arguments.output}")
+    return 0
+
+
+def say(started: float, line: str) -> None:
+    print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+
+def figures(detail: dict[str, Any], simulated: bool) -> dict[str, Any]:
+    """Return what the result file says of a build."""
+    found = detail["simulation"] if simulated else {}
+    return {
+        **{key: found[key] for key in ("bit_exact", "images", "fifo_bits") if key in found},
+        "board": detail["board"],
+        "part": detail["part"],
+        "clock_mhz": detail["clock_mhz"],
+        "clock_status": detail["clock_status"],
+        "latency_cycles": detail["latency_cycles"],
+        "interval_cycles": detail["interval_cycles"],
+        "latency_ms": detail["latency_ms"],
+        "interval_ms": detail["interval_ms"],
+        "provenance": "simulated" if simulated else "estimated",
+        "resources": {
+            name: use | {"provenance": detail["resources_provenance"]}
+            for name, use in detail["resources"].items()
+        },
+        "fits": all(use["used"] <= use["available"] for use in detail["resources"].values()),
+        "nodes": detail["nodes"],
+        "slowest": detail["slowest"],
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="a quantized checkpoint, RUN/qat/model.pt")
+    add("--data", type=Path, required=True, help="NAME_train.npz beside NAME_val.npz, or a folder")
+    add("--input-size", type=int, help="height and width; the checkpoint's if not given")
+    add("--images", type=int, default=2, help="slices for the scans' states and the checks")
+    add("--board", default="ZCU104")
+    add("--clock-mhz", type=float, default=250.0, help="an assumption")
+    add("--target-ms", type=float, help="the latency to meet; the fastest that fits if not given")
+    add("--simulate", action="store_true", help="simulate two images to the last cycle")
+    add("--folder", type=Path, help="where the build stays; it must not exist yet")
+    add("-o", "--output", type=Path, default=Path("results/fpga_design.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = parse()
+    sys.exit(run_command(lambda: main(given)))

@@ -86,8 +86,9 @@ class Network:
         """Return depths with room for two images at every join."""
         depths = {}
         for tensor in self.waiting:
-            beat = self._word_bits[tensor] // self._bits(tensor)
-            depths[tensor] = IMAGES_OF_ROOM * math.prod(self.shapes[tensor]) // beat + 8
+            # what waits at a join are codes of at most 8 bits
+            lanes = max(1, self._word_bits[tensor] // 8)
+            depths[tensor] = IMAGES_OF_ROOM * math.prod(self.shapes[tensor]) // lanes + 8
         return depths
 
     def fifo_bits(self, depths: Mapping[str, int]) -> int:
@@ -97,15 +98,6 @@ class Network:
     def needed_depths(self, run: NetworkRun) -> dict[str, int]:
         """Return the depths that are just enough for what a roomy run did."""
         return {tensor: run.needed[tensor] for tensor in self.waiting}
-
-    def _bits(self, tensor: str) -> int:
-        for step in self.executor.steps:
-            if tensor in step.outputs:
-                a = FoldedNode(step).attributes
-                for key in ("outputDataType", "out_dtype", "dtype", "inputDataType"):
-                    if key in a:
-                        return type_bits(a[key])
-        return 8
 
     def module(self, depths: Mapping[str, int], name: str = "network") -> RtlModule:
         """Return the network as one module; see :func:`fpga.stitch.stitch`."""

@@ -34,6 +34,13 @@ class Stream:
     producer: tuple[NodeRtl, Port] | None
     consumer: tuple[NodeRtl, Port] | None
 
+    @property
+    def port(self) -> Port:
+        """The port that fills the stream's FIFO; of the design's input, the one that empties it."""
+        end = self.producer or self.consumer
+        assert end is not None
+        return end[1]
+
 
 def streams_of(nodes: Sequence[NodeRtl], source: str, sink: str) -> list[Stream]:
     """Return every stream of a design, its input and output among them.
@@ -79,64 +86,71 @@ def stitch(
     Raises:
         UserError: where the streams do not fit together.
     """
-    streams = streams_of(nodes, source, sink)
-    signals: dict[tuple[str, str], str] = {}  # of each node's port
-    wires: list[str] = []
-    body: list[str] = []
-    used: list[RtlModule] = []
-    ports: dict[str, Port] = {}
+    design = _Design()
+    signals: dict[tuple[str, str], str] = {}  # by the node and its port
+    ends: list[Port] = []
+    for i, stream in enumerate(streams_of(nodes, source, sink)):
+        start, end = _connect(design, i, stream, depths.get(stream.tensor, SHALLOW))
+        if stream.producer is None:
+            ends.insert(0, replace(stream.port, name=start))
+        else:
+            signals[stream.producer[0].name, stream.producer[1].name] = start
+        if stream.consumer is None:
+            ends.append(replace(stream.port, name=end))
+        else:
+            signals[stream.consumer[0].name, stream.consumer[1].name] = end
+    memories: dict[str, Sequence[str]] = {}
+    for i, node in enumerate(nodes):
+        own = _with_own_memories(node.module, f"n{i}")
+        memories |= own.memories
+        design.body.append(f"    // {node.name}\n")
+        design.place(own, f"n{i}", {p.name: signals[node.name, p.name] for p in own.ports})
+    generated: dict[str, str] = {}
+    for module in design.modules:
+        generated |= module.generated
+    generated[f"{name}.sv"] = _text(name, ends[0], ends[1], design)
+    sources = dict.fromkeys(file for module in design.modules for file in module.sources)
+    return RtlModule(
+        name, tuple(sources), {}, (ends[0],), (ends[1],), memories, generated=generated
+    )
 
-    def declare(signal: str, port: Port) -> str:
-        wires.append(
+
+class _Design:
+    """A design's text while its instances are placed."""
+
+    def __init__(self) -> None:
+        self.wires: list[str] = []
+        self.body: list[str] = []
+        self.modules: list[RtlModule] = []
+
+    def wire(self, signal: str, port: Port) -> str:
+        """Declare the wires of a stream and return their prefix."""
+        self.wires.append(
             f"    wire [{8 * port.bytes - 1}:0] {signal}_tdata;\n"
             f"    wire {signal}_tvalid, {signal}_tready;\n"
         )
         return signal
 
-    def place(module: RtlModule, label: str, signal: Mapping[str, str]) -> None:
-        used.append(module)
-        body.append(instance(module, label, signal))
+    def place(self, module: RtlModule, name: str, signals: Mapping[str, str]) -> None:
+        """Instantiate a module with each of its streams at the wires of a prefix."""
+        self.modules.append(module)
+        self.body.append(instance(module, name, signals))
 
-    for i, stream in enumerate(streams):
-        front = stream.producer[1] if stream.producer else None
-        back = stream.consumer[1] if stream.consumer else None
-        first, last = front or back, back or front
-        assert first is not None and last is not None
-        if stream.producer is None:
-            start = "in0_V"
-            ports[start] = replace(first, name=start)
-        else:
-            start = declare(f"s{i}_from", first)
-            signals[stream.producer[0].name, stream.producer[1].name] = start
-        if stream.consumer is None:
-            end = "out0_V"
-            ports[end] = replace(last, name=end)
-        else:
-            end = declare(f"s{i}_to", last)
-            signals[stream.consumer[0].name, stream.consumer[1].name] = end
-        queue = fifo.hardware(first.bits, depths.get(stream.tensor, SHALLOW))
-        if first.bits == last.bits:
-            place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": end})
-        else:
-            middle = declare(f"s{i}_held", first)
-            place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": middle})
-            converter = width_converter.hardware(first.bits, last.bits)
-            place(converter, f"convert_{i}", {"in0_V": middle, "out0_V": end})
-    memories: dict[str, Sequence[str]] = {}
-    for i, node in enumerate(nodes):
-        own = _with_own_memories(node.module, f"n{i}")
-        memories |= own.memories
-        body.append(f"    // {node.name}\n")
-        place(own, f"n{i}", {p.name: signals[node.name, p.name] for p in own.ports})
-    sources = dict.fromkeys(source for module in used for source in module.sources)
-    generated: dict[str, str] = {}
-    for module in used:
-        generated |= module.generated
-    generated[f"{name}.sv"] = _text(name, ports, wires, body)
-    return RtlModule(
-        name, tuple(sources), {}, (ports["in0_V"],), (ports["out0_V"],), memories,
-        generated=generated,
-    )  # fmt: skip
+
+def _connect(design: _Design, i: int, stream: Stream, depth: int) -> tuple[str, str]:
+    """Place a stream's FIFO, and a converter where its ends differ; return both ends' prefixes."""
+    front, back = stream.producer, stream.consumer
+    start = design.wire(f"s{i}_from", front[1]) if front else "in0_V"
+    end = design.wire(f"s{i}_to", back[1]) if back else "out0_V"
+    queue = fifo.hardware(stream.port.bits, depth)
+    if not front or not back or front[1].bits == back[1].bits:
+        design.place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": end})
+    else:
+        middle = design.wire(f"s{i}_held", front[1])
+        design.place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": middle})
+        converter = width_converter.hardware(front[1].bits, back[1].bits)
+        design.place(converter, f"convert_{i}", {"in0_V": middle, "out0_V": end})
+    return start, end
 
 
 def fifo_names(nodes: Sequence[NodeRtl], source: str, sink: str) -> dict[str, str]:
@@ -156,18 +170,19 @@ def _with_own_memories(module: RtlModule, prefix: str) -> RtlModule:
     )
 
 
-def _text(name: str, ports: Mapping[str, Port], wires: list[str], body: list[str]) -> str:
-    declared = []
-    for port, (there, back) in (("in0_V", ("input ", "output")), ("out0_V", ("output", "input "))):
-        declared += [
-            f"    {there} wire [{8 * ports[port].bytes - 1}:0] {port}_tdata",
-            f"    {there} wire {port}_tvalid",
-            f"    {back} wire {port}_tready",
+def _text(name: str, source: Port, sink: Port, design: _Design) -> str:
+    ports = ["    input  wire ap_clk", "    input  wire ap_rst_n"]
+    for port, (there, back) in ((source, ("input ", "output")), (sink, ("output", "input "))):
+        ports += [
+            f"    {there} wire [{8 * port.bytes - 1}:0] {port.name}_tdata",
+            f"    {there} wire {port.name}_tvalid",
+            f"    {back} wire {port.name}_tready",
         ]
-    head = ",\n".join(["    input  wire ap_clk", "    input  wire ap_rst_n", *declared])
     return (
-        f"`default_nettype none\nmodule {name} (\n{head}\n);\n"
-        + "".join(wires)
-        + "".join(body)
+        f"`default_nettype none\nmodule {name} (\n"
+        + ",\n".join(ports)
+        + "\n);\n"
+        + "".join(design.wires)
+        + "".join(design.body)
         + "endmodule\n`default_nettype wire\n"
     )

@@ -22,6 +22,7 @@ from fpga.environment import DOMAIN, finn_place, load_finn
 from fpga.folding import stream_bits
 from fpga.hardware import Port, RtlModule
 from fpga.hardware_ops.common import REGISTER
+from lmaunet.errors import UserError
 
 # what a node has for FINN+'s own flow only
 BOOKKEEPING = (
@@ -29,6 +30,9 @@ BOOKKEEPING = (
     "preferred_impl_style", "res_estimate", "res_synth",
 )  # fmt: skip
 LIBRARY = ("swg_pkg.sv", "swg_common.sv")
+# Verilator 5.48 stops with an internal error at a long one of these; a loop shifts the same.
+SHIFT = "if (DEPTH > 1) Data[DEPTH-1:1] <= Data[DEPTH-2:0];"
+LOOP = "for (int i = 1; i < DEPTH; i++) Data[i] <= Data[i-1];"
 
 
 def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray] = ()) -> RtlModule:
@@ -39,7 +43,7 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray] = ()
         constants: none.
 
     Raises:
-        UserError: where SIMD does not divide the channels.
+        UserError: where SIMD does not divide the channels, or FINN+'s library is another one.
         ToolNotFound: without FINN+.
     """
     load_finn()
@@ -73,11 +77,19 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray] = ()
         (source,),
         (sink,),
         generated={
-            **{file: (shared / file).read_text() for file in LIBRARY},
+            **{file: _readable(shared / file) for file in LIBRARY},
             **made,
             f"{name}.sv": _with_register(name, source, sink),
         },
     )
+
+
+def _readable(path: Path) -> str:
+    """Return a file of FINN+'s library as Verilator can read it."""
+    text = path.read_text()
+    if path.name == "swg_common.sv" and text.count(SHIFT) != 1:
+        raise UserError(f"{path} has not the shift register that FINN+ 1.6.1 has; install that")
+    return text.replace(SHIFT, LOOP)
 
 
 def _with_register(name: str, source: Port, sink: Port) -> str:

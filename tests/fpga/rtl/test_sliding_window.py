@@ -117,3 +117,9 @@ def test_equal_attributes_give_equal_modules():
     first, again = (hardware(generator(6, 7, 4, (3, 3), 2, 0, 0)) for _ in range(2))
     other = hardware(generator(6, 7, 4, (3, 3), 2, 1, 0))
     assert first == again and first.name != other.name
+
+
+def test_another_library_of_finn_is_refused(monkeypatch):
+    monkeypatch.setattr("fpga.hardware_ops.sliding_window.SHIFT", "no such text")
+    with pytest.raises(UserError, match="has not the shift register that FINN"):
+        hardware(generator(6, 7, 4, (3, 3), 2, 0, 0))

@@ -102,7 +102,8 @@ def figures(detail: dict[str, Any], simulated: bool) -> dict[str, Any]:
             name: use | {"provenance": detail["resources_provenance"]}
             for name, use in detail["resources"].items()
         },
-        "fits": all(use["used"] <= use["available"] for use in detail["resources"].values()),
+        "usable": detail["usable"],
+        "fits": detail["fits"],
         "nodes": detail["nodes"],
         "slowest": detail["slowest"],
     }

@@ -107,6 +107,12 @@ def build(
     design = size(Sizing(executor, lowered.graph.shapes), board, clock_mhz, target_ms)
     mapped = specialize(model, board)
     apply_folding(design, mapped)
+    proof = None
+    if simulated:
+        rtl = Network(Executor(mapped.model), lowered.graph.shapes)
+        proof = prove(rtl, codes, folder, progress)
+        design = design.with_fifos(proof.fifos)
+        apply_folding(design, mapped)
     progress("writing the hardware graph, its weights and its figures")
     mapped.save(str(folder / HARDWARE))
     write_host(lowered.host, folder / HOST)
@@ -114,12 +120,7 @@ def build(
     layers = _layers(design, lowered, mapped)
     write_json(folder / LAYERS, layers)
     write_json(folder / RESOURCES, _resources(design))
-    agreements = (own, *summarize(nodes), *network)
-    proof = None
-    if simulated:
-        rtl = Network(Executor(mapped.model), lowered.graph.shapes)
-        proof = prove(rtl, codes, folder, progress)
-        agreements = (*agreements, *proof.agreements)
+    agreements = (own, *summarize(nodes), *network, *(proof.agreements if proof else ()))
     write_json(
         folder / AGREEMENTS,
         {
@@ -288,6 +289,7 @@ def _detail(
             for name, used in dataclasses.asdict(design.total).items()
         },
         "resources_provenance": "estimated",
+        "fits": not design.total.excess(design.board),
         "usable": design.board.limits,
         "nodes": len(layers),
         "unmapped_nodes": sum(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fpga.boards import Board, larger_board
@@ -30,13 +30,15 @@ class Design:
     """A folded hardware graph on a board.
 
     ``placed`` is what each node takes, by its first output, and the two rows
-    :data:`CONVERTERS` and :data:`FIFOS` for what is between the nodes.
+    :data:`CONVERTERS` and :data:`FIFOS` for what is between the nodes; ``resources`` is the same
+    before memories were placed.
     """
 
     board: Board
     clock_mhz: float
     nodes: list[FoldedNode]
     schedule: Schedule
+    resources: Mapping[str, Resources]
     placed: Mapping[str, Placed]
     total: Placed
 
@@ -53,6 +55,16 @@ class Design:
     def slowest(self) -> FoldedNode:
         """Return the node that sets the interval."""
         return max(self.nodes, key=lambda node: node.cycles())
+
+    def with_fifos(self, words: Mapping[str, tuple[int, int]]) -> Design:
+        """Return the design with other FIFOs: by tensor the bits of a word and the depth.
+
+        It may take more than the board has.
+        """
+        fifos = _sum([fifo(bits, depth) for bits, depth in words.values()])
+        resources = dict(self.resources) | {FIFOS: fifos}
+        placed = place(resources, self.board)
+        return replace(self, resources=resources, placed=placed, total=total(placed.values()))
 
 
 class Sizing:
@@ -86,7 +98,7 @@ class Sizing:
         resources |= self._between(found)
         placed = place(resources, board)
         nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
-        return Design(board, clock_mhz, nodes, found, placed, total(placed.values()))
+        return Design(board, clock_mhz, nodes, found, resources, placed, total(placed.values()))
 
     def _between(self, found: Schedule) -> dict[str, Resources]:
         """Return the width converters and the FIFOs on all streams."""

@@ -1,11 +1,12 @@
 """A folded hardware graph as RTL: every node's module stitched into one, its FIFOs, its simulation.
 
 The depths of the FIFOs come from a simulation. A tensor that waits at a join of two paths, such as
-a skip, needs room for what the slower path is behind; how much, tells a run in which every such
-FIFO has room for two images (:meth:`Network.roomy_depths`): each says at the end with how many
-entries it would have refused no word. A second run with exactly these must give the same integers
-in the same cycles and refuse no word at a join: that is the proof, and with one entry less
-somewhere it fails.
+a skip, needs room for what the slower path is behind; how much, tells a run of one image in which
+every such FIFO has room for all of it (:meth:`Network.roomy_depths`): each says at the end with how
+many entries it would have refused no word. A second run with exactly these must give the same
+integers in the same cycles and refuse no word at a join: that is the proof, and with one entry less
+somewhere it fails. An image that follows may find a FIFO full and wait, which costs nothing but a
+longer interval.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ from fpga.hardware import RtlModule, pack, unpack
 from fpga.hardware_ops import fifo
 from fpga.hardware_ops.registry import HARDWARE
 from fpga.simulation import Simulation, Stalls, compile_module, simulate
-from fpga.stitch import NodeRtl, fifo_names, stitch
+from fpga.stitch import SHALLOW, NodeRtl, fifo_names, stitch
 from lmaunet.errors import UserError
 
 JOINS = ("ElementwiseAdd", "ElementwiseMul", "StreamingConcat", "SelectiveScan")
-IMAGES_OF_ROOM = 2
 NOTHING_MOVES = 200_000
 """Cycles without a transfer at a border after which a network counts as stuck."""
 
@@ -83,17 +83,17 @@ class Network:
         }
 
     def roomy_depths(self) -> dict[str, int]:
-        """Return depths with room for two images at every join."""
+        """Return depths with room for an image at every join."""
         depths = {}
         for tensor in self.waiting:
             # what waits at a join are codes of at most 8 bits
             lanes = max(1, self._word_bits[tensor] // 8)
-            depths[tensor] = IMAGES_OF_ROOM * math.prod(self.shapes[tensor]) // lanes + 8
+            depths[tensor] = math.prod(self.shapes[tensor]) // lanes + 8
         return depths
 
-    def fifo_bits(self, depths: Mapping[str, int]) -> int:
-        """Return the bits of all FIFOs of these depths."""
-        return sum(depth * self._word_bits[tensor] for tensor, depth in depths.items())
+    def fifo_words(self, depths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        """Return the bits of a word and the depth of every FIFO between two nodes."""
+        return {t: (bits, depths.get(t, SHALLOW)) for t, bits in self._word_bits.items()}
 
     def needed_depths(self, run: NetworkRun) -> dict[str, int]:
         """Return the depths that are just enough for what a roomy run did."""

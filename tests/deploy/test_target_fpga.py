@@ -211,13 +211,14 @@ def test_a_simulated_build_is_exact_and_says_so(exported, tmp_path):
         request(tmp_path, path, images, lines, simulate=True, target_ms=0.3)
     )
     assert any("simulating the RTL with finite FIFOs" in line for line in lines)
-    exact = [a for a in build.agreements if a.name.startswith("RTL, ")]
+    exact = [a for a in build.agreements if a.name.startswith("RTL")]
     assert len(exact) == 2
     assert all(a.passed and a.n_differ == 0 and a.n_total == 2 * 3 * SIZE**2 for a in exact)
     found = read_json(build.folder / "simulation.json")
     assert found["bit_exact"] and found["provenance"] == "simulated"
     assert found["latency_cycles"] == build.detail["latency_cycles"] > found["interval_cycles"] > 0
-    assert found["fifo_bits"] > 0
+    assert found["fifo_bits"] == sum(f["bits"] * f["depth"] for f in found["fifos"].values()) > 0
+    assert build.detail["fits"] is True
     order = (build.folder / "rtl" / "sources.txt").read_text().split()
     assert order[-1] == "network.sv" and all((build.folder / "rtl" / n).exists() for n in order)
     figures = get_target("fpga").measure(build, images)

@@ -163,8 +163,7 @@ def _compile(*arguments: str, cwd: Path) -> None:
 
 
 def _prepare(module: RtlModule, folder: Path, rtl: Path) -> list[str]:
-    """Write sources, memories and the wrapper into a folder; return the files' names in order."""
-    write_memories(module, folder)
+    """Write sources and the wrapper into a folder; return the files' names in order."""
     sources = write_sources(module, folder, rtl)
     (folder / f"{TOP}.sv").write_text(wrapper(module, TOP))
     return [path.name for path in sources] + [f"{TOP}.sv"]
@@ -224,7 +223,6 @@ def _digest(module: RtlModule, rtl: Path) -> str:
         "top": wrapper(module, TOP),
         "sources": [(source, (rtl / source).read_text()) for source in module.sources],
         "generated": list(module.generated.items()),
-        "memories": {name: list(words) for name, words in module.memories.items()},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -335,6 +333,8 @@ def simulate(
     _check_ports(module, inputs, expected_beats, stalls)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # read when it starts: modules that differ in nothing else share a program
+        write_memories(module, folder)
         for port in module.inputs:
             inputs[port.name].tofile(folder / f"{port.name}.bin")
         arguments = [name, name, str(limit), str(settle), str(stalls.seed), str(int(check_paths))]
@@ -344,7 +344,7 @@ def simulate(
             arguments += [repr(float(probability)), str(expected_beats.get(port.name, 0))]
         result = subprocess.run(
             [str(compiled.program.resolve()), *arguments],
-            cwd=compiled.program.parent, capture_output=True, text=True, check=False,
+            cwd=folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if result.returncode:
             kinds = {DEADLOCK: Deadlock, BROKEN_RULE: BrokenRule}

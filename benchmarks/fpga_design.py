@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError(f"--images {arguments.images}; give 1 or more")
     model = load_quantized(arguments.model)
     size = arguments.input_size
-    spec = model.spec.replace(input_size=(size, size)) if size else model.spec
+    spec = model.spec if size is None else model.spec.replace(input_size=(size, size))
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
     with tempfile.TemporaryDirectory() as name:

@@ -70,7 +70,7 @@ def build(
 
     Raises:
         UserError: for a network that cannot be mapped or does not fit, or bad options.
-        Disagreement: where the hardware graph differs from the QONNX model.
+        Disagreement: where the hardware graph differs from the QONNX model, or its RTL from it.
         ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler.
     """
     simulated = bool(options.get("simulate"))
@@ -112,7 +112,7 @@ def build(
     proof = None
     if simulated:
         rtl = Network(Executor(mapped.model), lowered.graph.shapes)
-        proof = prove(rtl, codes, folder, progress)
+        proof = prove(rtl, codes, folder, evidence, progress)
         design = design.with_fifos(proof.fifos)
         apply_folding(design, mapped)
     progress("writing the hardware graph, its weights and its figures")

@@ -13,7 +13,7 @@ import numpy as np
 from fpga.hardware import RtlModule, write_memories, write_sources
 from fpga.network_rtl import Network, NetworkRun
 from fpga.simulation import Stalls
-from lmaunet.artifacts import Agreement, compare
+from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement
 from lmaunet.stage import write_json
 
@@ -56,7 +56,11 @@ class Proof:
 
 
 def prove(
-    network: Network, codes: np.ndarray, folder: Path, progress: Callable[[str], None]
+    network: Network,
+    codes: np.ndarray,
+    folder: Path,
+    evidence: Path,
+    progress: Callable[[str], None],
 ) -> Proof:
     """Simulate an image with roomy and with finite FIFOs, then two, then two with stalls.
 
@@ -66,11 +70,12 @@ def prove(
         network: the folded graph's RTL.
         codes: of at least one image, ``(n, H, W, C)``; the first two are simulated.
         folder: an existing folder.
+        evidence: where both tensors are saved when the integers differ.
         progress: called with a line on what is being done.
 
     Raises:
-        Disagreement: where a byte of the output differs, something deadlocks, or a FIFO of a join
-            refuses a word.
+        Disagreement: where a value of the output differs, something deadlocks, a FIFO of a join
+            refuses a word, or what should not change the latency does.
         ToolNotFound: without Verilator or a C++ compiler.
     """
     images = codes[np.arange(IMAGES) % len(codes)]
@@ -93,9 +98,12 @@ def prove(
             f"expected {roomy.latency}"
         )
     agreements = tuple(
-        compare(f"RTL{how}, two images, against the integer executor", run.codes, want, 0.0)
+        require_agreement(
+            f"RTL{how}, two images, against the integer executor", run.codes, want, 0.0,
+            evidence=evidence,
+        )
         for how, run in (("", tight), (" with stalls", stalled))
-    )
+    )  # fmt: skip
     proof = Proof(tight, network.fifo_words(depths), agreements)
     write_design(network.module(depths), folder / RTL)
     write_json(folder / SIMULATION, proof.to_json())

@@ -119,6 +119,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             altered = archive.testzip()
+    # the last two: an encrypted archive, an unknown compression
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(
             f"checkpoint {path} is damaged or truncated ({error}); copy or save it again"

@@ -21,7 +21,7 @@ from fpga.agreement import (
 )
 from fpga.assemble import assemble, specialize
 from fpga.boards import DEFAULT_BOARD, Board, named_board
-from fpga.design import DEFAULT_CLOCK_MHZ, NAMES, Design, Sizing, apply_folding, size
+from fpga.design import DEFAULT_CLOCK_MHZ, NAMES, Design, apply_folding
 from fpga.executor import Executor
 from fpga.hardware_ops import registry
 from fpga.lowering.walk import Host, Lowered, lower
@@ -30,6 +30,7 @@ from fpga.proof import Proof, prove
 from fpga.reference import Reference
 from fpga.resources import SHELL_LUT, Placed
 from fpga.simulation import compiler_place, verilator_place
+from fpga.sizing import Sizing, size
 from fpga.weights import write_image
 from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError

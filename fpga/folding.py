@@ -1,8 +1,8 @@
 """Folding: how many values each node handles a cycle, from all legal divisors, by a target.
 
-FINN+'s SetFolding does not know our operators and ignores upsampling. Here each node takes the
-cheapest legal folding whose cycles meet the target; a window generator for depthwise layers and
-the node behind it are folded together, because they share their parallelism.
+FINN+'s SetFolding does not know our operators and ignores upsampling. Here every legal folding of
+each node is an option of the integer program of :mod:`fpga.solver`; a window generator for
+depthwise layers and the node behind it are folded together, because they share their parallelism.
 
 The cycle counts are those of FINN+'s ``get_exp_cycles``, written again so that thousands of
 foldings can be tried; :func:`fpga.design.apply_folding` requires both to be equal.
@@ -10,17 +10,18 @@ foldings can be tried; :func:`fpga.design.apply_folding` requires both to be equ
 
 from __future__ import annotations
 
-import functools
+import bisect
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from fpga.arithmetic import legal_divisors, type_bits
-from fpga.boards import Board
 from fpga.executor import Step
-from fpga.resources import Resources, estimate, width_converter
+from fpga.resources import Resources, estimate, sum_of, width_converter
 from fpga.scan_node import legal_lanes, scan_cycles, scan_latency
+from fpga.solver import Option, options_of, undominated
 from lmaunet.errors import UserError
 
 Attributes = dict[str, Any]
@@ -170,15 +171,55 @@ class Unit:
 
     def __init__(self, nodes: list[FoldedNode]) -> None:
         self.nodes = nodes
-        self.fastest = min(max(self._cycles(choice)) for choice in self.choices())
-        self._tried: list[tuple[int, float, Choice]] = []
-        self._board: Board | None = None
+        self.foldings = sorted(
+            ((self._cycles(choice), self._options(choice)) for choice in self.choices()),
+            key=lambda folding: folding[0],
+        )
+        self.steps = sorted({cycles for cycles, _ in self.foldings})
+        self._best: dict[int, list[Option]] = {}
 
-    def _cycles(self, choice: Choice) -> list[int]:
-        return [
+    @property
+    def fastest(self) -> int:
+        """Cycles of the fastest folding."""
+        return self.steps[0]
+
+    def limit(self, target: int) -> int:
+        """Return the cycles of the slowest folding that meets a target, or of the fastest."""
+        return self.steps[max(0, bisect.bisect_right(self.steps, target) - 1)]
+
+    def options(self, target: int) -> list[Option]:
+        """Return every folding that meets a target, or the fastest, with places for its memories.
+
+        An option's ``choice`` is the folding.
+        """
+        limit = self.limit(target)
+        within = itertools.takewhile(lambda folding: folding[0] <= limit, self.foldings)
+        return [option for _, options in within for option in options]
+
+    def best_options(self, target: int) -> list[Option]:
+        """Return the options that no other one betters in every kind of resource."""
+        limit = self.limit(target)
+        if limit not in self._best:
+            self._best[limit] = undominated(self.options(limit))
+        return self._best[limit]
+
+    def take(self, choice: Choice) -> None:
+        """Give the nodes a folding."""
+        for node, change in zip(self.nodes, choice, strict=True):
+            node.attributes.update(change)
+
+    def _cycles(self, choice: Choice) -> int:
+        return max(
             cycles(node.op_type, node.attributes | change)
             for node, change in zip(self.nodes, choice, strict=True)
-        ]
+        )
+
+    def _options(self, choice: Choice) -> list[Option]:
+        resources = sum_of(
+            estimate(node.op_type, node.attributes | change)
+            for node, change in zip(self.nodes, choice, strict=True)
+        )
+        return options_of(resources, choice)
 
     def choices(self) -> Iterator[Choice]:
         """Yield every legal folding."""
@@ -216,37 +257,6 @@ class Unit:
             channels = a["NumChannels"] if "NumChannels" in a else a["out_shape"][-1]
             for parallel in legal_divisors(channels):
                 yield ({name: parallel},)
-
-    def fold(self, target: int, board: Board, between: Callable[[Unit, Choice], float]) -> None:
-        """Choose the cheapest folding of at most ``target`` cycles, or the fastest there is.
-
-        Args:
-            target: cycles.
-            board: whose shares of resources are the cost.
-            between: returns the LUTs of the width converters to the neighbours for a choice.
-        """
-        if self._board is not board:
-            self._board = board
-            self._tried = [(max(self._cycles(c)), self._cost(c, board), c) for c in self.choices()]
-        limit, luts = max(target, self.fastest), board.limits["lut"]
-        legal = [entry for entry in self._tried if entry[0] <= limit]
-        best = min(legal, key=lambda entry: entry[1] + between(self, entry[2]) / luts)
-        for node, change in zip(self.nodes, best[2], strict=True):
-            node.attributes.update(change)
-
-    def _cost(self, choice: Choice, board: Board) -> float:
-        """Return the share of the board, summed over the kinds of resources."""
-        limits = board.limits
-        cost = 0.0
-        for node, change in zip(self.nodes, choice, strict=True):
-            resources = estimate(node.op_type, node.attributes | change)
-            cost += resources.lut / limits["lut"] + resources.dsp / limits["dsp"]
-            for memory in resources.memories:
-                if memory.distributed:
-                    cost += memory.lutram / limits["lut"]
-                else:
-                    cost += memory.bits / board.memory_bits + memory.bram36 / limits["bram36"]
-        return cost
 
 
 class Neighbours:
@@ -295,12 +305,3 @@ def units_of(nodes: list[FoldedNode]) -> list[Unit]:
             taken.update(n.name for n in pair)
     units.extend([node] for node in nodes if node.name not in taken)
     return [Unit(group) for group in units]
-
-
-@functools.cache
-def target_candidates(fastest: int, slowest: int, steps: int = 60) -> tuple[int, ...]:
-    """Return cycle targets from ``fastest`` to ``slowest`` in equal ratios, ascending."""
-    if slowest <= fastest:
-        return (fastest,)
-    ratio = (slowest / fastest) ** (1 / (steps - 1))
-    return tuple(sorted({round(fastest * ratio**i) for i in range(steps)} | {slowest}))

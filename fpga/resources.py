@@ -1,4 +1,4 @@
-"""Estimated resources of every hardware operator, and where memories are placed on a board.
+"""Estimated resources of every hardware operator, and where a memory can go.
 
 Nothing here was synthesised for the network at hand. FINN+'s own estimators are not used: its
 DSP count of an int8 MVAU is half of what its RTL instantiates, its LUT count of an MVAU is always
@@ -13,6 +13,7 @@ DSP count of an int8 MVAU is half of what its RTL instantiates, its LUT count of
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -20,14 +21,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from fpga.arithmetic import type_bits
-from fpga.boards import URAM_SHARE, Board
+from fpga.boards import Board
 from lmaunet.errors import UserError
 
 # Block RAM of 18 kbit by depth and width; LUTRAM: 32 x 14 bits in 8 LUTs.
 BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 LUT_PER_LUTRAM_BIT_32 = 8 / 14
-# A memory goes into LUTs where that costs fewer LUTs than this for each block RAM it saves.
-LUT_WORTH_A_BRAM36 = 90
+LUTRAM_DEPTH = 32
+# A memory goes into LUTs where that costs fewer LUTs than this for each block RAM it saves; where
+# block RAM is scarce it may cost more.
+LUT_WORTH_A_BRAM36, LUT_FOR_A_BRAM36_AT_MOST = 90, 300
+STYLES = ("distributed", "block", "ultra")
 URAM_WIDTH, URAM_DEPTH = 72, 4096
 # What surrounds the network: DMA in and out, AXI interconnect, resets (assumed).
 SHELL_LUT = 9_000
@@ -35,12 +39,16 @@ SHELL_LUT = 9_000
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory of ``depth`` words of ``width`` bits; ``initialised`` holds constants."""
+    """A memory of ``depth`` words of ``width`` bits.
+
+    ``initialised``: it holds constants. ``decided``: its RTL puts it into its usual place.
+    """
 
     purpose: str
     width: int
     depth: int
     initialised: bool = False
+    decided: bool = False
 
     @property
     def bits(self) -> int:
@@ -75,7 +83,34 @@ class Memory:
     @property
     def distributed(self) -> bool:
         """Whether LUTs are the cheaper place."""
-        return self.depth <= 32 or self.lutram <= LUT_WORTH_A_BRAM36 * self.bram36
+        return self.depth <= LUTRAM_DEPTH or self.lutram <= LUT_WORTH_A_BRAM36 * self.bram36
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Where it can go, of :data:`STYLES`, the usual place first.
+
+        What is small goes into LUTs, and so may what takes few of them for a block RAM. UltraRAM
+        cannot be initialised by a bitstream, and the RTL writes no constants at start-up, so that
+        constants stay out of it.
+        """
+        if self.depth <= LUTRAM_DEPTH:
+            return ("distributed",)
+        if self.decided:
+            return ("distributed" if self.distributed else "block",)
+        blocks = ("block",) if self.initialised else ("block", "ultra")
+        if self.distributed:
+            return ("distributed", *blocks)
+        affordable = self.lutram <= LUT_FOR_A_BRAM36_AT_MOST * self.bram36
+        return (*blocks, "distributed") if affordable else blocks
+
+    def takes(self, style: str) -> Placed:
+        """Return what it takes in one of its places."""
+        return Placed(
+            lut=self.lutram if style == "distributed" else 0,
+            dsp=0,
+            bram36=self.bram36 if style == "block" else 0.0,
+            uram=self.uram if style == "ultra" else 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +120,11 @@ class Resources:
     lut: int
     dsp: int
     memories: tuple[Memory, ...] = ()
+
+    @property
+    def logic(self) -> Placed:
+        """What it takes without its memories."""
+        return Placed(self.lut, self.dsp, 0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -111,54 +151,24 @@ class Placed:
         }
 
 
-def place(nodes: Mapping[str, Resources], board: Board) -> dict[str, Placed]:
-    """Place every memory of a design and return what each node takes.
+SHELL = Placed(SHELL_LUT, 0, 0.0, 0)
+KINDS = tuple(field.name for field in dataclasses.fields(Placed))
+"""The kinds of resources of a board, in one order."""
 
-    Small memories go into LUTs. Of the others those that save most block RAM for an UltraRAM go
-    into UltraRAM while it lasts; memories with constants last, because UltraRAM cannot be
-    initialised by a bitstream and the host must then write them at start-up.
-    """
-    large = [
-        (name, memory)
-        for name, node in nodes.items()
-        for memory in node.memories
-        if not memory.distributed
-    ]
-    large.sort(key=lambda item: (item[1].initialised, -item[1].bram36 / item[1].uram))
-    bram_left, uram_left = board.limits["bram36"], math.floor(URAM_SHARE * board.uram)
-    in_uram: list[tuple[str, Memory]] = []
-    in_bram: list[tuple[str, Memory]] = []
-    for name, memory in large:
-        if (
-            memory.uram <= uram_left
-            and memory.bram36 >= 1.5 * memory.uram
-            and not (memory.initialised)
-        ):
-            in_uram.append((name, memory))
-            uram_left -= memory.uram
-        else:
-            in_bram.append((name, memory))
-            bram_left -= memory.bram36
-    for item in sorted(in_bram, key=lambda item: -item[1].bram36 / item[1].uram):
-        if bram_left >= 0:
-            break
-        if item[1].uram <= uram_left:
-            in_bram.remove(item)
-            in_uram.append(item)
-            uram_left -= item[1].uram
-            bram_left += item[1].bram36
-    placed = {}
-    for name, node in nodes.items():
-        lut = node.lut + sum(m.lutram for m in node.memories if m.distributed)
-        bram = sum(m.bram36 for owner, m in in_bram if owner == name)
-        uram = sum(m.uram for owner, m in in_uram if owner == name)
-        placed[name] = Placed(lut, node.dsp, bram, uram)
-    return placed
+
+def sum_of(parts: Iterable[Resources]) -> Resources:
+    """Return the sum of several parts."""
+    found = list(parts)
+    return Resources(
+        sum(part.lut for part in found),
+        sum(part.dsp for part in found),
+        tuple(memory for part in found for memory in part.memories),
+    )
 
 
 def total(placed: Iterable[Placed]) -> Placed:
     """Return the sum of a design's nodes and of the shell around them."""
-    return sum(placed, Placed(SHELL_LUT, 0, 0.0, 0))
+    return sum(placed, SHELL)
 
 
 def macs_per_dsp(weight_bits: int, activation_bits: int) -> int:
@@ -269,9 +279,9 @@ def _requantize(a: Attributes) -> Resources:
     pe, bits, channels = a["PE"], type_bits(a["inputDataType"]), a["NumChannels"]
     folds = channels // pe
     if a["IsShift"]:
-        return Resources(60 + pe * (40 + bits), 0, (Memory("offsets", 54 * pe, folds, True),))
+        return Resources(60 + pe * (40 + bits), 0, (Memory("offsets", 54 * pe, folds, True, True),))
     dsp = pe * (1 if bits <= 27 else 2)
-    return Resources(60 + 40 * pe, dsp, (Memory("multipliers", 71 * pe, folds, True),))
+    return Resources(60 + 40 * pe, dsp, (Memory("multipliers", 71 * pe, folds, True, True),))
 
 
 @_estimates("TableActivation")
@@ -293,9 +303,9 @@ def _scan(a: Attributes) -> Resources:
     lanes, channels, states = pd * pn, a["NumChannels"], a["States"]
     depth = channels * states // lanes
     memories = (
-        Memory("state", a["StateBits"] * lanes, depth),
-        Memory("A", a["ABits"] * lanes, depth, initialised=True),
-        Memory("D", a["DBits"] * pd, channels // pd, initialised=True),
+        Memory("state", a["StateBits"] * lanes, depth, decided=True),
+        Memory("A", a["ABits"] * lanes, depth, initialised=True, decided=True),
+        Memory("D", a["DBits"] * pd, channels // pd, initialised=True, decided=True),
     )
     return Resources(120 + 150 * lanes + 330 * pd, 5 * lanes + 3 * pd, memories)
 
@@ -322,7 +332,8 @@ def _pool(a: Attributes) -> Resources:
 def _upsample(a: Attributes) -> Resources:
     """200 LUTs, 4 a channel (*yosys*, SIMD 4: 112), and a row of the input."""
     simd = a["SIMD"]
-    row = Memory("row", simd * type_bits(a["inputDataType"]), a["WI"] * a["NumChannels"] // simd)
+    words = a["WI"] * a["NumChannels"] // simd
+    row = Memory("row", simd * type_bits(a["inputDataType"]), words, decided=True)
     return Resources(200 + 4 * simd, 0, (row,))
 
 

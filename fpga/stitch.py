@@ -74,6 +74,7 @@ def stitch(
     source: str,
     sink: str,
     depths: Mapping[str, int],
+    styles: Mapping[str, str] | None = None,
 ) -> RtlModule:
     """Return a design as one module with the ports ``in0_V`` and ``out0_V``.
 
@@ -82,6 +83,7 @@ def stitch(
         nodes: every node with its module.
         source, sink: the design's input and output tensor.
         depths: of the FIFO of each tensor, in beats of its producer; :data:`SHALLOW` where absent.
+        styles: of the memory of each tensor's FIFO; ``auto`` where absent.
 
     Raises:
         UserError: where the streams do not fit together.
@@ -90,7 +92,9 @@ def stitch(
     signals: dict[tuple[str, str], str] = {}  # by the node and its port
     ends: list[Port] = []
     for i, stream in enumerate(streams_of(nodes, source, sink)):
-        start, end = _connect(design, i, stream, depths.get(stream.tensor, SHALLOW))
+        style = (styles or {}).get(stream.tensor, "auto")
+        queue = fifo.hardware(stream.port.bits, depths.get(stream.tensor, SHALLOW), style)
+        start, end = _connect(design, i, stream, queue)
         if stream.producer is None:
             ends.insert(0, replace(stream.port, name=start))
         else:
@@ -137,12 +141,11 @@ class _Design:
         self.body.append(instance(module, name, signals))
 
 
-def _connect(design: _Design, i: int, stream: Stream, depth: int) -> tuple[str, str]:
+def _connect(design: _Design, i: int, stream: Stream, queue: RtlModule) -> tuple[str, str]:
     """Place a stream's FIFO, and a converter where its ends differ; return both ends' prefixes."""
     front, back = stream.producer, stream.consumer
     start = design.wire(f"s{i}_from", front[1]) if front else "in0_V"
     end = design.wire(f"s{i}_to", back[1]) if back else "out0_V"
-    queue = fifo.hardware(stream.port.bits, depth)
     if not front or not back or front[1].bits == back[1].bits:
         design.place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": end})
     else:

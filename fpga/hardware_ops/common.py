@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fpga.arithmetic import type_bits
@@ -31,3 +32,8 @@ def require_positive(what: str, **values: Any) -> None:
     for name, value in values.items():
         if value < 1:
             raise UserError(f"{what}: {name}={value}, expected 1 or more")
+
+
+def memory_style(attributes: Mapping[str, Any]) -> str:
+    """Return where a node's memory goes: one of ``auto``, ``distributed``, ``block``, ``ultra``."""
+    return text(attributes.get("ram_style", "auto"))

@@ -15,7 +15,7 @@ import numpy as np
 
 from fpga.arithmetic import check_divides, type_bits, type_range
 from fpga.hardware import Port, RtlModule, lane_words
-from fpga.hardware_ops.common import REGISTER, is_signed, stream, text
+from fpga.hardware_ops.common import REGISTER, is_signed, memory_style, stream, text
 from lmaunet.errors import UserError
 
 WEIGHTS = "weights.dat"
@@ -64,6 +64,7 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray]) -> 
             "WEIGHT_BITS": bits,
             "OUTPUT_BITS": type_bits(output_type),
             "WEIGHTS": WEIGHTS,
+            "ROM_STYLE": memory_style(attributes),
         },
         (Port("in0_V", type_bits(input_type) * pe * simd),),
         (stream("out0_V", output_type, pe),),

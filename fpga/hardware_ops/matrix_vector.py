@@ -15,7 +15,7 @@ import numpy as np
 
 from fpga.arithmetic import check_divides, type_bits, type_range
 from fpga.hardware import RtlModule, lane_words
-from fpga.hardware_ops.common import REGISTER, stream, text
+from fpga.hardware_ops.common import REGISTER, memory_style, stream, text
 
 PORT_BITS = 27  # the wide port of a DSP48E2's multiplier
 WEIGHTS = "weights.mem"
@@ -89,6 +89,7 @@ def hardware(attributes: Mapping[str, Any], constants: Sequence[np.ndarray]) -> 
             "LANE_BITS": packed.lane_bits,
             "CASCADE": int(packed.cascade and simd > 1),
             "WEIGHTS": WEIGHTS,
+            "STYLE": memory_style(a),
         },
         (stream("in0_V", a["inputDataType"], simd),),
         (stream("out0_V", a["outputDataType"], pe),),

@@ -261,7 +261,7 @@ def _simulated(proof: Proof, clock_mhz: float) -> dict[str, Any]:
         "interval_ms": interval / clock_mhz / 1000,
         "latency_ms_provenance": "simulated",
         "interval_ms_provenance": "simulated",
-        "simulation": {k: v for k, v in proof.to_json().items() if k != "fifos"},
+        "simulation": {k: v for k, v in proof.to_json().items() if k not in ("fifos", "streams")},
     }
 
 

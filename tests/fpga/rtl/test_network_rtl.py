@@ -66,6 +66,22 @@ def test_finite_fifos_change_nothing(network, codes, simulations, roomy):
     assert all(alone.blocked[tensor] == 0 for tensor in network.waiting)
 
 
+def test_each_tensor_begins_and_ends_where_its_words_are_seen(network, roomy):
+    """Against what the harness saw at the borders, and in the order in which data flows."""
+    source, sink = network.executor.input, network.executor.output
+    assert set(roomy.begins) == set(roomy.ends) == {source, *network.fifo_words({})}
+    assert roomy.begins[source] == 0
+    # the output's FIFO is one register: its last word leaves a cycle after it came
+    assert roomy.ends[sink] == roomy.latency - 2
+    for node in network.nodes:
+        # these wait for every input; a border, say, is put out before anything came in
+        if node.module.name in ("matrix_vector", "requantize", "elementwise", "selective_scan"):
+            for times in (roomy.begins, roomy.ends):
+                came = max(times[tensor] for tensor in node.inputs)
+                assert all(times[tensor] > came for tensor in node.outputs)
+    assert all(0 <= roomy.begins[t] <= roomy.ends[t] < roomy.cycles for t in roomy.begins)
+
+
 def test_images_that_follow_change_nothing(roomy, tight, want):
     np.testing.assert_array_equal(tight.codes, want)
     assert tight.latency == roomy.latency

@@ -61,7 +61,7 @@ class Design:
 
         It may take more than the board has.
         """
-        fifos = _sum([fifo(bits, depth) for bits, depth in words.values()])
+        fifos = _sum([fifo(bits, depth, tensor) for tensor, (bits, depth) in words.items()])
         resources = dict(self.resources) | {FIFOS: fifos}
         placed = place(resources, self.board)
         return replace(self, resources=resources, placed=placed, total=total(placed.values()))
@@ -115,7 +115,7 @@ class Sizing:
                 bits_in = stream_bits(node.op_type, node.attributes, place_in, output=False)
                 converters.append(width_converter(bits_out, bits_in))
                 depth = self._depth(found, node, place_in, name, bits_in)
-                fifos.append(fifo(bits_in, depth))
+                fifos.append(fifo(bits_in, depth, name))
         return {CONVERTERS: _sum(converters), FIFOS: _sum(fifos)}
 
     def _depth(

@@ -29,18 +29,23 @@ LUT_PER_LUTRAM_BIT_32 = 8 / 14
 # A memory goes into LUTs where that costs fewer LUTs than this for each block RAM it saves.
 LUT_WORTH_A_BRAM36 = 90
 URAM_WIDTH, URAM_DEPTH = 72, 4096
+KINDS = ("lutram", "bram36", "uram")
 # What surrounds the network: DMA in and out, AXI interconnect, resets (assumed).
 SHELL_LUT = 9_000
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory of ``depth`` words of ``width`` bits; ``initialised`` holds constants."""
+    """A memory of ``depth`` words of ``width`` bits; ``initialised`` holds constants.
+
+    ``stream``: of a FIFO, the tensor that passes through it.
+    """
 
     purpose: str
     width: int
     depth: int
     initialised: bool = False
+    stream: str = ""
 
     @property
     def bits(self) -> int:
@@ -111,8 +116,39 @@ class Placed:
         }
 
 
+@dataclass(frozen=True)
+class Located:
+    """A memory of a node, and the kind of memory on the board that holds it: of :data:`KINDS`."""
+
+    node: str
+    memory: Memory
+    kind: str
+
+    @property
+    def taken(self) -> float:
+        """LUTs, block RAMs or UltraRAMs that it takes."""
+        return float(getattr(self.memory, self.kind))
+
+
 def place(nodes: Mapping[str, Resources], board: Board) -> dict[str, Placed]:
-    """Place every memory of a design and return what each node takes.
+    """Place every memory of a design as :func:`locate` does; return what each node takes."""
+    taken: dict[tuple[str, str], float] = {}
+    for found in locate(nodes, board):
+        key = found.node, found.kind
+        taken[key] = taken.get(key, 0) + found.taken
+    return {
+        name: Placed(
+            node.lut + int(taken.get((name, "lutram"), 0)),
+            node.dsp,
+            taken.get((name, "bram36"), 0.0),
+            int(taken.get((name, "uram"), 0)),
+        )
+        for name, node in nodes.items()
+    }
+
+
+def locate(nodes: Mapping[str, Resources], board: Board) -> list[Located]:
+    """Return where every memory of a design goes.
 
     Small memories go into LUTs. Of the others those that save most block RAM for an UltraRAM go
     into UltraRAM while it lasts; memories with constants last, because UltraRAM cannot be
@@ -147,13 +183,12 @@ def place(nodes: Mapping[str, Resources], board: Board) -> dict[str, Placed]:
             in_uram.append(item)
             uram_left -= item[1].uram
             bram_left += item[1].bram36
-    placed = {}
-    for name, node in nodes.items():
-        lut = node.lut + sum(m.lutram for m in node.memories if m.distributed)
-        bram = sum(m.bram36 for owner, m in in_bram if owner == name)
-        uram = sum(m.uram for owner, m in in_uram if owner == name)
-        placed[name] = Placed(lut, node.dsp, bram, uram)
-    return placed
+    small = [(n, m) for n, node in nodes.items() for m in node.memories if m.distributed]
+    return [
+        Located(name, memory, kind)
+        for kind, held in zip(KINDS, (small, in_bram, in_uram), strict=True)
+        for name, memory in held
+    ]
 
 
 def total(placed: Iterable[Placed]) -> Placed:
@@ -355,10 +390,10 @@ def width_converter(bits_in: int, bits_out: int) -> Resources:
     return Resources(30 + max(bits_in, bits_out), 0)
 
 
-def fifo(bits: int, depth: int) -> Resources:
+def fifo(bits: int, depth: int, stream: str = "") -> Resources:
     """Return the estimate of a FIFO of ``depth`` words: its memory and 20 LUTs (*assumed*).
 
     That is too little for ours, which has a register of two words behind its memory: *yosys*, 32
     bits: 54 LUTs beside the memory for 32 words, 53 for 515 words.
     """
-    return Resources(20, 0, (Memory("fifo", bits, max(2, depth)),))
+    return Resources(20, 0, (Memory("fifo", bits, max(2, depth), stream=stream),))

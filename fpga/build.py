@@ -21,14 +21,13 @@ from fpga.agreement import (
 )
 from fpga.assemble import assemble, specialize
 from fpga.boards import DEFAULT_BOARD, Board, named_board
-from fpga.design import DEFAULT_CLOCK_MHZ, NAMES, Design, apply_folding
+from fpga.build_detail import BuildDetail
+from fpga.design import DEFAULT_CLOCK_MHZ, apply_folding
 from fpga.executor import Executor
-from fpga.hardware_ops import registry
-from fpga.lowering.walk import Host, Lowered, lower
+from fpga.lowering.walk import Host, lower
 from fpga.network_rtl import Network
-from fpga.proof import Proof, prove
+from fpga.proof import RTL, prove, write_design
 from fpga.reference import Reference
-from fpga.resources import SHELL_LUT, Placed
 from fpga.simulation import compiler_place, verilator_place
 from fpga.sizing import Sizing, size
 from fpga.weights import write_image
@@ -37,8 +36,6 @@ from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 
 MAX_CHECK_IMAGES = 4
-NO_RTL, OWN_RTL = "no RTL yet", "RTL of our own"
-OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
 HARDWARE, HOST, LAYERS, RESOURCES = "hardware.onnx", "host.json", "layers.json", "resources.json"
 AGREEMENTS = "agreements.json"
 
@@ -116,13 +113,17 @@ def build(
         proof = prove(rtl, codes, folder, evidence, progress)
         design = design.with_fifos(proof.fifos)
         apply_folding(design, mapped)
+        # the same RTL, told where its memories are
+        rtl = Network(Executor(mapped.model), lowered.graph.shapes)
+        depths = {tensor: depth for tensor, (_, depth) in proof.fifos.items()}
+        write_design(rtl.module(depths, design.fifo_styles()), folder / RTL)
     progress("writing the hardware graph, its weights and its figures")
     mapped.save(str(folder / HARDWARE))
     write_host(lowered.host, folder / HOST)
     written = write_image(executor, lowered.graph.constant_types, folder)
-    layers = _layers(design, lowered, mapped)
-    write_json(folder / LAYERS, layers)
-    write_json(folder / RESOURCES, _resources(design))
+    found = BuildDetail(design, lowered, mapped, proof)
+    write_json(folder / LAYERS, found.layers)
+    write_json(folder / RESOURCES, found.resources())
     agreements = (own, *summarize(nodes), *network, *(proof.agreements if proof else ()))
     write_json(
         folder / AGREEMENTS,
@@ -133,8 +134,7 @@ def build(
         },
     )
     scans = [n.to_json() for n in nodes if n.kind == "scan"]
-    detail = _detail(design, layers, written, figures, scans, mapped)
-    return Built(agreements, detail | (_simulated(proof, clock_mhz) if proof else {}))
+    return Built(agreements, found.to_json(written, figures, scans))
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:
@@ -190,127 +190,3 @@ def read_host(path: Path) -> Host:
         raise UserError(
             f"{path} is missing or damaged ({error}); build the target again"
         ) from error
-
-
-def _layers(design: Design, lowered: Lowered, mapped: Any) -> list[dict[str, Any]]:
-    """Return a row for each node: what it is, where it comes from, its folding and figures."""
-    names = {node.output[0]: node for node in mapped.graph.node}
-    rows = []
-    for folded in design.nodes:
-        node, placed = names[folded.name], design.placed[folded.name]
-        folding = {
-            key: folded.attributes[key]
-            for key in ("PE", "SIMD", "PD", "PN", "parallel_window")
-            if key in folded.attributes
-        }
-        rows.append(
-            {
-                "name": node.name,
-                "op": folded.op_type,
-                "backend": node.domain.rsplit(".", 1)[1],
-                "hardware": _hardware(folded.op_type, node.domain),
-                "origin": lowered.graph.origins[folded.name],
-                "shape": list(lowered.graph.shapes[folded.name]),
-                "folding": folding,
-                "cycles": folded.cycles(),
-                **dataclasses.asdict(placed),
-                "provenance": "estimated",
-            }
-        )
-    return rows
-
-
-def _hardware(op_type: str, domain: str) -> str:
-    """Return what the node can be built from."""
-    if op_type in OWN_OPERATORS:
-        return OWN_RTL if op_type in registry.HARDWARE else NO_RTL
-    if domain.endswith(".rtl"):
-        return "RTL of FINN+"
-    if op_type in registry.HARDWARE:
-        return f"{OWN_RTL}, in place of HLS"
-    return "HLS of FINN+, needs Vitis"
-
-
-def _resources(design: Design) -> dict[str, Any]:
-    def of(placed: Placed) -> dict[str, float]:
-        return dataclasses.asdict(placed)
-
-    board, inside = design.board, {node.name for node in design.nodes}
-    return {
-        "provenance": "estimated",
-        "board": dataclasses.asdict(board),
-        "usable": board.limits,
-        "total": of(design.total),
-        "share_of_board": {
-            name: getattr(design.total, name) / getattr(board, name)
-            if getattr(board, name)
-            else 0.0
-            for name in NAMES
-        },
-        "shell_lut": SHELL_LUT,
-        "between_nodes": {n: of(p) for n, p in design.placed.items() if n not in inside},
-    }
-
-
-def _simulated(proof: Proof, clock_mhz: float) -> dict[str, Any]:
-    """Return what a simulation puts in the place of the estimates."""
-    latency, interval = proof.tight.latency, max(proof.tight.intervals)
-    return {
-        "latency_cycles": latency,
-        "interval_cycles": interval,
-        "latency_ms": latency / clock_mhz / 1000,
-        "interval_ms": interval / clock_mhz / 1000,
-        "latency_ms_provenance": "simulated",
-        "interval_ms_provenance": "simulated",
-        "simulation": {k: v for k, v in proof.to_json().items() if k != "fifos"},
-    }
-
-
-def _detail(
-    design: Design,
-    layers: list[dict[str, Any]],
-    image: Mapping[str, int],
-    figures: Mapping[str, float],
-    scans: list[dict[str, Any]],
-    mapped: Any,
-) -> dict[str, Any]:
-    """Return what the report shows of a build, in plain JSON."""
-    slowest = sorted(layers, key=lambda row: -row["cycles"])[:10]
-    own = sorted({row["op"] for row in layers if row["hardware"] == NO_RTL})
-    backends = {b: sum(row["backend"] == b for row in layers) for b in ("rtl", "hls")}
-    return {
-        "board": design.board.name,
-        "part": design.board.part,
-        "clock_mhz": design.clock_mhz,
-        "clock_status": "the clock is an assumption; nothing was placed or timed",
-        "interval_cycles": design.schedule.interval,
-        "latency_cycles": round(design.schedule.latency),
-        "interval_ms": design.interval_ms,
-        "latency_ms": design.latency_ms,
-        "resources": {
-            name: {"used": used, "available": getattr(design.board, name)}
-            for name, used in dataclasses.asdict(design.total).items()
-        },
-        "resources_provenance": "estimated",
-        "fits": not design.total.excess(design.board),
-        "usable": design.board.limits,
-        "nodes": len(layers),
-        "unmapped_nodes": sum(
-            node.domain.rsplit(".", 1)[-1] not in ("rtl", "hls") for node in mapped.graph.node
-        ),
-        "backends": backends,
-        "without_rtl": own,
-        "without_rtl_note": (
-            f"operators of our own whose RTL is not written: {', '.join(own) or 'none'}"
-        ),
-        "slowest": slowest,
-        "slowest_provenance": "estimated",
-        "scans": scans,
-        "network": dict(figures),
-        "image_bytes": image["image"],
-        "weights_bytes": image["weights"],
-        "size_note": (
-            "size_mb is weights.bin: all weights, multipliers, tables and scan constants at their "
-            "bit-widths, which is what the on-chip memories hold; a bitstream needs Vivado"
-        ),
-    }

@@ -11,6 +11,7 @@ from typing import Any
 
 from fpga.boards import Board
 from fpga.folding import FoldedNode
+from fpga.memories import KIND_OF, Located
 from fpga.resources import Placed, Resources, fifo, total
 from fpga.schedule import Schedule
 from fpga.solver import place
@@ -19,6 +20,7 @@ from lmaunet.errors import Disagreement
 DEFAULT_CLOCK_MHZ = 250.0
 SHALLOW_FIFO = 2
 """Words of a FIFO that is no join's: a register."""
+QUEUE = "FIFO of "  # a tensor is named as the node that makes it
 CONVERTERS, FIFOS = "stream width converters", "stream FIFOs"
 NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM"}
 
@@ -36,8 +38,8 @@ class Design:
     """A folded hardware graph on a board.
 
     ``resources``: what each node takes, by its first output, and :data:`CONVERTERS`. ``fifos``: by
-    tensor. ``styles``: of each of a node's memories, and of each FIFO's, where it is. ``limits``:
-    in words, what keeps it from being better.
+    tensor. ``styles``: of each of a node's memories, and of each FIFO's, where it is, as the
+    synthesis attribute ``ram_style``. ``limits``: in words, what keeps it from being better.
     """
 
     board: Board
@@ -60,15 +62,25 @@ class Design:
         fifos: Mapping[str, Fifo],
     ) -> Design:
         """Return the design with every memory placed."""
-        queues = {f"{FIFOS}: {t}": fifo(queue.bits, queue.depth) for t, queue in fifos.items()}
-        parts = dict(resources) | queues
-        options = place(parts, board)
-        taken = {name: option.placed for name, option in options.items()}
-        placed = {name: taken[name] for name in resources}
-        placed[FIFOS] = sum((taken[name] for name in queues), Placed(0, 0, 0.0, 0))
-        styles = {name: options[name].styles for name in resources}
-        styles |= {t: options[f"{FIFOS}: {t}"].styles for t in fifos}
+        queues = _queues(fifos)
+        options = place(dict(resources) | queues, board)
+        placed = {name: options[name].placed for name in resources}
+        placed[FIFOS] = sum((options[name].placed for name in queues), Placed(0, 0, 0.0, 0))
+        styles = {name: option.styles for name, option in options.items()}
         return Design(board, clock_mhz, nodes, found, resources, fifos, placed, styles)
+
+    def located(self) -> list[Located]:
+        """Return every memory of the nodes and of the FIFOs, and where it is."""
+        queues = _queues(self.fifos)
+        return [
+            Located(FIFOS if name in queues else name, memory, KIND_OF[style])
+            for name, part in (*self.resources.items(), *queues.items())
+            for memory, style in zip(part.memories, self.styles[name], strict=True)
+        ]
+
+    def fifo_styles(self) -> dict[str, str]:
+        """Return the ``ram_style`` of each FIFO that is one, by tensor."""
+        return {t: self.styles[f"{QUEUE}{t}"][0] for t in self.fifos}
 
     @property
     def total(self) -> Placed:
@@ -104,6 +116,10 @@ class Design:
             self.board, self.clock_mhz, self.nodes, self.schedule, self.resources, fifos
         )
         return replace(design, limits=self.limits)
+
+
+def _queues(fifos: Mapping[str, Fifo]) -> dict[str, Resources]:
+    return {f"{QUEUE}{t}": fifo(queue.bits, queue.depth, t) for t, queue in fifos.items()}
 
 
 def apply_folding(design: Design, model: Any) -> None:

@@ -41,7 +41,9 @@ class NetworkRun:
     the last beat of the first image out. ``intervals``: cycles between the last beats of
     consecutive images. ``blocked``: for each tensor the cycles in which its FIFO refused a word;
     ``needed``: where it is deeper than a register, the depth at which it would have refused none of
-    those that it took. ``cycles``: until the last beat.
+    those that it took. ``begins``, ``ends``: for each tensor, the network's input and output among
+    them, the cycle in which its FIFO took its first and its last word, counted from the first beat
+    in. ``cycles``: until the last beat.
     """
 
     codes: np.ndarray
@@ -49,6 +51,8 @@ class NetworkRun:
     intervals: tuple[int, ...]
     needed: Mapping[str, int]
     blocked: Mapping[str, int]
+    begins: Mapping[str, int]
+    ends: Mapping[str, int]
     cycles: int
 
 
@@ -99,9 +103,15 @@ class Network:
         """Return the depths that are just enough for what a roomy run did."""
         return {tensor: run.needed[tensor] for tensor in self.waiting}
 
-    def module(self, depths: Mapping[str, int], name: str = "network") -> RtlModule:
+    def module(
+        self,
+        depths: Mapping[str, int],
+        styles: Mapping[str, str] | None = None,
+        name: str = "network",
+    ) -> RtlModule:
         """Return the network as one module; see :func:`fpga.stitch.stitch`."""
-        return stitch(name, self.nodes, self.executor.input, self.executor.output, depths)
+        ends = self.executor.input, self.executor.output
+        return stitch(name, self.nodes, *ends, depths, styles)
 
     def run(
         self,
@@ -134,7 +144,8 @@ class Network:
         )  # fmt: skip
         out = unpack(found.outputs["out0_V"], self.output_bits, lanes_out).reshape(shape)
         cycles = found.cycles["out0_V"]
-        first = cycles[len(cycles) // len(codes) - 1] - found.cycles["in0_V"][0] + 1
+        start = int(found.cycles["in0_V"][0])
+        first = cycles[len(cycles) // len(codes) - 1] - start + 1
         names = fifo_names(self.nodes, self.executor.input, self.executor.output)
         return NetworkRun(
             out,
@@ -142,6 +153,8 @@ class Network:
             tuple(int(v) for v in found.intervals("out0_V", len(codes))),
             _counters(found, names, "needed"),
             _counters(found, names, "blocked"),
+            {t: value - start for t, value in _counters(found, names, "first").items()},
+            {t: value - start for t, value in _counters(found, names, "last").items()},
             int(cycles[-1]) + 1,
         )
 

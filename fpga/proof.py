@@ -26,10 +26,11 @@ RTL, SIMULATION = "rtl", "simulation.json"
 class Proof:
     """What the simulations showed.
 
-    ``tight``: the run of two images with finite FIFOs and without stalls. ``fifos``: of each
-    stream the bits of a word and the depth.
+    ``alone``, ``tight``: the runs of one and of two images with finite FIFOs and without stalls.
+    ``fifos``: of each stream the bits of a word and the depth.
     """
 
+    alone: NetworkRun
     tight: NetworkRun
     fifos: Mapping[str, tuple[int, int]]
     agreements: tuple[Agreement, ...]
@@ -50,6 +51,11 @@ class Proof:
             "cycles": self.tight.cycles,
             "fifo_bits": self.fifo_bits,
             "fifos": {t: {"bits": b, "depth": d} for t, (b, d) in self.fifos.items()},
+            # of one image, by stream, in cycles from its first beat in
+            "streams": {
+                t: {"begin": begin, "end": self.alone.ends[t]}
+                for t, begin in self.alone.begins.items()
+            },
             "stalls": {"inputs": STALLS.inputs, "outputs": STALLS.outputs},
             "agreements": [agreement.to_json() for agreement in self.agreements],
         }
@@ -64,7 +70,7 @@ def prove(
 ) -> Proof:
     """Simulate an image with roomy and with finite FIFOs, then two, then two with stalls.
 
-    Writes the design's sources and memories into ``folder/rtl``, and ``folder/simulation.json``.
+    Writes ``folder/simulation.json``.
 
     Args:
         network: the folded graph's RTL.
@@ -104,8 +110,7 @@ def prove(
         )
         for how, run in (("", tight), (" with stalls", stalled))
     )  # fmt: skip
-    proof = Proof(tight, network.fifo_words(depths), agreements)
-    write_design(network.module(depths), folder / RTL)
+    proof = Proof(alone, tight, network.fifo_words(depths), agreements)
     write_json(folder / SIMULATION, proof.to_json())
     return proof
 

@@ -1,4 +1,4 @@
-"""Estimated resources of every hardware operator, and where a memory can go.
+"""Estimated resources of every hardware operator.
 
 Nothing here was synthesised for the network at hand. FINN+'s own estimators are not used: its
 DSP count of an int8 MVAU is half of what its RTL instantiates, its LUT count of an MVAU is always
@@ -14,7 +14,6 @@ DSP count of an int8 MVAU is half of what its RTL instantiates, its LUT count of
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,95 +21,11 @@ from typing import Any
 
 from fpga.arithmetic import type_bits
 from fpga.boards import Board
+from fpga.memories import KIND_OF, Memory
 from lmaunet.errors import UserError
 
-# Block RAM of 18 kbit by depth and width; LUTRAM: 32 x 14 bits in 8 LUTs.
-BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
-LUT_PER_LUTRAM_BIT_32 = 8 / 14
-LUTRAM_DEPTH = 32
-# A memory goes into LUTs where that costs fewer LUTs than this for each block RAM it saves; where
-# block RAM is scarce it may cost more.
-LUT_WORTH_A_BRAM36, LUT_FOR_A_BRAM36_AT_MOST = 90, 300
-STYLES = ("distributed", "block", "ultra")
-URAM_WIDTH, URAM_DEPTH = 72, 4096
 # What surrounds the network: DMA in and out, AXI interconnect, resets (assumed).
 SHELL_LUT = 9_000
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A memory of ``depth`` words of ``width`` bits.
-
-    ``initialised``: it holds constants. ``decided``: its RTL puts it into its usual place.
-    """
-
-    purpose: str
-    width: int
-    depth: int
-    initialised: bool = False
-    decided: bool = False
-
-    @property
-    def bits(self) -> int:
-        """Bits that it holds."""
-        return self.width * self.depth
-
-    @functools.cached_property
-    def bram18(self) -> int:
-        """18 kbit block RAMs, in the best of their shapes."""
-        return min(
-            math.ceil(self.depth / depth) * math.ceil(self.width / width)
-            for depth, width in BRAM18_SHAPES
-        )
-
-    @property
-    def bram36(self) -> float:
-        """36 kbit block RAMs, in halves."""
-        return self.bram18 / 2
-
-    @functools.cached_property
-    def uram(self) -> int:
-        """UltraRAMs; words narrower than 72 bits are packed side by side."""
-        together = max(1, URAM_WIDTH // self.width)
-        width, depth = self.width * together, math.ceil(self.depth / together)
-        return math.ceil(width / URAM_WIDTH) * math.ceil(depth / URAM_DEPTH)
-
-    @functools.cached_property
-    def lutram(self) -> int:
-        """LUTs that hold it as distributed RAM."""
-        return math.ceil(self.width * math.ceil(self.depth / 32) * LUT_PER_LUTRAM_BIT_32)
-
-    @property
-    def distributed(self) -> bool:
-        """Whether LUTs are the cheaper place."""
-        return self.depth <= LUTRAM_DEPTH or self.lutram <= LUT_WORTH_A_BRAM36 * self.bram36
-
-    @property
-    def styles(self) -> tuple[str, ...]:
-        """Where it can go, of :data:`STYLES`, the usual place first.
-
-        What is small goes into LUTs, and so may what takes few of them for a block RAM. UltraRAM
-        cannot be initialised by a bitstream, and the RTL writes no constants at start-up, so that
-        constants stay out of it.
-        """
-        if self.depth <= LUTRAM_DEPTH:
-            return ("distributed",)
-        if self.decided:
-            return ("distributed" if self.distributed else "block",)
-        blocks = ("block",) if self.initialised else ("block", "ultra")
-        if self.distributed:
-            return ("distributed", *blocks)
-        affordable = self.lutram <= LUT_FOR_A_BRAM36_AT_MOST * self.bram36
-        return (*blocks, "distributed") if affordable else blocks
-
-    def takes(self, style: str) -> Placed:
-        """Return what it takes in one of its places."""
-        return Placed(
-            lut=self.lutram if style == "distributed" else 0,
-            dsp=0,
-            bram36=self.bram36 if style == "block" else 0.0,
-            uram=self.uram if style == "ultra" else 0,
-        )
 
 
 @dataclass(frozen=True)
@@ -152,8 +67,16 @@ class Placed:
 
 
 SHELL = Placed(SHELL_LUT, 0, 0.0, 0)
+BOARD_KINDS = {"lutram": "lut", "bram36": "bram36", "uram": "uram"}
 KINDS = tuple(field.name for field in dataclasses.fields(Placed))
 """The kinds of resources of a board, in one order."""
+
+
+def held_in(memory: Memory, style: str) -> Placed:
+    """Return what a memory takes in the place of a ``ram_style``."""
+    kind = KIND_OF[style]
+    nothing = Placed(0, 0, 0.0, 0)
+    return dataclasses.replace(nothing, **{BOARD_KINDS[kind]: getattr(memory, kind)})
 
 
 def sum_of(parts: Iterable[Resources]) -> Resources:
@@ -366,10 +289,10 @@ def width_converter(bits_in: int, bits_out: int) -> Resources:
     return Resources(30 + max(bits_in, bits_out), 0)
 
 
-def fifo(bits: int, depth: int) -> Resources:
+def fifo(bits: int, depth: int, stream: str = "") -> Resources:
     """Return the estimate of a FIFO of ``depth`` words: its memory and 20 LUTs (*assumed*).
 
     That is too little for ours, which has a register of two words behind its memory: *yosys*, 32
     bits: 54 LUTs beside the memory for 32 words, 53 for 515 words.
     """
-    return Resources(20, 0, (Memory("fifo", bits, max(2, depth)),))
+    return Resources(20, 0, (Memory("fifo", bits, max(2, depth), stream=stream),))

@@ -25,12 +25,15 @@ class Schedule:
     """Cycles from an image's first pixel in to its last logit out, and FIFO depths.
 
     ``rows_waiting`` gives, for each stream into a node that joins several, how many rows wait
-    there at most; by consumer's name and input.
+    there at most; by consumer's name and input. ``begins``, ``ends``: of each stream, the time of
+    its first and of its last pixel.
     """
 
     latency: float
     interval: int
     rows_waiting: Mapping[tuple[str, int], int]
+    begins: Mapping[str, float]
+    ends: Mapping[str, float]
 
 
 def schedule(
@@ -70,7 +73,11 @@ def schedule(
         if node.op_type in JOINS:
             for place, name in streams:
                 waiting[node.name, place] = _rows_waiting(ends[name], end, needs)
-    return Schedule(ends[nodes[-1].name][-1], interval, waiting)
+    return Schedule(
+        ends[nodes[-1].name][-1], interval, waiting,
+        {name: rows[0] for name, rows in begins.items()},
+        {name: rows[-1] for name, rows in ends.items()},
+    )  # fmt: skip
 
 
 def _needed_row(node: FoldedNode, row: int, rows_in: int) -> int:

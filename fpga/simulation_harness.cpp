@@ -2,7 +2,8 @@
 //
 // usage: simulation IN_FOLDER OUT_FOLDER LIMIT SETTLE SEED CHECK_PATHS, then for every stream,
 // inputs first: STALL_PROBABILITY EXPECTED_BEATS (inputs: ignored)
-// Reads IN_FOLDER/<input>.bin, writes OUT_FOLDER/<output>.bin and OUT_FOLDER/<stream>.cycles.
+// Reads IN_FOLDER/<input>.bin, writes OUT_FOLDER/<output>.bin and OUT_FOLDER/<stream>.cycles. The
+// model's $time is the number of the cycle after the reset, as in <stream>.cycles.
 // Exit status: 0 done, 3 nothing moves any more, 4 a rule of the handshake was broken.
 #include <cstdarg>
 #include <cstdint>
@@ -168,6 +169,7 @@ int main(int argc, char** argv) {
             }
         }
         for (auto& s : outputs) *s.ready = complete || !s.random.happens(s.stall);
+        context->time(cycle);
         *clock = 0;
         evaluate();
 

@@ -1,9 +1,9 @@
 """Sizing: the fastest folding that fits a board, or the smallest that meets a latency.
 
-For a bound on every node's cycles an integer program (:mod:`fpga.solver`) takes one folding for each
-node and a place for each memory, so that the sum of the shares of the board is smallest. The bound
-is searched among the cycle counts that foldings have: first one for all nodes, by bisection, then
-one for each part of the network, a part being a run of nodes on maps of one size.
+For a bound on every node's cycles an integer program (:mod:`fpga.solver`) takes one folding for
+each node and a place for each memory, so that the sum of the shares of the board is smallest. The
+bound is searched among the cycle counts that foldings have: first one for all nodes, by bisection,
+then one for each part of the network, a part being a run of nodes on maps of one size.
 """
 
 from __future__ import annotations

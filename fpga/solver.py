@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fpga.boards import Board
-from fpga.resources import KINDS, SHELL, Placed, Resources
+from fpga.resources import KINDS, SHELL, Placed, Resources, held_in
 
 OVERLOAD_COST = 1e3
 """What exceeding the scarcest limit by its whole counts for, beside shares of the board."""
@@ -28,7 +28,7 @@ GAP = 1e-3
 class Option:
     """One way to build a part.
 
-    ``placed``: what it takes. ``styles``: where each memory goes, of :data:`fpga.resources.STYLES`.
+    ``placed``: what it takes. ``styles``: where each memory goes, of :data:`fpga.memories.KIND_OF`.
     ``choice``: what the caller knows it by.
     """
 
@@ -57,7 +57,7 @@ def options_of(resources: Resources, choice: Any = None) -> list[Option]:
     for ways in itertools.product(*(memory.styles for memory in groups)):
         style = dict(zip(groups, ways, strict=True))
         styles = tuple(style[memory] for memory in resources.memories)
-        takes = [m.takes(s) for m, s in zip(resources.memories, styles, strict=True)]
+        takes = [held_in(m, s) for m, s in zip(resources.memories, styles, strict=True)]
         found.append(Option(sum(takes, resources.logic), styles, choice))
     return found
 
@@ -86,9 +86,7 @@ def undominated(options: Sequence[Option]) -> list[Option]:
     return kept
 
 
-def solve(
-    parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
-) -> Solution:
+def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL) -> Solution:
     """Choose one option for each part: the smallest sum of shares of the board that fits.
 
     Where nothing fits, the largest overload is made as small as can be.

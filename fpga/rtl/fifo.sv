@@ -3,7 +3,8 @@
 // DEPTH = 2 is a stream_register. Else a memory of DEPTH - 3 words, the register behind its read
 // port and a stream_register; a word takes 3 cycles through it. Throughput one word a cycle.
 // A simulation prints at its end the smallest DEPTH that would have refused none of the words that
-// this one took, and in how many cycles this one refused a word.
+// this one took, in how many cycles this one refused a word, and in which cycles it took its first
+// and its last.
 `default_nettype none
 
 module fifo #(
@@ -86,12 +87,28 @@ module fifo #(
     );
 
 `ifdef VERILATOR
-    int blocked;
+    // the time is the number of the cycle since the reset
+    int blocked, first, last;
+    bit taken;
     always_ff @(posedge ap_clk) begin
-        if (!ap_rst_n) blocked <= 0;
-        else if (in0_V_tvalid && !in0_V_tready) blocked <= blocked + 1;
+        if (!ap_rst_n) begin
+            blocked <= 0;
+            taken <= 1'b0;
+        end else if (in0_V_tvalid) begin
+            if (!in0_V_tready) begin
+                blocked <= blocked + 1;
+            end else begin
+                if (!taken) first <= int'($time);
+                last <= int'($time);
+                taken <= 1'b1;
+            end
+        end
     end
-    final $display("counter %m.blocked %0d", blocked);
+    final begin
+        $display("counter %m.blocked %0d", blocked);
+        if (taken) $display("counter %m.first %0d", first);
+        if (taken) $display("counter %m.last %0d", last);
+    end
 `endif
 endmodule
 

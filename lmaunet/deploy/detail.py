@@ -18,15 +18,15 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
             yield label, str(timing[key])
     if "provenance" in target["latency_ms"]:
         for key, label in (("p90_ms", "Latency, 90th percentile"), ("p99_ms", "99th percentile")):
-            if _counts(timing.get(key)):
+            if counts(timing.get(key)):
                 number = number_text("latency_ms", timing[key])
                 yield label, Shown("latency_ms", number, "ms", target["latency_ms"]["provenance"])
-    if _counts(detail.get("clock_mhz")):
+    if counts(detail.get("clock_mhz")):
         status = detail.get("clock_status")
         yield "Clock", f"{detail['clock_mhz']:g} MHz" + (f", {status}" if status else "")
-    if _counts(detail.get("interval_ms")):
+    if counts(detail.get("interval_ms")):
         number = number_text("latency_ms", detail["interval_ms"])
-        provenance = _provenance(detail, "interval_ms")
+        provenance = provenance_of(detail, "interval_ms")
         yield "Between two images", Shown("latency_ms", number, "ms", provenance)
     for key, label in (("library", "Library"), ("lowering", "Scan lowering")):
         if isinstance(detail.get(key), str):
@@ -65,64 +65,23 @@ def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def _packing(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
     """Yield how far weights below 8 bits shrink the file, and how long it takes to load."""
     packing = detail.get("packing")
-    if isinstance(packing, Mapping) and _counts(
+    if isinstance(packing, Mapping) and counts(
         packing.get("packed_bytes"), packing.get("unpacked_bytes")
     ):
         packed, unpacked = packing["packed_bytes"], packing["unpacked_bytes"]
         if packed < unpacked:
             yield "Weights", f"{packed / 1e6:.3f} MB packed, {unpacked / 1e6:.3f} MB as INT8"
     load = detail.get("load")
-    if isinstance(load, Mapping) and _counts(load.get("packed_ms")):
+    if isinstance(load, Mapping) and counts(load.get("packed_ms")):
         yield "Load time", Shown("load_ms", f"{load['packed_ms']:.0f}", "ms", "measured")
 
 
-def _provenance(detail: Mapping[str, Any], key: str) -> str:
+def provenance_of(detail: Mapping[str, Any], key: str) -> str:
     """Return how a number of the detail was obtained: what is not said counts as estimated."""
     stated = detail.get(f"{key}_provenance")
     return stated if stated in WORDS else "estimated"
 
 
-def _counts(*values: Any) -> bool:
+def counts(*values: Any) -> bool:
     """Whether all are numbers above 0; detail is not checked by the schema."""
     return all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
-
-
-def resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the design uses of the board: name, used, available and share."""
-    uses = detail.get("resources")
-    if not isinstance(uses, Mapping):
-        return []
-    provenance = _provenance(detail, "resources")
-    return [
-        {
-            "name": str(name).upper(),
-            "shown": Shown("resource", f"{use['used']:,}", "", provenance),
-            "available": f"{use['available']:,}",
-            "share": use["used"] / use["available"],
-        }
-        for name, use in uses.items()
-        if isinstance(use, Mapping)
-        and _counts(use.get("available"))
-        and (use.get("used") == 0 or _counts(use.get("used")))
-    ]
-
-
-def slowest_layers(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the slowest layers, slowest first: name, op, cycles, share of the slowest's."""
-    layers = detail.get("slowest")
-    layers = [
-        layer
-        for layer in (layers if isinstance(layers, list) else [])
-        if isinstance(layer, Mapping) and "name" in layer and _counts(layer.get("cycles"))
-    ]
-    layers = sorted(layers, key=lambda layer: -layer["cycles"])
-    provenance = _provenance(detail, "slowest")
-    return [
-        {
-            "name": layer["name"],
-            "op": layer.get("op", ""),
-            "shown": Shown("cycles", f"{layer['cycles']:,}", "cycles", provenance),
-            "share": layer["cycles"] / layers[0]["cycles"],
-        }
-        for layer in layers
-    ]

@@ -215,7 +215,26 @@ def _target(target: Any, where: str) -> None:
         _text(file["name"], f"{place}.name")
         _number(file["bytes"], f"{place}.bytes", 0, whole=True)
     _text(target["arithmetic"], f"{where}.arithmetic")
-    _mapping(target["detail"], f"{where}.detail")
+    detail = _mapping(target["detail"], f"{where}.detail")
+    if "pipeline" in detail:
+        _pipeline(detail["pipeline"], f"{where}.detail.pipeline")
+
+
+def _pipeline(pipeline: Any, where: str) -> None:
+    """Check what each part of a design does over an image."""
+    _keys(pipeline, where, ("provenance", "cycles", "ms", "parts"))
+    _one_of(pipeline["provenance"], f"{where}.provenance", PROVENANCES)
+    _number(pipeline["cycles"], f"{where}.cycles", 1, whole=True)
+    _number(pipeline["ms"], f"{where}.ms", 0)
+    for index, part in enumerate(_list(pipeline["parts"], f"{where}.parts")):
+        place = f"{where}.parts[{index}]"
+        _keys(part, place, ("name", "module", "nodes", "begin", "end", "begin_ms", "end_ms"))
+        for key in ("name", "module"):
+            _text(part[key], f"{place}.{key}")
+        _number(part["nodes"], f"{place}.nodes", 0, whole=True)
+        for begin, end in (("begin", "end"), ("begin_ms", "end_ms")):
+            _number(part[begin], f"{place}.{begin}", 0)
+            _number(part[end], f"{place}.{end}", part[begin])
 
 
 def _agreements(agreements: Any, where: str) -> None:

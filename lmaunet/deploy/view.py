@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmaunet.deploy import gates as gating
-from lmaunet.deploy.detail import detail_lines, resources, slowest_layers
+from lmaunet.deploy import hardware_detail
+from lmaunet.deploy.detail import detail_lines
 from lmaunet.deploy.figures import (
     LABELS,
     OPTIONAL_LABELS,
@@ -135,8 +136,7 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
         "arithmetic": target["arithmetic"],
         "figures": figures,
         "detail": list(detail_lines(target)),
-        "resources": resources(target["detail"]),
-        "slowest": slowest_layers(target["detail"]),
+        "inside": hardware_detail.inside(target["detail"]),
     }
 
 

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from fpga.assemble import specialize
 from fpga.boards import BOARDS
-from fpga.design import FIFOS, Sizing, apply_folding, size
+from fpga.design import FIFOS, apply_folding
 from fpga.executor import Step
-from fpga.folding import FoldedNode, cycles, target_candidates
+from fpga.folding import FoldedNode, cycles
 from fpga.resources import total
 from fpga.schedule import schedule
-from lmaunet.errors import UserError
+from fpga.sizing import Sizing
 
 BOARD = BOARDS["ZCU104"]
 
@@ -42,35 +40,6 @@ def test_the_total_is_the_sum_of_the_rows(sizing):
     design = sizing.design(5_000, BOARD, 250.0)
     assert design.total == total(design.placed.values())
     assert set(design.placed) >= {node.name for node in design.nodes} | {FIFOS}
-
-
-def test_a_target_latency_is_met_by_the_smallest_design(sizing):
-    fastest = size(sizing, BOARD, 250.0)
-    relaxed = size(sizing, BOARD, 250.0, target_ms=1.0)
-    assert fastest.latency_ms < relaxed.latency_ms <= 1.0
-    assert relaxed.total.dsp < fastest.total.dsp
-    assert not relaxed.total.excess(BOARD)
-
-
-def test_a_latency_that_cannot_be_is_refused(sizing):
-    with pytest.raises(UserError, match="target_ms=1e-06: the fastest folding takes"):
-        size(sizing, BOARD, 250.0, target_ms=1e-6)
-
-
-def test_a_board_that_is_too_small_says_by_how_much(sizing):
-    small = dataclasses.replace(BOARDS["Ultra96"], lut=20_000, dsp=10)
-    with pytest.raises(UserError) as caught:
-        size(sizing, small, 250.0)
-    message = str(caught.value)
-    assert message.startswith("the network does not fit board Ultra96: at ")
-    assert "LUT" in message and "of 14000 usable" in message
-    assert message.endswith("use --board KV260, or a smaller network")
-
-
-def test_candidates_are_ascending_and_hold_both_ends():
-    found = target_candidates(600, 147_456)
-    assert (found[0], found[-1]) == (600, 147_456)
-    assert list(found) == sorted(set(found))
 
 
 def padding(name: str, source: str, height: int, pad: int, simd: int) -> FoldedNode:

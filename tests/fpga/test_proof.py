@@ -28,7 +28,7 @@ class StandIn:
         if depths is None:
             return RIGHT
         found = NetworkRun(RIGHT[: len(codes)], 50, (40,) * (len(codes) - 1), {"skip": 9},
-                           {"skip": 0}, 90)  # fmt: skip
+                           {"skip": 0}, {"skip": 3}, {"skip": 30}, 90)  # fmt: skip
         self.runs += 1
         return dataclasses.replace(found, **self.changes.get(self.runs - 1, {}))
 
@@ -51,10 +51,11 @@ def proved(folder, changes):
 
 
 def test_a_design_that_is_right_is_proved(tmp_path):
-    found = proved(tmp_path, {})
+    found = proved(tmp_path, {TIGHT: {"begins": {"skip": 4}, "ends": {"skip": 70}}})
     assert found.fifo_bits == 8 * 9 + 16 * 2
     assert found.to_json()["bit_exact"] and found.to_json()["interval_cycles"] == 40
-    assert (tmp_path / "rtl" / "network.sv").exists() and (tmp_path / "simulation.json").exists()
+    assert found.to_json()["streams"] == {"skip": {"begin": 3, "end": 30}}
+    assert (tmp_path / "simulation.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -70,4 +71,4 @@ def test_a_design_that_is_right_is_proved(tmp_path):
 def test_a_design_that_is_wrong_is_refused(tmp_path, run, change, message):
     with pytest.raises(Disagreement, match=message):
         proved(tmp_path, {run: change})
-    assert not (tmp_path / "simulation.json").exists() and not (tmp_path / "rtl").exists()
+    assert not (tmp_path / "simulation.json").exists()

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from fpga.boards import BOARDS
-from fpga.resources import Memory, Placed, Resources, estimate, macs_per_dsp, place
+from fpga.memories import Memory
+from fpga.resources import Placed, estimate, macs_per_dsp
 from lmaunet.errors import UserError
 
 MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8"}
@@ -51,25 +52,16 @@ def test_memories_count_in_the_best_shape():
     assert Memory("m", 8, 9 * 4096 + 9).uram == 2
 
 
-def test_small_memories_go_to_luts_and_large_ones_to_ultraram():
-    nodes = {
-        "small": Resources(0, 0, (Memory("m", 8, 32),)),
-        "large": Resources(0, 0, (Memory("fifo", 72, 4096),)),
-        "constants": Resources(0, 0, (Memory("weights", 72, 4096, initialised=True),)),
-    }
-    placed = place(nodes, BOARDS["ZCU104"])
-    assert placed["small"] == Placed(5, 0, 0, 0)
-    assert placed["large"] == Placed(0, 0, 0, 1)
-    assert placed["constants"] == Placed(0, 0, 8.0, 0)
-    assert place(nodes, BOARDS["ZCU102"])["large"] == Placed(0, 0, 8.0, 0)
-
-
-def test_constants_move_to_ultraram_when_block_ram_is_full():
-    weights = Memory("weights", 72, 4096, initialised=True)
-    nodes = {f"n{i}": Resources(0, 0, (weights,)) for i in range(60)}
-    placed = place(nodes, BOARDS["KV260"])
-    assert sum(p.bram36 for p in placed.values()) <= 0.9 * 144
-    assert sum(p.uram for p in placed.values()) == 60 - 16
+def test_where_a_memory_can_go():
+    assert Memory("small", 8, 32).styles == ("distributed",)
+    assert Memory("narrow", 8, 64).styles == ("distributed", "block", "ultra")
+    assert Memory("fifo", 72, 4096).styles == ("block", "ultra")
+    # UltraRAM cannot be initialised
+    assert Memory("weights", 72, 4096, initialised=True).styles == ("block",)
+    assert Memory("weights", 36, 200, initialised=True).styles == ("block", "distributed")
+    # its RTL puts it into its usual place
+    assert Memory("row", 36, 256, decided=True).styles == ("block",)
+    assert Memory("row", 8, 64, decided=True).styles == ("distributed",)
 
 
 def test_excess_names_what_is_too_much():

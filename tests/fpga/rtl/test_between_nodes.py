@@ -87,6 +87,31 @@ def test_a_fifo_tells_the_depth_that_it_needs(simulations):
         assert (counter(got, "blocked") > 0) == refuses
 
 
+@needs_verilator
+@pytest.mark.parametrize("depth", [2, 19])
+@pytest.mark.parametrize("stalls", [NO_STALLS, Stalls(0.5, 0.45, seed=5)])
+def test_a_fifo_tells_when_it_took_its_first_and_last_word(simulations, depth, stalls):
+    got, _ = through(compile_module(fifo.hardware(12, depth), simulations), stalls)
+    taken = got.cycles["in0_V"]
+    assert (counter(got, "first"), counter(got, "last")) == (taken[0], taken[-1])
+
+
+@needs_verilator
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("if (!taken) first <=", "first <=", "first"),
+        ("last <= int'($time)", "if (!taken) last <= int'($time)", "last"),
+    ],
+)
+def test_a_fifo_that_tells_another_cycle_is_caught(simulations, tmp_path, old, new, wrong):
+    """The mutants: the first word is any word, and the last is the first."""
+    module = fifo.hardware(12, 19)
+    got, _ = through(mutated(module, simulations, "fifo.sv", old, new, tmp_path), NO_STALLS)
+    taken = got.cycles["in0_V"]
+    assert counter(got, wrong) != {"first": taken[0], "last": taken[-1]}[wrong]
+
+
 def held(got: Simulation) -> int:
     """Return how many words were inside at most, counted at the ports."""
     ends = 1 + max(int(cycles[-1]) for cycles in got.cycles.values())

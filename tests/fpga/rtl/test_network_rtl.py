@@ -12,11 +12,12 @@ from bench import needs_verilator
 from fpga.agreement import host_codes
 from fpga.assemble import specialize
 from fpga.boards import named_board
-from fpga.design import Sizing, apply_folding
+from fpga.design import apply_folding
 from fpga.executor import Executor
 from fpga.folding import FoldedNode
 from fpga.network_rtl import Network, module_of
 from fpga.simulation import Deadlock, Stalls
+from fpga.sizing import Sizing
 from fpga.stitch import streams_of
 from lmaunet.errors import UserError
 
@@ -64,6 +65,22 @@ def test_finite_fifos_change_nothing(network, codes, simulations, roomy):
     np.testing.assert_array_equal(alone.codes, roomy.codes)
     assert alone.latency == roomy.latency
     assert all(alone.blocked[tensor] == 0 for tensor in network.waiting)
+
+
+def test_each_tensor_begins_and_ends_where_its_words_are_seen(network, roomy):
+    """Against what the harness saw at the borders, and in the order in which data flows."""
+    source, sink = network.executor.input, network.executor.output
+    assert set(roomy.begins) == set(roomy.ends) == {source, *network.fifo_words({})}
+    assert roomy.begins[source] == 0
+    # the output's FIFO is one register: its last word leaves a cycle after it came
+    assert roomy.ends[sink] == roomy.latency - 2
+    for node in network.nodes:
+        # these wait for every input; a border, say, is put out before anything came in
+        if node.module.name in ("matrix_vector", "requantize", "elementwise", "selective_scan"):
+            for times in (roomy.begins, roomy.ends):
+                came = max(times[tensor] for tensor in node.inputs)
+                assert all(times[tensor] > came for tensor in node.outputs)
+    assert all(0 <= roomy.begins[t] <= roomy.ends[t] < roomy.cycles for t in roomy.begins)
 
 
 def test_images_that_follow_change_nothing(roomy, tight, want):

@@ -1,0 +1,190 @@
+"""What the report shows of the hardware inside a target: from its ``detail``, where it has it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lmaunet.deploy.detail import counts, provenance_of
+from lmaunet.deploy.figures import WORDS, Shown, number_text
+from lmaunet.deploy.pipeline_picture import layout
+
+RESOURCES = {
+    "lut": "LUT", "ff": "flip-flops", "dsp": "DSP", "bram36": "BRAM36", "uram": "UltraRAM",
+    "lutram": "LUT",
+}  # fmt: skip
+KINDS = {"lutram": "LUT RAM", "bram36": "block RAM", "uram": "UltraRAM"}
+
+
+def inside(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every section that the detail has something for; empty where it has none."""
+    sections = {
+        "pipeline": layout(detail["pipeline"]) if "pipeline" in detail else None,
+        "slowest": slowest_layers(detail),
+        "largest": largest_layers(detail),
+        "resources": resources(detail),
+        "memories": memories(detail),
+        "integers": list(integers(detail)),
+    }
+    return sections if any(sections.values()) else {}
+
+
+def _rows(detail: Any, key: str, *numbers: str) -> list[Mapping[str, Any]]:
+    """Return the objects of a list in which these are numbers above 0; others are skipped."""
+    rows = detail.get(key) if isinstance(detail, Mapping) else None
+    return [
+        row
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, Mapping) and counts(*(row.get(number) for number in numbers))
+    ]
+
+
+def _amount(value: float) -> str:
+    """Return a count; block RAMs come in halves."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the design uses of the board: name, used, available and share."""
+    uses = detail.get("resources")
+    if not isinstance(uses, Mapping):
+        return []
+    provenance = provenance_of(detail, "resources")
+    usable = detail.get("usable")
+    limits = usable if isinstance(usable, Mapping) else {}
+    return [
+        {
+            "name": RESOURCES.get(name, str(name).upper()),
+            "shown": Shown("resource", _amount(use["used"]), "", provenance),
+            "available": _amount(use["available"]),
+            "usable": _amount(int(limits[name])) if counts(limits.get(name)) else "",
+            "share": use["used"] / use["available"],
+        }
+        for name, use in uses.items()
+        if isinstance(use, Mapping)
+        and counts(use.get("available"))
+        and (use.get("used") == 0 or counts(use.get("used")))
+    ]
+
+
+def _called(layer: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the part of the network that a layer is of, where it is known, and what it is."""
+    name, origin = str(layer["name"]), layer.get("origin")
+    if not isinstance(origin, str):
+        return name, str(layer.get("op", ""))
+    return re.sub(r"/(conv/Conv|act_quant/export_handler\w*/Quant)$", "", origin).strip("/"), name
+
+
+def slowest_layers(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the slowest layers, slowest first: name, op, cycles, share of the slowest's."""
+    layers = [layer for layer in _rows(detail, "slowest", "cycles") if "name" in layer]
+    layers.sort(key=lambda layer: -layer["cycles"])
+    provenance = provenance_of(detail, "slowest")
+    return [
+        {
+            **dict(zip(("name", "op"), _called(layer), strict=True)),
+            "shown": Shown("cycles", f"{layer['cycles']:,}", "cycles", provenance),
+            "share": layer["cycles"] / layers[0]["cycles"],
+        }
+        for layer in layers
+    ]
+
+
+def largest_layers(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the layers that take most of the board, as the detail orders them."""
+    provenance = provenance_of(detail, "largest")
+    return [
+        {
+            **dict(zip(("name", "op"), _called(layer), strict=True)),
+            "shown": Shown(
+                "largest",
+                _amount(layer["used"]),
+                f"{RESOURCES.get(layer['resource'], layer['resource'])}, "
+                f"{number_text('share', 100 * layer['share'])}%",
+                provenance,
+            ),
+            "share": layer["share"],
+        }
+        for layer in _rows(detail, "largest", "used", "share")
+        if "name" in layer and isinstance(layer.get("resource"), str)
+    ]
+
+
+def memories(detail: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the memories by what they hold and the largest FIFOs, or None."""
+    found = detail.get("memories")
+    rows = _rows(found, "purposes", "bits", "share_of_bits")
+    if not isinstance(found, Mapping) or not rows:
+        return None
+    placed, depths = provenance_of(found, "placed"), provenance_of(found, "depths")
+    return {
+        "word": WORDS[placed],
+        "provenance": placed,
+        "depths_word": WORDS[depths],
+        "depths_provenance": depths,
+        "total": bits_text(found["bits"]) if counts(found.get("bits")) else "",
+        "rows": [
+            {
+                "purpose": str(row.get("purpose", "")),
+                "count": _amount(row["count"]) if counts(row.get("count")) else "",
+                "bits": bits_text(row["bits"]),
+                "share": row["share_of_bits"],
+                "kinds": [_amount(row[k]) if counts(row.get(k)) else "" for k in KINDS],
+            }
+            for row in rows
+        ],
+        "fifos": [
+            {
+                "path": f"{row.get('from', '')} \u2192 {row.get('to', '')}",
+                "depth": _amount(row["depth"]),
+                "width": _amount(row["width"]),
+                "bits": bits_text(row["bits"]),
+                "place": f"{_amount(row['taken'])} {RESOURCES.get(str(row.get('kind')), '')}",
+            }
+            for row in _rows(found, "fifos", "depth", "width", "bits", "taken")
+        ],
+    }
+
+
+def bits_text(bits: float) -> str:
+    """Return a number of bits in Mbit or kbit of 10^6 and 10^3 bits."""
+    return f"{bits / 1e6:,.2f} Mbit" if bits >= 1e5 else f"{bits / 1e3:,.1f} kbit"
+
+
+def integers(detail: Mapping[str, Any]) -> Iterable[tuple[str, Shown, str]]:
+    """Yield how near the integers are to the network that they stand for: label, figure, note."""
+    network = detail.get("network")
+    network = network if isinstance(network, Mapping) else {}
+    if counts(network.get("logits_sqnr_db")):
+        yield (
+            "Logits of the whole network",
+            _decibels(network["logits_sqnr_db"]),
+            "signal to noise against the quantized network that was exported",
+        )
+    if counts(network.get("classes_equal")):
+        shown = Shown("classes", _percent(network["classes_equal"]), "", "measured")
+        yield "Pixels with the same class", shown, "as the quantized network gives them"
+    for scan in _rows(detail, "scans", "sqnr_db", "ideal_sqnr_db"):
+        name = re.sub(r"/quant_y/.*", "", str(scan.get("origin", ""))).strip("/")
+        note = f"{scan['ideal_sqnr_db']:.1f} dB if only its output were rounded"
+        if counts(scan.get("n_total")) and isinstance(scan.get("n_differ"), int):
+            note += f"; {scan['n_differ']:,} of {scan['n_total']:,} codes differ"
+        yield f"Scan of {name}", _decibels(scan["sqnr_db"]), note
+    simulation = detail.get("simulation")
+    if isinstance(simulation, Mapping) and simulation.get("bit_exact") is True:
+        shown = Shown("rtl", "100%", "of the values", "simulated")
+        note = "the RTL's integers are those that the accuracy was measured with"
+        yield "RTL of the whole design", shown, note
+
+
+def _decibels(value: float) -> Shown:
+    return Shown("sqnr_db", f"{value:.1f}", "dB", "measured")
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, which is 100% only where it is exactly that."""
+    decimals = 2
+    while share < 1 and decimals < 12 and round(100 * share, decimals) == 100:
+        decimals += 1
+    return "100%" if share == 1 else f"{100 * share:.{decimals}f}%"

@@ -25,6 +25,7 @@ from lmaunet.errors import UserError
 LOOK_FURTHER = 4
 """Bounds beyond the first that does not fit that are tried too: less parallelism is not always
 less memory, because a slower design lets more rows wait."""
+TRIED_WHERE_NOTHING_FITS = 12
 SAME = 0.03
 """Bounds of a part that differ by less than this share are taken for one."""
 ROUNDS = 2
@@ -200,10 +201,12 @@ class _Search:
         """Return the design with the shortest latency that fits."""
         steps = self.steps
         first = bisect.bisect_left(steps, True, key=lambda step: self.at(step).fits)
-        tried = steps[max(0, first - LOOK_FURTHER) : first + 1] if first < len(steps) else steps
+        tried = steps[max(0, first - LOOK_FURTHER) : first + 1]
+        if first == len(steps):
+            tried = steps[:: -(-len(steps) // TRIED_WHERE_NOTHING_FITS)] + steps[-1:]
         fitting = [step for step in tried if self.at(step).fits]
         if not fitting:
-            raise _too_small(min((self.at(step) for step in steps), key=_overload))
+            raise _too_small(min((self.at(step) for step in tried), key=_overload))
         best = min(fitting, key=lambda step: self.at(step).latency_ms)
 
         def better(design: Design, than: Design) -> float:
@@ -223,9 +226,11 @@ class _Search:
                 f"{self.at(steps[0]).latency_ms:.3g} ms at {self.clock_mhz:g} MHz (estimated); "
                 "allow more time or choose a smaller network"
             )
-        fitting = [step for step in steps[:meeting] if self.at(step).fits]
+        # the slowest is most likely to fit; a little less parallelism can need more memory
+        tried = steps[max(0, meeting - LOOK_FURTHER) : meeting]
+        fitting = [step for step in tried if self.at(step).fits]
         if not fitting:
-            raise _too_small(min((self.at(step) for step in steps[:meeting]), key=_overload))
+            raise _too_small(min((self.at(step) for step in tried), key=_overload))
 
         def better(design: Design, than: Design) -> float:
             meets = design.fits and design.latency_ms <= target_ms

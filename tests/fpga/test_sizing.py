@@ -33,11 +33,11 @@ def test_the_fastest_that_fits_is_faster_than_any_one_bound(sizing, fastest):
 def test_it_says_what_limits(sizing, fastest):
     assert fastest.limits
     assert "no folding of" in fastest.limits  # nothing of the board does, in a network so small
-    scarce = dataclasses.replace(BOARD, dsp=40)
+    scarce = dataclasses.replace(BOARD, dsp=80)
     design = size(sizing, scarce, 250.0)
     assert design.fits and design.latency_ms > fastest.latency_ms
     assert design.limits.startswith("the next faster folding, ")
-    assert "DSP" in design.limits and "of 34 usable" in design.limits
+    assert "DSP" in design.limits and "of 68 usable" in design.limits
 
 
 def test_a_target_latency_is_met_by_a_smaller_design(sizing, fastest):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper, save
 
+from fpga.boards import BOARDS
+from fpga.build import HARDWARE, RESOURCES
 from fpga.hardware import pack, unpack
 from fpga.scan_node import legal_lanes
 from fpga.simulation import Compiled, Simulation, Stalls, simulate
@@ -79,6 +83,23 @@ def attributes(scan: IntegerScan, length: int, pd: int, pn: int) -> dict:
         "PD": pd, "PN": pn, "Spec": json.dumps(scan.spec.to_json()).encode(),
         "Scales": scan.scales.to_json(),
     }  # fmt: skip
+
+
+def save_build(
+    folder: Path, scan: IntegerScan, pd: int, pn: int, op_type: str = "SelectiveScan_rtl"
+) -> None:
+    """Write what a build for the ZCU104 has of one scan of ``LENGTH`` tokens."""
+    streams = [f"stream_{i}" for i in range(5)]
+    node = helper.make_node(
+        op_type, [*streams[:4], "A", "D"], streams[4:], name="scan_1",
+        domain="finn.custom_op.fpgadataflow.rtl", **attributes(scan, LENGTH, pd, pn),
+    )  # fmt: skip
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in streams]
+    constants = [numpy_helper.from_array(scan.A, "A"), numpy_helper.from_array(scan.D, "D")]
+    graph = helper.make_graph([node], "build", values[:4], values[4:], constants)
+    save(helper.make_model(graph), folder / HARDWARE)
+    board = dataclasses.asdict(BOARDS["ZCU104"])
+    (folder / RESOURCES).write_text(json.dumps({"board": board}))
 
 
 def run(compiled: Compiled, v: ScanVectors, stalls: Stalls | None = None) -> Simulation:

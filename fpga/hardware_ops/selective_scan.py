@@ -165,19 +165,42 @@ def _numbers(scan: IntegerScan) -> dict[str, int]:
     return numbers
 
 
+def tables(scan: IntegerScan, pd: int, pn: int) -> dict[str, np.ndarray]:
+    """Return the constants of a core as codes, in the order in which it reads them.
+
+    Args:
+        scan: the arithmetic.
+        pd, pn: a legal folding.
+
+    Returns:
+        ``softplus`` ``(256,)``, the codes of dt from 0 up, as unsigned numbers; ``rate``
+        ``(updates of a token, pd * pn)``, lane ``d * pn + n``; ``shift``, ``lower`` and ``skip``
+        ``(channels // pd, pd)``; ``value`` and ``fall``, a line of 2 ** -f for each segment.
+    """
+    rates = scan.rate.reshape(-1, pd, scan.spec.states // pn, pn).transpose(0, 2, 1, 3)
+    return {
+        "softplus": np.roll(scan.softplus, DT.low),
+        "rate": rates.reshape(-1, pd * pn),
+        "shift": scan.shift.reshape(-1, pd),
+        "lower": (int(scan.shift.max()) - scan.shift).reshape(-1, pd),
+        "skip": scan.skip.reshape(-1, pd),
+        "value": scan.exp2.value,
+        "fall": -scan.exp2.slope,
+    }
+
+
 def _memories(
     scan: IntegerScan, numbers: Mapping[str, int], pd: int, pn: int
 ) -> dict[str, list[str]]:
     """Return the words of every ROM, by what it holds."""
+    codes = tables(scan, pd, pn)
     fall_bits, skip_bits = numbers["FALL_BITS"], numbers["SKIP_BITS"]
-    rates = scan.rate.reshape(-1, pd, scan.spec.states // pn, pn).transpose(0, 2, 1, 3)
-    read = _joined(int(scan.shift.max()) - scan.shift, scan.skip, skip_bits)
-    exp2 = _joined(scan.exp2.value, -scan.exp2.slope, fall_bits)
+    read = _joined(codes["lower"].ravel(), codes["skip"].ravel(), skip_bits)
+    exp2 = _joined(codes["value"], codes["fall"], fall_bits)
     return {
-        # codes of dt from 0 up, as unsigned numbers
-        "softplus": hex_words(np.roll(scan.softplus, DT.low), numbers["DELTA_BITS"]),
-        "rate": lane_words(rates.reshape(-1, pd * pn), numbers["RATE_BITS"]),
-        "shift": lane_words(scan.shift.reshape(-1, pd), numbers["SHIFT_BITS"]),
+        "softplus": hex_words(codes["softplus"], numbers["DELTA_BITS"]),
+        "rate": lane_words(codes["rate"], numbers["RATE_BITS"]),
+        "shift": lane_words(codes["shift"], numbers["SHIFT_BITS"]),
         "read": lane_words(read.reshape(-1, pd), numbers["LOWER_BITS"] + skip_bits),
         "exp2": hex_words(exp2, numbers["VALUE_BITS"] + fall_bits),
     }

@@ -37,3 +37,10 @@ def whole(tmp_path_factory) -> Case:
     lowered = lower(path, seen)
     model = assemble(lowered)
     return Case(path, images, reference, seen, lowered, model, Executor(model.model))
+
+
+@pytest.fixture(scope="session")
+def simulations(request, tmp_path_factory):
+    """Where compiled simulations are kept: from one run to the next, where pytest has a cache."""
+    cache = getattr(request.config, "cache", None)
+    return cache.mkdir("simulations") if cache else tmp_path_factory.mktemp("simulations")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 
@@ -11,11 +10,12 @@ import scan_cases
 from bench import NO_STALLS, STALLS, needs_verilator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scan_cases import CHANNELS, LENGTH, STATES
 
 from fpga.folding import cycles
 from fpga.hardware import RTL_FOLDER, hex_words
 from fpga.hardware_ops.selective_scan import core, hardware
-from fpga.scan_node import legal_lanes, scan_latency
+from fpga.scan_node import scan_latency
 from fpga.simulation import Compiled, SimulationFailed, Stalls, compile_module, lint
 from lmaunet.errors import UserError
 from lmaunet.scan.formats import FULL_SCALE
@@ -26,7 +26,6 @@ from lmaunet.spec import Format
 
 pytestmark = needs_verilator
 
-CHANNELS, STATES, LENGTH = 6, 4, 12
 FOLDINGS = [(1, 1), (3, 1), (1, 4), (2, 2)]
 
 
@@ -38,15 +37,6 @@ def saturating():
 @pytest.fixture(scope="module")
 def typical():
     return scan_cases.typical(CHANNELS, STATES, LENGTH)
-
-
-def attributes(scan: IntegerScan, length: int, pd: int, pn: int) -> dict:
-    """Return the attributes of the operator as an ONNX file has them."""
-    return {
-        "NumChannels": scan.spec.channels, "States": scan.spec.states, "Length": length,
-        "PD": pd, "PN": pn, "Spec": json.dumps(scan.spec.to_json()).encode(),
-        "Scales": scan.scales.to_json(),
-    }  # fmt: skip
 
 
 def test_the_cases_reach_every_saturation(saturating, typical):
@@ -73,7 +63,7 @@ def test_equals_the_golden_on_typical_and_extreme_frames(simulations, typical, s
 
 def check_cycles(got, vectors, pd: int, pn: int) -> None:
     """Check interval and latency of an undisturbed run."""
-    node = attributes(vectors.scan, vectors.x.shape[1], pd, pn)
+    node = scan_cases.attributes(vectors.scan, vectors.x.shape[1], pd, pn)
     interval = cycles("SelectiveScan", node)
     assert interval == vectors.x[0].size * vectors.scan.spec.states // (pd * pn)
     assert set(got.intervals("out0_V", len(vectors.x))) == {interval}
@@ -85,7 +75,7 @@ def check_cycles(got, vectors, pd: int, pn: int) -> None:
 
 def test_an_operators_core_has_y_only(simulations, saturating):
     scan = saturating.scan
-    module = hardware(attributes(scan, LENGTH, 2, 2), (scan.A, scan.D))
+    module = hardware(scan_cases.attributes(scan, LENGTH, 2, 2), (scan.A, scan.D))
     assert module == core(scan, LENGTH, 2, 2)
     compiled = compile_module(module, simulations)
     for stalls in STALLS:
@@ -101,34 +91,9 @@ def test_lint(typical, pd, pn):
     lint(core(typical.scan, LENGTH, pd, pn, wide=True))
 
 
-FOLDING_SIZES = [(6, 3), (8, 4), (7, 5), (12, 2), (16, 1), (1, 12)]
-
-
-@st.composite
-def cases(draw):
-    channels, states = draw(st.sampled_from(FOLDING_SIZES))
-    legal = [
-        (pd, pn)
-        for pd in range(1, channels + 1)
-        for pn in range(1, states + 1)
-        if not channels % pd and not states % pn and legal_lanes(channels, states, pd, pn)
-    ]
-    widths = {
-        "delta_bits": draw(st.integers(8, 18)), "rate_bits": draw(st.integers(6, 16)),
-        "exponent_frac": draw(st.integers(8, 18)), "decay_frac": draw(st.integers(8, 17)),
-        "drive_bits": draw(st.integers(10, 20)), "state_bits": draw(st.integers(10, 22)),
-        "skip_bits": draw(st.integers(4, 18)), "accumulator_bits": draw(st.integers(10, 20)),
-        "gain_bits": draw(st.integers(6, 18)),
-        "exp_segments": draw(st.sampled_from([2, 4, 16, 64])),
-        "per_channel": draw(st.booleans()),
-    }  # fmt: skip
-    length = draw(st.integers(1, 9))
-    return channels, states, length, draw(st.sampled_from(legal)), widths, draw(st.integers(0, 99))
-
-
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=cases(), saturates=st.booleans())
+@given(case=scan_cases.cases(), saturates=st.booleans())
 def test_equals_the_golden_for_any_folding_and_formats(simulations, case, saturates):
     channels, states, length, (pd, pn), widths, seed = case
     if saturates:

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper, save
 
+from fpga.boards import BOARDS
+from fpga.build import HARDWARE, RESOURCES
 from fpga.hardware import pack, unpack
+from fpga.scan_node import legal_lanes
 from fpga.simulation import Compiled, Simulation, Stalls, simulate
 from lmaunet.scan.formats import OUTPUT, Widths
 from lmaunet.scan.integer import IntegerScan, calibrate
 from lmaunet.scan.vectors import ScanVectors, corners, synthetic
 from lmaunet.spec import Format
+
+CHANNELS, STATES, LENGTH = 6, 4, 12
+FOLDING_SIZES = [(6, 3), (8, 4), (7, 5), (12, 2), (16, 1), (1, 12)]
+
+
+@st.composite
+def cases(draw: Any) -> tuple[int, int, int, tuple[int, int], dict[str, Any], int]:
+    """Channels, states, length, a legal folding, widths and a seed."""
+    channels, states = draw(st.sampled_from(FOLDING_SIZES))
+    legal = [
+        (pd, pn)
+        for pd in range(1, channels + 1)
+        for pn in range(1, states + 1)
+        if not channels % pd and not states % pn and legal_lanes(channels, states, pd, pn)
+    ]
+    widths = {
+        "delta_bits": draw(st.integers(8, 18)), "rate_bits": draw(st.integers(6, 16)),
+        "exponent_frac": draw(st.integers(8, 18)), "decay_frac": draw(st.integers(8, 17)),
+        "drive_bits": draw(st.integers(10, 20)), "state_bits": draw(st.integers(10, 22)),
+        "skip_bits": draw(st.integers(4, 18)), "accumulator_bits": draw(st.integers(10, 20)),
+        "gain_bits": draw(st.integers(6, 18)),
+        "exp_segments": draw(st.sampled_from([2, 4, 16, 64])),
+        "per_channel": draw(st.booleans()),
+    }  # fmt: skip
+    length = draw(st.integers(1, 9))
+    return channels, states, length, draw(st.sampled_from(legal)), widths, draw(st.integers(0, 99))
 
 
 def typical(channels: int, states: int, length: int, seed: int = 0, **widths: Any) -> ScanVectors:
@@ -41,6 +74,32 @@ def saturating(channels: int, states: int, length: int, seed: int = 0) -> ScanVe
     extreme = corners(scan, length, seed=seed)
     frames = [np.concatenate(p) for p in zip((v.x, dt, v.b, v.c), extreme.stimuli, strict=True)]
     return ScanVectors.record(scan, *frames)
+
+
+def attributes(scan: IntegerScan, length: int, pd: int, pn: int) -> dict:
+    """Return the attributes of the operator as an ONNX file has them."""
+    return {
+        "NumChannels": scan.spec.channels, "States": scan.spec.states, "Length": length,
+        "PD": pd, "PN": pn, "Spec": json.dumps(scan.spec.to_json()).encode(),
+        "Scales": scan.scales.to_json(),
+    }  # fmt: skip
+
+
+def save_build(
+    folder: Path, scan: IntegerScan, pd: int, pn: int, op_type: str = "SelectiveScan_rtl"
+) -> None:
+    """Write what a build for the ZCU104 has of one scan of ``LENGTH`` tokens."""
+    streams = [f"stream_{i}" for i in range(5)]
+    node = helper.make_node(
+        op_type, [*streams[:4], "A", "D"], streams[4:], name="scan_1",
+        domain="finn.custom_op.fpgadataflow.rtl", **attributes(scan, LENGTH, pd, pn),
+    )  # fmt: skip
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in streams]
+    constants = [numpy_helper.from_array(scan.A, "A"), numpy_helper.from_array(scan.D, "D")]
+    graph = helper.make_graph([node], "build", values[:4], values[4:], constants)
+    save(helper.make_model(graph), folder / HARDWARE)
+    board = dataclasses.asdict(BOARDS["ZCU104"])
+    (folder / RESOURCES).write_text(json.dumps({"board": board}))
 
 
 def run(compiled: Compiled, v: ScanVectors, stalls: Stalls | None = None) -> Simulation:

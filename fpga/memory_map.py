@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fpga.design import Design
-from fpga.resources import KINDS, Located, locate
+from fpga.memories import KINDS, Located, locate
 from fpga.schedule import JOINS
 
 PURPOSES = {
@@ -33,6 +33,7 @@ def memory_rows(design: Design, names: Mapping[str, str]) -> list[dict[str, Any]
     at_joins = {
         tensor for node in design.nodes if node.op_type in JOINS for tensor in node.step.inputs
     }
+    memories = {name: node.memories for name, node in design.resources.items()}
     return [
         {
             "node": names.get(found.node, found.node),
@@ -45,7 +46,7 @@ def memory_rows(design: Design, names: Mapping[str, str]) -> list[dict[str, Any]
             "kind": found.kind,
             "taken": found.taken,
         }
-        for found in locate(design.resources, design.board)
+        for found in locate(memories, design.board)
     ]
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from fpga.boards import BOARDS
-from fpga.resources import Memory, Placed, Resources, estimate, macs_per_dsp, place
+from fpga.memories import Memory
+from fpga.resources import Placed, Resources, estimate, macs_per_dsp, place
 from lmaunet.errors import UserError
 
 MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8"}

@@ -108,6 +108,9 @@ def figures(detail: dict[str, Any], simulated: bool) -> dict[str, Any]:
         "fits": detail["fits"],
         "nodes": detail["nodes"],
         "slowest": detail["slowest"],
+        "largest": detail["largest"],
+        "memories": detail["memories"],
+        "pipeline": detail["pipeline"],
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from fpga.arithmetic import check_divides
 from fpga.hardware import Port, RtlModule, hex_words, lane_words
 from fpga.hardware_ops.common import REGISTER, text
-from fpga.resources import Memory
+from fpga.memories import Memory
 from fpga.scan_node import STATE_LOOP, integer_scan, legal_lanes
 from lmaunet.errors import UserError
 from lmaunet.scan.formats import INPUT

@@ -130,6 +130,9 @@ THRESHOLDS = (
     Threshold("hd95_mm", absolute=0.1, relative=0.10),
     Threshold("latency_ms", relative=0.05),
 )
+#: Of what a hardware design says in its ``detail``. That it takes more of its board is a note.
+INTERVAL = Threshold("interval_ms", relative=0.05)
+MORE_OF_THE_BOARD = Threshold("resources", relative=0.02)
 
 
 def differences(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
@@ -163,8 +166,8 @@ def regressions(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[
     - ``lost``: a figure of the baseline that is unavailable now;
     - ``missing``: a target of the baseline that the report lacks;
     - ``not_compared``: the baseline has another network or other data, nothing was compared;
-    - ``note``: figures that do not compare (another device, a stronger provenance). A note does
-      not set the exit status.
+    - ``note``: figures that do not compare (another device, a stronger provenance), or a design
+      that takes more of its board. A note does not set the exit status.
     """
     other = differences(report, baseline)
     if other:
@@ -179,7 +182,46 @@ def regressions(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[
             continue
         for threshold in THRESHOLDS:
             found += _compare(name, threshold, before, now)
+        found += _compare_designs(name, before["detail"], now["detail"])
     return found
+
+
+def _compare_designs(
+    target: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Compare what two hardware designs say in their details, where both say it alike."""
+    found: list[dict[str, Any]] = []
+    before, now = _interval(old), _interval(new)
+    if before and now:
+        sides = ({INTERVAL.figure: f, "detail": d} for f, d in ((before, old), (now, new)))
+        found += _compare(target, INTERVAL, *sides)
+    for key in ("board", "resources_provenance"):
+        if old.get(key) != new.get(key):
+            return found
+    uses, uses_now = old.get("resources"), new.get("resources")
+    if isinstance(uses, Mapping) and isinstance(uses_now, Mapping):
+        for name in uses:
+            was, used = _used(uses[name]), _used(uses_now.get(name))
+            if was is not None and used is not None and MORE_OF_THE_BOARD.excess(was, used):
+                message = f"{target} takes more of its board: {name} was {was:,.10g}, is "
+                message += f"{used:,.10g} ({old.get('resources_provenance', 'estimated')})"
+                entry = {"kind": "note", "target": target, "figure": name, "message": message}
+                found.append(entry)
+    return found
+
+
+def _interval(detail: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the time between two images as a figure: estimated, unless it says otherwise."""
+    value = _used({"used": detail.get(INTERVAL.figure)})
+    stated = detail.get(f"{INTERVAL.figure}_provenance")
+    provenance = stated if stated in STRENGTH else "estimated"
+    return None if value is None else {"value": value, "unit": "ms", "provenance": provenance}
+
+
+def _used(use: Any) -> float | None:
+    """Return how much is used, where that is a number; detail is not checked by the schema."""
+    value = use.get("used") if isinstance(use, Mapping) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _compare(
@@ -210,7 +252,7 @@ def _compare(
         return entry("provenance", change)
     if strength > 0:
         return entry("note", f"{change}; figures of different provenance are not compared")
-    if figure == "latency_ms":
+    if figure in ("latency_ms", INTERVAL.figure):
         device = _device_change(old.get("detail", {}), new.get("detail", {}))
         if device:
             return entry("note", f"{change}; not compared, {device}")

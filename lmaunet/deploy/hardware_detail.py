@@ -46,7 +46,7 @@ def _amount(value: float) -> str:
 
 
 def resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the design uses of the board: name, used, available and share."""
+    """Return what the design uses of the board: name, used, available, usable, share."""
     uses = detail.get("resources")
     if not isinstance(uses, Mapping):
         return []
@@ -60,6 +60,7 @@ def resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
             "available": _amount(use["available"]),
             "usable": _amount(int(limits[name])) if counts(limits.get(name)) else "",
             "share": use["used"] / use["available"],
+            "over": use["used"] > (limits[name] if counts(limits.get(name)) else use["available"]),
         }
         for name, use in uses.items()
         if isinstance(use, Mapping)
@@ -167,7 +168,7 @@ def integers(detail: Mapping[str, Any]) -> Iterable[tuple[str, Shown, str]]:
         yield "Pixels with the same class", shown, "as the quantized network gives them"
     for scan in _rows(detail, "scans", "sqnr_db", "ideal_sqnr_db"):
         name = re.sub(r"/quant_y/.*", "", str(scan.get("origin", ""))).strip("/")
-        note = f"{scan['ideal_sqnr_db']:.1f} dB if only its output were rounded"
+        note = f"{scan['ideal_sqnr_db']:.1f} dB measured if only its output were rounded"
         if counts(scan.get("n_total")) and isinstance(scan.get("n_differ"), int):
             note += f"; {scan['n_differ']:,} of {scan['n_total']:,} codes differ"
         yield f"Scan of {name}", _decibels(scan["sqnr_db"]), note

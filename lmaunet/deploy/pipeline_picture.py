@@ -13,7 +13,7 @@ from typing import Any
 from lmaunet.deploy.figures import WORDS, Shown, number_text
 
 ROW, BAR, HEAD = 21, 11, 24
-MOST_TICKS = 6
+MOST_TICKS = 5
 COLUMNS = 40
 
 
@@ -29,7 +29,8 @@ def layout(pipeline: Mapping[str, Any]) -> dict[str, Any]:
         (``y``, ``height``) behind every other module; ``shown``, the time of the image.
     """
     parts = pipeline["parts"]
-    end = max(pipeline["ms"], *(part["end_ms"] for part in parts)) or 1.0
+    end = max([pipeline["ms"], *(part["end_ms"] for part in parts)]) or 1.0
+    decimals = max(0, 2 - math.floor(math.log10(end)))
     rows = [
         {
             "name": part["name"],
@@ -37,7 +38,7 @@ def layout(pipeline: Mapping[str, Any]) -> dict[str, Any]:
             "x": 100 * part["begin_ms"] / end,
             "length": 100 * (part["end_ms"] - part["begin_ms"]) / end,
             "title": _title(part),
-            "times": [number_text("ms", part[key]) for key in ("begin_ms", "end_ms")],
+            "times": [f"{part[key]:,.{decimals}f}" for key in ("begin_ms", "end_ms")],
             "text": _characters(part["begin_ms"] / end, part["end_ms"] / end),
         }
         for i, part in enumerate(parts)

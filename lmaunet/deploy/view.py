@@ -24,6 +24,7 @@ TOTALSEGMENTATOR = (
     "The labels are TotalSegmentator's output, not a radiologist's: Dice is agreement with it, "
     "not clinical accuracy."
 )
+MANY_FILES = 10
 SYNTHETIC = (
     "SYNTHETIC DATA. A program drew these images and their labels; no figure below says anything "
     "about images of patients."
@@ -58,7 +59,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "files": [
             (name, file, f"{file['bytes']:,}", _megabytes(file["bytes"]))
             for name, target in report["targets"].items()
-            for file in target["files"]
+            for file in _files(target["files"])
         ],
         "missing": missing.entries,
         "labels": LABELS,
@@ -103,6 +104,21 @@ def _scaled(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.2f} {suffix}"
     return str(count)
+
+
+def _files(files: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the files, and a folder of many as one."""
+    folders: dict[str, list[Mapping[str, Any]]] = {}
+    for file in files:
+        folder = file["name"].rpartition("/")[0]
+        folders.setdefault(folder, []).append(file)
+    shown: list[Mapping[str, Any]] = []
+    for folder, inside in folders.items():
+        if folder and len(inside) > MANY_FILES and not any(f.get("ships") for f in inside):
+            size = sum(file["bytes"] for file in inside)
+            inside = [{"name": f"{folder}/: {len(inside)} files", "bytes": size}]
+        shown += inside
+    return shown
 
 
 def _megabytes(count: int) -> str:

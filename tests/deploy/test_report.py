@@ -271,6 +271,49 @@ def test_a_slower_design_fails():
     assert gates.exit_status(against) == 1
 
 
+def designs(**detail):
+    """Return the regressions of a report whose fpga has another detail, against the sample."""
+    changed = parts()
+    changed["targets"]["fpga"]["detail"] |= detail
+    return gates.regressions(report.assemble(**changed), sample())
+
+
+def test_a_longer_interval_fails():
+    assert designs(interval_ms=9.83 * 1.049) == []
+    (entry,) = designs(interval_ms=9.83 * 1.051)
+    assert (entry["kind"], entry["target"], entry["figure"]) == ("worse", "fpga", "interval_ms")
+    assert entry["message"] == (
+        "fpga interval_ms: was 9.83 ms (estimated), is 10.33 ms (estimated); it may be worse by 5%"
+    )
+    notes = designs(interval_ms=20.0, board="KV260")
+    assert [(n["kind"], n["figure"]) for n in notes] == [
+        ("note", "latency_ms"), ("note", "interval_ms"),
+    ]  # fmt: skip
+    assert all("board was ZCU104, is KV260" in note["message"] for note in notes)
+    (entry,) = designs(interval_ms=20.0, interval_ms_provenance="simulated")
+    assert entry["kind"] == "note"
+    assert designs(interval_ms=None) == designs(interval_ms="long") == []
+
+
+def test_a_design_that_takes_more_of_its_board_is_a_note():
+    def lut(used):
+        return {"lut": {"used": used, "available": 230_400}}
+
+    assert designs(resources=lut(172_310 * 1.019)) == designs(resources=lut(9)) == []
+    (entry,) = designs(resources=lut(180_000))
+    assert entry == {
+        "kind": "note", "target": "fpga", "figure": "lut",
+        "message": "fpga takes more of its board: lut was 172,310, is 180,000 (estimated)",
+    }  # fmt: skip
+    changed = parts()
+    changed["targets"]["fpga"]["detail"]["resources"] = lut(180_000)
+    against = report.with_baseline(report.assemble(**changed), sample(), "old.json")
+    assert gates.exit_status(against) == 0
+    # of another board, or obtained in another way, they do not compare
+    assert designs(resources=lut(180_000), resources_provenance="measured") == []
+    assert designs(resources={"lut": 5}) == designs(resources=[]) == []
+
+
 def test_a_weaker_provenance_is_a_regression_and_a_stronger_one_a_note():
     weaker = parts()
     weaker["targets"]["ort"]["latency_ms"] = Measurement("latency_ms", 10.0, "ms", "estimated")

@@ -108,6 +108,48 @@ def test_layers_say_what_they_are_and_where_they_come_from(built):
         assert resources["total"][name] <= resources["usable"][name]
 
 
+def test_the_detail_tells_what_is_inside(built):
+    build, _ = built
+    detail = build.detail
+    pipeline = detail["pipeline"]
+    assert pipeline["provenance"] == "estimated"
+    names = [part["name"] for part in pipeline["parts"]]
+    stage = ("large kernel", "Mamba", "scan", "gate and sum")
+    assert names == [
+        "image", "shallow.0", "shallow.1",
+        *(f"stages.{i} {part}" for i in range(4) for part in stage),
+        "pyramid", *(f"decoder.{i}" for i in range(4)), "head",
+    ]  # fmt: skip
+    assert sum(part["nodes"] for part in pipeline["parts"]) == detail["nodes"]
+    assert pipeline["parts"][-1]["end"] == pipeline["cycles"] == detail["latency_cycles"]
+    shares = [row["share"] for row in detail["largest"]]
+    assert len(shares) == 10 and shares == sorted(shares, reverse=True)
+    layers = {row["name"]: row for row in read_json(build.folder / "layers.json")}
+    board = read_json(build.folder / "resources.json")["board"]
+    for row in detail["largest"]:
+        layer = layers[row["name"]]
+        of_board = {n: layer[n] / board[n] for n in ("lut", "dsp", "bram36", "uram")}
+        assert row["share"] == max(of_board.values()) == of_board[row["resource"]]
+    assert min(shares) >= max(
+        layer["dsp"] / board["dsp"] for name, layer in layers.items()
+        if name not in {row["name"] for row in detail["largest"]}
+    )  # fmt: skip
+
+
+def test_the_memory_map_is_what_the_design_takes(built):
+    build, _ = built
+    resources = read_json(build.folder / "resources.json")
+    for kind in ("bram36", "uram"):
+        taken = sum(row["taken"] for row in resources["memories"] if row["kind"] == kind)
+        assert taken == pytest.approx(resources["total"][kind])
+    assert {row["node"] for row in resources["memories"]} >= {"MVAU_rtl_0", "stream FIFOs"}
+    found = build.detail["memories"]
+    assert found["bits"] == sum(row["bits"] for row in resources["memories"])
+    assert (found["placed_provenance"], found["depths_provenance"]) == ("estimated", "estimated")
+    # the skip of the first level waits longest
+    assert (found["fifos"][0]["from"], found["fifos"][0]["to"]) == ("shallow.1", "decoder.3")
+
+
 def test_run_gives_the_logits_of_the_quantized_network(built, exported):
     build, _ = built
     _, images, logits = exported
@@ -219,6 +261,21 @@ def test_a_simulated_build_is_exact_and_says_so(exported, tmp_path):
     assert found["latency_cycles"] == build.detail["latency_cycles"] > found["interval_cycles"] > 0
     assert found["fifo_bits"] == sum(f["bits"] * f["depth"] for f in found["fifos"].values()) > 0
     assert build.detail["fits"] is True
+    pipeline = build.detail["pipeline"]
+    assert pipeline["provenance"] == "simulated"
+    assert pipeline["cycles"] == found["latency_cycles"]
+    # the register behind the head: the last word leaves it a cycle after it came
+    assert pipeline["parts"][-1]["end"] == found["latency_cycles"] - 2
+    assert all(0 <= part["begin"] <= part["end"] for part in pipeline["parts"])
+    assert "streams" not in build.detail["simulation"]
+    largest = build.detail["memories"]["fifos"][0]
+    assert build.detail["memories"]["depths_provenance"] == "simulated"
+    assert found["fifos"][largest["stream"]] == {
+        k: largest[v] for k, v in (("bits", "width"), ("depth", "depth"))
+    }
+    assert set(found["streams"]) - set(found["fifos"]) and set(found["fifos"]) < set(
+        found["streams"]
+    )
     order = (build.folder / "rtl" / "sources.txt").read_text().split()
     assert order[-1] == "network.sv" and all((build.folder / "rtl" / n).exists() for n in order)
     figures = get_target("fpga").measure(build, images)

@@ -1,0 +1,149 @@
+"""What the report shows of the hardware inside a target."""
+
+from __future__ import annotations
+
+import pytest
+from report_sample import parts, sample
+from test_render import FORMS, VisibleText, require_provenance
+
+from lmaunet.deploy import hardware_detail, render, report
+
+DETAIL = {
+    "resources": {
+        "lut": {"used": 150_111, "available": 230_400},
+        "bram36": {"used": 290.5, "available": 312},
+    },
+    "usable": {"lut": 161_280.0, "bram36": 280.8},
+    "slowest": [
+        {"name": "MVAU_rtl_7", "op": "MVAU", "origin": "/stages.0/proj/conv/Conv", "cycles": 777_1},
+    ],
+    "largest": [
+        {"name": "MVAU_rtl_3", "op": "MVAU", "origin": "/head/conv/Conv", "resource": "dsp",
+         "used": 162, "share": 0.09375},
+        {"name": "Pool_1", "op": "Pool", "origin": "/MaxPool_1", "resource": "bram36",
+         "used": 3.5, "share": 0.008},
+    ],
+    "memories": {
+        "placed_provenance": "estimated",
+        "depths_provenance": "simulated",
+        "bits": 2_345_678,
+        "purposes": [
+            {"purpose": "weights", "count": 53, "bits": 2_222_000, "share_of_bits": 0.95,
+             "lutram": 7_678.0, "bram36": 23.5, "uram": 0},
+            {"purpose": "FIFOs", "count": 4, "bits": 98_304, "share_of_bits": 0.04,
+             "lutram": 0, "bram36": 0, "uram": 3.0},
+        ],
+        "fifos": [
+            {"stream": "s", "from": "shallow.1", "to": "decoder.3", "width": 16, "depth": 4_097,
+             "bits": 65_552, "kind": "uram", "taken": 3.0},
+        ],
+    },
+    "network": {"logits_sqnr_db": 45.52, "classes_equal": 0.999999},
+    "scans": [
+        {"origin": "/stages.0/mamba/quant_y/act_quant/x", "sqnr_db": 58.27,
+         "ideal_sqnr_db": 58.31, "n_differ": 14, "n_total": 15_728},
+    ],
+    "simulation": {"bit_exact": True},
+}  # fmt: skip
+
+FIGURES = [
+    ("150,111", "", "est."), ("290.5", "", "est."), ("7,771", "cycles", "est."),
+    ("162", "DSP, 9.38%", "est."), ("3.5", "BRAM36, 0.80%", "est."),
+    ("45.5", "dB", "measured"), ("58.3", "dB", "measured"),
+]  # fmt: skip
+
+
+def reported(**changes):
+    changed = parts()
+    changed["targets"]["fpga"]["detail"] = {
+        key: value for key, value in (DETAIL | changes).items() if value is not None
+    }
+    return report.assemble(**changed)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_figure_has_its_provenance_beside_it(form):
+    text = FORMS[form](reported())
+    require_provenance(text, FIGURES)
+    for figure in ("99.9999%", "100%"):
+        assert figure in text
+    assert "100% of the values simulated" in text
+
+
+def test_a_provenance_of_another_kind_is_shown_as_it_is():
+    made = reported(largest_provenance="simulated", resources_provenance="measured")
+    text = VisibleText(render.html(made)).text
+    require_provenance(text, [("162", "DSP, 9.38%", "simulated"), ("150,111", "", "measured")])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_memory_map_tells_depths_from_places(form):
+    text = " ".join(FORMS[form](reported()).replace("(", "").replace(")", "").split())
+    for part in ("2.35 Mbit in all", "2.22 Mbit", "98.3 kbit", "7,678", "23.5"):
+        assert part in text
+    assert "shallow.1 → decoder.3" in text and "3 UltraRAM" in text
+    assert "Words simulated" in text and "Takes est." in text
+    estimated = reported(memories=DETAIL["memories"] | {"depths_provenance": "guessed"})
+    text = " ".join(FORMS[form](estimated).replace("(", "").replace(")", "").split())
+    assert "Words est." in text and "Words simulated" not in text
+
+
+def test_an_op_is_called_by_its_part_of_the_network():
+    found = hardware_detail.inside(DETAIL)
+    assert [(row["name"], row["op"]) for row in found["slowest"] + found["largest"]] == [
+        ("stages.0/proj", "MVAU_rtl_7"), ("head", "MVAU_rtl_3"), ("MaxPool_1", "Pool_1"),
+    ]  # fmt: skip
+
+
+def test_what_exceeds_what_is_usable_is_marked():
+    lut, bram = hardware_detail.resources(DETAIL)
+    assert (lut["over"], bram["over"]) == (False, True)
+    assert bram["usable"] == "280" and bram["share"] < 1
+    assert render.html(reported()).count("bar estimated over-limit") == 1
+    # without limits, what the board has is the limit
+    assert [use["over"] for use in hardware_detail.resources(DETAIL | {"usable": 3})] == [0, 0]
+
+
+def test_nearly_all_is_not_called_all():
+    notes = {label: shown for label, shown, _ in hardware_detail.integers(DETAIL)}
+    assert notes["Pixels with the same class"].number == "99.9999%"
+    equal = DETAIL | {"network": {"classes_equal": 1.0}}
+    assert next(shown.number for _, shown, _ in hardware_detail.integers(equal)) == "100%"
+    differs = DETAIL | {"simulation": {"bit_exact": False}}
+    labels = [label for label, _, _ in hardware_detail.integers(differs)]
+    assert "Scan of stages.0/mamba" in labels and "RTL of the whole design" not in labels
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_older_build_is_shown_without_what_it_does_not_say(form):
+    text = FORMS[form](sample())  # resources and the slowest, without origins
+    assert "Inside fpga" in text and "lkm1.scan" in text
+    for title in (
+        "Over the image",
+        "through the pipeline",
+        "Memory map",
+        "argest ops",
+        "the integers",
+    ):
+        assert title not in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_detail_of_another_form_is_skipped(form):
+    wrong = {
+        "resources": None, "slowest": None, "largest": [{"name": "x", "used": 3}, 5],
+        "memories": {"purposes": [{"bits": "many"}], "fifos": 3}, "network": 7,
+        "scans": [{"sqnr_db": None}], "simulation": [], "usable": "all",
+    }  # fmt: skip
+    assert "Inside fpga" not in FORMS[form](reported(**wrong))
+    assert "Inside fpga" not in FORMS[form](reported(**wrong | {"memories": []}))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_folder_of_many_files_is_one_row(form):
+    changed = parts()
+    files = [{"name": f"rtl/n{i}.sv", "bytes": 100} for i in range(30)]
+    changed["targets"]["fpga"]["files"] += [*files, {"name": "few/one.json", "bytes": 7}]
+    text = FORMS[form](report.assemble(**changed))
+    assert "rtl/: 30 files" in text and "3,000" in text and "n7.sv" not in text
+    assert "few/one.json" in text

@@ -159,7 +159,7 @@ def integers(detail: Mapping[str, Any]) -> Iterable[tuple[str, Shown, str]]:
     network = network if isinstance(network, Mapping) else {}
     if counts(network.get("logits_sqnr_db")):
         yield (
-            "Logits of the whole network",
+            "Logits",
             _decibels(network["logits_sqnr_db"]),
             "signal to noise against the quantized network that was exported",
         )
@@ -175,7 +175,8 @@ def integers(detail: Mapping[str, Any]) -> Iterable[tuple[str, Shown, str]]:
     simulation = detail.get("simulation")
     if isinstance(simulation, Mapping) and simulation.get("bit_exact") is True:
         shown = Shown("rtl", "100%", "of the values", "simulated")
-        note = "the RTL's integers are those that the accuracy was measured with"
+        images = f"{simulation['images']} images; " if counts(simulation.get("images")) else ""
+        note = f"{images}they are the integers that the accuracy was measured with"
         yield "RTL of the whole design", shown, note
 
 

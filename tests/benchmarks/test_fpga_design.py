@@ -8,6 +8,8 @@ DETAIL = {
     "latency_cycles": 9, "interval_cycles": 5, "latency_ms": 0.1, "interval_ms": 0.05,
     "resources": {"lut": {"used": 1, "available": 2}}, "resources_provenance": "estimated",
     "usable": {"lut": 1.4}, "fits": False, "nodes": 3, "slowest": [],
+    "largest": [], "memories": {"depths_provenance": "estimated"},
+    "pipeline": {"provenance": "estimated"},
     "simulation": {"bit_exact": True, "images": 2, "fifo_bits": 17},
 }  # fmt: skip
 
@@ -18,4 +20,5 @@ def test_figures_say_how_they_were_obtained(simulated):
     assert found["provenance"] == ("simulated" if simulated else "estimated")
     assert ("bit_exact" in found, "fifo_bits" in found) == (simulated, simulated)
     assert found["resources"]["lut"] == {"used": 1, "available": 2, "provenance": "estimated"}
+    assert found["pipeline"] == {"provenance": "estimated"}
     assert found["fits"] is False

@@ -23,6 +23,7 @@ from fpga.assemble import assemble, specialize
 from fpga.boards import DEFAULT_BOARD, Board, named_board
 from fpga.design import DEFAULT_CLOCK_MHZ, NAMES, Design, Sizing, apply_folding, size
 from fpga.executor import Executor
+from fpga.flow import NO_FLOW, check_flow, run_flow
 from fpga.hardware_ops import registry
 from fpga.lowering.walk import Host, Lowered, lower
 from fpga.network_rtl import Network
@@ -65,20 +66,23 @@ def build(
             them, the agreements checked on the first 4.
         folder: an empty folder.
         options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
-            ``simulate``: whether the whole design's RTL is simulated too.
+            ``simulate``: whether the whole design's RTL is simulated too. ``flow``: what Vivado
+            does with it, see :mod:`fpga.flow`; any implies ``simulate``.
         progress: called with a line on what is being done.
 
     Raises:
         UserError: for a network that cannot be mapped or does not fit, or bad options.
         Disagreement: where the hardware graph differs from the QONNX model, or its RTL from it.
-        ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler.
+        ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler; for a flow,
+            without Vivado and Vitis.
     """
-    simulated = bool(options.get("simulate"))
+    board, clock_mhz, target_ms = check_options(options)
+    # before the minutes of work that come first
+    flow = check_flow(options, board, clock_mhz)
+    simulated = bool(options.get("simulate")) or flow != NO_FLOW
     if simulated:
-        # before the minutes of work that come first
         verilator_place()
         compiler_place()
-    board, clock_mhz, target_ms = check_options(options)
     if samples.ndim != 4 or not len(samples) or not np.isfinite(samples).all():
         raise UserError(
             f"samples of shape {samples.shape}; expected finite images (n, channels, H, W), n >= 1"
@@ -133,7 +137,10 @@ def build(
     )
     scans = [n.to_json() for n in nodes if n.kind == "scan"]
     detail = _detail(design, layers, written, figures, scans, mapped)
-    return Built(agreements, detail | (_simulated(proof, clock_mhz) if proof else {}))
+    detail |= _simulated(proof, clock_mhz) if proof else {}
+    if proof and flow != NO_FLOW:
+        detail |= run_flow(flow, proof.module, mapped, board, folder, evidence, detail, progress)
+    return Built(agreements, detail)
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:

@@ -27,12 +27,13 @@ class Proof:
     """What the simulations showed.
 
     ``tight``: the run of two images with finite FIFOs and without stalls. ``fifos``: of each
-    stream the bits of a word and the depth.
+    stream the bits of a word and the depth. ``module``: the network that was simulated.
     """
 
     tight: NetworkRun
     fifos: Mapping[str, tuple[int, int]]
     agreements: tuple[Agreement, ...]
+    module: RtlModule
 
     @property
     def fifo_bits(self) -> int:
@@ -104,8 +105,8 @@ def prove(
         )
         for how, run in (("", tight), (" with stalls", stalled))
     )  # fmt: skip
-    proof = Proof(tight, network.fifo_words(depths), agreements)
-    write_design(network.module(depths), folder / RTL)
+    proof = Proof(tight, network.fifo_words(depths), agreements, network.module(depths))
+    write_design(proof.module, folder / RTL)
     write_json(folder / SIMULATION, proof.to_json())
     return proof
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,9 +190,9 @@ def make_bitstream(
 
 def _said(error: BaseException | None) -> str:
     """Return the last lines of the program whose failure an exception is about."""
-    while error is not None and not getattr(error, "output", None):
+    while error is not None and not isinstance(error, subprocess.CalledProcessError):
         error = error.__cause__
-    lines = str(error.output).splitlines() if error is not None else []
+    lines = str(error.output or "").splitlines() if error else []
     return "".join(f"\n{line}" for line in lines[-LAST_LINES:])
 
 

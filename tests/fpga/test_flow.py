@@ -151,7 +151,9 @@ def test_the_packaged_copy_differs_in_the_places_of_memories_only(tools, built, 
     except ToolNotFound as error:
         pytest.skip(str(error))
     order = (copy / "sources.txt").read_text().split()
-    simulation.lint_files([str(copy / name) for name in (*order, f"{TOP}.v")], TOP, tmp_path)
+    files = [str(copy / name) for name in (*order, f"{TOP}.v")]
+    # errors only: FINN+'s window generator is among them, and has warnings
+    simulation._verilator("--lint-only", "-Wno-lint", "--top-module", TOP, *files, cwd=tmp_path)
 
 
 @needs_tcl

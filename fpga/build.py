@@ -24,6 +24,7 @@ from fpga.boards import DEFAULT_BOARD, Board, named_board
 from fpga.build_detail import BuildDetail
 from fpga.design import DEFAULT_CLOCK_MHZ, apply_folding
 from fpga.executor import Executor
+from fpga.flow import NO_FLOW, check_flow, run_flow
 from fpga.lowering.walk import Host, lower
 from fpga.network_rtl import Network
 from fpga.proof import RTL, prove, write_design
@@ -63,20 +64,23 @@ def build(
             them, the agreements checked on the first 4.
         folder: an empty folder.
         options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
-            ``simulate``: whether the whole design's RTL is simulated too.
+            ``simulate``: whether the whole design's RTL is simulated too. ``flow``: what Vivado
+            does with it, see :mod:`fpga.flow`; any implies ``simulate``.
         progress: called with a line on what is being done.
 
     Raises:
         UserError: for a network that cannot be mapped or does not fit, or bad options.
         Disagreement: where the hardware graph differs from the QONNX model, or its RTL from it.
-        ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler.
+        ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler; for a flow,
+            without Vivado and Vitis.
     """
-    simulated = bool(options.get("simulate"))
+    board, clock_mhz, target_ms = check_options(options)
+    # before the minutes of work that come first
+    flow = check_flow(options, board, clock_mhz)
+    simulated = bool(options.get("simulate")) or flow != NO_FLOW
     if simulated:
-        # before the minutes of work that come first
         verilator_place()
         compiler_place()
-    board, clock_mhz, target_ms = check_options(options)
     if samples.ndim != 4 or not len(samples) or not np.isfinite(samples).all():
         raise UserError(
             f"samples of shape {samples.shape}; expected finite images (n, channels, H, W), n >= 1"
@@ -107,7 +111,7 @@ def build(
     design = size(Sizing(executor, lowered.graph.shapes), board, clock_mhz, target_ms)
     mapped = specialize(model, board)
     apply_folding(design, mapped)
-    proof = None
+    proof = module = None
     if simulated:
         rtl = Network(Executor(mapped.model), lowered.graph.shapes)
         proof = prove(rtl, codes, folder, evidence, progress)
@@ -116,7 +120,8 @@ def build(
         # the same RTL, told where its memories are
         rtl = Network(Executor(mapped.model), lowered.graph.shapes)
         depths = {tensor: depth for tensor, (_, depth) in proof.fifos.items()}
-        write_design(rtl.module(depths, design.fifo_styles()), folder / RTL)
+        module = rtl.module(depths, design.fifo_styles())
+        write_design(module, folder / RTL)
     progress("writing the hardware graph, its weights and its figures")
     mapped.save(str(folder / HARDWARE))
     write_host(lowered.host, folder / HOST)
@@ -134,7 +139,10 @@ def build(
         },
     )
     scans = [n.to_json() for n in nodes if n.kind == "scan"]
-    return Built(agreements, found.to_json(written, figures, scans))
+    detail = found.to_json(written, figures, scans)
+    if module is not None and flow != NO_FLOW:
+        detail |= run_flow(flow, module, mapped, board, folder, evidence, detail, progress)
+    return Built(agreements, detail)
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[Board, float, float | None]:

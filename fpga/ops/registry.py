@@ -8,10 +8,13 @@ import finn.custom_op.fpgadataflow.rtl as rtl
 from fpga.ops.pad_with_code import PadWithCode, PadWithCode_rtl
 from fpga.ops.requantize import Requantize, Requantize_rtl
 from fpga.ops.selective_scan import SelectiveScan, SelectiveScan_rtl
+from fpga.ops.stitched_network import StitchedNetwork_rtl
 from fpga.ops.table_activation import TableActivation, TableActivation_rtl
 
 OPERATORS = (Requantize, TableActivation, SelectiveScan, PadWithCode)
-MAPPED = (Requantize_rtl, TableActivation_rtl, SelectiveScan_rtl, PadWithCode_rtl)
+MAPPED = (
+    Requantize_rtl, TableActivation_rtl, SelectiveScan_rtl, PadWithCode_rtl, StitchedNetwork_rtl,
+)  # fmt: skip
 
 
 def register() -> None:

@@ -202,6 +202,7 @@ def build(
     clock_mhz: Annotated[Optional[float], typer.Option(help=f"fpga: the clock that is assumed; {defaults.CLOCK_MHZ:g} if not given.")] = None,  # noqa: E501, UP045
     target_ms: Annotated[Optional[float], typer.Option(help="fpga: latency to meet; the fastest that fits if not given.")] = None,  # noqa: E501, UP045
     simulate: Annotated[bool, typer.Option("--simulate", help="fpga: simulate the whole design's RTL to the last cycle; minutes.")] = False,  # noqa: E501
+    flow: Annotated[Optional[str], typer.Option("--flow", help="fpga, with --simulate implied: timing has Vivado place and route the network, vivado also makes a bitstream (needs Vitis HLS); none if not given.")] = None,  # noqa: E501, UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Build a deployment of the run's quantized network for one target."""
@@ -214,6 +215,7 @@ def build(
         ("clock-mhz", clock_mhz, "fpga"),
         ("target-ms", target_ms, "fpga"),
         ("simulate", simulate or None, "fpga"),
+        ("flow", flow, "fpga"),
     ):
         if given is not None and target != owner:
             raise UserError(f"--{name} is an option of --target {owner}; leave it out here")
@@ -225,7 +227,8 @@ def build(
             "board": defaults.BOARD if board is None else board,
             "clock_mhz": defaults.CLOCK_MHZ if clock_mhz is None else clock_mhz,
             "target_ms": target_ms,
-            "simulate": simulate,
+            "simulate": simulate or flow not in (None, defaults.FLOW),
+            "flow": defaults.FLOW if flow is None else flow,
         }
     console.show(*commands.build(run, target, options), as_json)
 

@@ -161,6 +161,7 @@ DEMO_BUILDS: dict[str, dict[str, Any]] = {
         "clock_mhz": defaults.CLOCK_MHZ,
         "target_ms": None,
         "simulate": False,
+        "flow": defaults.FLOW,
     },
 }
 

@@ -125,6 +125,9 @@ def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
         (("--target", "ort", "--board", "ZCU104"), "--board is an option of --target fpga"),
         (("--target", "trt", "--clock-mhz", "250"), "--clock-mhz is an option of --target fpga"),
         (("--target", "ort", "--simulate"), "--simulate is an option of --target fpga"),
+        (("--target", "trt", "--flow", "none"), "--flow is an option of --target fpga"),
+        (("--target", "fpga", "--flow", "quartus"), "use one of: none, timing, vivado"),
+        (("--target", "fpga", "--flow", "vivado", "--board", "U250"), "no bitstream for U250"),
     ],
 )
 def test_a_build_that_cannot_be_is_refused_and_leaves_nothing(trained, run, arguments, text):
@@ -133,6 +136,16 @@ def test_a_build_that_cannot_be_is_refused_and_leaves_nothing(trained, run, argu
     status, _, err = run("build", *arguments)
     assert status == 2 and text in err and "Traceback" not in err
     assert {p for p in folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("flow", ["timing", "vivado"])
+def test_a_flow_without_vivado_ends_with_the_status_of_a_missing_tool(
+    trained, run, monkeypatch, flow
+):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    status, _, err = run("build", "--target", "fpga", "--flow", flow)
+    assert status == 3
+    assert "vivado is missing" in err and "install AMD Vivado 2024.2 or newer" in err
 
 
 def test_a_stale_build_is_not_reported(trained, run):

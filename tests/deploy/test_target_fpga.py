@@ -293,3 +293,22 @@ def test_a_simulation_without_its_tools_is_refused_at_once(exported, tmp_path, m
     with pytest.raises(ToolNotFound, match="verilator"):
         get_target("fpga").build(request(tmp_path, path, images, lines, simulate=True))
     assert not lines and not list(tmp_path.iterdir())
+
+
+def test_a_bitstream_is_measured_or_it_is_said_why_there_is_none(built, tmp_path):
+    import dataclasses
+
+    build, _ = built
+
+    def figure(**detail):
+        found = dataclasses.replace(build, folder=tmp_path, detail=build.detail | detail)
+        return get_target("fpga").measure(found, np.zeros(0))["bitstream_mb"]
+
+    (tmp_path / "weights.bin").write_bytes(b"1")
+    absent = figure()
+    assert isinstance(absent, Unavailable) and "--flow vivado" in absent.why
+    missed = figure(bitstream={"made": False, "why": "misses 250 MHz", "fix": "a lower clock"})
+    assert (missed.why, missed.fix) == ("misses 250 MHz", "a lower clock")
+    (tmp_path / "vivado").mkdir()
+    (tmp_path / "vivado" / "network.bit").write_bytes(bytes(1500))
+    assert figure(bitstream={"made": True}) == Measurement("bitstream_mb", 0.0015, "MB", "measured")

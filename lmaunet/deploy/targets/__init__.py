@@ -51,7 +51,7 @@ class BuildRequest:
         qonnx: ONNX with QONNX Quant nodes and the scan opaque.
         samples: float32 ``(n, channels, H, W)`` normalised images for the agreement checks.
         options: the command's options (``sms``, ``board``, ``clock_mhz``, ``target_ms``,
-            ``simulate``).
+            ``simulate``, ``flow``).
         progress: called with a line on what is being done.
     """
 

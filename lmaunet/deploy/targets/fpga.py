@@ -64,9 +64,9 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
     """Return the size of the memory image and the latency of one image: simulated, or estimated.
 
-    ``bitstream_mb`` is unavailable without Vivado. ``images`` is not used: nothing runs here.
+    ``bitstream_mb`` is unavailable where ``--flow vivado`` made none. ``images`` is not used:
+    nothing runs here.
     """
-    from fpga.environment import VIVADO_FIX
 
     how: Provenance = (
         "simulated" if build.detail.get("latency_ms_provenance") == "simulated" else "estimated"
@@ -78,15 +78,26 @@ def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
             "weights_mb", build.detail["weights_bytes"] / 1e6, "MB", "measured"
         ),
         "latency_ms": Measurement("latency_ms", build.detail["latency_ms"], "ms", how),
-        "bitstream_mb": Unavailable(
-            "bitstream_mb", "vivado", "synthesis and implementation need Vivado", VIVADO_FIX,
-        ),
-    }  # fmt: skip
+        "bitstream_mb": _bitstream(build),
+    }
+
+
+def _bitstream(build: Build) -> Figure:
+    from fpga.bitstream import BITSTREAM
+    from fpga.environment import VIVADO_FIX
+    from fpga.vivado import FOLDER
+
+    made = build.detail.get("bitstream", {})
+    if made.get("made"):
+        size = (build.folder / FOLDER / BITSTREAM).stat().st_size
+        return Measurement("bitstream_mb", size / 1e6, "MB", "measured")
+    why = made.get("why", "synthesis and implementation need Vivado and --flow vivado")
+    return Unavailable("bitstream_mb", "vivado", why, made.get("fix", VIVADO_FIX))
 
 
 TARGET = Target(
     name="fpga",
-    summary="FINN+ hardware graph in integers, sized for a board (estimates, no bitstream)",
+    summary="FINN+ hardware graph in integers, sized for a board (no bitstream without Vivado)",
     probe=probe,
     build=build,
     run=run,

@@ -26,9 +26,9 @@ from fpga.executor import Executor
 from fpga.hardware_ops import registry
 from fpga.lowering.walk import Host, Lowered, lower
 from fpga.network_rtl import Network
+from fpga.placement import SHELL_FF, SHELL_LUT, Placed
 from fpga.proof import Proof, prove
 from fpga.reference import Reference
-from fpga.resources import SHELL_LUT, Placed
 from fpga.simulation import compiler_place, verilator_place
 from fpga.weights import write_image
 from lmaunet.artifacts import Agreement
@@ -247,6 +247,7 @@ def _resources(design: Design) -> dict[str, Any]:
             for name in NAMES
         },
         "shell_lut": SHELL_LUT,
+        "shell_ff": SHELL_FF,
         "between_nodes": {n: of(p) for n, p in design.placed.items() if n not in inside},
     }
 

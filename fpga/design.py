@@ -14,7 +14,8 @@ from typing import Any
 from fpga.boards import Board, larger_board
 from fpga.executor import Executor
 from fpga.folding import FoldedNode, Neighbours, Unit, stream_bits, target_candidates, units_of
-from fpga.resources import Placed, Resources, fifo, place, total, width_converter
+from fpga.placement import Placed, Resources, place, total
+from fpga.resources import fifo, width_converter
 from fpga.schedule import Schedule, schedule
 from lmaunet.errors import Disagreement, UserError
 
@@ -22,7 +23,7 @@ DEFAULT_CLOCK_MHZ = 250.0
 SHALLOW_FIFO = 32
 LOOK_FURTHER = 6
 CONVERTERS, FIFOS = "stream width converters", "stream FIFOs"
-NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM"}
+NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM", "ff": "flip-flops"}
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Sizing:
 def _sum(parts: list[Resources]) -> Resources:
     return Resources(
         sum(p.lut for p in parts), sum(p.dsp for p in parts),
-        tuple(m for p in parts for m in p.memories),
+        tuple(m for p in parts for m in p.memories), sum(p.ff for p in parts),
     )  # fmt: skip
 
 

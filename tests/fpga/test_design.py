@@ -9,7 +9,7 @@ from fpga.boards import BOARDS
 from fpga.design import FIFOS, Sizing, apply_folding, size
 from fpga.executor import Step
 from fpga.folding import FoldedNode, cycles, target_candidates
-from fpga.resources import total
+from fpga.placement import total
 from fpga.schedule import schedule
 from lmaunet.errors import UserError
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 
 from fpga.boards import BOARDS
-from fpga.resources import Memory, Placed, Resources, estimate, macs_per_dsp, place
+from fpga.placement import SHELL_FF, Memory, Placed, Resources, place, total
+from fpga.resources import estimate, macs_per_dsp
 from lmaunet.errors import UserError
 
-MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8"}
+MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8",
+        "outputDataType": "INT25"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,7 @@ def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
     assert found.dsp == 4 // 2 * 9
     assert found.lut > 0
     assert found.memories[0].bits == 576 * 64 * 8
+    assert found.memories[1].bits == 2 * 576 * 8  # the vector at hand and the next one
 
 
 def test_the_scan_follows_the_measured_core():
@@ -58,7 +61,7 @@ def test_small_memories_go_to_luts_and_large_ones_to_ultraram():
         "constants": Resources(0, 0, (Memory("weights", 72, 4096, initialised=True),)),
     }
     placed = place(nodes, BOARDS["ZCU104"])
-    assert placed["small"] == Placed(5, 0, 0, 0)
+    assert placed["small"] == Placed(5, 0, 0, 0, 8)  # with the register behind its read port
     assert placed["large"] == Placed(0, 0, 0, 1)
     assert placed["constants"] == Placed(0, 0, 8.0, 0)
     assert place(nodes, BOARDS["ZCU102"])["large"] == Placed(0, 0, 8.0, 0)
@@ -72,7 +75,23 @@ def test_constants_move_to_ultraram_when_block_ram_is_full():
     assert sum(p.uram for p in placed.values()) == 60 - 16
 
 
+def test_constants_in_luts_take_one_for_64():
+    assert Memory("m", 8, 64, initialised=True).lutram == 8
+    assert Memory("m", 8, 65, initialised=True).lutram == 12
+    assert Memory("m", 8, 32, initialised=True).lutram == 4
+    assert Memory("m", 14, 32).lutram == 8
+
+
 def test_excess_names_what_is_too_much():
     excess = Placed(200_000, 10, 0, 0).excess(BOARDS["ZCU104"])
     assert list(excess) == ["lut"]
     assert excess["lut"] == pytest.approx(200_000 - 0.7 * 230_400)
+
+
+def test_a_design_has_flip_flops_and_a_board_has_two_for_each_lut():
+    parts = [Placed(10, 0, 0, 0, 30), Placed(1, 0, 0, 0, 2)]
+    assert total(parts).ff == 32 + SHELL_FF
+    assert all(board.ff == 2 * board.lut for board in BOARDS.values())
+    half = BOARDS["KV260"].ff / 2
+    assert Placed(0, 0, 0, 0, int(half)).excess(BOARDS["KV260"]) == {}
+    assert Placed(0, 0, 0, 0, int(half) + 1).excess(BOARDS["KV260"]) == {"ff": 1}

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from lmaunet.errors import UserError
 
 # Above these shares of a device, placement and routing fail or the clock drops.
-LUT_SHARE, DSP_SHARE, BRAM_SHARE, URAM_SHARE = 0.70, 0.85, 0.90, 0.95
+LUT_SHARE, DSP_SHARE, BRAM_SHARE, URAM_SHARE, FF_SHARE = 0.70, 0.85, 0.90, 0.95, 0.50
 
 
 @dataclass(frozen=True)
 class Board:
     """One board: the device's part name and what it holds.
 
-    ``bram36`` counts block RAMs of 36 kbit, ``uram`` UltraRAMs of 288 kbit.
+    ``bram36`` counts block RAMs of 36 kbit, ``uram`` UltraRAMs of 288 kbit, ``ff`` flip-flops.
     Source: the device tables of AMD DS890 (Zynq UltraScale+) and DS962 (Alveo U250).
     """
 
@@ -24,6 +24,7 @@ class Board:
     dsp: int
     bram36: int
     uram: int
+    ff: int
 
     @property
     def limits(self) -> dict[str, float]:
@@ -33,6 +34,7 @@ class Board:
             "dsp": DSP_SHARE * self.dsp,
             "bram36": BRAM_SHARE * self.bram36,
             "uram": URAM_SHARE * self.uram,
+            "ff": FF_SHARE * self.ff,
         }
 
     @property
@@ -45,11 +47,11 @@ class Board:
 BOARDS = {
     board.name: board
     for board in (
-        Board("Ultra96", "xczu3eg-sbva484-1-e", 70_560, 360, 216, 0),
-        Board("KV260", "xck26-sfvc784-2LV-c", 117_120, 1_248, 144, 64),
-        Board("ZCU104", "xczu7ev-ffvc1156-2-e", 230_400, 1_728, 312, 96),
-        Board("ZCU102", "xczu9eg-ffvb1156-2-e", 274_080, 2_520, 912, 0),
-        Board("U250", "xcu250-figd2104-2L-e", 1_728_000, 12_288, 2_688, 1_280),
+        Board("Ultra96", "xczu3eg-sbva484-1-e", 70_560, 360, 216, 0, 141_120),
+        Board("KV260", "xck26-sfvc784-2LV-c", 117_120, 1_248, 144, 64, 234_240),
+        Board("ZCU104", "xczu7ev-ffvc1156-2-e", 230_400, 1_728, 312, 96, 460_800),
+        Board("ZCU102", "xczu9eg-ffvb1156-2-e", 274_080, 2_520, 912, 0, 548_160),
+        Board("U250", "xcu250-figd2104-2L-e", 1_728_000, 12_288, 2_688, 1_280, 3_456_000),
     )
 }
 DEFAULT_BOARD = "ZCU104"

@@ -12,8 +12,8 @@ from fpga.hardware_ops import registry
 from fpga.lowering.walk import Lowered
 from fpga.memory_map import memory_map, memory_rows
 from fpga.pipeline import parts_of, pipeline
+from fpga.placement import SHELL_FF, SHELL_LUT
 from fpga.proof import Proof
-from fpga.resources import SHELL_LUT
 
 NO_RTL, OWN_RTL = "no RTL yet", "RTL of our own"
 OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
@@ -86,6 +86,7 @@ class BuildDetail:
                 for name in NAMES
             },
             "shell_lut": SHELL_LUT,
+            "shell_ff": SHELL_FF,
             "between_nodes": {
                 name: dataclasses.asdict(placed)
                 for name, placed in design.placed.items()

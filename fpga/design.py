@@ -12,7 +12,8 @@ from typing import Any
 from fpga.boards import Board
 from fpga.folding import FoldedNode
 from fpga.memories import KIND_OF, Located
-from fpga.resources import Placed, Resources, fifo, total
+from fpga.placement import Placed, Resources, total
+from fpga.resources import fifo
 from fpga.schedule import Schedule
 from fpga.solver import place
 from lmaunet.errors import Disagreement
@@ -22,7 +23,7 @@ SHALLOW_FIFO = 2
 """Words of a FIFO that is no join's: a register."""
 QUEUE = "FIFO of "  # a tensor is named as the node that makes it
 CONVERTERS, FIFOS = "stream width converters", "stream FIFOs"
-NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM"}
+NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM", "ff": "flip-flops"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class Design:
         ]
 
     def fifo_styles(self) -> dict[str, str]:
-        """Return the ``ram_style`` of each FIFO that is one, by tensor."""
-        return {t: self.styles[f"{QUEUE}{t}"][0] for t in self.fifos}
+        """Return the ``ram_style`` of each FIFO that has a memory, by tensor."""
+        styles = {t: self.styles[f"{QUEUE}{t}"] for t in self.fifos}
+        return {t: found[0] for t, found in styles.items() if found}
 
     @property
     def total(self) -> Placed:

@@ -19,7 +19,8 @@ from typing import Any
 
 from fpga.arithmetic import legal_divisors, type_bits
 from fpga.executor import Step
-from fpga.resources import Resources, estimate, sum_of, width_converter
+from fpga.placement import Resources, sum_of
+from fpga.resources import estimate, width_converter
 from fpga.scan_node import legal_lanes, scan_cycles, scan_latency
 from fpga.solver import Option, options_of, undominated
 from lmaunet.errors import UserError

@@ -62,7 +62,9 @@ class Memory:
 
     @functools.cached_property
     def lutram(self) -> int:
-        """LUTs that hold it as distributed RAM."""
+        """LUTs that hold it: 64 bits of constants a LUT, as two words of 32 or one; else as RAM."""
+        if self.initialised:
+            return math.ceil(self.width * math.ceil(self.depth / 32) / 2)
         return math.ceil(self.width * math.ceil(self.depth / 32) * LUT_PER_LUTRAM_BIT_32)
 
     @property

@@ -89,7 +89,11 @@ def memory_map(
                 "stream": row["stream"],
                 "from": made[row["stream"]],
                 "to": used.get(row["stream"], "output"),
-                **{key: row[key] for key in ("width", "depth", "bits", "kind", "taken")},
+                "width": row["width"],
+                "depth": design.fifos[row["stream"]].depth,
+                "bits": row["width"] * design.fifos[row["stream"]].depth,
+                "kind": row["kind"],
+                "taken": row["taken"],
             }
             for row in fifos[:SHOWN_FIFOS]
         ],

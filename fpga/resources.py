@@ -4,8 +4,11 @@ Nothing here was synthesised for the network at hand. FINN+'s own estimators are
 DSP count of an int8 MVAU is half of what its RTL instantiates, its LUT count of an MVAU is always
 0, and several operators inherit 0. Sources, by the mark that a function's docstring gives:
 
-- *yosys*: synthesised with yosys for UltraScale+ (one or two sizes), then scaled.
-- *rtl*: read from FINN+'s RTL source.
+- *yosys*: the form is that of the RTL, the constants fit what yosys counts for several sizes
+  (``benchmarks/fpga_synthesis.py``; LUTs and flip-flops with filled DSPs, see
+  :mod:`fpga.synthesis`). A ROM in LUTs is not taken from yosys, which takes one LUT a bit for 16
+  words but three for 64 and seventeen for 256, where the device needs one and four.
+- *rtl*: read from the RTL source.
 - *architecture*: from the structure of the device (DSP48E2 27x18 with a 48-bit adder, six-input
   LUTs with F7 to F9 multiplexers, 36 kbit block RAM, 72-bit by 4096 UltraRAM).
 - *assumed*: a plain assumption, to be replaced by a synthesis result.
@@ -13,85 +16,14 @@ DSP count of an int8 MVAU is half of what its RTL instantiates, its LUT count of
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fpga.arithmetic import type_bits
-from fpga.boards import Board
-from fpga.memories import KIND_OF, Memory
+from fpga.memories import Memory
+from fpga.placement import Resources
 from lmaunet.errors import UserError
-
-# What surrounds the network: DMA in and out, AXI interconnect, resets (assumed).
-SHELL_LUT = 9_000
-
-
-@dataclass(frozen=True)
-class Resources:
-    """LUTs and DSPs without the memories, and the memories."""
-
-    lut: int
-    dsp: int
-    memories: tuple[Memory, ...] = ()
-
-    @property
-    def logic(self) -> Placed:
-        """What it takes without its memories."""
-        return Placed(self.lut, self.dsp, 0.0, 0)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """What one node or a whole design takes of a board."""
-
-    lut: int
-    dsp: int
-    bram36: float
-    uram: int
-
-    def __add__(self, other: Placed) -> Placed:
-        return Placed(
-            self.lut + other.lut, self.dsp + other.dsp,
-            self.bram36 + other.bram36, self.uram + other.uram,
-        )  # fmt: skip
-
-    def excess(self, board: Board) -> dict[str, float]:
-        """Return by how much each resource exceeds the board's limit, where it does."""
-        return {
-            name: getattr(self, name) - limit
-            for name, limit in board.limits.items()
-            if getattr(self, name) > limit
-        }
-
-
-SHELL = Placed(SHELL_LUT, 0, 0.0, 0)
-BOARD_KINDS = {"lutram": "lut", "bram36": "bram36", "uram": "uram"}
-KINDS = tuple(field.name for field in dataclasses.fields(Placed))
-"""The kinds of resources of a board, in one order."""
-
-
-def held_in(memory: Memory, style: str) -> Placed:
-    """Return what a memory takes in the place of a ``ram_style``."""
-    kind = KIND_OF[style]
-    nothing = Placed(0, 0, 0.0, 0)
-    return dataclasses.replace(nothing, **{BOARD_KINDS[kind]: getattr(memory, kind)})
-
-
-def sum_of(parts: Iterable[Resources]) -> Resources:
-    """Return the sum of several parts."""
-    found = list(parts)
-    return Resources(
-        sum(part.lut for part in found),
-        sum(part.dsp for part in found),
-        tuple(memory for part in found for memory in part.memories),
-    )
-
-
-def total(placed: Iterable[Placed]) -> Placed:
-    """Return the sum of a design's nodes and of the shell around them."""
-    return sum(placed, SHELL)
 
 
 def macs_per_dsp(weight_bits: int, activation_bits: int) -> int:
@@ -134,36 +66,77 @@ def estimate(op_type: str, attributes: Attributes) -> Resources:
     return ESTIMATES[name](attributes)
 
 
+def _count_bits(values: int) -> int:
+    """Bits of a counter of so many values."""
+    return (values - 1).bit_length()
+
+
+def _register(bits: int) -> Resources:
+    """The two words that nearly every module ends with (*yosys*, 8 to 80 bits: exact)."""
+    return Resources(bits + 3, 0, (), 2 * bits + 2)
+
+
 @_estimates("MVAU")
 def _mvau(a: Attributes) -> Resources:
-    """DSPs: macs_per_dsp (*rtl*). LUTs: 46 a DSP for the adder tree (*yosys*, PE 4 SIMD 9), 150."""
+    """DSPs: macs_per_dsp (*rtl*). LUTs and flip-flops: by matrix_vector.sv, *yosys*.
+
+    A lane above the lowest one of a multiplier is an adder for its borrow, two columns share it.
+    Then come the tree over the pairs of columns, the sum over the folds and the output register. A
+    weight and an activation go through three registers on their way, which yosys makes shift
+    registers of LUTs.
+    """
     pe, simd, bits = a["PE"], a["SIMD"], type_bits(a["weightDataType"])
-    dsp = math.ceil(pe / macs_per_dsp(bits, type_bits(a["inputDataType"]))) * simd
-    depth = a["MW"] * a["MH"] // (pe * simd)
-    weights = Memory("weights", pe * simd * bits, depth, initialised=True)
-    return Resources(150 + 46 * dsp, dsp, (weights,))
+    code, out = type_bits(a["inputDataType"]), type_bits(a["outputDataType"])
+    lanes = macs_per_dsp(bits, code)
+    dsp = math.ceil(pe / lanes) * simd
+    folds, rows = a["MW"] // simd, a["MH"] // pe
+    memories = [Memory("weights", pe * simd * bits, folds * rows, initialised=True)]
+    if rows > 1:
+        memories.append(Memory("vectors", simd * code, 2 * folds, decided=True))
+    terms = math.ceil(simd / 2) if simd > 1 else 1
+    width = min(out, bits + code + 1)  # of two products
+    added = pe * width * terms * (lanes - 1) // lanes
+    tree_lut, tree_ff = 0, pe * width * terms
+    while terms > 1:
+        width = min(out, width + 1)
+        tree_lut += pe * width * (terms // 2)
+        terms = math.ceil(terms / 2)
+        tree_ff += pe * width * terms
+    end = _register(pe * out)
+    delays = pe * simd * bits + simd * code
+    return Resources(
+        60 + added + tree_lut + pe * out + delays + end.lut, dsp, tuple(memories),
+        60 + tree_ff + pe * out + end.ff,
+    )  # fmt: skip
 
 
 @_estimates("VVAU")
 def _vvau(a: Attributes) -> Resources:
-    """One DSP and 28 LUTs a multiplication, 250 LUTs.
+    """One DSP a multiplication (*rtl*). A lane: a tree, an accumulator, its register.
 
-    Our RTL, *yosys*, PE 4: 338 LUTs for SIMD 1 and 4-bit weights, 591 for SIMD 3 and 8 bits, both
-    with their weights as LUTs.
+    *yosys*, PE 1, 6 and 32: it leaves the accumulator and the register of its product outside.
     """
     pe, simd, bits = a["PE"], a["SIMD"], type_bits(a["weightDataType"])
-    taps = math.prod(a["Kernel"])
+    taps, out = math.prod(a["Kernel"]), type_bits(a["outputDataType"])
+    product = bits + type_bits(a["inputDataType"])
     weights = Memory(
         "weights", pe * simd * bits, a["Channels"] * taps // (pe * simd), initialised=True
     )
-    return Resources(250 + 28 * pe * simd, pe * simd, (weights,))
+    tree = (simd - 1) * (product + 2)
+    end = _register(pe * out)
+    sums = pe * (simd * product + (product + 2 if simd > 1 else 0))
+    return Resources(
+        30 + pe * (2 * out + tree) + end.lut, pe * simd, (weights,),
+        25 + pe * out + sums + end.ff,
+    )  # fmt: skip
 
 
 @_estimates("ConvolutionInputGenerator")
 def _window(a: Attributes) -> Resources:
-    """LUTs: 218 for a small one (*yosys*), 6 a channel; buffer sizes as FINN+'s generator (*rtl*).
+    """200 LUTs and 100 flip-flops of control, our register behind it (*yosys*).
 
-    In the parallel form the window is in registers and the lines above it in memories.
+    The sizes of the buffers are those of FINN+'s generator (*rtl*). In the parallel form the window
+    is in registers and the lines above it in memories.
     """
     simd, (kernel_h, kernel_w), (_, width) = a["SIMD"], a["ConvKernelDim"], a["IFMDim"]
     bits, folds = type_bits(a["inputDataType"]), a["IFMChannels"] // a["SIMD"]
@@ -172,18 +145,26 @@ def _window(a: Attributes) -> Resources:
             Memory("line", simd * bits, max(1, (width - kernel_w) * folds + 1))
             for _ in range(kernel_h - 1)
         )
-        # registers are flip-flops; a multiplexer over the folds costs LUTs
-        return Resources(218 + 6 * simd + kernel_h * kernel_w * simd // 2, 0, lines)
+        window = kernel_h * kernel_w * simd * bits
+        end = _register(window)
+        return Resources(200 + end.lut, 0, lines, 100 + window + end.ff)
     stride_h = a["Stride"][0]
     depth = ((kernel_h - 1) * width + kernel_w) * folds
     depth += max(0, (stride_h - 1) * width - kernel_h * kernel_w) * folds
-    return Resources(218 + 6 * simd, 0, (Memory("line", simd * bits, depth),))
+    end = _register(simd * bits)
+    return Resources(200 + end.lut, 0, (Memory("line", simd * bits, depth),), 100 + end.ff)
 
 
 @_estimates("FMPadding")
 def _padding(a: Attributes) -> Resources:
-    """59 LUTs (*yosys*, 8 bits wide) and one a further bit; ours is 51 for 32 bits."""
-    return Resources(51 + a["SIMD"] * type_bits(a["inputDataType"]), 0)
+    """The register and three counters, of beats, columns and rows (*yosys*, 8 to 24 bits)."""
+    end = _register(a["SIMD"] * type_bits(a["inputDataType"]))
+    (height, width), (top, left, bottom, right) = a["ImgDim"], a["Padding"]
+    counters = sum(
+        _count_bits(n)
+        for n in (a["NumChannels"] // a["SIMD"], height + top + bottom, width + left + right)
+    )
+    return Resources(end.lut + counters, 0, (), end.ff + counters)
 
 
 ESTIMATES["PadWithCode"] = _padding
@@ -191,36 +172,40 @@ ESTIMATES["PadWithCode"] = _padding
 
 @_estimates("Requantize")
 def _requantize(a: Attributes) -> Resources:
-    """A lane: one DSP to 27-bit inputs, else two (*architecture*); 40 LUTs a lane.
+    """A lane: one DSP to 27-bit inputs, else two (*architecture*); 22 LUTs, 40 flip-flops.
 
-    Our RTL, *yosys*, without the ROM: 20 LUTs a lane, 64 with a shifter of 8 positions. That is
-    for DSP48E1; for UltraScale+ yosys leaves the adder and the registers outside the DSP.
-
-    The LUTs are the barrel shifter's last stages and the clip. A plain shift needs no DSP but an
-    adder as wide as the input.
+    *yosys*, PE 1 and 2. A shifter, which most nodes do not have, is 40 LUTs a lane more. A plain
+    shift needs no DSP but an adder as wide as the input.
     """
     pe, bits, channels = a["PE"], type_bits(a["inputDataType"]), a["NumChannels"]
     folds = channels // pe
+    offset = bits + 8  # what an offset has at most beside the codes that it moves
     if a["IsShift"]:
-        return Resources(60 + pe * (40 + bits), 0, (Memory("offsets", 54 * pe, folds, True, True),))
+        rom = Memory("offsets", offset * pe, folds, True, True)
+        return Resources(8 + pe * (22 + bits), 0, (rom,), 8 + pe * (40 + bits))
     dsp = pe * (1 if bits <= 27 else 2)
-    return Resources(60 + 40 * pe, dsp, (Memory("multipliers", 71 * pe, folds, True, True),))
+    rom = Memory("multipliers", (17 + offset) * pe, folds, True, True)
+    return Resources(8 + 22 * pe, dsp, (rom,), 8 + 40 * pe)
 
 
 @_estimates("TableActivation")
 def _table(a: Attributes) -> Resources:
-    """A ROM of 256 x 1 bit is four LUTs and their F7, F8 multiplexers (*architecture*)."""
-    bits = type_bits(a["outputDataType"])
-    return Resources(20 + a["PE"] * bits * math.ceil(a["Entries"] / 64), 0)
+    """A ROM of 256 x 1 bit is four LUTs and their F7, F8 multiplexers (*architecture*).
+
+    The ROM's register and the output's: *yosys*, PE 1 and 2.
+    """
+    bits = a["PE"] * type_bits(a["outputDataType"])
+    end = _register(bits)
+    return Resources(end.lut + bits * math.ceil(a["Entries"] / 64), 0, (), end.ff + bits + 1)
 
 
 @_estimates("SelectiveScan")
 def _scan(a: Attributes) -> Resources:
     """5 DSPs a lane, 3 a channel; LUTs: 150 a lane, 330 a channel, 120 (*yosys*, 1 to 64 lanes).
 
-    Fitted to within 12% for the 7 series, whose DSPs yosys fills with the registers and adders
-    around a multiplication; AMD's tools should for UltraScale+ too. The table of softplus is in the
-    LUTs of a channel. Also the state (one word a channel and state), A and D.
+    Fitted to within 12%; flip-flops, 1 to 12 lanes, to within 10%. The table of softplus is in the
+    LUTs of a channel: a network whose dt hardly varies takes fewer. Also the state (one word a
+    channel and state), A and D.
     """
     pd, pn = a["PD"], a["PN"]
     lanes, channels, states = pd * pn, a["NumChannels"], a["States"]
@@ -230,69 +215,94 @@ def _scan(a: Attributes) -> Resources:
         Memory("A", a["ABits"] * lanes, depth, initialised=True, decided=True),
         Memory("D", a["DBits"] * pd, channels // pd, initialised=True, decided=True),
     )
-    return Resources(120 + 150 * lanes + 330 * pd, 5 * lanes + 3 * pd, memories)
+    return Resources(
+        120 + 150 * lanes + 330 * pd, 5 * lanes + 3 * pd, memories, 75 + 155 * lanes + 150 * pd
+    )
 
 
-def _elementwise(dsp_a_lane: int) -> Callable[[Attributes], Resources]:
-    def function(a: Attributes) -> Resources:
-        """An int8 multiplication is one DSP; else 80 LUTs and 10 a lane (*yosys*, PE 4: 70, 74)."""
-        return Resources(80 + 10 * a["PE"], dsp_a_lane * a["PE"])
+@_estimates("ElementwiseMul")
+def _multiply(a: Attributes) -> Resources:
+    """An int8 multiplication is one DSP, its operands and its product inside (*yosys*: exact)."""
+    end = _register(a["PE"] * type_bits(a["out_dtype"]))
+    return Resources(end.lut + 3, a["PE"], (), end.ff + 2)
 
-    return function
 
-
-ESTIMATES["ElementwiseMul"] = _elementwise(1)
-ESTIMATES["ElementwiseAdd"] = _elementwise(0)
+@_estimates("ElementwiseAdd")
+def _add(a: Attributes) -> Resources:
+    """An adder, registers before and behind it and the output's (*yosys*, PE 1 and 2)."""
+    end = _register(a["PE"] * type_bits(a["out_dtype"]))
+    left, right, out = (type_bits(a[name]) for name in ("lhs_dtype", "rhs_dtype", "out_dtype"))
+    return Resources(
+        end.lut + 3 + a["PE"] * max(left, right), 0, (), end.ff + 2 + a["PE"] * (left + right + out)
+    )
 
 
 @_estimates("Pool")
 def _pool(a: Attributes) -> Resources:
-    """A comparison and a selection of 8 bits are 12 LUTs; 100 LUTs (*yosys*, PE 4: 97)."""
-    return Resources(100 + 12 * a["PE"], 0)
+    """A comparison, a selection and the best so far, 8 bits each (*yosys*, PE 1, 2 and 4)."""
+    bits = a["PE"] * type_bits(a["InputDataType"])
+    end = _register(bits)
+    return Resources(end.lut + 8 + 17 * bits // 10, 0, (), end.ff + bits + 4)
 
 
 @_estimates("UpsampleNearestNeighbour")
 def _upsample(a: Attributes) -> Resources:
-    """200 LUTs, 4 a channel (*yosys*, SIMD 4: 112), and a row of the input."""
-    simd = a["SIMD"]
-    words = a["WI"] * a["NumChannels"] // simd
-    row = Memory("row", simd * type_bits(a["inputDataType"]), words, decided=True)
-    return Resources(200 + 4 * simd, 0, (row,))
+    """A row of the input, its six addresses and counts, four more counters (*yosys*, 16 to 32)."""
+    bits = a["SIMD"] * type_bits(a["inputDataType"])
+    depth = a["WI"] * a["NumChannels"] // a["SIMD"]
+    end, address = _register(bits), _count_bits(depth + 4)
+    row = Memory("row", bits, depth, decided=True)
+    return Resources(end.lut + 8 * address, 0, (row,), end.ff + 6 * address + 15)
 
 
 @_estimates("StreamingConcat")
 def _concat(a: Attributes) -> Resources:
-    """100 LUTs, and 8 a channel and input for the selection (*yosys*, two of SIMD 4: 47)."""
-    return Resources(100 + 8 * a["SIMD"] * len(a["ChannelsPerStream"]), 0)
+    """The selection: a LUT for two bits of an input beyond the second (*yosys*, 2 and 4 inputs)."""
+    inputs, bits = len(a["ChannelsPerStream"]), a["SIMD"] * type_bits(a["inputDataTypes"][0])
+    end = _register(bits)
+    chosen = 6 * inputs + bits * (inputs - 2) // 2
+    return Resources(end.lut + chosen, 0, (), end.ff + 16 + _count_bits(inputs))
 
 
 @_estimates("DuplicateStreams")
 def _duplicate(a: Attributes) -> Resources:
-    """60 LUTs, and 2 a lane and output (*yosys*, two of PE 4: 39)."""
-    return Resources(60 + 2 * a["PE"] * a["NumOutputStreams"], 0)
+    """A register, and which outputs have their word (*yosys*, 8 to 64 bits to two: exact)."""
+    end, outputs = _register(a["PE"] * type_bits(a["inputDataType"])), a["NumOutputStreams"]
+    return Resources(end.lut + 2 * outputs, 0, (), end.ff + outputs)
 
 
 @_estimates("Reshape")
 def _reshape(a: Attributes) -> Resources:
-    """Renames a stream: a register stage of 20 LUTs (*assumed*)."""
-    return Resources(20, 0)
+    """Renames a stream: a register (*rtl*)."""
+    return _register(a["PE"] * type_bits(a["dtype"]))
 
 
 def width_converter(bits_in: int, bits_out: int) -> Resources:
-    """Return the estimate of a converter between two widths: 30 LUTs and one a bit (*assumed*).
+    """Return the estimate of a converter between two widths (*yosys*, 8 to 864 bits).
 
-    Ours, *yosys*: 6 from 8 to 32 bits, 63 back. Where neither width divides the other that is too
-    little: 175 from 24 to 32 bits, through 96.
+    Where neither width divides the other, it goes up to their smallest multiple and down again.
     """
     if bits_in == bits_out:
         return Resources(0, 0)
-    return Resources(30 + max(bits_in, bits_out), 0)
+    common = math.lcm(bits_in, bits_out)
+    lut = ff = 0
+    if common > bits_in:
+        count = _count_bits(common // bits_in)
+        lut, ff = 4 + count, 2 * common - bits_in + count + 1
+    if common > bits_out:
+        count = _count_bits(common // bits_out)
+        lut, ff = lut + 2 * common - bits_out + 6 + count, ff + 2 * common + 2 + count
+    return Resources(lut, 0, (), ff)
 
 
 def fifo(bits: int, depth: int, stream: str = "") -> Resources:
-    """Return the estimate of a FIFO of ``depth`` words: its memory and 20 LUTs (*assumed*).
+    """Return the estimate of a FIFO of ``depth`` words (*yosys*, 8 to 80 bits, 2 to 700 words).
 
-    That is too little for ours, which has a register of two words behind its memory: *yosys*, 32
-    bits: 54 LUTs beside the memory for 32 words, 53 for 515 words.
+    One of two words is a register; a deeper one has a memory, two addresses and a count before it.
     """
-    return Resources(20, 0, (Memory("fifo", bits, max(2, depth), stream=stream),))
+    end = _register(bits)
+    if depth <= 2:
+        return end
+    address = _count_bits(depth - 3) if depth > 5 else 1
+    memory = Memory("fifo", bits, max(2, depth - 3), stream=stream)
+    return Resources(end.lut + 3 + 3 * address, 0, (memory,), end.ff + 3 * address + 2)

@@ -17,7 +17,8 @@ from fpga.boards import Board, larger_board
 from fpga.design import CONVERTERS, NAMES, SHALLOW_FIFO, Design, Fifo
 from fpga.executor import Executor
 from fpga.folding import FoldedNode, Neighbours, Unit, stream_bits, units_of
-from fpga.resources import SHELL, Placed, Resources, fifo, sum_of, width_converter
+from fpga.placement import SHELL, Placed, Resources, sum_of
+from fpga.resources import fifo, width_converter
 from fpga.schedule import Schedule, schedule
 from fpga.solver import Option, options_of, solve
 from lmaunet.errors import UserError

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fpga.boards import Board
-from fpga.resources import KINDS, SHELL, Placed, Resources, held_in
+from fpga.placement import KINDS, SHELL, Placed, Resources, held_in
 
 OVERLOAD_COST = 1e3
 """What exceeding the scarcest limit by its whole counts for, beside shares of the board."""
@@ -38,7 +38,7 @@ class Option:
 
     @functools.cached_property
     def usage(self) -> tuple[float, ...]:
-        """What it takes, in the order of :data:`fpga.resources.KINDS`."""
+        """What it takes, in the order of :data:`fpga.placement.KINDS`."""
         return usage_of(self.placed)
 
 
@@ -63,7 +63,7 @@ def options_of(resources: Resources, choice: Any = None) -> list[Option]:
 
 
 def usage_of(placed: Placed) -> tuple[float, ...]:
-    """Return a vector in the order of :data:`fpga.resources.KINDS`."""
+    """Return a vector in the order of :data:`fpga.placement.KINDS`."""
     return tuple(float(getattr(placed, kind)) for kind in KINDS)
 
 

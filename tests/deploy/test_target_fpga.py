@@ -102,8 +102,9 @@ def test_layers_say_what_they_are_and_where_they_come_from(built):
     assert build.detail["slowest"][0]["cycles"] == build.detail["interval_cycles"]
     resources = read_json(build.folder / "resources.json")
     between = resources["between_nodes"].values()
-    for name in ("dsp", "bram36", "uram"):
-        parts = sum(row[name] for row in layers) + sum(row[name] for row in between)
+    shell = {"ff": resources["shell_ff"], "lut": resources["shell_lut"]}
+    for name in ("lut", "ff", "dsp", "bram36", "uram"):
+        parts = sum(row[name] for row in (*layers, *between)) + shell.get(name, 0)
         assert resources["total"][name] == pytest.approx(parts)
         assert resources["total"][name] <= resources["usable"][name]
 

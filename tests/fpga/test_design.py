@@ -7,7 +7,7 @@ from fpga.boards import BOARDS
 from fpga.design import FIFOS, apply_folding
 from fpga.executor import Step
 from fpga.folding import FoldedNode, cycles
-from fpga.resources import total
+from fpga.placement import total
 from fpga.schedule import schedule
 from fpga.sizing import Sizing
 

@@ -38,7 +38,9 @@ def test_the_map_holds_every_memory(design):
     require_all(rows, design)
     assert sum(row["bits"] for row in rows) == sum(
         m.bits for node in design.resources.values() for m in node.memories
-    ) + sum(queue.bits * queue.depth for queue in design.fifos.values())
+    ) + sum(
+        m.bits for queue in design.fifos.values() for m in fifo(queue.bits, queue.depth).memories
+    )
 
 
 def test_a_memory_that_is_missing_is_caught(design):

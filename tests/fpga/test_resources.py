@@ -4,10 +4,12 @@ import pytest
 
 from fpga.boards import BOARDS
 from fpga.memories import Memory
-from fpga.resources import Placed, estimate, macs_per_dsp
+from fpga.placement import SHELL_FF, Placed, total
+from fpga.resources import estimate, macs_per_dsp
 from lmaunet.errors import UserError
 
-MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8"}
+MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8",
+        "outputDataType": "INT25"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
     assert found.dsp == 4 // 2 * 9
     assert found.lut > 0
     assert found.memories[0].bits == 576 * 64 * 8
+    assert found.memories[1].bits == 2 * 576 * 8  # the vector at hand and the next one
 
 
 def test_the_scan_follows_the_measured_core():
@@ -64,7 +67,23 @@ def test_where_a_memory_can_go():
     assert Memory("row", 8, 64, decided=True).styles == ("distributed",)
 
 
+def test_constants_in_luts_take_one_for_64():
+    assert Memory("m", 8, 64, initialised=True).lutram == 8
+    assert Memory("m", 8, 65, initialised=True).lutram == 12
+    assert Memory("m", 8, 32, initialised=True).lutram == 4
+    assert Memory("m", 14, 32).lutram == 8
+
+
 def test_excess_names_what_is_too_much():
     excess = Placed(200_000, 10, 0, 0).excess(BOARDS["ZCU104"])
     assert list(excess) == ["lut"]
     assert excess["lut"] == pytest.approx(200_000 - 0.7 * 230_400)
+
+
+def test_a_design_has_flip_flops_and_a_board_has_two_for_each_lut():
+    parts = [Placed(10, 0, 0, 0, 30), Placed(1, 0, 0, 0, 2)]
+    assert total(parts).ff == 32 + SHELL_FF
+    assert all(board.ff == 2 * board.lut for board in BOARDS.values())
+    half = BOARDS["KV260"].ff / 2
+    assert Placed(0, 0, 0, 0, int(half)).excess(BOARDS["KV260"]) == {}
+    assert Placed(0, 0, 0, 0, int(half) + 1).excess(BOARDS["KV260"]) == {"ff": 1}

@@ -8,7 +8,7 @@ import pytest
 
 from fpga.boards import BOARDS
 from fpga.memories import Memory
-from fpga.resources import KINDS, SHELL, Placed, Resources
+from fpga.placement import KINDS, SHELL, Placed, Resources
 from fpga.solver import GAP, Option, options_of, place, solve, undominated, usage_of
 
 BOARD = BOARDS["ZCU104"]

@@ -43,7 +43,8 @@ class NetworkRun:
     ``needed``: where it is deeper than a register, the depth at which it would have refused none of
     those that it took. ``begins``, ``ends``: for each tensor, the network's input and output among
     them, the cycle in which its FIFO took its first and its last word, counted from the first beat
-    in. ``cycles``: until the last beat.
+    in; behind a padding the last may be of the border of an image that would follow. ``cycles``:
+    until the last beat.
     """
 
     codes: np.ndarray

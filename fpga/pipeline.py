@@ -8,7 +8,11 @@ from typing import Any
 from fpga.folding import FoldedNode
 
 MOVERS = ("FMPadding", "PadWithCode", "ConvolutionInputGenerator", "StreamingConcat")
-"""Operators that may put out a border, or one input of several, before their part has begun."""
+"""Operators that only move values.
+
+They may put out a border, or one input of several, before their part has begun, and the border of
+an image that would follow after it has ended.
+"""
 
 
 def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[str, str]:
@@ -90,7 +94,7 @@ def pipeline(
     for name, own in rows.items():
         working = [node for node in own if node.op_type not in MOVERS] or own
         begin = min(begins[tensor] for node in working for tensor in node.step.outputs)
-        end = max(ends[tensor] for node in own for tensor in node.step.outputs)
+        end = max(ends[tensor] for node in working for tensor in node.step.outputs)
         found.append(row(name, len(own), begin, end))
     return {
         "provenance": provenance,

@@ -267,7 +267,10 @@ def test_a_simulated_build_is_exact_and_says_so(exported, tmp_path):
     assert pipeline["cycles"] == found["latency_cycles"]
     # the register behind the head: the last word leaves it a cycle after it came
     assert pipeline["parts"][-1]["end"] == found["latency_cycles"] - 2
+    ends = [part["end"] for part in pipeline["parts"]]
     assert all(0 <= part["begin"] <= part["end"] for part in pipeline["parts"])
+    # no part works on after the one behind it is done
+    assert all(end < after for end, after in zip(ends[-6:], ends[-5:], strict=False))
     assert "streams" not in build.detail["simulation"]
     largest = build.detail["memories"]["fifos"][0]
     assert build.detail["memories"]["depths_provenance"] == "simulated"

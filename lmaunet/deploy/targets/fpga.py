@@ -67,7 +67,6 @@ def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
     ``bitstream_mb`` is unavailable where ``--flow vivado`` made none. ``images`` is not used:
     nothing runs here.
     """
-
     how: Provenance = (
         "simulated" if build.detail.get("latency_ms_provenance") == "simulated" else "estimated"
     )

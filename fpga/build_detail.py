@@ -157,6 +157,7 @@ class BuildDetail:
             "fits": not design.total.excess(design.board),
             "usable": design.board.limits,
             "limits": design.limits,
+            "dsp_bound_interval_cycles": design.dsp_bound,
             "nodes": len(layers),
             "unmapped_nodes": sum(
                 node.domain.rsplit(".", 1)[-1] not in ("rtl", "hls")

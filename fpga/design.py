@@ -41,6 +41,7 @@ class Design:
     ``resources``: what each node takes, by its first output, and :data:`CONVERTERS`. ``fifos``: by
     tensor. ``styles``: of each of a node's memories, and of each FIFO's, where it is, as the
     synthesis attribute ``ram_style``. ``limits``: in words, what keeps it from being better.
+    ``dsp_bound``: the interval in cycles if every DSP of the board worked in every cycle.
     """
 
     board: Board
@@ -52,6 +53,7 @@ class Design:
     placed: Mapping[str, Placed]
     styles: Mapping[str, tuple[str, ...]]
     limits: str = ""
+    dsp_bound: int = 0
 
     @staticmethod
     def of(
@@ -117,7 +119,7 @@ class Design:
         design = Design.of(
             self.board, self.clock_mhz, self.nodes, self.schedule, self.resources, fifos
         )
-        return replace(design, limits=self.limits)
+        return replace(design, limits=self.limits, dsp_bound=self.dsp_bound)
 
 
 def _queues(fifos: Mapping[str, Fifo]) -> dict[str, Resources]:

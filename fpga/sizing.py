@@ -71,6 +71,18 @@ class Sizing:
         low = max(unit.fastest for unit in units)
         return sorted(cycles for cycles in found if cycles >= low)
 
+    def dsp_bound(self, board: Board) -> int:
+        """Return the interval, in cycles, if every DSP of a board worked in every cycle.
+
+        Each unit is taken in the folding that spends fewest DSP cycles on an image; no folding of
+        the network can have a shorter interval on that board.
+        """
+        work = sum(
+            min(option.placed.dsp * cycles for cycles, options in unit.foldings for option in options)
+            for unit in self.units
+        )
+        return math.ceil(work / board.dsp)
+
     def design(self, bound: int | Mapping[int, int], board: Board, clock_mhz: float) -> Design:
         """Fold every node within a bound and estimate the result; it may not fit.
 
@@ -176,7 +188,8 @@ def size(
             next larger board; or where no folding is fast enough.
     """
     search = _Search(sizing, board, clock_mhz)
-    return search.fastest() if target_ms is None else search.smallest(target_ms)
+    found = search.fastest() if target_ms is None else search.smallest(target_ms)
+    return replace(found, dsp_bound=sizing.dsp_bound(board))
 
 
 class _Search:

@@ -28,6 +28,8 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
         number = number_text("latency_ms", detail["interval_ms"])
         provenance = provenance_of(detail, "interval_ms")
         yield "Between two images", Shown("latency_ms", number, "ms", provenance)
+    if isinstance(detail.get("limits"), str) and detail["limits"]:
+        yield "What limits it", detail["limits"]
     for key, label in (("library", "Library"), ("lowering", "Scan lowering")):
         if isinstance(detail.get(key), str):
             yield label, detail[key]

@@ -97,3 +97,12 @@ def test_other_fifos_change_only_the_fifos(fastest):
     assert not deeper.fits and deeper.limits == fastest.limits
     assert deeper.schedule is fastest.schedule
     assert sum(deeper.placed.values(), Placed(0, 0, 0.0, 0)).dsp == fastest.total.dsp
+
+
+def test_no_interval_is_shorter_than_the_dsps_allow(sizing, fastest):
+    """Every unit's fastest folding keeps its DSPs busy at best as the bound says."""
+    assert fastest.dsp_bound == sizing.dsp_bound(BOARD) > 0
+    for step in sizing.steps()[:: max(1, len(sizing.steps()) // 6)]:
+        design = sizing.design(step, BOARD, 250.0)
+        dsps = dataclasses.replace(BOARD, dsp=design.total.dsp)
+        assert design.schedule.interval >= sizing.dsp_bound(dsps)

@@ -141,7 +141,8 @@ def place(nodes: Mapping[str, Resources], board: Board) -> dict[str, Placed]:
     for name, node in nodes.items():
         lut = node.lut + sum(m.lutram for m in node.memories if m.distributed)
         # block RAM and UltraRAM have the register behind their read port inside
-        ff = node.ff + sum(m.width for m in node.memories if m.distributed)
+        ram = (m for m in node.memories if m.distributed and not m.initialised)
+        ff = node.ff + sum(m.width for m in ram)
         bram = sum(m.bram36 for owner, m in in_bram if owner == name)
         uram = sum(m.uram for owner, m in in_uram if owner == name)
         placed[name] = Placed(lut, node.dsp, bram, uram, ff)

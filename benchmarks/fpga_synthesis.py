@@ -6,8 +6,8 @@ The build is one of ``build --target fpga``, or what ``benchmarks/fpga_design.py
 ``--folder``; with ``--simulate`` its FIFOs are as deep as the simulation found, without it only
 those that are no more than a register are counted. Every distinct module is synthesised once and
 its counts are kept in ``--cache``: an interrupted run goes on where it was. Hours for a large
-network; ``--largest`` leaves out what would take longest, from all sums, and names it. Writes sums
-by operator and of the network, with ``--nodes`` a row for every node too.
+network; ``--only-cached`` sums up what an unfinished one has and says how much is left out. Writes
+sums by operator and of the network, with ``--nodes`` a row for every node too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from accuracy import neutral
 from fpga.boards import Board, named_board
 from fpga.build import HARDWARE, RESOURCES
 from fpga.network_synthesis import (
+    Part,
     Synthesiser,
     by_operator,
     divide,
@@ -62,11 +63,14 @@ def main(arguments: argparse.Namespace) -> int:
     depths = None
     if simulation.exists():
         depths = {t: entry["depth"] for t, entry in read_json(simulation)["fifos"].items()}
-    parts, large = divide(parts_of(network, model, board.part, depths), arguments.largest)
+    parts = parts_of(network, model, board.part, depths)
     synthesis = functools.partial(
         synthesize_all, wasm_cache=arguments.wasm_cache, timeout_s=arguments.timeout_s
     )
     synthesiser = Synthesiser(arguments.cache, synthesis, say)
+    unknown: list[Part] = []
+    if arguments.only_cached:
+        parts, unknown = divide(parts, synthesiser)
     synthesize_parts(parts, synthesiser)
     rows = rows_of(parts, board, synthesiser)
     operators, total = by_operator(rows), summarize(rows)
@@ -80,7 +84,7 @@ def main(arguments: argparse.Namespace) -> int:
         "fifos": "as simulated" if depths is not None else "not simulated: at joins not counted",
         "provenance": {"yosys": "synthesised", "estimated": "estimated", "finn": "estimated"},
         "counted": COUNTED,
-        "left_out": left_out(large),
+        "left_out": left_out(unknown, board),
     }
     for path, content in (
         (arguments.output, {"network": total, "operators": operators}),
@@ -90,10 +94,8 @@ def main(arguments: argparse.Namespace) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {**head, **content})
     print(markdown(operators, total))
-    if large:
-        print(
-            f"left out, {arguments.largest} estimated LUTs and more: {len(large)} of the design's"
-        )
+    if unknown:
+        print(f"left out, because not in the cache: {len(unknown)} rows")
     print(f"written: {arguments.output}")
     return 0
 
@@ -118,7 +120,7 @@ def parse() -> argparse.Namespace:
     add("--cache", type=Path, default=Path("runs/synthesis"), help="where counts are kept")
     add("--wasm-cache", type=Path, help="where yosys keeps its compiled program")
     add("--timeout-s", type=float, default=1800.0, help="for one run of yosys")
-    add("--largest", type=int, help="leave out, and say so, what has more estimated LUTs")
+    add("--only-cached", action="store_true", help="synthesise nothing; say what is left out")
     add("--nodes", type=Path, help="where the rows of all nodes go; nowhere if not given")
     add("-o", "--output", type=Path, default=Path("results/fpga_synthesis.json"))
     return parser.parse_args()

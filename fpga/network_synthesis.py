@@ -186,6 +186,13 @@ class Synthesiser:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error!r}); delete it") from error
 
+    def knows(self, module: RtlModule) -> bool:
+        """Tell whether all that :meth:`filled` needs is in the folder."""
+        found = self.known(module, "xcup")
+        if found is None or not found.dsp:
+            return found is not None
+        return self.known(for_dsp48e1(module), "xc7") is not None
+
     def run(self, modules: Sequence[RtlModule], family: str) -> None:
         """Synthesise those of some modules that are not in the folder, in one run of yosys."""
         left = [module for module in modules if self.known(module, family) is None]
@@ -232,21 +239,28 @@ def distinct(parts: Iterable[Part]) -> dict[str, list[Part]]:
     return found
 
 
-def divide(parts: Iterable[Part], largest: int | None) -> tuple[list[Part], list[Part]]:
-    """Return the parts of at most so many estimated LUTs, and those that are larger."""
-    small: list[Part] = []
-    large: list[Part] = []
+def divide(
+    parts: Iterable[Part], synthesiser: Synthesiser
+) -> tuple[list[Part], list[Part]]:  # fmt: skip
+    """Return the parts whose counts are in the synthesiser's folder, and the others."""
+    known: list[Part] = []
+    other: list[Part] = []
     for part in parts:
-        fits = largest is None or _estimated_lut(part) <= largest
-        (small if fits else large).append(part)
-    return small, large
+        (known if synthesiser.knows(part.module) else other).append(part)
+    return known, other
 
 
-def left_out(parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """Return what is said of parts that were not synthesised; their LUTs are only estimated."""
-    return [
-        {"name": p.name, "operator": p.operator, "estimated_lut": _estimated_lut(p)} for p in parts
-    ]
+def left_out(parts: Sequence[Part], board: Board) -> dict[str, Any]:
+    """Return what is said of parts that were not synthesised: how many, and our estimate."""
+    placed = place({str(i): part.estimated for i, part in enumerate(parts)}, board).values()
+    return {
+        "rows": dict(sorted(Counter(part.operator for part in parts).items())),
+        "estimated": {
+            "lut": sum(p.lut for p in placed), "ff": sum(p.ff for p in placed),
+            "dsp": sum(p.dsp for p in placed), "bram18": round(sum(2 * p.bram36 for p in placed)),
+            "uram": sum(p.uram for p in placed),
+        },
+    }  # fmt: skip
 
 
 def synthesize_parts(

@@ -113,7 +113,8 @@ def _mvau(a: Attributes) -> Resources:
 def _vvau(a: Attributes) -> Resources:
     """One DSP a multiplication (*rtl*). A lane: a tree, an accumulator, its register.
 
-    *yosys*, PE 1, 6 and 32: it leaves the accumulator and the register of its product outside.
+    *yosys*, PE 1 to 32 with SIMD 1, PE 2 with SIMD 49: it leaves the accumulator and the register
+    of the product outside the DSP, and adds the taps with half as many LUTs again as adders have.
     """
     pe, simd, bits = a["PE"], a["SIMD"], type_bits(a["weightDataType"])
     taps, out = math.prod(a["Kernel"]), type_bits(a["outputDataType"])
@@ -121,7 +122,7 @@ def _vvau(a: Attributes) -> Resources:
     weights = Memory(
         "weights", pe * simd * bits, a["Channels"] * taps // (pe * simd), initialised=True
     )
-    tree = (simd - 1) * (product + 2)
+    tree = (simd - 1) * (product + 2) * 3 // 2
     end = _register(pe * out)
     sums = pe * (simd * product + (product + 2 if simd > 1 else 0))
     return Resources(
@@ -171,20 +172,21 @@ ESTIMATES["PadWithCode"] = _padding
 
 @_estimates("Requantize")
 def _requantize(a: Attributes) -> Resources:
-    """A lane: one DSP to 27-bit inputs, else two (*architecture*); 18 LUTs, 40 flip-flops.
+    """A lane: one DSP to 27-bit inputs, else two (*architecture*); 18 LUTs, 52 flip-flops.
 
-    *yosys*, PE 1 and 3. The constants' registers are in the DSP. A shifter, which most nodes do not
-    have, is 40 LUTs a lane more. A plain shift needs no DSP but an adder as wide as the input.
+    *yosys*, PE 1 and 3: of the constants' registers it leaves half outside the DSP. A shifter,
+    which most nodes do not have, is 40 LUTs a lane more. A plain shift needs no DSP but an adder as
+    wide as the input.
     """
     pe, bits, channels = a["PE"], type_bits(a["inputDataType"]), a["NumChannels"]
     folds = channels // pe
     offset = bits + 8  # what an offset has at most beside the codes that it moves
     if a["IsShift"]:
         rom = Memory("offsets", offset * pe, folds, True)
-        return Resources(5 + pe * (18 + bits), 0, (rom,), 8 + pe * (40 + bits))
+        return Resources(5 + pe * (18 + bits), 0, (rom,), 8 + pe * (52 + bits))
     dsp = pe * (1 if bits <= 27 else 2)
     rom = Memory("multipliers", (17 + offset) * pe, folds, True)
-    return Resources(5 + 18 * pe, dsp, (rom,), 8 + 40 * pe)
+    return Resources(5 + 18 * pe, dsp, (rom,), 8 + 52 * pe)
 
 
 @_estimates("TableActivation")

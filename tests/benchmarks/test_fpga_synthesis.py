@@ -46,15 +46,25 @@ def run(monkeypatch, folder, *options):
 
 def test_sums_say_what_they_hold(build, monkeypatch, capsys):
     folder, asked = build
-    found = run(monkeypatch, folder, "--largest", "100", "--nodes", str(folder / "nodes.json"))
-    assert found["operators"]["FIFO"]["yosys"]["lut"] == found["network"]["yosys"]["lut"] == 22
+    found = run(monkeypatch, folder, "--nodes", str(folder / "nodes.json"))
+    assert found["operators"]["FIFO"]["yosys"]["lut"] == found["network"]["yosys"]["lut"] == 33
     assert found["network"]["finn"]["lut"] is None
-    assert [row["name"] for row in found["left_out"]] == ["400"]
+    assert found["left_out"]["rows"] == {}
     assert found["provenance"]["yosys"] == "synthesised"
     assert found["fifos"].startswith("not simulated")
     assert asked == [("xczu7ev-ffvc1156-2-e", None)]
-    assert len(json.loads((folder / "nodes.json").read_text())["nodes"]) == 2
-    assert "| sum | 2, 1 | 22 / 22 / none |" in capsys.readouterr().out
+    assert len(json.loads((folder / "nodes.json").read_text())["nodes"]) == 3
+    assert "| sum | 3, 2 | 33 / 425 / none |" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_says_what_is_left_out(build, monkeypatch):
+    folder, _ = build
+    cached = benchmark.Synthesiser(folder / "cache", benchmark.synthesize_all)
+    cached.run([fifo.hardware(8, 2)], "xcup")
+    found = run(monkeypatch, folder, "--only-cached")
+    assert found["network"]["rows"] == 2
+    assert found["left_out"]["rows"] == {"FIFO": 1}
+    assert found["left_out"]["estimated"]["lut"] == fifo_estimate(400, 2).lut
 
 
 def test_fifos_are_as_deep_as_simulated(build, monkeypatch):

@@ -167,11 +167,18 @@ def test_rows_sum_up_and_what_finn_does_not_know_is_never_zero(tmp_path):
     assert table[3].startswith("| MVAU | 2, 1 | 400 / 200 / 0 | 300 / 100 | 8 / 8 / 4 |")
 
 
-def test_what_is_left_out_is_named_and_in_no_sum():
-    small, large = divide(PARTS, 99)
-    assert small == [] and [row["name"] for row in left_out(large)] == ["a", "b", "c"]
-    assert left_out(large)[0] == {"name": "a", "operator": "MVAU", "estimated_lut": 100}
-    assert divide(PARTS, None) == (PARTS, [])
+def test_what_is_not_synthesised_is_counted_apart(tmp_path):
+    synthesiser = Synthesiser(tmp_path, Yosys())
+    synthesiser.run([PARTS[0].module, PARTS[2].module], "xcup")
+    # of the module with DSPs the other family is missing
+    known, other = divide(PARTS, synthesiser)
+    assert ([p.name for p in known], [p.name for p in other]) == (["c"], ["a", "b"])
+    found = left_out(other, BOARD)
+    assert found["rows"] == {"MVAU": 2}
+    assert found["estimated"] == {"lut": 200, "ff": 100, "dsp": 8, "bram18": 2, "uram": 0}
+    synthesize_parts(PARTS, synthesiser)
+    assert divide(PARTS, synthesiser) == (PARTS, [])
+    assert left_out([], BOARD)["estimated"]["lut"] == 0
 
 
 @pytest.fixture(scope="module")

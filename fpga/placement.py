@@ -62,10 +62,16 @@ def held_in(memory: Memory, style: str) -> Placed:
     """Return what a memory takes in the place of a ``ram_style``."""
     # block RAM and UltraRAM have the register behind their read port inside
     if style == "distributed":
-        return Placed(memory.lutram, 0, 0.0, 0, memory.width)
+        return Placed(memory.lutram, 0, 0.0, 0, 0 if memory.initialised else memory.width)
     if style == "block":
         return Placed(0, 0, memory.bram36, 0)
     return Placed(0, 0, 0.0, memory.uram)
+
+
+def usually_placed(part: Resources, style: str = "auto") -> Placed:
+    """Return what a part takes with every memory in the place of a style, or in its usual one."""
+    takes = [held_in(m, style if style in m.styles else m.styles[0]) for m in part.memories]
+    return sum(takes, part.logic)
 
 
 def sum_of(parts: Iterable[Resources]) -> Resources:

@@ -114,7 +114,8 @@ def _mvau(a: Attributes) -> Resources:
 def _vvau(a: Attributes) -> Resources:
     """One DSP a multiplication (*rtl*). A lane: a tree, an accumulator, its register.
 
-    *yosys*, PE 1, 6 and 32: it leaves the accumulator and the register of its product outside.
+    *yosys*, PE 1 to 32 with SIMD 1, PE 2 with SIMD 49: it leaves the accumulator and the register
+    of the product outside the DSP, and adds the taps with half as many LUTs again as adders have.
     """
     pe, simd, bits = a["PE"], a["SIMD"], type_bits(a["weightDataType"])
     taps, out = math.prod(a["Kernel"]), type_bits(a["outputDataType"])
@@ -122,12 +123,12 @@ def _vvau(a: Attributes) -> Resources:
     weights = Memory(
         "weights", pe * simd * bits, a["Channels"] * taps // (pe * simd), initialised=True
     )
-    tree = (simd - 1) * (product + 2)
+    tree = (simd - 1) * (product + 2) * 3 // 2
     end = _register(pe * out)
     sums = pe * (simd * product + (product + 2 if simd > 1 else 0))
     return Resources(
         30 + pe * (2 * out + tree) + end.lut, pe * simd, (weights,),
-        25 + pe * out + sums + end.ff,
+        25 + pe * (out + simd * bits) + sums + end.ff,
     )  # fmt: skip
 
 
@@ -172,20 +173,21 @@ ESTIMATES["PadWithCode"] = _padding
 
 @_estimates("Requantize")
 def _requantize(a: Attributes) -> Resources:
-    """A lane: one DSP to 27-bit inputs, else two (*architecture*); 22 LUTs, 40 flip-flops.
+    """A lane: one DSP to 27-bit inputs, else two (*architecture*); 18 LUTs, 52 flip-flops.
 
-    *yosys*, PE 1 and 2. A shifter, which most nodes do not have, is 40 LUTs a lane more. A plain
-    shift needs no DSP but an adder as wide as the input.
+    *yosys*, PE 1 and 3: of the constants' registers it leaves half outside the DSP. A shifter,
+    which most nodes do not have, is 40 LUTs a lane more. A plain shift needs no DSP but an adder as
+    wide as the input.
     """
     pe, bits, channels = a["PE"], type_bits(a["inputDataType"]), a["NumChannels"]
     folds = channels // pe
     offset = bits + 8  # what an offset has at most beside the codes that it moves
     if a["IsShift"]:
         rom = Memory("offsets", offset * pe, folds, True, True)
-        return Resources(8 + pe * (22 + bits), 0, (rom,), 8 + pe * (40 + bits))
+        return Resources(5 + pe * (18 + bits), 0, (rom,), 8 + pe * (52 + bits))
     dsp = pe * (1 if bits <= 27 else 2)
     rom = Memory("multipliers", (17 + offset) * pe, folds, True, True)
-    return Resources(8 + 22 * pe, dsp, (rom,), 8 + 40 * pe)
+    return Resources(5 + 18 * pe, dsp, (rom,), 8 + 52 * pe)
 
 
 @_estimates("TableActivation")
@@ -216,7 +218,7 @@ def _scan(a: Attributes) -> Resources:
         Memory("D", a["DBits"] * pd, channels // pd, initialised=True, decided=True),
     )
     return Resources(
-        120 + 150 * lanes + 330 * pd, 5 * lanes + 3 * pd, memories, 75 + 155 * lanes + 150 * pd
+        120 + 150 * lanes + 330 * pd, 5 * lanes + 3 * pd, memories, 75 + 167 * lanes + 166 * pd
     )
 
 

@@ -78,7 +78,11 @@ class Sizing:
         the network can have a shorter interval on that board.
         """
         work = sum(
-            min(option.placed.dsp * cycles for cycles, options in unit.foldings for option in options)
+            min(
+                option.placed.dsp * cycles
+                for cycles, options in unit.foldings
+                for option in options
+            )
             for unit in self.units
         )
         return math.ceil(work / board.dsp)

@@ -22,6 +22,7 @@ module matrix_vector #(
     parameter int    LANES           = 2,
     parameter int    LANE_BITS       = 19,
     parameter bit    CASCADE         = 1,
+    parameter int    PORT_BITS       = 27,  // of the multiplier's wide port; DSP48E1: 25
     parameter string WEIGHTS         = "",
     parameter string STYLE           = "auto"
 ) (
@@ -36,7 +37,6 @@ module matrix_vector #(
     output logic                                       out0_V_tvalid,
     input  wire                                        out0_V_tready
 );
-    localparam int PORT_BITS = 27;  // of the multiplier's wide port
     localparam int PRODUCT_BITS = 48;
 
     if (SIMD < 1 || MW % SIMD != 0) $error("matrix_vector: SIMD=%0d does not divide MW=%0d", SIMD, MW);

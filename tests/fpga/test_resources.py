@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fpga.boards import BOARDS
-from fpga.memories import Memory
-from fpga.placement import SHELL_FF, Placed, total
-from fpga.resources import estimate, macs_per_dsp
+from fpga.resources import ESTIMATES, estimate, fifo, macs_per_dsp, width_converter
 from lmaunet.errors import UserError
 
 MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8",
@@ -47,43 +44,42 @@ def test_an_operator_without_an_estimate_is_refused():
         estimate("Crop_rtl", {})
 
 
-def test_memories_count_in_the_best_shape():
-    assert Memory("m", 36, 512).bram18 == 1
-    assert Memory("m", 8, 4096).bram18 == 2
-    assert Memory("m", 72, 4096).uram == 1
-    assert Memory("m", 8, 9 * 4096).uram == 1  # nine narrow words beside each other
-    assert Memory("m", 8, 9 * 4096 + 9).uram == 2
+def test_what_is_between_nodes_is_what_yosys_counts():
+    # without the memory: LUTs and flip-flops of a register, of 40 and of 700 words, of converters
+    register = fifo(32, 2)
+    assert (register.lut, register.ff, register.memories) == (35, 66, ())
+    assert [m.depth for m in fifo(32, 40).memories] == [37]
+    assert abs(fifo(32, 40).lut / 55 - 1) < 0.1 and abs(fifo(40, 700).lut / 78 - 1) < 0.1
+    assert abs(fifo(40, 700).ff / 113 - 1) < 0.1
+    measured = {(8, 16): (5, 26), (40, 20): (67, 83), (84, 21): (154, 172), (64, 144): (1022, 2249)}
+    for (bits_in, bits_out), (lut, ff) in measured.items():
+        found = width_converter(bits_in, bits_out)
+        assert abs(found.lut - lut) <= 2 and found.ff == ff
+    assert width_converter(24, 24) == type(register)(0, 0)
 
 
-def test_where_a_memory_can_go():
-    assert Memory("small", 8, 32).styles == ("distributed",)
-    assert Memory("narrow", 8, 64).styles == ("distributed", "block", "ultra")
-    assert Memory("fifo", 72, 4096).styles == ("block", "ultra")
-    # UltraRAM cannot be initialised
-    assert Memory("weights", 72, 4096, initialised=True).styles == ("block",)
-    assert Memory("weights", 36, 200, initialised=True).styles == ("block", "distributed")
-    # its RTL puts it into its usual place
-    assert Memory("row", 36, 256, decided=True).styles == ("block",)
-    assert Memory("row", 8, 64, decided=True).styles == ("distributed",)
+def test_every_operator_has_flip_flops():
+    scan = {"NumChannels": 4, "States": 4, "PD": 1, "PN": 1, "StateBits": 18, "ABits": 12,
+            "DBits": 16}  # fmt: skip
+    window = {"SIMD": 2, "ConvKernelDim": (3, 3), "IFMDim": (8, 8), "IFMChannels": 4,
+              "inputDataType": "INT8", "Stride": (1, 1)}  # fmt: skip
+    common = {"PE": 2, "SIMD": 2, "inputDataType": "INT8", "outputDataType": "INT20",
+              "weightDataType": "INT8", "NumChannels": 4, "Channels": 4, "Kernel": (3, 3), "MW": 4,
+              "MH": 4, "ImgDim": (4, 4), "Padding": (1, 1, 1, 1), "IsShift": 0, "Entries": 256,
+              "lhs_dtype": "INT8", "rhs_dtype": "INT8", "out_dtype": "INT9", "dtype": "INT8",
+              "InputDataType": "INT8", "WI": 8, "ChannelsPerStream": (4, 4),
+              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2}  # fmt: skip
+    for name in ESTIMATES:
+        for parallel in (0, 1):
+            attributes = common | (scan if name == "SelectiveScan" else window)
+            found = estimate(name, attributes | {"parallel_window": parallel, "PE": 2})
+            assert found.ff > 0 and found.lut > 0, name
 
 
-def test_constants_in_luts_take_one_for_64():
-    assert Memory("m", 8, 64, initialised=True).lutram == 8
-    assert Memory("m", 8, 65, initialised=True).lutram == 12
-    assert Memory("m", 8, 32, initialised=True).lutram == 4
-    assert Memory("m", 14, 32).lutram == 8
-
-
-def test_excess_names_what_is_too_much():
-    excess = Placed(200_000, 10, 0, 0).excess(BOARDS["ZCU104"])
-    assert list(excess) == ["lut"]
-    assert excess["lut"] == pytest.approx(200_000 - 0.7 * 230_400)
-
-
-def test_a_design_has_flip_flops_and_a_board_has_two_for_each_lut():
-    parts = [Placed(10, 0, 0, 0, 30), Placed(1, 0, 0, 0, 2)]
-    assert total(parts).ff == 32 + SHELL_FF
-    assert all(board.ff == 2 * board.lut for board in BOARDS.values())
-    half = BOARDS["KV260"].ff / 2
-    assert Placed(0, 0, 0, 0, int(half)).excess(BOARDS["KV260"]) == {}
-    assert Placed(0, 0, 0, 0, int(half) + 1).excess(BOARDS["KV260"]) == {"ff": 1}
+def test_a_parallel_window_is_in_registers():
+    window = {"SIMD": 12, "ConvKernelDim": (3, 3), "IFMDim": (130, 130), "IFMChannels": 12,
+              "inputDataType": "INT8", "Stride": (1, 1)}  # fmt: skip
+    serial, parallel = (
+        estimate("ConvolutionInputGenerator", window | {"parallel_window": p}) for p in (0, 1)
+    )
+    assert parallel.ff - serial.ff == 3 * 9 * 12 * 8 - 2 * 12 * 8

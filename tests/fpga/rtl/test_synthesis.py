@@ -6,8 +6,9 @@ import pytest
 import scan_cases
 
 import fpga.synthesis as synthesis
+from fpga.hardware_ops import fifo
 from fpga.hardware_ops.selective_scan import core
-from fpga.synthesis import Synthesised, synthesize
+from fpga.synthesis import Synthesised, TooSlow, synthesize, synthesize_all
 from lmaunet.errors import ToolNotFound, UserError
 
 needs_yosys = pytest.mark.skipif(
@@ -44,11 +45,19 @@ def test_a_missing_yosys_names_its_fix(monkeypatch):
 
 
 @needs_yosys
+def test_yosys_is_stopped_when_it_takes_too_long():
+    with pytest.raises(TooSlow, match=r"selective_scan: yosys was stopped after 0\.1 s; give it"):
+        synthesize(small(), timeout_s=0.1)
+
+
+@needs_yosys
 @pytest.mark.slow
 def test_the_scan_takes_five_dsps_a_lane_and_three_a_channel(tmp_path):
     found = synthesize(small())
     assert found.dsp == 5 * 4 + 3 * 2
     assert found.lut < 1500 and found.ff < 3000
+    together = synthesize_all([fifo.hardware(24, 2), small(), fifo.hardware(24, 2)])
+    assert together[1] == found and together[0] == together[2] != found
     bad = synthesis.RtlModule("selective_scan", ("selective_scan_cut.sv",), {}, (), ())
     with pytest.raises(UserError, match="yosys refuses the module"):
         synthesize(bad)

@@ -10,7 +10,7 @@ import pytest
 import fpga.network_synthesis as network_synthesis
 from fpga.assemble import specialize
 from fpga.boards import BOARDS
-from fpga.design import Sizing, apply_folding
+from fpga.design import apply_folding
 from fpga.executor import Executor
 from fpga.hardware import Port, RtlModule
 from fpga.hardware_ops import fifo, width_converter
@@ -34,6 +34,7 @@ from fpga.network_synthesis import (
     synthesize_parts,
 )
 from fpga.placement import Resources
+from fpga.sizing import Sizing
 from fpga.synthesis import Synthesised, for_dsp48e1
 from lmaunet.errors import UserError
 

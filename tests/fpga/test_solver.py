@@ -15,8 +15,10 @@ BOARD = BOARDS["ZCU104"]
 NOTHING = Placed(0, 0, 0.0, 0)
 
 
-def option(lut: int, dsp: int, bram36: float = 0.0, uram: int = 0, choice: object = None) -> Option:
-    return Option(Placed(lut, dsp, bram36, uram), (), choice)
+def option(
+    lut: int, dsp: int, bram36: float = 0.0, uram: int = 0, ff: int = 0, choice: object = None
+) -> Option:
+    return Option(Placed(lut, dsp, bram36, uram, ff), (), choice)
 
 
 def shares(options: tuple[Option, ...]) -> np.ndarray:

@@ -127,7 +127,7 @@ def _vvau(a: Attributes) -> Resources:
     end = _register(pe * out)
     sums = pe * (simd * product + (product + 2 if simd > 1 else 0))
     return Resources(
-        30 + pe * (2 * out + tree) + end.lut, pe * simd, (weights,),
+        30 + pe * (out + tree) + end.lut, pe * simd, (weights,),
         25 + pe * (out + simd * bits) + sums + end.ff,
     )  # fmt: skip
 

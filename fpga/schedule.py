@@ -12,7 +12,8 @@ they need to be for one image, so nothing stalls; back-pressure is not modelled.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fpga.folding import FoldedNode
@@ -58,15 +59,18 @@ def schedule(
         rows = shape[1] if shape[1] > 1 else rows_in
         work = node.cycles() / rows
         pixel = work / (shape[1] * shape[2] / rows)
-        needs = [_needed_row(node, row, rows_in) for row in range(rows)]
+        needs = _needed_rows(*_geometry(node), rows, rows_in)
+        first, last = (_latest([rows[n] for _, n in streams]) for rows in (begins, ends))
         begin: list[float] = []
         end: list[float] = []
+        free = 0.0
         for need in needs:
-            free = end[-1] if end else 0.0
-            first = max(begins[n][need] for _, n in streams) if need >= 0 else 0.0
-            last = max(ends[n][need] for _, n in streams) if need >= 0 else 0.0
-            begin.append(max(first, free) + pixel)
-            end.append(max(begin[-1] + work - pixel, last + pixel if need >= 0 else 0.0))
+            start = free if need < 0 or first[need] < free else first[need]
+            begin.append(start + pixel)
+            free = start + work
+            if need >= 0 and last[need] + pixel > free:
+                free = last[need] + pixel
+            end.append(free)
         late = node.pipeline_cycles()
         for name in node.step.outputs:
             begins[name], ends[name] = [t + late for t in begin], [t + late for t in end]
@@ -80,19 +84,36 @@ def schedule(
     )  # fmt: skip
 
 
-def _needed_row(node: FoldedNode, row: int, rows_in: int) -> int:
-    """Return the last input row that an output row needs; -1 where it needs none."""
+def _latest(streams: list[list[float]]) -> list[float]:
+    """Return when the last of several streams has each row."""
+    return streams[0] if len(streams) == 1 else [max(row) for row in zip(*streams, strict=True)]
+
+
+def _geometry(node: FoldedNode) -> tuple[str, int, int]:
+    """Return how a node's output rows follow from its input's, and the two numbers of it."""
     a = node.attributes
     if node.op_type in ("FMPadding", "PadWithCode") and a["ImgDim"][0] > 1:
-        return min(row - a["Padding"][0], rows_in - 1) if row >= a["Padding"][0] else -1
+        return "border", a["Padding"][0], 0
     if node.op_type == "ConvolutionInputGenerator" and a["IFMDim"][0] > 1:
-        return min(row * a["Stride"][0] + a["ConvKernelDim"][0] - 1, rows_in - 1)
+        return "window", a["Stride"][0], a["ConvKernelDim"][0]
     if node.op_type == "UpsampleNearestNeighbour":
-        return row // (a["HO"] // a["HI"])
-    return min(row, rows_in - 1)
+        return "repeat", a["HO"] // a["HI"], 0
+    return "same", 0, 0
 
 
-def _rows_waiting(arrivals: list[float], done: list[float], needs: list[int]) -> int:
+@functools.cache
+def _needed_rows(kind: str, first: int, second: int, rows: int, rows_in: int) -> tuple[int, ...]:
+    """Return the last input row that each output row needs; -1 where it needs none."""
+    if kind == "border":
+        return tuple(min(row - first, rows_in - 1) if row >= first else -1 for row in range(rows))
+    if kind == "window":
+        return tuple(min(row * first + second - 1, rows_in - 1) for row in range(rows))
+    if kind == "repeat":
+        return tuple(row // first for row in range(rows))
+    return tuple(min(row, rows_in - 1) for row in range(rows))
+
+
+def _rows_waiting(arrivals: list[float], done: list[float], needs: Sequence[int]) -> int:
     """Return the most rows that have arrived and are not consumed yet."""
     consumed = [
         done[min(bisect.bisect_left(needs, i), len(done) - 1)] for i in range(len(arrivals))

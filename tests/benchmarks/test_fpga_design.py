@@ -9,7 +9,8 @@ DETAIL = {
     "resources": {"lut": {"used": 1, "available": 2}}, "resources_provenance": "estimated",
     "usable": {"lut": 1.4}, "fits": False, "nodes": 3, "slowest": [],
     "largest": [], "memories": {"depths_provenance": "estimated"},
-    "pipeline": {"provenance": "estimated"},
+    "pipeline": {"provenance": "estimated"}, "limits": "DSP", "dsp_bound_interval_cycles": 4,
+    "network": {"logits_sqnr_db": 30.0},
     "simulation": {"bit_exact": True, "images": 2, "fifo_bits": 17},
 }  # fmt: skip
 
@@ -21,4 +22,4 @@ def test_figures_say_how_they_were_obtained(simulated):
     assert ("bit_exact" in found, "fifo_bits" in found) == (simulated, simulated)
     assert found["resources"]["lut"] == {"used": 1, "available": 2, "provenance": "estimated"}
     assert found["pipeline"] == {"provenance": "estimated"}
-    assert found["fits"] is False
+    assert found["fits"] is False and found["limits"] == "DSP"

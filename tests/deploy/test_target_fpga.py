@@ -129,7 +129,7 @@ def test_the_detail_tells_what_is_inside(built):
     board = read_json(build.folder / "resources.json")["board"]
     for row in detail["largest"]:
         layer = layers[row["name"]]
-        of_board = {n: layer[n] / board[n] for n in ("lut", "dsp", "bram36", "uram")}
+        of_board = {n: layer[n] / board[n] for n in ("lut", "ff", "dsp", "bram36", "uram")}
         assert row["share"] == max(of_board.values()) == of_board[row["resource"]]
     assert min(shares) >= max(
         layer["dsp"] / board["dsp"] for name, layer in layers.items()

@@ -58,7 +58,10 @@ def made_up_cycles(monkeypatch):
         n = len(codes)
         none = dict.fromkeys(self.waiting, 0)
         needed = dict.fromkeys(self.waiting, 4)
-        return NetworkRun(self.executor.run(codes), LATENCY, (INTERVAL,) * (n - 1), needed, none, 1)
+        times = dict.fromkeys((t for node in self.nodes for t in (*node.inputs, *node.outputs)), 1)
+        return NetworkRun(
+            self.executor.run(codes), LATENCY, (INTERVAL,) * (n - 1), needed, none, times, times, 1
+        )
 
     monkeypatch.setattr(Network, "run", run)
     monkeypatch.setattr("fpga.build.verilator_place", lambda: "")

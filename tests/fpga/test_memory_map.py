@@ -56,7 +56,8 @@ def test_a_purpose_holds_its_memories(design, whole):
     found = memory_map(rows, design, parts, "estimated")
     purposes = {entry["purpose"]: entry for entry in found["purposes"]}
     assert {"weights", "line buffers of windows", "scan state", "requantization constants",
-            JOIN_FIFOS, OTHER_FIFOS} <= set(purposes)  # fmt: skip
+            JOIN_FIFOS} <= set(purposes)  # fmt: skip
+    assert OTHER_FIFOS not in purposes  # all of them are registers
     assert sum(entry["bits"] for entry in purposes.values()) == found["bits"]
     assert sum(entry["share_of_bits"] for entry in purposes.values()) == pytest.approx(1)
     assert sum(entry["count"] for entry in purposes.values()) == len(rows)
@@ -81,6 +82,7 @@ def test_the_largest_fifos_have_the_depths_that_were_given(design, whole):
     largest = found["fifos"][0]
     assert (largest["stream"], largest["width"], largest["depth"]) == (streams[3], 16, 4097)
     assert largest["bits"] == 16 * 4097 and largest["kind"] != "lutram"
+    assert OTHER_FIFOS in {entry["purpose"] for entry in found["purposes"]}
     bits = [fifo["bits"] for fifo in found["fifos"]]
     assert bits == sorted(bits, reverse=True)
     assert found["depths_provenance"] == "simulated" and found["placed_provenance"] == "estimated"

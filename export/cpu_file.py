@@ -19,12 +19,17 @@ def cpu_file(exported: onnx.ModelProto) -> onnx.ModelProto:
     """Return the file of a QCDQ graph: UINT8 activations, packed weights, the scan ``unrolled``."""
     from export.compact import compact
     from export.convolutions import prepare
-    from export.cpu_form import integer_biases, unsigned_activations, widen_codes
+    from export.cpu_form import (
+        integer_biases,
+        unsigned_activations,
+        unsigned_weights,
+        widen_codes,
+    )
     from export.lower import lower
     from export.packing import pack_weights
 
     codes = integer_biases(widen_codes(unsigned_activations(prepare(exported))))
-    return compact(pack_weights(lower(codes, LOWERING)))
+    return compact(pack_weights(lower(unsigned_weights(codes), LOWERING)))
 
 
 def file_bytes(model: nn.Module, images: np.ndarray) -> int:

@@ -6,7 +6,7 @@ where the code 0 is the smallest; :func:`unsigned_activations` gives the same va
 And an integer convolution adds an integer bias; :func:`integer_biases` writes into the file the
 rounding that ONNX Runtime would do when it loads it, so that the file computes the same with its
 graph optimization and without. The fewer bits weights have, the coarser that rounding is, which
-:func:`widen_codes` puts right first.
+:func:`widen_codes` puts right first. :func:`unsigned_weights` comes last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ SHIFT = 128
 LARGEST_RELU_CODE = 127
 LARGEST_WIDE_CODE = 64
 """Two products of an activation code up to 255 and a weight code up to 64 fit INT16, in which x86
-processors without VNNI add them; larger ones would saturate there."""
+processors without VNNI add them; larger ones would saturate there, see :func:`unsigned_weights`."""
+INT16_MAX = 32_767
 
 
 def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -128,6 +129,48 @@ def widen_codes(model: onnx.ModelProto) -> onnx.ModelProto:
         for name, array in zip(names, (wide, finer), strict=True):
             result.graph.initializer.append(numpy_helper.from_array(array, name))
         node.input[:2] = names
+    remove_unused(result)
+    return result
+
+
+def unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which weights that could saturate on a CPU have UINT8 codes.
+
+    x86 processors without VNNI multiply UINT8 by INT8 in pairs and add each pair in INT16, which
+    saturates: wrong sums, without a word. ONNX Runtime multiplies UINT8 by UINT8 in wider numbers.
+    So where two products of the largest codes of a convolution's input and weights exceed INT16,
+    the weights' codes and zero points become larger by 128; the values stay as they are, bit for
+    bit. A model is one that :func:`unsigned_activations` returned.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = Graph(result)
+    quantized = {convolution.node for convolution in quantized_convolutions(result)}
+    made: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type != "Conv" or node.name not in quantized:
+            continue
+        source, weight = graph.dequantize(node.input[0]), graph.producers[node.input[1]]
+        codes, scale = (graph.constant(name) for name in weight.input[:2])
+        if source is None or codes is None or scale is None or codes.dtype != np.int8:
+            continue
+        zero = graph.constant(source.input[2])
+        largest = LARGEST_RELU_CODE if zero is not None and not zero.any() else 255
+        if 2 * largest * int(np.abs(codes.astype(np.int16)).max(initial=0)) <= INT16_MAX:
+            continue
+        names = f"{weight.input[0]}/unsigned", f"unsigned/zero_points_{scale.size}x{scale.ndim}"
+        for name, array in (
+            (names[0], (codes.astype(np.int16) + SHIFT).astype(np.uint8)),
+            (names[1], np.full(scale.shape, SHIFT, np.uint8)),
+        ):
+            if name not in made:
+                result.graph.initializer.append(numpy_helper.from_array(array, name))
+                made.add(name)
+        weight.input[:] = [names[0], weight.input[1], names[1]]
     remove_unused(result)
     return result
 

@@ -155,7 +155,9 @@ def pack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
     for tensor in _weights(model):
         codes = numpy_helper.to_array(tensor)
-        bits = smallest_bits(codes) if codes.size else UNPACKED_BITS
+        # codes of UINT8 are those that need all of 8 bits
+        narrow = codes.size and codes.dtype == np.int8
+        bits = smallest_bits(codes) if narrow else UNPACKED_BITS
         if packed_bytes(codes.size, bits) == codes.size or tensor.name in replaceable:
             continue
         del constants[tensor.name]
@@ -231,12 +233,12 @@ def weight_bits_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Return the INT8 initializers that a DequantizeLinear of the main graph reads."""
+    """Return the INT8 and UINT8 initializers that a DequantizeLinear of the main graph reads."""
     import onnx
 
     read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    int8 = onnx.TensorProto.INT8
-    return [t for t in model.graph.initializer if t.name in read and t.data_type == int8]
+    kinds = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
+    return [t for t in model.graph.initializer if t.name in read and t.data_type in kinds]
 
 
 def _packed(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:

@@ -16,7 +16,7 @@ from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
 from export import cpu_form
 from export.check import run_onnx
 from export.convolutions import Graph, prepare
-from export.cpu_form import integer_biases, unsigned_activations, widen_codes
+from export.cpu_form import integer_biases, unsigned_activations, unsigned_weights, widen_codes
 from lmaunet.errors import UserError
 
 
@@ -166,6 +166,7 @@ def test_rounded_biases_make_optimization_change_next_to_nothing():
     image = {"image": images(1, 16)}
 
     def difference(model):
+        model = unsigned_weights(model)  # else sums of 8-bit weights saturate on some processors
         off, full = (run_onnx(model, image, optimize=o)[0] for o in (False, True))
         return np.abs(off - full).max()
 
@@ -182,3 +183,52 @@ def _with_coarse_bias_units(model):
             array = numpy_helper.to_array(tensor) * 100
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return copy
+
+
+def may_saturate(model):
+    """The convolutions of which two products of codes, added, can exceed INT16 as UINT8 x INT8."""
+    graph = Graph(model)
+    found = set()
+    for node in graph.nodes:
+        codes = weights_of(model)[node.name][0] if node.op_type == "Conv" else None
+        source = graph.dequantize(node.input[0]) if node.op_type == "Conv" else None
+        if source is not None and codes is not None and codes.dtype == np.int8:
+            largest = 255 if graph.constant(source.input[2]).any() else 127
+            if 2 * largest * np.abs(codes.astype(int)).max() > 32_767:
+                found.add(node.name)
+    return found
+
+
+def test_no_sum_of_two_products_saturates():
+    signed = unsigned_activations(prepare(small_network()))
+    unsigned = unsigned_weights(signed)
+    onnx.checker.check_model(unsigned)
+    assert may_saturate(signed) and not may_saturate(unsigned)
+    assert np.array_equal(outputs(unsigned), outputs(signed))
+    # only what could saturate has changed
+    for name, (codes, _) in weights_of(unsigned).items():
+        assert (codes.dtype == np.uint8) == (name in may_saturate(signed))
+
+
+def test_weights_within_64_stay_signed():
+    narrow = widen_codes(unsigned_activations(prepare(narrow_network())))
+    types = {name: codes.dtype for name, (codes, _) in weights_of(unsigned_weights(narrow)).items()}
+    small = {
+        n for n, (codes, _) in weights_of(narrow).items() if np.abs(codes.astype(int)).max() < 65
+    }
+    assert small and all(types[name] == np.int8 for name in small)
+
+
+def test_integer_kernels_compute_the_largest_codes_as_they_are():
+    """All codes at their ends: what saturates on a processor without VNNI is off by thousands."""
+    model = unsigned_activations(prepare(convolutions_only()))
+    graph = Graph(model)
+    ends = {n.input[0] for n in graph.nodes if n.op_type == "DequantizeLinear"}
+    for tensor in model.graph.initializer:
+        if tensor.name in ends and tensor.data_type == onnx.TensorProto.INT8:
+            full = np.full(list(tensor.dims), 127, np.int8)
+            tensor.CopyFrom(numpy_helper.from_array(full, tensor.name))
+    bright = {"image": np.full_like(images(1, 16), 1e6)}
+    form = unsigned_weights(integer_biases(model))
+    off, full = (run_onnx(form, bright, optimize=o)[0] for o in (False, True))
+    np.testing.assert_allclose(full, off, rtol=1e-5)

@@ -63,7 +63,12 @@ def build(request: BuildRequest) -> Build:
     from export.compact import bytes_by_purpose
     from export.convolutions import prepare, quantized_convolutions
     from export.cpu_file import LOWERING, cpu_file
-    from export.cpu_form import integer_biases, unsigned_activations, widen_codes
+    from export.cpu_form import (
+        integer_biases,
+        unsigned_activations,
+        unsigned_weights,
+        widen_codes,
+    )
     from export.lower import lower
     from export.packing import weight_bits_of
     from export.segments import check_segments, exported_values
@@ -74,7 +79,7 @@ def build(request: BuildRequest) -> Build:
     request.progress("ort: bringing the graph into the CPU's form")
     codes = widen_codes(unsigned_activations(prepare(exported)))
     rounded = integer_biases(codes)
-    form = lower(rounded, LOWERING)
+    form = lower(unsigned_weights(rounded), LOWERING)
     model = cpu_file(exported)
     shipped = request.folder / SHIPPED
     onnx.save(model, shipped)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fpga.boards import Board, larger_board
@@ -231,8 +231,7 @@ class _Search:
             return max(0.0, than.latency_ms - design.latency_ms) if design.fits else -1.0
 
         found = self._refine(best, self._faster, better)
-        place = steps.index(best)
-        return replace(found, limits=self._what_limits(found, steps[place - 1] if place else None))
+        return replace(found, limits=self._what_limits(found, steps[: steps.index(best)]))
 
     def smallest(self, target_ms: float) -> Design:
         """Return the design with the smallest sum of shares of the board within a latency."""
@@ -300,15 +299,20 @@ class _Search:
         steps = [step for step in self.sizing.steps(part) if step > bound * (1 + SAME)]
         return steps[0] if steps else None
 
-    def _what_limits(self, found: Design, faster: int | None) -> str:
-        """Return in words why there is no faster design."""
-        if faster is None:
-            slowest = found.slowest()
-            return f"no folding of {slowest.op_type} {slowest.name} is faster"
-        tried = self.at(faster)
-        short = _shortages(tried)
-        need = f"would need {short}" if short else "would not be faster"
-        return f"the next faster folding, {tried.latency_ms:.3g} ms (estimated), {need}"
+    def _what_limits(self, found: Design, faster: Sequence[int]) -> str:
+        """Return in words why there is no faster design; ``faster``: the bounds below its own."""
+        for bound in reversed(faster):
+            tried = self.at(bound)
+            short = _shortages(tried)
+            if short and tried.latency_ms < found.latency_ms:
+                return (
+                    f"the next faster folding, {tried.latency_ms:.3g} ms (estimated), would need "
+                    f"{short}"
+                )
+        if faster:
+            return "no folding that was tried has a shorter latency"
+        slowest = found.slowest()
+        return f"no folding of {slowest.op_type} {slowest.name} is faster"
 
 
 def _share(design: Design) -> float:

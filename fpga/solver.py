@@ -17,6 +17,7 @@ import numpy as np
 
 from fpga.boards import Board
 from fpga.placement import KINDS, SHELL, Placed, Resources, held_in
+from lmaunet.integer_program import quiet_solver
 
 OVERLOAD_COST = 1e3
 """What exceeding the scarcest limit by its whole counts for, beside shares of the board."""
@@ -128,8 +129,7 @@ def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
     lp.a_matrix_.index_ = [i for index, _ in entries for i in index]
     lp.a_matrix_.value_ = [v for _, values in entries for v in values]
     lp.integrality_ = [highspy.HighsVarType.kInteger] * count + [highspy.HighsVarType.kContinuous]
-    solver = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
+    solver = quiet_solver()
     solver.setOptionValue("mip_rel_gap", GAP)
     solver.setOptionValue("threads", 1)
     # the heuristics print to standard output, and a problem of this kind hardly needs them

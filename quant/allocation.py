@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmaunet.errors import UserError
+from lmaunet.integer_program import quiet_solver
 from lmaunet.spec import NetSpec
 from quant.bits import protected_layers
 from quant.convolution import WEIGHT_BITS
@@ -116,8 +117,7 @@ def _solve(
         for bits in WEIGHT_BITS
         if bits >= least[layer.path]
     )
-    solver = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
+    solver = quiet_solver()
     solver.setOptionValue("mip_rel_gap", 0.0)
     solver.setOptionValue("mip_abs_gap", 0.0)
     # the heuristics print to standard output, and a problem of this size does not need them

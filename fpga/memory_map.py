@@ -11,6 +11,7 @@ from fpga.schedule import JOINS
 
 PURPOSES = {
     "weights": "weights",
+    "vectors": "vectors that matrix units reuse",
     "line": "line buffers of windows",
     "row": "rows to upsample",
     "multipliers": "requantization constants",

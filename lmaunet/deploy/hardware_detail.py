@@ -11,7 +11,7 @@ from lmaunet.deploy.figures import WORDS, Shown, number_text
 from lmaunet.deploy.pipeline_picture import layout
 
 RESOURCES = {
-    "lut": "LUT", "ff": "flip-flops", "dsp": "DSP", "bram36": "BRAM36", "uram": "UltraRAM",
+    "lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36", "uram": "UltraRAM",
     "lutram": "LUT",
 }  # fmt: skip
 KINDS = {"lutram": "LUT RAM", "bram36": "block RAM", "uram": "UltraRAM"}

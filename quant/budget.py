@@ -77,7 +77,8 @@ def allocate_for_file(
         size = size_with(chosen.bits)
         if size <= budget_bytes:
             return _to_json(chosen, spec, budget_bytes, size)
-        rest += size - budget_bytes
+        # of this file, so that the next weights are smaller than these by what it is too large
+        rest = size - chosen.weight_bytes
     content = _to_json(
         allocate(spec, sensitivity, weight_bytes(spec, least)), spec, budget_bytes, smallest
     )

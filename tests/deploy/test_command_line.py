@@ -172,6 +172,14 @@ def test_a_full_disk_keeps_the_old_result(run, tmp_path, monkeypatch):
     assert (tmp_path / "run/train/model.pt").read_bytes() == kept
 
 
+@pytest.fixture
+def heard():
+    """Let SIGINT interrupt, which a shell lets its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Swallows:
     """Interrupts its process from where Python drops an exception."""
 
@@ -181,7 +189,7 @@ class Swallows:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_ctrl_c_that_python_drops_is_not_lost(capsys):
+def test_a_ctrl_c_that_python_drops_is_not_lost(capsys, heard):
     passed = []
 
     def work():

@@ -11,7 +11,8 @@ import string
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from export.convolutions import remove_unused
+from export.convolutions import copy_node, remove_unused
+from export.function import all_nodes
 from export.packing import is_unpack
 
 if TYPE_CHECKING:
@@ -29,6 +30,28 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
     for step in PASSES:
         model = step(model)
     return model
+
+
+def drop_unread_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without the nodes of the main graph that no output depends on.
+
+    ONNX Runtime computes them, and they keep it from fusing what is around them.
+    """
+    result = _copy(model)
+    graph = result.graph
+    needed = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        # a body may read tensors of the graph around it
+        needed.update(name for inner in all_nodes([node]) for name in inner.input)
+    nodes = [copy_node(node) for node in reversed(kept)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    remove_unused(result)
+    return result
 
 
 def drop_weight_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -213,6 +236,7 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 PASSES: tuple[Pass, ...] = (
+    drop_unread_nodes,
     drop_weight_zero_points,
     share_constants,
     strip_text,

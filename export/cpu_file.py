@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmaunet.errors import UserError
+
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-LOWERING = "unrolled"
+CPUS = ("any", "vnni")
+"""What a file may count on: ``any`` processor, or one that has VNNI, which adds products of UINT8
+and INT8 without saturation (:func:`export.cpu_form.unsigned_weights`)."""
 
 
-def cpu_file(exported: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the file of a QCDQ graph: UINT8 activations, packed weights, the scan ``unrolled``."""
-    from export.compact import compact
+@dataclass(frozen=True)
+class CpuForms:
+    """A quantized network on its way to the file of a CPU.
+
+    Args:
+        codes: UINT8 activations, laid out for integer kernels; every value as exported.
+        rounded: the same with biases rounded to integers of the accumulators.
+        fused: the same with SiLU and scans as functions from codes to codes.
+    """
+
+    codes: onnx.ModelProto
+    rounded: onnx.ModelProto
+    fused: onnx.ModelProto
+
+
+def cpu_forms(exported: onnx.ModelProto, cpu: str = "any") -> CpuForms:
+    """Return the forms of a QCDQ graph; raises UserError for an unknown ``cpu``."""
+    from export.code_functions import fuse_codes
     from export.convolutions import prepare
     from export.cpu_form import (
         integer_biases,
@@ -25,11 +45,29 @@ def cpu_file(exported: onnx.ModelProto) -> onnx.ModelProto:
         unsigned_weights,
         widen_codes,
     )
-    from export.lower import lower
+    from export.cpu_layout import channels_last_reshapes, requantize_moves
+
+    if cpu not in CPUS:
+        raise UserError(f"unknown --cpu {cpu!r}; use one of: {', '.join(CPUS)}")
+    laid_out = channels_last_reshapes(requantize_moves(prepare(exported)))
+    codes = widen_codes(unsigned_activations(laid_out))
+    rounded = integer_biases(codes)
+    return CpuForms(
+        codes, rounded, fuse_codes(rounded if cpu == "vnni" else unsigned_weights(rounded))
+    )
+
+
+def pack(form: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a form as it ships: weights packed, and nothing in it that computing does not need."""
+    from export.compact import compact
     from export.packing import pack_weights
 
-    codes = integer_biases(widen_codes(unsigned_activations(prepare(exported))))
-    return compact(pack_weights(lower(unsigned_weights(codes), LOWERING)))
+    return compact(pack_weights(form))
+
+
+def cpu_file(exported: onnx.ModelProto, cpu: str = "any") -> onnx.ModelProto:
+    """Return the file of a QCDQ graph for a CPU."""
+    return pack(cpu_forms(exported, cpu).fused)
 
 
 def file_bytes(model: nn.Module, images: np.ndarray) -> int:

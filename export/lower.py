@@ -136,6 +136,15 @@ def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     return shapes
 
 
+def static_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of the main graph whose sizes are all known, by name."""
+    return {
+        name: tuple(size for size in shape if isinstance(size, int))
+        for name, shape in _shapes(model).items()
+        if all(isinstance(size, int) for size in shape)
+    }
+
+
 def _variable_tensors(model: onnx.ModelProto) -> set[str]:
     """Return the names of the tensors that depend on the model's input."""
     constants = {i.name for i in model.graph.initializer}

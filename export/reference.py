@@ -44,6 +44,7 @@ def open_session(
     *,
     optimize: bool,
     float_biases: bool = False,
+    operators: Path | None = None,
     save_optimized: Path | None = None,
 ) -> Any:
     """Return an ONNX Runtime session on the CPU, one thread for each core it may use.
@@ -53,10 +54,12 @@ def open_session(
         optimize: whether ONNX Runtime may rewrite the graph, fully or not at all.
         float_biases: whether an optimized graph keeps the biases as they are; ONNX Runtime rounds
             them to integers otherwise.
+        operators: the library of :mod:`export.operators`, whose kernels stand for the functions
+            of ``ai.lmaunet``; the functions are computed as the model defines them otherwise.
         save_optimized: where the rewritten graph is saved.
 
     Raises:
-        UserError: where ONNX Runtime cannot load the model.
+        UserError: where ONNX Runtime cannot load the model or the library.
     """
     import onnxruntime
 
@@ -72,6 +75,8 @@ def open_session(
     label = str(model) if isinstance(model, Path) else f"the model {model.graph.name!r}"
     if isinstance(model, Path) and not model.is_file():
         raise UserError(f"{model} does not exist; build it again")
+    if operators is not None:
+        _register(options, operators)
     try:
         return onnxruntime.InferenceSession(
             source,
@@ -83,6 +88,17 @@ def open_session(
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"ONNX Runtime cannot load {label}: {reason}; build it again") from error
+
+
+def _register(options: Any, library: Path) -> None:
+    try:
+        options.register_custom_ops_library(str(library.resolve()))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"ONNX Runtime cannot load the operators {library}: {reason}; build the target again "
+            "on this machine"
+        ) from error
 
 
 def thread_count() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.convolutions import Graph
+from export.function import DOMAIN
 from export.reference import open_session
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement, UserError
@@ -141,6 +142,13 @@ def cut(
             result.graph.output.append(helper.make_tensor_value_info(codes, kind, shape))
         outputs[name] = codes
         node.input[0] = name
+    # a function from codes to codes reads a quantizer's codes without a DequantizeLinear
+    fed = {codes: name for name, codes in outputs.items()}
+    for node in graph.nodes:
+        if node.domain == DOMAIN:
+            node.input[:] = [fed.get(source, source) for source in node.input]
+        elif node.op_type == "Transpose" and node.input[0] in fed:
+            node.input[0] = fed[node.input[0]]
     missing = [name for name in activations(model) if name not in values]
     lost = set(values) - {node.output[0] for node in graph.nodes} - {model.graph.output[0].name}
     if lost:
@@ -161,6 +169,7 @@ def check_segments(
     share: float,
     optimize: bool,
     float_biases: bool = False,
+    operators: Path | None = None,
 ) -> tuple[Agreement, Agreement, Agreement]:
     """Require each segment of a form to compute what the network that it is a form of computes.
 
@@ -172,7 +181,7 @@ def check_segments(
         image: one image ``(1, channels, H, W)``.
         evidence: the folder in which tensors that disagree are saved.
         share: the share of each quantizer's codes that may differ, by one.
-        optimize, float_biases: as in :func:`export.reference.open_session`.
+        optimize, float_biases, operators: as in :func:`export.reference.open_session`.
 
     Returns:
         The agreement of all codes within one, of all codes exactly, and of the logits.
@@ -182,7 +191,7 @@ def check_segments(
     """
     model, feeds, outputs = cut(form, values)
     logits = form.graph.output[0].name
-    session = open_session(model, optimize=optimize, float_biases=float_biases)
+    session = open_session(model, optimize=optimize, float_biases=float_biases, operators=operators)
     entry = form.graph.input[0].name
     wanted = list(dict.fromkeys(outputs.values()))
     got = dict(

@@ -31,6 +31,10 @@ TOOLS = (
 )  # fmt: skip
 
 
+SOURCES = frozenset({".cpp", ".hpp", ".py", ".sv", ".tcl"})
+"""The suffixes of files that a package computes with."""
+
+
 class DamagedStage(UserError):
     """A stage's folder does not hold what the stage wrote."""
 
@@ -60,13 +64,13 @@ def tool_versions() -> dict[str, str]:
 
 @functools.cache
 def source_digest(package: str) -> str:
-    """Return the SHA-256 of the Python sources of an installed package, without importing it."""
+    """Return the SHA-256 of an installed package's sources, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"package {package} is not installed; run: pip install lmaunet-deploy")
     digest = hashlib.sha256()
     root = Path(next(iter(spec.submodule_search_locations)))
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(p for p in root.rglob("*") if p.suffix in SOURCES):
         digest.update(str(path.relative_to(root)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -14,9 +14,13 @@ and 0.2 to 0.5 of that of a Scan over single steps (``benchmarks/scan_in_onnx.py
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from export.function import DOMAIN, INPUTS, NAME
 from export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+
+if TYPE_CHECKING:
+    import onnx
 
 STEPS = 16
 CHUNKS = 16
@@ -88,6 +92,64 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
     if cut.surplus:
         read = builder.cut(read, 0, site.tokens, 1)
     return builder.op("Add", read, builder.op("Mul", inputs.D, inputs.x))
+
+
+def scan_function(opset: int) -> onnx.FunctionProto:
+    """Return the function ``ai.lmaunet::SelectiveScan`` in this form, for scans of any size.
+
+    Its inputs and output are those of :func:`export.function.selective_scan_function`. All sizes
+    are taken from the shapes of the inputs, which a runtime folds into constants where they are
+    fixed. A block is always of 256 tokens; L is padded to a multiple of it.
+    """
+    import onnx.helper
+    import onnx.numpy_helper
+
+    b = Builder("")
+    block = STEPS * CHUNKS
+    sizes = {
+        name: b.op("Shape", tensor, start=axis, end=axis + 1)
+        for name, tensor, axis in (
+            ("n", "x", 0), ("tokens", "x", 1), ("d", "A", 0), ("s", "A", 1),
+        )
+    }  # fmt: skip
+    one, tile = b.integers(1), b.integers(CHUNKS, STEPS)
+    surplus = b.op("Mod", b.op("Neg", sizes["tokens"]), b.integers(block))
+    pads = b.op("Concat", b.integers(0, 0, 0, 0), surplus, b.integers(0), axis=0)
+
+    def blocked(tensor: str, *last: str) -> str:
+        shape = b.op("Concat", sizes["n"], b.integers(-1), tile, *last, axis=0)
+        return b.op("Reshape", b.op("Pad", tensor, pads), shape)
+
+    delta = b.op("Softplus", "dt")
+    start = b.op("Concat", sizes["n"], one, one, sizes["s"], sizes["d"], axis=0)
+    body = Builder("body_")
+    site = ScanSite("", "n", block, "d", "s")  # type: ignore[arg-type]
+    _, _, read = b.ops(
+        "Scan",
+        b.op("ConstantOfShape", start),
+        b.op("Transpose", "A", perm=[1, 0]),
+        blocked(delta, one, sizes["d"]),
+        blocked(b.op("Mul", delta, "x"), one, sizes["d"]),
+        blocked("B", sizes["s"], one),
+        blocked("C", one, sizes["s"]),
+        outputs=3,
+        body=_body(body, site, tiling(block)),
+        num_scan_inputs=4,
+        scan_input_axes=[1] * 4,
+        scan_output_axes=[1],
+    )
+    rows = b.op("Reshape", read, b.op("Concat", sizes["n"], b.integers(-1), sizes["d"], axis=0))
+    kept = b.op("Slice", rows, b.integers(0), sizes["tokens"], one)
+    y = b.op("Add", kept, b.op("Mul", "D", "x"))
+    b.rename(y, "y")
+    constants = [
+        onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+        for tensor in b.initializers
+    ]
+    return onnx.helper.make_function(
+        DOMAIN, NAME, list(INPUTS), ["y"], [*constants, *b.nodes],
+        [onnx.helper.make_opsetid("", opset)],
+    )  # fmt: skip
 
 
 def _body(body: Builder, site: ScanSite, cut: Tiling):

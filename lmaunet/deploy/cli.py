@@ -202,6 +202,8 @@ def build(
     clock_mhz: Annotated[Optional[float], typer.Option(help=f"fpga: the clock that is assumed; {defaults.CLOCK_MHZ:g} if not given.")] = None,  # noqa: E501, UP045
     target_ms: Annotated[Optional[float], typer.Option(help="fpga: latency to meet; the fastest that fits if not given.")] = None,  # noqa: E501, UP045
     simulate: Annotated[bool, typer.Option("--simulate", help="fpga: simulate the whole design's RTL to the last cycle; minutes.")] = False,  # noqa: E501
+    cpu: Annotated[Optional[str], typer.Option("--cpu", help="ort: any processor, or vnni for a file that only those with VNNI compute right, faster where the program does not open it as this one does; any if not given.")] = None,  # noqa: E501, UP045
+    operators: Annotated[Optional[bool], typer.Option("--operators/--no-operators", help="ort: also compile the operators that make the file faster; where there is a C++ compiler if not given.")] = None,  # noqa: E501, UP045
     flow: Annotated[Optional[str], typer.Option("--flow", help="fpga, with --simulate implied: timing has Vivado place and route the network, vivado also makes a bitstream (needs Vitis HLS); none if not given.")] = None,  # noqa: E501, UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -210,6 +212,8 @@ def build(
     from lmaunet.errors import UserError
 
     for name, given, owner in (
+        ("cpu", cpu, "ort"),
+        ("operators", operators, "ort"),
         ("sm", sm or None, "trt"),
         ("board", board, "fpga"),
         ("clock-mhz", clock_mhz, "fpga"),
@@ -220,7 +224,11 @@ def build(
         if given is not None and target != owner:
             raise UserError(f"--{name} is an option of --target {owner}; leave it out here")
     options: dict[str, Any] = {}
-    if target == "trt":
+    if target == "ort":
+        from lmaunet.deploy.targets.ort import build_options
+
+        options = build_options(cpu, operators)
+    elif target == "trt":
         options = {"sms": list(sm or defaults.SMS)}
     elif target == "fpga":
         options = {

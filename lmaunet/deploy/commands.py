@@ -148,22 +148,26 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
     _say(train(run, spec, source, *schedule, seed)[1])
     checkpoint = run / "train" / "model.pt"
     _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
-    for target, options in DEMO_BUILDS.items():
+    for target, options in demo_builds().items():
         _say(build(run, target, options)[1])
     return report(run, None, False)
 
 
-DEMO_BUILDS: dict[str, dict[str, Any]] = {
-    "ort": {},
-    "trt": {"sms": list(defaults.SMS)},
-    "fpga": {
-        "board": defaults.BOARD,
-        "clock_mhz": defaults.CLOCK_MHZ,
-        "target_ms": None,
-        "simulate": False,
-        "flow": defaults.FLOW,
-    },
-}
+def demo_builds() -> dict[str, dict[str, Any]]:
+    """Return the builds of the demo with their options."""
+    from lmaunet.deploy.targets.ort import build_options
+
+    return {
+        "ort": build_options(),
+        "trt": {"sms": list(defaults.SMS)},
+        "fpga": {
+            "board": defaults.BOARD,
+            "clock_mhz": defaults.CLOCK_MHZ,
+            "target_ms": None,
+            "simulate": False,
+            "flow": defaults.FLOW,
+        },
+    }
 
 
 def _say(lines: list[str]) -> None:

@@ -34,6 +34,7 @@ def packed():
     model = lower(integer_biases(unsigned_activations(prepare(narrow_network()))), "unrolled")
     model = pack_weights(model)
     model.doc_string = model.graph.node[0].doc_string = "made for a test"
+    model.graph.node.append(helper.make_node("Relu", ["logits"], ["unread"], name="unread"))
     model.graph.node[1].metadata_props.add(key="origin", value="a test")
     model.graph.value_info.append(
         helper.make_tensor_value_info("/stem_out", onnx.TensorProto.FLOAT, None)

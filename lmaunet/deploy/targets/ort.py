@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -15,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
-from lmaunet.errors import UserError
+from lmaunet.errors import ToolNotFound, UserError
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
 SHIPPED = "model.onnx"
+LOWERING = "unrolled"
+"""The form of the scan in the file's own functions."""
+CODE_FUNCTIONS = ("SelectiveScan", "SelectiveScanCodes", "SiluCodes")
 CHECKED_IMAGES = 2
 WARM_UP_RUNS, TIMED_RUNS = 5, 30
 TIMED_LOADS = 5
@@ -31,89 +35,127 @@ TIMED_LOADS = 5
 CODE_SHARE, ROUNDED_BIAS_SHARE = 0.0001, 1.0
 INTEGER_KERNELS = ("QLinearConv", "ConvInteger")
 FLOAT_KERNELS = ("Conv", "FusedConv", "NhwcFusedConv")
+OPERATORS = "lmaunet_operators.so"
+# what ONNX Runtime computes in float32, where it is more than moving values
+FLOAT_OPERATORS = frozenset(
+    {*FLOAT_KERNELS, "Add", "Exp", "MatMul", "Mul", "Scan", "SelectiveScan", "Sigmoid", "Softplus"}
+)
 
 
 def probe() -> list[Tool]:
     """Return ONNX Runtime, found or missing, without loading it."""
+    from export import operators
+
     spec = importlib.util.find_spec("onnxruntime")
     place = str(Path(spec.origin).parent) if spec is not None and spec.origin else ""
     version = importlib.metadata.version("onnxruntime") if place else ""
-    return [
-        Tool(
-            "onnxruntime",
-            "runs exported graphs on the CPU",
-            version,
-            place,
-            "pip install lmaunet-deploy",
-        )
-    ]
+    runtime = Tool(
+        "onnxruntime",
+        "runs exported graphs on the CPU",
+        version,
+        place,
+        "pip install lmaunet-deploy",
+    )
+    found = operators.compiler() or ""
+    tool = Tool("g++", operators.PURPOSE, place=found, fix=operators.FIX, required=False)
+    return [runtime, tool]
+
+
+def build_options(cpu: str | None = None, operators: bool | None = None) -> dict[str, Any]:
+    """Return the options of a build: ``cpu`` any if not given, operators where they can be built.
+
+    Raises:
+        UserError: for an unknown ``cpu``.
+        ToolNotFound: where operators are asked for and there is no compiler.
+    """
+    from export.cpu_file import CPUS
+    from export.operators import FIX, compiler
+
+    if cpu is not None and cpu not in CPUS:
+        raise UserError(f"unknown --cpu {cpu!r}; use one of: {', '.join(CPUS)}")
+    if operators and compiler() is None:
+        raise ToolNotFound("g++", "to compile the operators of a CPU's file", FIX)
+    wanted = compiler() is not None if operators is None else operators
+    return {"cpu": cpu or "any", "operators": wanted}
 
 
 def build(request: BuildRequest) -> Build:
-    """Write ``model.onnx``: UINT8 activation codes, packed weights, the scan ``unrolled``.
+    """Write ``model.onnx``: UINT8 activation codes, packed weights, functions over codes.
 
-    Four things are checked on the first samples: segment by segment, that the change of codes and
-    the lowering of the scan change nothing, and that integer biases, as ONNX Runtime optimizes the
-    graph, move next to no code; that packing the weights and dropping names change no bit of the
-    logits and no kernel; and that end to end the classes stay.
+    With the option ``operators`` also ``lmaunet_operators.so``, whose kernels ONNX Runtime takes
+    for these functions where a session registers it. Checked on the first samples: segment by
+    segment, that codes, layout and functions change nothing, and that integer biases, as ONNX
+    Runtime optimizes the graph, move next to no code, both without the operators and with them;
+    that packing the weights and dropping names change no bit of the logits and no kernel; and that
+    end to end the classes stay.
     """
     import onnx
 
     from export import reference
+    from export.code_functions import fuse_codes
     from export.compact import bytes_by_purpose
-    from export.convolutions import prepare, quantized_convolutions
-    from export.cpu_file import LOWERING, cpu_file
-    from export.cpu_form import (
-        integer_biases,
-        unsigned_activations,
-        unsigned_weights,
-        widen_codes,
-    )
-    from export.lower import lower
+    from export.convolutions import quantized_convolutions
+    from export.cpu_file import cpu_forms, pack
+    from export.operators import cached_library
     from export.packing import weight_bits_of
     from export.segments import check_segments, exported_values
 
+    options = {**build_options(), **request.options}
     exported = reference.read_model(request.qcdq)
     images = request.samples[:CHECKED_IMAGES]
     evidence = reference.evidence_folder(request.folder)
+    operators = None
+    if options["operators"]:
+        request.progress("ort: compiling the operators")
+        operators = request.folder / OPERATORS
+        shutil.copyfile(cached_library(), operators)
     request.progress("ort: bringing the graph into the CPU's form")
-    codes = widen_codes(unsigned_activations(prepare(exported)))
-    rounded = integer_biases(codes)
-    form = lower(unsigned_weights(rounded), LOWERING)
-    model = cpu_file(exported)
+    forms = cpu_forms(exported, options["cpu"])
+    model = pack(forms.fused)
     shipped = request.folder / SHIPPED
     onnx.save(model, shipped)
 
     request.progress(f"ort: comparing with the exported graph on {len(images)} images")
     values = exported_values(exported, images[:1])
-    recoded = check_segments(
-        "ort codes and lowering", lower(codes, LOWERING), values, images[:1], evidence,
+    agreements: list[Agreement] = []
+    agreements += check_segments(
+        "ort codes and functions", fuse_codes(forms.codes), values, images[:1], evidence,
         share=CODE_SHARE, optimize=False,
     )  # fmt: skip
     near, moved, logits = check_segments(
-        "ort integer biases", rounded, values, images[:1], evidence,
+        "ort integer biases", forms.rounded, values, images[:1], evidence,
         share=ROUNDED_BIAS_SHARE, optimize=False,
     )  # fmt: skip
-    kernels = check_segments(
-        "ort form", form, exported_values(rounded, images[:1]), images[:1], evidence,
-        share=CODE_SHARE, optimize=True,
-    )  # fmt: skip
-    agreements = [*recoded, near, logits, *kernels]
-    packing, nodes, got = check_packing(form, shipped, images, evidence)
+    agreements += [near, logits]
+    rounded = exported_values(forms.rounded, images[:1])
+    runs = {"ort form": None} | ({"ort operators": operators} if operators else {})
+    for name, library in runs.items():
+        agreements += check_segments(
+            name, forms.fused, rounded, images[:1], evidence,
+            share=CODE_SHARE, optimize=True, operators=library,
+        )  # fmt: skip
+    packing, nodes, got = check_packing(forms.fused, shipped, images, evidence, operators)
     expected = reference.reference_logits(exported, images)
     agreements += [*packing, reference.compare_classes("ort file", got, expected, evidence)]
     widths = Counter(weight_bits_of(model).values())
     detail = {
         "lowering": LOWERING,
+        "cpu": options["cpu"],
+        "operators": {
+            "built": operators is not None,
+            "bytes": operators.stat().st_size if operators else 0,
+            "nodes": {name: nodes[name] for name in CODE_FUNCTIONS if nodes[name]},
+        },
         "convolutions": {
             "integer_kernels": _count(nodes, INTEGER_KERNELS),
             "float_kernels": _count(nodes, FLOAT_KERNELS),
             "quantized": len(quantized_convolutions(exported)),
         },
+        "float_nodes": {name: n for name, n in nodes.most_common() if name in FLOAT_OPERATORS},
         "codes_moved_by_rounded_biases": moved.n_differ / moved.n_total,
         "packing": {
             "weight_bits": {str(bits): widths[bits] for bits in sorted(widths)},
-            "unpacked_bytes": bytes_by_purpose(form)["weights"],
+            "unpacked_bytes": bytes_by_purpose(forms.fused)["weights"],
             "packed_bytes": bytes_by_purpose(model)["weights"],
         },
         "optimized_nodes": dict(nodes.most_common()),
@@ -124,7 +166,11 @@ def build(request: BuildRequest) -> Build:
 
 
 def check_packing(
-    form: onnx.ModelProto, shipped: Path, images: np.ndarray, evidence: Path
+    form: onnx.ModelProto,
+    shipped: Path,
+    images: np.ndarray,
+    evidence: Path,
+    operators: Path | None = None,
 ) -> tuple[list[Agreement], Counter[str], np.ndarray]:
     """Require the file to compute what its form with INT8 weights and long names computes.
 
@@ -136,6 +182,7 @@ def check_packing(
         shipped: the file.
         images: ``(n, channels, H, W)``.
         evidence: the folder in which tensors that disagree are saved.
+        operators: the library of operators to run both with.
 
     Returns:
         The agreements, the operators of the optimized file and how many there are of each, and its
@@ -148,7 +195,7 @@ def check_packing(
 
     from export.reference import open_session, run_images
 
-    counts = [optimized_nodes(source) for source in (form, shipped)]
+    counts = [optimized_nodes(source, operators) for source in (form, shipped)]
     kernels = [
         np.array([_count(nodes, kinds) for kinds in (INTEGER_KERNELS, FLOAT_KERNELS)])
         for nodes in counts
@@ -160,7 +207,7 @@ def check_packing(
     ]
     for words, optimize in (("optimization off", False), ("optimization full", True)):
         want, got = (
-            run_images(open_session(source, optimize=optimize), images)
+            run_images(open_session(source, optimize=optimize, operators=operators), images)
             for source in (form, shipped)
         )
         name = f"ort packing, logits, {words}"
@@ -168,16 +215,17 @@ def check_packing(
     return agreements, counts[1], got
 
 
-def optimized_nodes(model: onnx.ModelProto | Path) -> Counter[str]:
+def optimized_nodes(model: onnx.ModelProto | Path, operators: Path | None = None) -> Counter[str]:
     """Return the operators that ONNX Runtime makes of a model, and how many of each."""
     import onnx
 
+    from export.function import all_nodes
     from export.reference import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        open_session(model, optimize=True, save_optimized=path)
-        return Counter(node.op_type for node in onnx.load(path).graph.node)
+        open_session(model, optimize=True, operators=operators, save_optimized=path)
+        return Counter(node.op_type for node in all_nodes(list(onnx.load(path).graph.node)))
 
 
 def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
@@ -185,17 +233,41 @@ def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _session(path: Path, changed_ns: int) -> Any:
-    from export.reference import open_session
+def _session(path: Path, changed_ns: int, operators: bool) -> Any:
+    from export.cpu_form import adds_without_saturation, signed_weights
+    from export.reference import open_session, read_model
 
-    return open_session(path, optimize=True)
+    model: Any = signed_weights(read_model(path)) if adds_without_saturation() else path
+    library = path.with_name(OPERATORS) if operators else None
+    return open_session(model, optimize=True, operators=library)
 
 
 def session_of(build: Build) -> Any:
-    """Return the session of a build, opened once in this process while its file stays the same."""
+    """Return the session of a build, opened once in this process while its file stays the same.
+
+    On a processor that can, INT8 weights stand for UINT8 ones: the same values, faster.
+    """
     if not build.shipped.is_file():
         raise UserError(f"{build.shipped} does not exist; run lmaunet-deploy build --target ort")
-    return _session(build.shipped, build.shipped.stat().st_mtime_ns)
+    return _session(build.shipped, build.shipped.stat().st_mtime_ns, has_operators(build))
+
+
+@functools.lru_cache(maxsize=4)
+def _loads(library: Path, changed_ns: int) -> bool:
+    """Tell whether a library works here; one from another processor or system may not."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(str(library.resolve()))
+    except OSError:
+        return False
+    return True
+
+
+def has_operators(build: Build) -> bool:
+    """Tell whether a build's library of operators is there and can be loaded on this machine."""
+    library = build.folder / OPERATORS
+    return library.is_file() and _loads(library, library.stat().st_mtime_ns)
 
 
 def run(build: Build, images: np.ndarray) -> np.ndarray:
@@ -278,6 +350,12 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def arithmetic(build: Build) -> str:
+    """Return what computes the logits on this machine, in words for the report."""
+    words = "the shipped file in ONNX Runtime on this CPU, with its integer convolutions"
+    return f"{words} and the operators built beside it" if has_operators(build) else words
+
+
 TARGET = Target(
     name="ort",
     summary="an ONNX file for a CPU, run by ONNX Runtime",
@@ -285,7 +363,5 @@ TARGET = Target(
     build=build,
     run=run,
     measure=measure,
-    arithmetic=lambda build: (
-        "the shipped file in ONNX Runtime on this CPU, with its integer convolutions"
-    ),
+    arithmetic=arithmetic,
 )

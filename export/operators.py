@@ -48,6 +48,19 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+def compiler_version(tool: str) -> str:
+    """Return a compiler's version, as ``12.2.0``."""
+    return _output(tool, "-dumpfullversion", "-dumpversion").strip()
+
+
+def _output(tool: str, *arguments: str) -> str:
+    try:
+        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
+
+
 def build_library(path: Path) -> Path:
     """Compile the library into a file, which is complete or absent; return its path.
 
@@ -120,9 +133,8 @@ def cached_library() -> Path:
 @functools.cache
 def _digest(tool: str) -> str:
     """Return what the library depends on, as a hash: sources, options, compiler, processor."""
-    version = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
     digest = hashlib.sha256()
-    for text in (tool, version.stdout, platform.machine(), repr(FLAGS), repr(VARIANTS)):
+    for text in (tool, _output(tool, "--version"), platform.machine(), repr(FLAGS), repr(VARIANTS)):
         digest.update(text.encode())
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in (".cpp", ".hpp"):

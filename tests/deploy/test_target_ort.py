@@ -1,3 +1,5 @@
+import dataclasses
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,13 +16,13 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 
-from export import compact, cpu_form, packing
+from export import compact, cpu_form, operators, packing
 from export.check import run_onnx
 from export.packing import weight_bits_of
 from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
-from lmaunet.errors import Disagreement, UserError
+from lmaunet.errors import Disagreement, ToolNotFound, UserError
 
 
 def request(folder, model, samples=None):
@@ -45,8 +47,10 @@ def built(tmp_path_factory):
 
 
 def test_the_tool_is_found():
-    (tool,) = get_target("ort").probe()
-    assert tool.found and tool.version
+    tools = get_target("ort").probe()
+    assert [tool.name for tool in tools] == ["onnxruntime", "g++"]
+    assert all(tool.found and tool.version for tool in tools)
+    assert [tool.required for tool in tools] == [True, False]
 
 
 def test_every_convolution_but_the_head_runs_as_an_integer_kernel(built):
@@ -61,10 +65,11 @@ def test_every_convolution_but_the_head_runs_as_an_integer_kernel(built):
 def test_the_agreements_say_what_was_compared(built):
     quantities = ("codes within one", "codes", "logits from the same codes")
     assert [a.name for a in built.agreements] == [
-        *(f"ort codes and lowering, {quantity}" for quantity in quantities),
+        *(f"ort codes and functions, {quantity}" for quantity in quantities),
         "ort integer biases, codes within one",
         "ort integer biases, logits from the same codes",
         *(f"ort form, {quantity}" for quantity in quantities),
+        *(f"ort operators, {quantity}" for quantity in quantities),
         "ort packing, integer and float kernels",
         "ort packing, logits, optimization off",
         "ort packing, logits, optimization full",
@@ -78,9 +83,13 @@ def test_the_agreements_say_what_was_compared(built):
 
 def test_the_file_that_ships_needs_nothing_else(built):
     assert built.shipped.name == "model.onnx" and built.shipped.parent == built.folder
-    assert [p.name for p in built.folder.iterdir()] == ["model.onnx"]
+    assert sorted(p.name for p in built.folder.iterdir()) == [ort_target.OPERATORS, "model.onnx"]
     model = onnx.load(built.shipped)
-    assert not model.functions
+    assert [f.name for f in model.functions] == ["SelectiveScan"]
+    alone = run_onnx(built.shipped, {"image": images(1)}, optimize=True)[0]
+    np.testing.assert_array_equal(
+        alone.argmax(1), get_target("ort").run(built, images(1)).argmax(1)
+    )
     assert [i.name for i in model.graph.input] == ["image"]
 
 
@@ -95,7 +104,10 @@ def test_weights_of_few_bits_take_few_bits_and_keep_their_integer_kernels(built,
     assert packed.detail["convolutions"] == built.detail["convolutions"]
     exact = [a for a in packed.agreements if a.name.startswith("ort packing")]
     assert len(exact) == 3 and all(a.tolerance == a.max_abs == a.n_differ == 0 for a in exact)
-    assert [f.name for f in onnx.load(packed.shipped).functions] == ["UnpackCodes"]
+    assert [f.name for f in onnx.load(packed.shipped).functions] == [
+        "SelectiveScan",
+        "UnpackCodes",
+    ]
 
 
 def test_what_the_file_holds_is_accounted_for(packed):
@@ -140,7 +152,7 @@ def test_a_wrong_form_is_caught_and_both_tensors_are_kept(tmp_path, monkeypatch)
     # with another shift the codes saturate elsewhere, which large values show
     monkeypatch.setattr(cpu_form, "SHIFT", 120)
     bright = 3 * images()
-    with pytest.raises(Disagreement, match=r"ort codes and lowering, codes of .*_out: "):
+    with pytest.raises(Disagreement, match=r"ort codes and functions, codes of .*_out: "):
         get_target("ort").build(request(tmp_path / "ort", small_network(), bright))
     (saved,) = (tmp_path / "disagreement").iterdir()
     with np.load(saved) as tensors:
@@ -200,3 +212,51 @@ def test_bad_input(tmp_path, built):
     gone = type(built)("ort", tmp_path, tmp_path / "model.onnx", ())
     with pytest.raises(UserError, match=r"run lmaunet-deploy build --target ort"):
         get_target("ort").run(gone, images())
+
+
+def test_a_library_that_cannot_be_loaded_is_left_out(built, tmp_path):
+    folder = Path(shutil.copytree(built.folder, tmp_path / "copied"))
+    copied = dataclasses.replace(built, folder=folder, shipped=folder / "model.onnx")
+    target = get_target("ort")
+    assert "operators" in target.arithmetic(copied)
+    (folder / ort_target.OPERATORS).unlink()
+    (folder / ort_target.OPERATORS).write_bytes(b"for another machine")
+    assert "operators" not in target.arithmetic(copied)
+    got, want = target.run(copied, images(1)), target.run(built, images(1))
+    np.testing.assert_array_equal(got.argmax(1), want.argmax(1))
+
+
+def test_without_operators_there_is_only_the_file(tmp_path):
+    asked = dataclasses.replace(
+        request(tmp_path / "ort", small_network()), options={"cpu": "any", "operators": False}
+    )
+    made = get_target("ort").build(asked)
+    assert [p.name for p in made.folder.iterdir()] == ["model.onnx"]
+    assert made.detail["operators"] == {"built": False, "bytes": 0, "nodes": {}}
+    assert not any("operators" in a.name for a in made.agreements)
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_weights_are_signed_in_memory_where_sums_cannot_saturate(built, monkeypatch, vnni):
+    monkeypatch.setattr(cpu_form, "adds_without_saturation", lambda: vnni)
+    signed = []
+    original = cpu_form.signed_weights
+    monkeypatch.setattr(
+        cpu_form, "signed_weights", lambda model: signed.append(1) or original(model)
+    )
+    ort_target._session.cache_clear()
+    got = get_target("ort").run(built, images(1))
+    ort_target._session.cache_clear()
+    want = run_onnx(built.shipped, {"image": images(1)}, optimize=True)[0]
+    assert len(signed) == vnni
+    np.testing.assert_array_equal(got.argmax(1), want.argmax(1))
+
+
+def test_options_are_checked_before_anything_is_built(monkeypatch):
+    assert ort_target.build_options("vnni", False) == {"cpu": "vnni", "operators": False}
+    with pytest.raises(UserError, match="unknown --cpu 'arm'; use one of: any, vnni"):
+        ort_target.build_options("arm")
+    monkeypatch.setattr(operators.shutil, "which", lambda name: None)
+    assert ort_target.build_options() == {"cpu": "any", "operators": False}
+    with pytest.raises(ToolNotFound, match=r"g\+\+"):
+        ort_target.build_options(operators=True)

@@ -16,7 +16,14 @@ from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
 from export import cpu_form
 from export.check import run_onnx
 from export.convolutions import Graph, prepare
-from export.cpu_form import integer_biases, unsigned_activations, unsigned_weights, widen_codes
+from export.cpu_form import (
+    adds_without_saturation,
+    integer_biases,
+    signed_weights,
+    unsigned_activations,
+    unsigned_weights,
+    widen_codes,
+)
 from lmaunet.errors import UserError
 
 
@@ -232,3 +239,32 @@ def test_integer_kernels_compute_the_largest_codes_as_they_are():
     form = unsigned_weights(integer_biases(model))
     off, full = (run_onnx(form, bright, optimize=o)[0] for o in (False, True))
     np.testing.assert_allclose(full, off, rtol=1e-5)
+
+
+def test_signed_weights_are_the_inverse():
+    before = unsigned_activations(prepare(small_network()))
+    unsigned = unsigned_weights(before)
+    signed = signed_weights(unsigned)
+    kinds = [
+        {i.data_type for i in model.graph.initializer if len(i.dims) == 4}
+        for model in (unsigned, signed)
+    ]
+    assert onnx.TensorProto.UINT8 in kinds[0] and kinds[1] == {onnx.TensorProto.INT8}
+    for got, want in zip(outputs(signed), outputs(before), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "answer"),
+    [
+        ("x86_64", "sse4_2 avx2", False),
+        ("x86_64", "avx2 avx512_vnni", True),
+        ("x86_64", "avx2 avx_vnni", True),
+        ("aarch64", "asimd", True),
+        ("riscv64", "", False),
+    ],
+)
+def test_a_processor_tells_whether_sums_saturate(monkeypatch, machine, flags, answer):
+    monkeypatch.setattr(cpu_form.platform, "machine", lambda: machine)
+    monkeypatch.setattr(Path, "read_text", lambda *args, **options: f"flags : {flags}\n")
+    assert adds_without_saturation() is answer

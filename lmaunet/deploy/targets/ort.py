@@ -56,9 +56,12 @@ def probe() -> list[Tool]:
         place,
         "pip install lmaunet-deploy",
     )
-    found = operators.compiler() or ""
-    tool = Tool("g++", operators.PURPOSE, place=found, fix=operators.FIX, required=False)
-    return [runtime, tool]
+    compiler = operators.compiler() or ""
+    found = operators.compiler_version(compiler) if compiler else ""
+    return [
+        runtime,
+        Tool("g++", operators.PURPOSE, found, compiler, operators.FIX, required=False),
+    ]
 
 
 def build_options(cpu: str | None = None, operators: bool | None = None) -> dict[str, Any]:

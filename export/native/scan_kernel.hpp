@@ -74,12 +74,10 @@ ALWAYS_INLINE void write(const FloatTensors& t, int64_t at, int width, Floats y)
 // product with the reciprocal would round some codes to the other side.
 ALWAYS_INLINE void write(const CodeTensors& t, int64_t at, int width, Floats y) {
   Floats code = y / all(t.y_grid.scale);
-  code = code > all(-1000.0f) ? code : all(-1000.0f);
-  code = code < all(1000.0f) ? code : all(1000.0f);
+  code = lanes::at_most(1000.0f, lanes::at_least(-1000.0f, code));
   code = (code + all(lanes::kRounder)) - all(lanes::kRounder);
   code += all(static_cast<float>(t.y_grid.zero));
-  code = code > Floats{} ? code : Floats{};
-  code = code < all(255.0f) ? code : all(255.0f);
+  code = lanes::at_most(255.0f, lanes::at_least(0.0f, code));
   const Bytes bytes = __builtin_convertvector(code, Bytes);
   if (width == LANES) {
     lanes::store(t.y + at, bytes);

@@ -7,6 +7,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 namespace lanes {
 
@@ -31,6 +34,23 @@ ALWAYS_INLINE void store(void* to, Vector vector) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
+// The larger and the smaller of a bound and a value; a NaN stays one. The compiler makes two
+// instructions of the comparison.
+ALWAYS_INLINE Floats at_least(float bound, Floats value) {
+#if defined(__AVX__)
+  return (Floats)_mm256_max_ps((__m256)all(bound), (__m256)value);
+#else
+  return value < all(bound) ? all(bound) : value;
+#endif
+}
+ALWAYS_INLINE Floats at_most(float bound, Floats value) {
+#if defined(__AVX__)
+  return (Floats)_mm256_min_ps((__m256)all(bound), (__m256)value);
+#else
+  return value > all(bound) ? all(bound) : value;
+#endif
+}
+
 // Adding 1.5 * 2^23 leaves no room for a fraction: the sum is rounded to an integer, half to even,
 // which is then in the low bits.
 constexpr float kRounder = 12582912.0f;
@@ -40,8 +60,7 @@ constexpr float kRounder = 12582912.0f;
 // found by weighted least squares; k goes into the exponent. Near t = 0, where a scan remembers
 // longest, the error falls with t.
 ALWAYS_INLINE Floats exp2(Floats t) {
-  t = t > all(-126.0f) ? t : all(-126.0f);
-  t = t < all(126.0f) ? t : all(126.0f);
+  t = at_most(126.0f, at_least(-126.0f, t));
   const Floats shifted = t + all(kRounder);
   const Floats f = t - (shifted - all(kRounder));
   Floats p = all(1.540351235e-04f);
@@ -60,7 +79,7 @@ constexpr float kLog2E = 1.44269504f;
 // 2 atanh(q) with q = z / (2 + z) in 0 .. 1/3, and atanh(q) / q a polynomial in q^2 of relative
 // error 4e-9.
 ALWAYS_INLINE Floats softplus(Floats x) {
-  const Floats magnitude = x > Floats{} ? x : -x;
+  const Floats positive = at_least(0.0f, x), magnitude = positive + at_least(0.0f, -x);
   const Floats z = exp2(magnitude * all(-kLog2E));
   const Floats q = z / (all(2.0f) + z);
   const Floats q2 = q * q;
@@ -69,7 +88,7 @@ ALWAYS_INLINE Floats softplus(Floats x) {
   p = p * q2 + all(2.001245514e-01f);
   p = p * q2 + all(3.333315734e-01f);
   p = p * q2 + all(1.0f);
-  return (x > Floats{} ? x : Floats{}) + all(2.0f) * q * p;
+  return positive + all(2.0f) * q * p;
 }
 
 }  // namespace lanes

@@ -200,14 +200,14 @@ Status* compute_scan_codes(const Interface* api, KernelContext* context) {
   tensors.B = as<uint8_t>(B);
   tensors.C = as<uint8_t>(C);
   tensors.x_grid = call.grid(1);
+  tensors.b_grid = call.grid(8);
+  tensors.c_grid = call.grid(11);
   tensors.y_grid = call.grid(14);
-  const scan::Grid dt_grid = call.grid(4), b_grid = call.grid(8), c_grid = call.grid(11);
+  const scan::Grid dt_grid = call.grid(4);
   for (int code = 0; code < 256; ++code) {
     const double dt_value = dt_grid.value(code);
     tensors.delta[code] = static_cast<float>(std::log1p(std::exp(-std::fabs(dt_value))) +
                                              (dt_value > 0 ? dt_value : 0.0));
-    tensors.b[code] = b_grid.value(code);
-    tensors.c[code] = c_grid.value(code);
   }
   tensors.y = static_cast<uint8_t*>(call.output(x));
   call.run(kernels().codes, sizes, tensors);

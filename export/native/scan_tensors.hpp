@@ -31,13 +31,12 @@ struct FloatTensors {
   float* y;
 };
 
-// The same in UINT8 codes, with what is computed once for each of the 256 codes.
+// The same in UINT8 codes.
 struct CodeTensors {
   const uint8_t *x, *dt, *B, *C;
   uint8_t* y;
-  float delta[256];  // softplus of the values of dt
-  float b[256], c[256];
-  Grid x_grid, y_grid;
+  float delta[256];  // softplus of the value of each code of dt
+  Grid x_grid, b_grid, c_grid, y_grid;
 };
 
 // Compute block `block` of sizes.batch * sizes.blocks().

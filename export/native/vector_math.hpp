@@ -73,6 +73,26 @@ ALWAYS_INLINE Floats exp2(Floats t) {
   return (Floats)((Ints)p + ((Ints)shifted << 23));
 }
 
+// The sum of each of LANES vectors, in the lane of its number.
+ALWAYS_INLINE Floats sum_each(const Floats* rows) {
+#if defined(__AVX__)
+  const auto row = [&](int i) { return (__m256)rows[i]; };
+  const __m256 first = _mm256_hadd_ps(_mm256_hadd_ps(row(0), row(1)),
+                                      _mm256_hadd_ps(row(2), row(3)));
+  const __m256 last = _mm256_hadd_ps(_mm256_hadd_ps(row(4), row(5)),
+                                     _mm256_hadd_ps(row(6), row(7)));
+  // each half holds sums of half a row
+  return (Floats)_mm256_add_ps(_mm256_permute2f128_ps(first, last, 0x21),
+                               _mm256_blend_ps(first, last, 0xF0));
+#else
+  Floats sums{};
+  for (int row = 0; row < LANES; ++row) {
+    for (int i = 0; i < LANES; ++i) sums[row] += rows[row][i];
+  }
+  return sums;
+#endif
+}
+
 constexpr float kLog2E = 1.44269504f;
 
 // log(1 + exp(x)) = max(x, 0) + log(1 + z) with z = exp(-|x|) in 0 .. 1. log(1 + z) is

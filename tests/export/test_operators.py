@@ -146,7 +146,9 @@ def scan_of_codes(tokens, channels, states, seed=0):
     return codes_model(SCAN_CODES, constants, maps, order, maps["x"].shape), maps
 
 
-@pytest.mark.parametrize("size", [(300, 24, 8), (64, 13, 5), (100, 16, 16)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(300, 24, 8), (64, 13, 5), (100, 16, 16), (700, 21, 8), (600, 8, 16)], ids=str
+)
 def test_codes_are_those_of_the_function(size, library):
     model, maps = scan_of_codes(*size)
     want, got = (run(model, maps, given).astype(int) for given in (None, library))
@@ -162,6 +164,15 @@ def test_codes_that_are_cut_off_are_caught(build):
     want = run(model, maps, None).astype(int)
     got = run(model, maps, build("cut", change=("scan_kernel.hpp", right, wrong))).astype(int)
     assert (got != want).mean() > 0.1
+
+
+def test_decays_of_another_channel_are_caught(build):
+    """The mutant: with many tokens, decays come from the first channel's table."""
+    right, wrong = "decays + (i * 256 + codes[i]) * STATES;", "decays + codes[i] * STATES;"
+    model, maps = scan_of_codes(600, 8, 8)
+    want = run(model, maps, None).astype(int)
+    got = run(model, maps, build("table", change=("scan_kernel.hpp", right, wrong))).astype(int)
+    assert (got != want).mean() > 0.01
 
 
 @pytest.mark.parametrize("scale", [0.001, 0.04, 1.7])

@@ -99,7 +99,9 @@ def make_networks(
     else:
         model.load_state_dict(restore(load_checkpoint(checkpoint), checkpoint).state_dict())
     model.eval()
-    large = load_phantom(size=spec.input_size, seed=seed).train.images[:MODELOPT_IMAGES]
+    large = images[:MODELOPT_IMAGES]
+    if spec.input_size != (small, small):
+        large = load_phantom(size=spec.input_size, seed=seed).train.images[:MODELOPT_IMAGES]
     image = torch.from_numpy(large[:1])
     save_checkpoint(folder / "model.pt", spec, model)
     export_float32(model, image, folder / FLOAT32)

@@ -54,7 +54,12 @@ def import_openvino(precision: str) -> Loader:
 def import_torch(compiled: bool) -> Loader:
     import torch
 
+    from lmaunet.net import mamba
     from lmaunet.net.checkpoint import load_checkpoint, restore
+
+    if compiled:
+        # torch.compile cannot trace numba's code: it takes what is between the scans
+        mamba.selective_scan = torch.compiler.disable(mamba.selective_scan)
 
     def load(path: Path, feeds: Feeds, threads: int) -> Runner:
         torch.set_num_threads(threads)

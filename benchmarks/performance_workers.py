@@ -20,6 +20,7 @@ REPETITION_SECONDS = 0.3
 MOST_REPETITIONS = 10
 MOST_ROUNDS, FEWEST_ROUNDS = 15, 3
 LOADS = 3
+LONG_LOAD_MS = 20e3
 
 
 class Failed(Exception):
@@ -118,7 +119,7 @@ def measure(jobs: Sequence[Job], effort: Effort, say: Callable[[str], None]) -> 
     """Fill in the figures of each job.
 
     Each file is loaded ``effort.loads`` times, each time by a new process, and what compiles for
-    longer than a minute once. Then all of them run in turns. Those whose memory together exceeds
+    longer than 20 seconds once. Then all of them run in turns. Those whose memory together exceeds
     ``effort.memory_mb`` do not stay loaded between their turns.
     """
     workers: dict[int, Worker] = {}
@@ -153,7 +154,7 @@ def _load(job: Job, effort: Effort) -> None:
         job.peak_mb.append(worker.ready["peak_mb"])
         job.first_ms = worker.ready["first_ms"]
         worker.close()
-        if job.load_ms[-1] > 60e3:
+        if job.load_ms[-1] > LONG_LOAD_MS:
             return
 
 

@@ -135,11 +135,8 @@ def test_without_modelopt_the_row_says_how_to_get_it(tmp_path, tiny_spec):
     )
     with pytest.raises(Missing, match="modelopt"):
         performance_rows._modelopt(networks, tmp_path / "out.onnx")
-    first = networks.float32.SerializeToString()
-    again = performance_rows.make_networks(
-        tiny_spec, tmp_path, seed=0, checkpoint=None, modelopt=None
-    )
-    assert again.float32.SerializeToString() == first
+    assert networks.images.shape[1:] == (1, 32, 32)
+    assert {p.name for p in tmp_path.iterdir()} >= {"inputs.npz", "model.pt"}
 
 
 def test_a_process_that_dies_is_a_failure_of_its_row_alone(tmp_path):

@@ -26,7 +26,7 @@ setup: $(STAMP)
 # One resolution for all extras: finn-plus pins brevitas, which excludes newer torch releases.
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[trt,fpga,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[openvino,trt,fpga,dev]"
 	$(BIN)/python -m pip check
 	touch $(STAMP)
 

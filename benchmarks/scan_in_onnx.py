@@ -1,94 +1,174 @@
-"""Time the forms of the selective scan in ONNX Runtime: ``python benchmarks/scan_in_onnx.py``.
+"""Time the forms of the selective scan alone in ONNX Runtime, and count their nodes.
 
-Prints, for each size, the median and the least time in milliseconds of the local function (a Scan
-over single steps) and of each executable lowering, nodes, bytes of the file, and the largest
-difference from the function. ``unrolled-1`` is ``unrolled`` without chunks side by side: a Scan
-over 16 steps.
+    python benchmarks/scan_in_onnx.py
+
+The forms are the local function (a Scan over single steps) and each executable lowering. Each runs
+in a process of its own, those of one size in turns. ``performance.py`` prints the same table. The
+status is 1 where a form's nodes grow with the number of tokens more than it may.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import math
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+import onnx.inliner
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests/export"), str(Path(__file__).parents[1])]
 
+from performance_workers import Effort, Job, figures, measure  # noqa: E402
 from scan_models import feeds, random_arrays, scan_model  # noqa: E402
 
 from export.function import attach  # noqa: E402
 from export.lower import LOWERINGS_IN_ONNX_RUNTIME, count_nodes, lower  # noqa: E402
-from export.lowerings import unrolled  # noqa: E402
+from export.reference import thread_count  # noqa: E402
+from lmaunet.errors import UserError  # noqa: E402
 
-SIZES = ((1, 4096, 24, 8), (1, 4096, 64, 16), (1, 16384, 48, 16))
+LENGTHS = (4096, 16384, 65536)
+# the first and the second scan of `edge`
+CHANNELS_STATES = ((48, 8), (96, 8))
+NODES_PER_DOUBLING = {"two_level": 11}
+"""How many nodes a form may gain where the tokens double; none where it is not named here."""
 
-
-def session_of(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+Row = dict[str, Any]
 
 
-def measure(
-    models: dict[str, onnx.ModelProto], given: dict[str, np.ndarray], threads: int, repeats: int
-) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Run the models in turns, so that other work on the machine slows all of them alike."""
-    sessions = {name: session_of(model, threads) for name, model in models.items()}
-    outputs = {name: session.run(None, given)[0] for name, session in sessions.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(repeats):
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(None, given)
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return outputs, times
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of one scan in which the function stands in place of its call."""
+    return onnx.inliner.inline_local_functions(attach(model))
 
 
-def without_chunks(model: onnx.ModelProto) -> onnx.ModelProto:
-    chunks, unrolled.CHUNKS = unrolled.CHUNKS, 1
-    try:
-        return lower(model, "unrolled")
-    finally:
-        unrolled.CHUNKS = chunks
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9)
-    arguments = parser.parse_args()
-    forms: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-        "function": attach,
-        "unrolled-1": without_chunks,
+def forms() -> dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]]:
+    """Return what makes each form of a model of one scan."""
+    return {
+        "function": inlined,
         **{name: lambda m, name=name: lower(m, name) for name in LOWERINGS_IN_ONNX_RUNTIME},
     }
-    print(
-        f"{'batch, L, channels, states':28s}{'form':12s}  median    min  nodes   bytes  difference"
+
+
+def growing_nodes(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each form whose nodes grow with the tokens more than it may."""
+    lines = []
+    for row in rows:
+        for other in rows:
+            same = ("lowering", "channels", "states")
+            if any(row[key] != other[key] for key in same) or other["tokens"] <= row["tokens"]:
+                continue
+            doublings = math.log2(other["tokens"] / row["tokens"])
+            allowed = NODES_PER_DOUBLING.get(row["lowering"], 0) * math.ceil(doublings)
+            if other["nodes"] - row["nodes"] > allowed:
+                lines.append(
+                    f"{row['lowering']}: {row['nodes']} nodes for {row['tokens']} tokens and "
+                    f"{other['nodes']} for {other['tokens']}; expected at most {allowed} more"
+                )
+    return lines
+
+
+def compare(
+    lengths: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+    effort: Effort,
+    say: Callable[[str], None],
+) -> list[Row]:
+    """Return a row for each size and form; ``(channels, states)`` are ``sizes``.
+
+    A form that refuses a size or fails has ``unavailable`` in place of its figures.
+    """
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for channels, states in sizes:
+            for tokens in lengths:
+                say(f"scan of {tokens} tokens, {channels} channels, {states} states")
+                found += _compare_one(tokens, channels, states, Path(folder), effort, say)
+    return found
+
+
+def _compare_one(
+    tokens: int,
+    channels: int,
+    states: int,
+    folder: Path,
+    effort: Effort,
+    say: Callable[[str], None],
+) -> list[Row]:
+    arrays = random_arrays(1, tokens, channels, states)
+    inputs = folder / "inputs.npz"
+    np.savez(inputs, **feeds(arrays))
+    base, jobs, found = scan_model(arrays), {}, []
+    for name, form in forms().items():
+        row: Row = {"lowering": name, "tokens": tokens, "channels": channels, "states": states}
+        found.append(row)
+        model = form(base)
+        row["nodes"] = count_nodes(model)
+        path = folder / f"{name}.onnx"
+        onnx.save(model, path)
+        jobs[name] = Job("onnxruntime", path, inputs)
+    measure(list(jobs.values()), effort, say)
+    for row in found:
+        job = jobs[row["lowering"]]
+        if job.failed:
+            row["unavailable"] = {"tool": "onnxruntime", "why": job.failed, "fix": "more memory"}
+        else:
+            row |= figures(job, jobs["function"])
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        "| tokens | channels x states | form | median ms (quartiles) | of the function's | peak MB "
+        "| load ms | nodes | file kB |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        cells = [str(row["tokens"]), f"{row['channels']} x {row['states']}", row["lowering"]]
+        if "unavailable" in row:
+            cells += [
+                f"unavailable: {row['unavailable']['why']}",
+                "",
+                "",
+                "",
+                str(row["nodes"]),
+                "",
+            ]
+        else:
+            cells += [
+                f"{row['median_ms']:.1f} ({row['q1_ms']:.1f}-{row['q3_ms']:.1f})",
+                f"{row['ratio']:.2f}" if "ratio" in row else "", f"{row['peak_mb']:.0f}",
+                f"{row['load_ms']:.0f}", str(row["nodes"]), f"{row['file_bytes'] / 1e3:.1f}",
+            ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for size in SIZES:
-        arrays = random_arrays(*size)
-        models = {name: form(scan_model(arrays)) for name, form in forms.items()}
-        outputs, times = measure(models, feeds(arrays), arguments.threads, arguments.repeats)
-        for name, model in models.items():
-            difference = np.abs(outputs[name] - outputs["function"]).max()
-            print(
-                f"{size!s:28s}{name:12s}{statistics.median(times[name]):8.1f}"
-                f"{min(times[name]):7.1f}{count_nodes(model):7d}{model.ByteSize():8d}"
-                f"{difference:12.1e}",
-                flush=True,
-            )
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--threads", type=int, default=thread_count())
+    parser.add_argument("--budget-s", type=float, default=20, help="for the rounds of one size")
+    options = parser.parse_args()
+    try:
+        rows = compare(
+            options.lengths, CHANNELS_STATES, Effort(options.threads, options.budget_s),
+            lambda line: print(line, file=sys.stderr),
+        )  # fmt: skip
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    print(table(rows))
+    growing = growing_nodes(rows)
+    print("\n".join(growing), file=sys.stderr, end="\n" if growing else "")
+    return 1 if growing else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,9 +20,14 @@ from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import onnx
     from torch import nn
+
+    Tensors = dict[str, np.ndarray]
+    Runner = Callable[[onnx.ModelProto, Tensors, list[str]], list[np.ndarray]]
 
 LOGIT_TOLERANCE = 1e-3
 """Of the logits, relative to their largest magnitude, from the same codes."""
@@ -189,14 +194,37 @@ def check_segments(
     Raises:
         Disagreement: naming the quantizer.
     """
+
+    def run(model: onnx.ModelProto, given: Tensors, outputs: list[str]) -> list[np.ndarray]:
+        session = open_session(
+            model, optimize=optimize, float_biases=float_biases, operators=operators
+        )
+        return session.run(outputs, given)
+
+    return check_segments_in(run, name, form, values, image, evidence, share=share)
+
+
+def check_segments_in(
+    run: Runner,
+    name: str,
+    form: onnx.ModelProto,
+    values: Tensors,
+    image: np.ndarray,
+    evidence: Path,
+    *,
+    share: float,
+) -> tuple[Agreement, Agreement, Agreement]:
+    """Do what :func:`check_segments` does in any runtime.
+
+    Args:
+        run: computes the named outputs of a model from its inputs, by name.
+        name, form, values, image, evidence, share: as in :func:`check_segments`.
+    """
     model, feeds, outputs = cut(form, values)
     logits = form.graph.output[0].name
-    session = open_session(model, optimize=optimize, float_biases=float_biases, operators=operators)
     entry = form.graph.input[0].name
-    wanted = list(dict.fromkeys(outputs.values()))
-    got = dict(
-        zip([logits, *wanted], session.run([logits, *wanted], {entry: image, **feeds}), strict=True)
-    )
+    wanted = [logits, *dict.fromkeys(outputs.values())]
+    got = dict(zip(wanted, run(model, {entry: image, **feeds}, wanted), strict=True))
     near, exact = [], []
     for fed, codes in outputs.items():
         pair, label = (got[codes], feeds[fed]), f"{name}, codes of {codes}"

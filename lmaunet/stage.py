@@ -27,7 +27,7 @@ from lmaunet.errors import UserError
 SCHEMA = 1
 TOOLS = (
     "lmaunet-deploy", "torch", "brevitas", "onnx", "onnxruntime", "qonnx", "numpy", "monai",
-    "finn-plus", "tensorrt-rtx-cu13",
+    "finn-plus", "tensorrt-rtx-cu13", "openvino",
 )  # fmt: skip
 
 

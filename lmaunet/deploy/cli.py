@@ -195,7 +195,7 @@ def export(
 
 @app.command()
 def build(
-    target: Annotated[str, typer.Option("--target", help="ort, trt or fpga.")],
+    target: Annotated[str, typer.Option("--target", help="ort, openvino, trt or fpga.")],
     run: RunOption = None,
     sm: Annotated[Optional[list[str]], typer.Option(help="trt: compute capability, such as SM86; repeatable.")] = None,  # noqa: E501, UP045
     board: Annotated[Optional[str], typer.Option(help=f"fpga: the board; {defaults.BOARD} if not given.")] = None,  # noqa: E501, UP045

@@ -74,8 +74,10 @@ def _packing(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
         if packed < unpacked:
             yield "Weights", f"{packed / 1e6:.3f} MB packed, {unpacked / 1e6:.3f} MB as INT8"
     load = detail.get("load")
-    if isinstance(load, Mapping) and counts(load.get("packed_ms")):
-        yield "Load time", Shown("load_ms", f"{load['packed_ms']:.0f}", "ms", "measured")
+    if isinstance(load, Mapping):
+        loaded = load.get("packed_ms", load.get("load_ms"))
+        if counts(loaded):
+            yield "Load time", Shown("load_ms", f"{loaded:.0f}", "ms", "measured")
 
 
 def provenance_of(detail: Mapping[str, Any], key: str) -> str:

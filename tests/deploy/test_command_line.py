@@ -62,7 +62,7 @@ def test_doctor_names_what_is_missing_and_its_fix(run, monkeypatch):
     content = json.loads(out)
     monai = next(t for t in content["core"] if t["name"] == "monai")
     assert status == 0 and not monai["found"] and monai["fix"] == "pip install lmaunet-deploy"
-    assert set(content["targets"]) == {"fpga", "ort", "trt"}
+    assert set(content["targets"]) == {"fpga", "openvino", "ort", "trt"}
     for target in content["targets"].values():
         for tool in target["tools"]:
             assert tool["purpose"]

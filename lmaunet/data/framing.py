@@ -6,11 +6,14 @@ or where cropping would cut off organs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+
+SPACING_TOLERANCE = 0.01
 
 
 def resample_in_plane(array: np.ndarray, shape: tuple[int, int], *, labels: bool) -> np.ndarray:
@@ -39,6 +42,19 @@ def resample_in_plane(array: np.ndarray, shape: tuple[int, int], *, labels: bool
     resampler.SetInterpolator(SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear)
     resampler.SetUseNearestNeighborExtrapolator(True)
     return SimpleITK.GetArrayFromImage(resampler.Execute(image))
+
+
+def zoom_to(spacing_mm: Sequence[float], target_mm: Sequence[float] | None) -> tuple[float, float]:
+    """Return the factors for height and width that bring a spacing (y, x) to another.
+
+    They are 1 where no spacing is asked for, or it differs by no more than a hundredth.
+    """
+    if target_mm is None:
+        return (1.0, 1.0)
+    height, width = (have / want for have, want in zip(spacing_mm, target_mm, strict=True))
+    if max(abs(height - 1), abs(width - 1)) <= SPACING_TOLERANCE:
+        return (1.0, 1.0)
+    return (height, width)
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,17 @@ class Framing:
     def restore(self, labels: np.ndarray) -> np.ndarray:
         """Return labels ``(n, *size)`` at the shape as read; what was cropped is background."""
         return resample_in_plane(_place(labels, self.scaled, 0), self.shape, labels=True)
+
+    def classes(self, logits: np.ndarray) -> np.ndarray:
+        """Return the class of each pixel at the shape as read, ``(n, *shape)``.
+
+        Logits ``(n, classes, *size)`` are interpolated linearly, and the largest wins: borders are
+        smoother than those of labels that are enlarged. Where nothing was resampled it is argmax.
+        """
+        n, classes = logits.shape[:2]
+        placed = _place(logits.reshape(n * classes, *self.size), self.scaled, 0)
+        scaled = resample_in_plane(placed, self.shape, labels=False)
+        return scaled.reshape(n, classes, *self.shape).argmax(1)
 
 
 def _place(slices: np.ndarray, size: tuple[int, int], fill: np.ndarray | float) -> np.ndarray:

@@ -6,8 +6,10 @@ head), so that slices of different files look alike and image and label meet on 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -20,9 +22,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 ORIENTATION = "LPS"
 LARGEST_PIXEL = 1e15
 _GEOMETRY_TOLERANCE_MM = 0.05
+_STEP_TOLERANCE = 0.01
+POSITION = "0020|0032"  # ImagePositionPatient
+
+
+@dataclass(frozen=True)
+class FileGrid:
+    """The grid of an image as its file gives it: SimpleITK's values, in the file's own axes.
+
+    All have 2 or 3 dimensions, as the file has; ``direction`` is the matrix in rows.
+    """
+
+    size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -30,7 +48,7 @@ class Geometry:
     """Where a volume lies in the patient; lengths in mm.
 
     ``shape`` is ``(z, y, x)`` in LPS, ``spacing_mm`` in the same order; ``origin`` and
-    ``direction`` are SimpleITK's, in x, y, z; ``orientation`` is the one of the file.
+    ``direction`` are SimpleITK's, in x, y, z; ``orientation`` and ``grid`` are those of the file.
     """
 
     shape: tuple[int, int, int]
@@ -38,6 +56,12 @@ class Geometry:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
     orientation: str
+    grid: FileGrid
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel in millilitres; a 2-D image counts as 1 mm thick."""
+        return math.prod(self.spacing_mm) / 1000
 
     def same_grid(self, other: Geometry) -> bool:
         """Tell whether two volumes have the same voxels, to a twentieth of a millimetre."""
@@ -89,14 +113,28 @@ def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
     return _read(path)
 
 
-def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
-    """Write labels ``(z, y, x)`` in LPS to a file in the orientation of the image they belong to.
+def check_output(path: Path) -> None:
+    """Raise :class:`UserError` where labels cannot be written to a path, before they are made."""
+    if not path.name.lower().endswith(LABEL_SUFFIXES):
+        raise UserError(f"{path}: unknown format; use {', '.join(LABEL_SUFFIXES)}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    folder = next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {folder} is not a folder; name another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: no permission in {folder}; name another place")
 
-    The file is complete or absent.
+
+def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
+    """Write labels ``(z, y, x)`` in LPS to a file on the grid of the image that they belong to.
+
+    Size, spacing, origin, direction and the number of dimensions are the image's. The file is
+    complete or absent.
 
     Args:
         path: the file; its suffix chooses the format.
-        labels: integers of ``geometry.shape``.
+        labels: integers of ``geometry.shape``, 0 to 65535.
         geometry: what :func:`read_image` returned for the image.
 
     Raises:
@@ -107,14 +145,12 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
 
     if tuple(labels.shape) != geometry.shape:
         raise UserError(f"labels of shape {tuple(labels.shape)}; expected {geometry.shape}")
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix not in (".nii.gz", ".nii", ".nrrd", ".mha"):
-        raise UserError(f"{path}: unknown format; use .nii.gz, .nii, .nrrd or .mha")
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(labels.astype(np.uint8)))
-    image.SetSpacing(geometry.spacing_mm[::-1])
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    image = SimpleITK.DICOMOrient(image, geometry.orientation)
+    check_output(path)
+    kind = np.uint8 if labels.size == 0 or labels.max() <= 255 else np.uint16
+    image = SimpleITK.GetImageFromArray(_in_file_axes(labels.astype(kind), geometry))
+    image.SetSpacing(geometry.grid.spacing_mm)
+    image.SetOrigin(geometry.grid.origin)
+    image.SetDirection(geometry.grid.direction)
     partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +159,28 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
     except (RuntimeError, OSError) as error:
         raise UserError(f"cannot write {path}: {_last_line(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
+
+
+def _in_file_axes(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return labels ``(z, y, x)`` in LPS along the axes of the file, slowest first.
+
+    Every axis of the file is an axis of the volume in LPS, forwards or backwards: the product of
+    the two directions is a permutation with signs.
+    """
+    import numpy as np
+
+    grid = geometry.grid
+    own = np.eye(3)
+    own[: len(grid.size), : len(grid.size)] = np.reshape(grid.direction, (len(grid.size),) * 2)
+    turn = np.rint(own.T @ np.reshape(geometry.direction, (3, 3)))
+    # numpy counts axes from z, SimpleITK from x
+    turned = labels.transpose([2 - int(np.abs(turn[2 - axis]).argmax()) for axis in range(3)])
+    backwards = tuple(axis for axis in range(3) if turn[2 - axis].sum() < 0)
+    found = np.ascontiguousarray(np.flip(turned, backwards))
+    return found[0] if len(grid.size) == 2 else found
 
 
 def check_finite(array: np.ndarray, where: str) -> None:
@@ -235,14 +291,21 @@ def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:
 
     channels = image.GetNumberOfComponentsPerPixel()
     if channels != 1:
-        raise UserError(f"{path}: {channels} values per pixel; expected one channel")
+        raise UserError(
+            f"{path}: {channels} values per pixel; expected one channel; save each channel as an "
+            "image of its own"
+        )
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
+    size = image.GetSize()
+    grid = FileGrid(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries([image])
     if image.GetDimension() != 3:
-        size = " x ".join(map(str, image.GetSize()))
-        raise UserError(f"{path}: {image.GetDimension()} dimensions ({size}); expected 3")
+        raise UserError(
+            f"{path}: {image.GetDimension()} dimensions ({' x '.join(map(str, size))}); expected "
+            "3; save one volume of it as a file of its own"
+        )
     orientation = SimpleITK.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
         image.GetDirection()
     )
@@ -251,7 +314,7 @@ def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:
     z, y, x = array.shape
     sx, sy, sz = image.GetSpacing()
     return array, Geometry(
-        (z, y, x), (sz, sy, sx), image.GetOrigin(), image.GetDirection(), orientation
+        (z, y, x), (sz, sy, sx), image.GetOrigin(), image.GetDirection(), orientation, grid
     )
 
 
@@ -268,8 +331,43 @@ def _read_series(folder: Path) -> Any:
         )
     reader = SimpleITK.ImageSeriesReader()
     # The names come sorted along the slice normal, from ImagePositionPatient.
-    reader.SetFileNames(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    return reader.Execute()
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    reader.SetFileNames(names)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = reader.Execute()
+    if len(names) > 1 and all(reader.HasMetaDataKey(i, POSITION) for i in range(len(names))):
+        positions = [reader.GetMetaData(i, POSITION).split("\\") for i in range(len(names))]
+        _check_steps(positions, image.GetDirection(), folder)
+    return image
+
+
+def _check_steps(positions: list[list[str]], direction: tuple[float, ...], folder: Path) -> None:
+    """Raise UserError where slices do not lie one above the other at equal distances.
+
+    The reader takes them for a box in any case: a mask would lie beside the organ.
+    """
+    import numpy as np
+
+    try:
+        steps = np.diff(np.array(positions, np.float64), axis=0)
+    except ValueError as error:
+        raise UserError(
+            f"{folder}: a slice's position is no three numbers ({error}); get the series again"
+        ) from error
+    normal = np.reshape(direction, (3, 3))[:, 2]
+    along = steps @ normal
+    allowed = max(_GEOMETRY_TOLERANCE_MM, _STEP_TOLERANCE * float(np.median(along)))
+    if np.ptp(along) > allowed or along.min() <= 0:
+        raise UserError(
+            f"{folder}: slices are {along.min():.3g} to {along.max():.3g} mm apart; expected equal "
+            "steps, because the volume is a box of voxels; complete the series, or resample it"
+        )
+    aside = float(np.abs(steps - along[:, None] * normal).max())
+    if aside > allowed:
+        raise UserError(
+            f"{folder}: each slice is shifted by {aside:.3g} mm within its plane (a tilted "
+            "gantry); expected slices one above the other; resample the series to a volume first"
+        )
 
 
 def _is_dicom(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import SimpleITK
 from scipy.spatial.transform import Rotation
 
 from lmaunet.data import volumes, windows
+from lmaunet.data.fetch import DICOM_FILES, DICOM_FOLDER, info
 from lmaunet.data.inference import Preparation, prepare_volume
 from lmaunet.data.volumes import read_image, write_labels
 from lmaunet.data.windows import check_overlap, cover
 from lmaunet.errors import UserError
 
+CT = Path(__file__).parents[2] / "calibration_data"
 WINDOW = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
 ORIENTATIONS = sorted(
     {
@@ -144,6 +147,25 @@ def test_a_dicom_series_keeps_its_geometry(tmp_path):
     for z in range(4):  # each slice's labels are where its file says that the slice is
         index = stored.TransformPhysicalPointToIndex((3.0, 4.0, 2.0 * z))
         assert stored[index] == z
+
+
+def test_the_real_dicom_series_keeps_its_geometry(tmp_path):
+    """Every corner of every slice is where the slice's own file says."""
+    if not info(CT)["complete"]:
+        pytest.skip(f"{CT.name}: {info(CT)['problem']}")
+    folder = CT / DICOM_FOLDER
+    array, geometry = read_image(folder)
+    out = write_labels(tmp_path / "s.nii.gz", (array > 0).astype(np.uint8), geometry)
+    labels = SimpleITK.ReadImage(str(out))
+    assert labels.GetSize() == (512, 512, DICOM_FILES)
+    for file in folder.iterdir():
+        slice_of = SimpleITK.ReadImage(str(file))
+        where = [slice_of.TransformIndexToPhysicalPoint(i) for i in ((0, 0, 0), (511, 511, 0))]
+        first, last = (labels.TransformPhysicalPointToIndex(point) for point in where)
+        z = first[2]
+        assert (first, last) == ((0, 0, z), (511, 511, z))
+        inside = SimpleITK.GetArrayFromImage(slice_of)[0] > 0
+        assert np.array_equal(SimpleITK.GetArrayFromImage(labels)[z] > 0, inside)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ class PreparedVolume:
     def __len__(self) -> int:
         return self.geometry.shape[0]
 
+    @functools.cached_property
+    def _operators(self) -> tuple[np.ndarray, np.ndarray] | None:
+        return self.framing.operators()
+
     def images(self, start: int, stop: int) -> np.ndarray:
         """Return slices ``start`` to ``stop``, normalised: float32 ``(n, channels, H, W)``."""
         import numpy as np
@@ -67,7 +72,8 @@ class PreparedVolume:
         framed = []
         for channel in self.channels:
             unit = norm.to_unit(channel[start:stop], kind)
-            framed.append(norm.standardize(self.framing.images(unit, norm.fill(unit, kind)), kind))
+            images = self.framing.images(unit, norm.fill(unit, kind), self._operators)
+            framed.append(norm.standardize(images, kind))
         return np.stack(framed, 1)
 
     def labels(self, logits: np.ndarray) -> np.ndarray:

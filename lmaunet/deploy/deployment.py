@@ -18,7 +18,7 @@ from lmaunet.data import normalization as norm
 from lmaunet.data.inference import Preparation
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
-from lmaunet.stage import read_json, read_stage, sha256, tool_versions
+from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -192,6 +192,26 @@ def _lengths(values: Any, count: int) -> tuple[float, ...]:
     if len(found) != count or not all(math.isfinite(v) and v > 0 for v in found):
         raise ValueError(f"{values!r}: expected {count} positive length(s)")
     return found
+
+
+def write_build(build: Build, interface: Interface, qcdq: Path) -> None:
+    """Write ``build.json`` and ``deployment.json`` of a build that was just made into its folder.
+
+    Args:
+        build: what the target made.
+        interface: that of the network.
+        qcdq: the exported graph that it was built from.
+    """
+    write_json(
+        build.folder / BUILD_FILE,
+        {
+            "target": build.target,
+            "shipped": str(build.shipped.relative_to(build.folder)),
+            "agreements": [a.to_json() for a in build.agreements],
+            "detail": build.detail,
+        },
+    )
+    write_json(build.folder / FILE, Deployment.of(build, interface, qcdq).to_json())
 
 
 def read_build(folder: Path) -> Build:

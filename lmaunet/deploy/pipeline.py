@@ -19,14 +19,7 @@ import numpy as np
 
 from lmaunet.artifacts import Build
 from lmaunet.deploy.allocation_plot import draw_allocation
-from lmaunet.deploy.deployment import (
-    BUILD_FILE,
-    INTERFACE_FILE,
-    Deployment,
-    Interface,
-    read_build,
-)
-from lmaunet.deploy.deployment import FILE as DEPLOYMENT_FILE
+from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -356,18 +349,8 @@ def build(
             images = samples["images"]
         request = BuildRequest(out, inputs["qcdq"], inputs["qonnx"], images, options, progress)
         built = target.build(request)
-        write_json(
-            out / BUILD_FILE,
-            {
-                "target": built.target,
-                "shipped": str(built.shipped.relative_to(out)),
-                "agreements": [a.to_json() for a in built.agreements],
-                "detail": built.detail,
-            },
-        )
         interface = Interface.from_json(read_json(inputs["interface"]), str(inputs["interface"]))
-        deployment = Deployment.of(built, interface, inputs["qcdq"])
-        write_json(out / DEPLOYMENT_FILE, deployment.to_json())
+        write_build(built, interface, inputs["qcdq"])
 
     return run_stage(stage, work, first=True)
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from lmaunet.artifacts import Build
 from lmaunet.data.inference import Preparation
-from lmaunet.deploy.deployment import BUILD_FILE, FILE, Deployment, Interface
+from lmaunet.deploy.deployment import Interface, write_build
 from lmaunet.deploy.targets import Target
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, write_json
+from lmaunet.stage import Stage
 
 WINDOW = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
 
@@ -57,8 +57,6 @@ def make(place: Path, **changes: Any) -> Path:
     def work(folder: Path) -> None:
         (folder / "model.bin").write_bytes(b"weights")
         build = Build("pixels", folder, folder / "model.bin", ())
-        content = {"target": "pixels", "shipped": "model.bin", "agreements": [], "detail": {}}
-        write_json(folder / BUILD_FILE, content)
-        write_json(folder / FILE, Deployment.of(build, interface(**changes), qcdq).to_json())
+        write_build(build, interface(**changes), qcdq)
 
     return Stage(place, "build/pixels", {"qcdq": qcdq}, {}).write(work)

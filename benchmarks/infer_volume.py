@@ -37,6 +37,7 @@ from lmaunet.stage import Stage, tool_versions, write_json
 
 SIDE, SLICES = 512, 64
 CALIBRATION_IMAGES, NORM_BATCHES = 8, 4
+POLL_SECONDS = 0.02
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -135,14 +136,28 @@ def time_once(folder: Path, image: Path, output: Path, overlap: float) -> dict[s
     with tempfile.TemporaryFile() as out:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
+        peak_mb = 0.0
+        while process.poll() is None:
+            peak_mb = max(peak_mb, resident_peak_mb(process.pid))
+            time.sleep(POLL_SECONDS)
         wall_ms = 1e3 * (time.perf_counter() - started)
-        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise UserError(f"infer --build {folder} ended with status {process.returncode}")
         out.seek(0)
         content = json.load(out)
-    return {**content, "wall_ms": wall_ms, "peak_mb": usage.ru_maxrss * 1024 / 1e6}
+    return {**content, "wall_ms": wall_ms, "peak_mb": peak_mb}
+
+
+def resident_peak_mb(process: int) -> float:
+    """Return the most memory that a process has held so far, in MB; 0 where it has ended.
+
+    The kernel's figure for a process that has ended counts its parent's too.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return max([int(n.split()[1]) * 1024 / 1e6 for n in lines if n.startswith("VmHWM")], default=0)
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:

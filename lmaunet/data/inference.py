@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.framing import Framing, zoom_to
+from lmaunet.data.framing import AxisOperator, Framing, zoom_to
 from lmaunet.data.volumes import Geometry, read_image, write_labels
 from lmaunet.errors import UserError
 
@@ -61,7 +61,7 @@ class PreparedVolume:
         return self.geometry.shape[0]
 
     @functools.cached_property
-    def _operators(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def _operators(self) -> tuple[AxisOperator, AxisOperator] | None:
         return self.framing.operators()
 
     def images(self, start: int, stop: int) -> np.ndarray:

@@ -151,7 +151,9 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
     image.SetSpacing(geometry.grid.spacing_mm)
     image.SetOrigin(geometry.grid.origin)
     image.SetDirection(geometry.grid.direction)
-    partial = path.with_name(f".partial-{path.name}")
+    # a name of ours: ITK writes a.nii.gz.nii to another name than it is told
+    suffix = next(s for s in LABEL_SUFFIXES if path.name.lower().endswith(s))
+    partial = path.with_name(f".partial-{os.getpid()}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         SimpleITK.WriteImage(image, str(partial), useCompression=True)
@@ -280,10 +282,25 @@ def _check_nifti(path: Path) -> None:
                 f"{path} is cut short: {len(content)} bytes, expected {expected}; "
                 "get the file again"
             )
+        _check_pixdim(content, order, path)
         if (code, bits) in ((16, 32), (64, 64)):
             kind = f"{order}f{bits // 8}"
             check_finite(np.frombuffer(content, kind, count, offset), str(path))
         return
+
+
+def _check_pixdim(content: bytes, order: str, path: Path) -> None:
+    """Raise UserError where the voxels of a NIfTI file have no size; ITK would take 1 mm."""
+    if struct.unpack_from(f"{order}i", content)[0] == 348:
+        axes, sizes = struct.unpack_from(f"{order}h", content, 40)[0], (f"{order}3f", 80)
+    else:
+        axes, sizes = struct.unpack_from(f"{order}q", content, 16)[0], (f"{order}3d", 112)
+    spacing = struct.unpack_from(sizes[0], content, sizes[1])[: min(3, axes)]
+    if not all(math.isfinite(step) and step != 0 for step in spacing):
+        raise UserError(
+            f"{path}: voxels of {' x '.join(f'{step:g}' for step in spacing)} mm; expected a size; "
+            "correct pixdim in the file"
+        )
 
 
 def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:

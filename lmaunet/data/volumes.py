@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.dicom import GEOMETRY_TOLERANCE_MM, is_dicom, read_series
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 ORIENTATION = "LPS"
 LARGEST_PIXEL = 1e15
-_GEOMETRY_TOLERANCE_MM = 0.05
-_STEP_TOLERANCE = 0.01
-POSITION = "0020|0032"  # ImagePositionPatient
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,13 @@ class Geometry:
 
         first = np.abs(np.array(self.origin) - np.array(other.origin)).max()
         last = np.abs(corner(self) - corner(other)).max()
-        return self.shape == other.shape and max(first, last) <= _GEOMETRY_TOLERANCE_MM
+        return self.shape == other.shape and max(first, last) <= GEOMETRY_TOLERANCE_MM
 
 
 def is_volume(path: Path) -> bool:
     """Tell whether a file's name is that of a volume, or a folder that of a DICOM series."""
     if path.is_dir():
-        return any(p.is_file() and _is_dicom(p) for p in sorted(path.iterdir())[:3])
+        return any(p.is_file() and is_dicom(p) for p in sorted(path.iterdir())[:3])
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -236,7 +234,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
             _check_nifti(path)
-        image = _read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
+        image = read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as an image: {_last_line(error)}; give a NIfTI "
@@ -333,63 +331,6 @@ def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:
     return array, Geometry(
         (z, y, x), (sz, sy, sx), image.GetOrigin(), image.GetDirection(), orientation, grid
     )
-
-
-def _read_series(folder: Path) -> Any:
-    import SimpleITK
-
-    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise UserError(f"{folder} holds no DICOM series; give a folder with one series")
-    if len(series) > 1:
-        raise UserError(
-            f"{folder} holds {len(series)} DICOM series ({', '.join(series)}); expected one; "
-            "move each into a folder of its own"
-        )
-    reader = SimpleITK.ImageSeriesReader()
-    # The names come sorted along the slice normal, from ImagePositionPatient.
-    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    reader.SetFileNames(names)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = reader.Execute()
-    if len(names) > 1 and all(reader.HasMetaDataKey(i, POSITION) for i in range(len(names))):
-        positions = [reader.GetMetaData(i, POSITION).split("\\") for i in range(len(names))]
-        _check_steps(positions, image.GetDirection(), folder)
-    return image
-
-
-def _check_steps(positions: list[list[str]], direction: tuple[float, ...], folder: Path) -> None:
-    """Raise UserError where slices do not lie one above the other at equal distances.
-
-    The reader takes them for a box in any case: a mask would lie beside the organ.
-    """
-    import numpy as np
-
-    try:
-        steps = np.diff(np.array(positions, np.float64), axis=0)
-    except ValueError as error:
-        raise UserError(
-            f"{folder}: a slice's position is no three numbers ({error}); get the series again"
-        ) from error
-    normal = np.reshape(direction, (3, 3))[:, 2]
-    along = steps @ normal
-    allowed = max(_GEOMETRY_TOLERANCE_MM, _STEP_TOLERANCE * float(np.median(along)))
-    if np.ptp(along) > allowed or along.min() <= 0:
-        raise UserError(
-            f"{folder}: slices are {along.min():.3g} to {along.max():.3g} mm apart; expected equal "
-            "steps, because the volume is a box of voxels; complete the series, or resample it"
-        )
-    aside = float(np.abs(steps - along[:, None] * normal).max())
-    if aside > allowed:
-        raise UserError(
-            f"{folder}: each slice is shifted by {aside:.3g} mm within its plane (a tilted "
-            "gantry); expected slices one above the other; resample the series to a volume first"
-        )
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def _last_line(error: Exception) -> str:

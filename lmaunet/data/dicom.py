@@ -38,6 +38,14 @@ def read_series(folder: Path) -> Any:
     reader = SimpleITK.ImageSeriesReader()
     # The names come sorted along the slice normal, from ImagePositionPatient.
     names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    # a damaged file belongs to no series, and the reader leaves it out in silence
+    known = {Path(name).name for name in names} | {"DICOMDIR"}
+    lost = [p.name for p in sorted(folder.iterdir()) if p.name not in known and _holds_dicom(p)]
+    if lost:
+        raise UserError(
+            f"{folder} holds {len(lost)} DICOM file(s) that are not in its series, such as "
+            f"{lost[0]}: damaged, or no image; get them again, or move them away"
+        )
     reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()
     image = reader.Execute()
@@ -45,6 +53,10 @@ def read_series(folder: Path) -> Any:
         positions = [reader.GetMetaData(i, POSITION).split("\\") for i in range(len(names))]
         _check_steps(positions, image.GetDirection(), folder)
     return image
+
+
+def _holds_dicom(path: Path) -> bool:
+    return path.is_file() and is_dicom(path)
 
 
 def _check_steps(positions: list[list[str]], direction: tuple[float, ...], folder: Path) -> None:

@@ -149,6 +149,26 @@ def test_a_dicom_series_keeps_its_geometry(tmp_path):
         assert stored[index] == z
 
 
+@pytest.mark.parametrize("number", [0, 2, 3])
+@pytest.mark.parametrize("share", [0.9, 0.3])
+def test_a_series_with_a_damaged_file_is_refused(tmp_path, number, share):
+    """At its ends too, where the rest would still be a box."""
+    folder = dicom(tmp_path / "a", [(0, 0, 2.0 * z) for z in range(4)])
+    path = folder / f"{number}.dcm"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(
+        UserError, match=rf"1 DICOM file.* not in its series, such as {number}\.dcm"
+    ):
+        read_image(folder)
+    path.unlink()
+    (folder / "notes.txt").write_text("no image")
+    if number == 2:
+        with pytest.raises(UserError, match="slices are 2 to 4 mm apart"):
+            read_image(folder)
+    else:
+        assert len(read_image(folder)[0]) == 3
+
+
 def test_the_real_dicom_series_keeps_its_geometry(tmp_path):
     """Every corner of every slice is where the slice's own file says."""
     if not info(CT)["complete"]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.artifacts import Build
 from lmaunet.data.inference import PreparedVolume, prepare_volume
 from lmaunet.data.volumes import check_output
-from lmaunet.data.windows import check_overlap, cover, load_windows
+from lmaunet.data.windows import check_overlap, cover
 from lmaunet.deploy.console import table
 from lmaunet.deploy.defaults import INFER_BATCH
 from lmaunet.deploy.deployment import Deployment, open_build
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 Say = Callable[[float, str], None]
 
 PHASES = ("open", "read", "prepare", "first_call", "infer", "blend", "restore", "write")
-"""What is timed: opening the build, and loading what windows need; reading the image; normalising
-and resampling slices; the first call of the target, which loads its file; its other calls; cutting
-and blending windows; classes on the image's grid; writing."""
+"""What is timed: opening the build; reading the image; normalising and resampling slices; the
+first call of the target, which loads its file; its other calls; cutting and blending windows;
+classes on the image's grid; writing."""
 
 
 @dataclass
@@ -158,9 +158,6 @@ def infer(
     with timer.phase("read"):
         interface = deployment.interface
         volume = prepare_volume(images, interface.preparation, interface.network.in_channels)
-    if volume.framing.size != interface.preparation.size:
-        with timer.phase("open"):
-            load_windows()
     network = Network(target, build, len(interface.classes), timer)
     labels = segment(
         volume, network, overlap=overlap, batch=batch,

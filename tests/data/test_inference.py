@@ -324,17 +324,50 @@ def test_blending_favours_the_middle_of_a_window():
     assert not classes[0.5][2:-2].any() and classes[0.5][:2].all()
 
 
-def test_windows_that_are_not_blended_by_weight_are_noticed(mutant_of):
-    mutant = mutant_of(windows, 'mode="gaussian"', 'mode="constant"')
-    images = np.zeros((1, 1, 16, 48), np.float32)
-    edge = np.zeros((2, 16, 16), np.float32)
-    edge[1] = -1.0
-    edge[1, :, :2] = edge[1, :, -2:] = 1.5
-    found = [
-        module.cover(images, (16, 16), lambda w: np.repeat(edge[None], len(w), 0)).argmax(1)[0, 8]
-        for module in (windows, mutant)
-    ]
-    assert not found[0][2:-2].any() and found[1][2:-2].any()
+def by_monai(images, run, overlap):
+    import torch
+    from monai.inferers.utils import sliding_window_inference
+
+    def predict(windows):
+        return torch.from_numpy(run(windows.numpy()))
+
+    return sliding_window_inference(
+        torch.from_numpy(images), (16, 24), 4, predict, overlap=overlap, mode="gaussian"
+    ).numpy()
+
+
+def uneven(windows):
+    """A network whose answer depends on where in a window a pixel lies."""
+    place = np.arange(16 * 24, dtype=np.float32).reshape(16, 24) / 100
+    return np.concatenate([windows * place, windows[:, :, ::-1], place + 0 * windows], 1)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("shape", [(16, 25), (17, 24), (32, 48), (50, 61), (16, 97)])
+def test_windows_are_blended_as_by_monai(overlap, shape):
+    images = np.random.default_rng(0).normal(size=(3, 1, *shape)).astype(np.float32)
+    got = cover(images, (16, 24), uneven, overlap=overlap)
+    assert np.allclose(got, by_monai(images, uneven, overlap), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("DEVIATION = 0.125", "DEVIATION = 0.25"),
+        ("LEAST_WEIGHT = 1e-3", "LEAST_WEIGHT = 1e-2"),
+        ("(side - 1) / 2", "side / 2"),
+        ("int(window * (1 - overlap))", "int(window * overlap)"),
+        ("return [*starts, length - window]", "return [*starts, starts[-1] + step]"),
+        ("+= weight * window", "+= window"),
+    ],
+)
+def test_windows_that_are_blended_otherwise_are_noticed(mutant_of, right, wrong):
+    images = np.random.default_rng(0).normal(size=(2, 1, 50, 61)).astype(np.float32)
+    try:
+        got = mutant_of(windows, right, wrong).cover(images, (16, 24), uneven, overlap=0.25)
+    except ValueError:  # a window beyond the border
+        return
+    assert not np.allclose(got, by_monai(images, uneven, 0.25), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 0.95, float("nan")])

@@ -51,19 +51,20 @@ def main(arguments: argparse.Namespace) -> int:
         builds = [(folder, True) for folder in arguments.build]
         builds += [(build_untrained(s, place / s), False) for s in arguments.untrained]
         rows = []
+        command = neutral("benchmarks/infer_volume.py", sys.argv)
         for folder, trained in builds:
+            load = round(os.getloadavg()[0], 1)
             runs = [
                 time_once(folder, image, place / "mask.nii.gz", arguments.overlap)
                 for _ in range(arguments.runs)
             ]
-            rows.append({"trained": trained, **summarise(runs)})
+            made = {"trained": trained, "command": command, "load_average_before": load}
+            rows.append({**made, "runs": arguments.runs, **summarise(runs)})
             print(*shown([rows[-1]]), sep="\n", flush=True)
     content = {
-        "command": neutral("benchmarks/infer_volume.py", sys.argv),
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_model(),
         "threads": len(os.sched_getaffinity(0)),
-        "runs": arguments.runs,
         "image": "given" if arguments.image else "synthetic abdomen, int16, .nii.gz",
         "tools": tool_versions(),
         "rows": rows,

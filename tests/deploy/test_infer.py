@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import lone_build
 import numpy as np
@@ -45,6 +47,18 @@ def blocks(shape, edge=8):
 
 def stored(path):
     return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+
+
+def test_nothing_that_trains_is_loaded():
+    """A build runs without torch, which takes seconds to load; windows do not need it either."""
+    code = (
+        "import sys, numpy as np, lmaunet.deploy.inferring, lmaunet.deploy.deployment\n"
+        "from lmaunet.data.windows import cover\n"
+        "cover(np.zeros((1, 1, 40, 40), np.float32), (32, 32), lambda w: w)\n"
+        "print([m for m in ('torch', 'monai', 'brevitas', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha", ".nii"])

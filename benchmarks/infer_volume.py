@@ -6,7 +6,8 @@
 Each run is a process of its own, ``lmaunet-deploy infer --json``, so that loading is counted as a
 user meets it. The volume is the synthetic abdomen, enlarged to 512x512 and saved as int16 in
 ``.nii.gz``, or ``--image``. ``--untrained SPEC`` builds a network with random weights for ONNX
-Runtime: its calls take as long as a trained one's, and its mask means nothing. Prints a table of medians.
+Runtime: its calls take as long as a trained one's, and its mask means nothing.
+Prints a table of medians.
 """
 
 from __future__ import annotations

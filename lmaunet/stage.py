@@ -215,24 +215,27 @@ def _swap(partial: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, command: str | None = None) -> dict[str, Any]:
     """Return a stage's manifest.
+
+    Args:
+        folder: the stage's.
+        command: what mends it, for messages; the command that makes a stage of a run, if not given.
 
     Raises:
         UserError: where there is none, it is damaged, or another version wrote it.
     """
-    path = folder / "manifest.json"
+    path, command = folder / "manifest.json", command or command_of(folder)
     if not path.exists():
         raise UserError(
-            f"{folder} holds no finished {folder.name!r} stage; run that stage first "
-            f"({command_of(folder)})"
+            f"{folder} holds no finished {folder.name!r} stage; run that stage first ({command})"
         )
     try:
         manifest = read_json(path)
         schema = manifest["schema"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedStage(
-            f"{path} is damaged ({error}); run the stage again: {command_of(folder)}"
+            f"{path} is damaged ({error}); run the stage again: {command}"
         ) from error
     if schema != SCHEMA:
         raise UserError(
@@ -243,25 +246,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
     if wrong:
         raise DamagedStage(
-            f"{path} is damaged (no usable {wrong[0]!r}); run the stage again: {command_of(folder)}"
+            f"{path} is damaged (no usable {wrong[0]!r}); run the stage again: {command}"
         )
     return manifest
 
 
-def read_stage(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a stage whose files are those that it wrote.
+def read_stage(folder: Path, command: str | None = None) -> dict[str, Any]:
+    """Return the manifest of a stage whose files are those that it wrote; arguments as there.
 
     Raises:
         UserError: as :func:`read_manifest`, and where a file is missing, damaged or edited.
     """
-    manifest = read_manifest(folder)
+    command = command or command_of(folder)
+    manifest = read_manifest(folder, command)
     for name, digest in manifest["outputs"].items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
             state = "has changed since it was written" if path.exists() else "is missing"
             raise DamagedStage(
                 f"{path} {state}: its SHA-256 must be the one in {folder / 'manifest.json'}; run "
-                f"the stage again: {command_of(folder)}"
+                f"the stage again: {command}"
             )
     return manifest
 

@@ -10,12 +10,11 @@ import numpy as np
 
 from lmaunet.data import normalization as norm
 from lmaunet.data.dataset import Dataset, SliceSet
-from lmaunet.data.framing import Framing
+from lmaunet.data.framing import SPACING_TOLERANCE, Framing, zoom_to
 from lmaunet.data.split import GAP, split_by_blocks, useful_slices
 from lmaunet.errors import UserError
 
 CROP_LOSS_LIMIT = 0.1
-SPACING_TOLERANCE = 0.01
 
 Role = Literal["train", "val", "blocks"]
 
@@ -117,6 +116,8 @@ def assemble(
         layout=source.layout,
         gap=GAP if any(v.role == "blocks" for v in source.volumes) else 0,
         notes=tuple(notes),
+        resampled_mm=target_mm,
+        fit=fit,
     )
 
 
@@ -166,11 +167,7 @@ def _target_spacing(
 def _framing(
     volume: Volume, size: tuple[int, int], target_mm: tuple[float, float] | None, fit: bool
 ) -> Framing:
-    zoom = (1.0, 1.0)
-    if target_mm is not None:
-        ratio = np.array(volume.spacing_mm[1:]) / target_mm
-        if (np.abs(ratio - 1) > SPACING_TOLERANCE).any():
-            zoom = (float(ratio[0]), float(ratio[1]))
+    zoom = zoom_to(volume.spacing_mm[1:], target_mm)
     height, width = volume.labels.shape[1:]
     return Framing.of((height, width), size, zoom=zoom, fit=fit)
 

@@ -77,6 +77,8 @@ class Dataset:
         gap: slices between a train and a val slice of one case, at least; checked.
         notes: what a reader of a score should know, such as pixels lost by cropping.
         case_spacing_mm: the same as ``spacing_mm`` for each case that validates, by its name.
+        resampled_mm: y, x spacing that slices were resampled to; None where the files have none.
+        fit: whether slices that were then larger than the network's input were shrunk to it.
     """
 
     name: str
@@ -92,6 +94,8 @@ class Dataset:
     gap: int = 0
     notes: tuple[str, ...] = field(default=())
     case_spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    resampled_mm: tuple[float, float] | None = None
+    fit: bool = False
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):

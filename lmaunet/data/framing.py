@@ -6,11 +6,14 @@ or where cropping would cut off organs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+
+SPACING_TOLERANCE = 0.01
 
 
 def resample_in_plane(array: np.ndarray, shape: tuple[int, int], *, labels: bool) -> np.ndarray:
@@ -39,6 +42,61 @@ def resample_in_plane(array: np.ndarray, shape: tuple[int, int], *, labels: bool
     resampler.SetInterpolator(SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear)
     resampler.SetUseNearestNeighborExtrapolator(True)
     return SimpleITK.GetArrayFromImage(resampler.Execute(image))
+
+
+@dataclass(frozen=True, eq=False)
+class AxisOperator:
+    """What :func:`resample_in_plane` does to one axis of images: a weighted sum of neighbours.
+
+    Args:
+        first: ``(want,)``, the first pixel that each new one depends on.
+        weights: float32 ``(want, taps)``, of that one and those after it.
+    """
+
+    first: np.ndarray
+    weights: np.ndarray
+
+    @staticmethod
+    def of(have: int, want: int) -> AxisOperator:
+        """Return the operator from ``have`` pixels to ``want``, read off unit impulses.
+
+        That shows all of it, because resampling is linear and treats the axes apart. It differs
+        from the filter by float32's rounding, and takes a fraction of its time.
+        """
+        import numpy as np
+
+        impulses = np.eye(have, dtype=np.float32)[None]
+        matrix = resample_in_plane(impulses, (want, have), labels=False)[0]
+        used = matrix != 0
+        begin, end = used.argmax(1), have - used[:, ::-1].argmax(1)
+        taps = int((end - begin).max())
+        first = np.minimum(begin, have - taps)
+        columns = first[:, None] + np.arange(taps)
+        return AxisOperator(first, np.take_along_axis(matrix, columns, 1))
+
+    def rows(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 images ``(n, have, W)`` with the rows resampled, ``(n, want, W)``."""
+        import numpy as np
+
+        out = np.zeros((len(images), len(self.first), images.shape[2]), np.float32)
+        # no matrix product: where cores are busy, BLAS's threads wait for each other (for four
+        # slices of 512x512 to 120x120 190 ms on two cores, 4 ms by one thread, 3 ms by this)
+        for tap, weights in enumerate(self.weights.T):
+            out += weights[:, None] * images[:, self.first + tap]
+        return out
+
+
+def zoom_to(spacing_mm: Sequence[float], target_mm: Sequence[float] | None) -> tuple[float, float]:
+    """Return the factors for height and width that bring a spacing (y, x) to another.
+
+    They are 1 where no spacing is asked for, or it differs by no more than a hundredth.
+    """
+    if target_mm is None:
+        return (1.0, 1.0)
+    height, width = (have / want for have, want in zip(spacing_mm, target_mm, strict=True))
+    if max(abs(height - 1), abs(width - 1)) <= SPACING_TOLERANCE:
+        return (1.0, 1.0)
+    return (height, width)
 
 
 @dataclass(frozen=True)
@@ -81,12 +139,33 @@ class Framing:
         """Output pixels per input pixel, for height and width."""
         return self.scaled[0] / self.shape[0], self.scaled[1] / self.shape[1]
 
-    def images(self, slices: np.ndarray, fill: np.ndarray | float) -> np.ndarray:
+    def images(
+        self,
+        slices: np.ndarray,
+        fill: np.ndarray | float,
+        operators: tuple[AxisOperator, AxisOperator] | None = None,
+    ) -> np.ndarray:
         """Return ``(n, H, W)`` images at the network's size; padding holds ``fill``.
 
-        ``fill`` is one number, or ``(n, 1, 1)`` for a number of each slice.
+        ``fill`` is one number, or ``(n, 1, 1)`` for a number of each slice. ``operators`` are what
+        :meth:`operators` returned, where many slices come after each other.
         """
-        return _place(resample_in_plane(slices, self.scaled, labels=False), self.size, fill)
+        import numpy as np
+
+        if operators is None:
+            scaled = resample_in_plane(slices, self.scaled, labels=False)
+        else:
+            height, width = operators
+            turned = np.ascontiguousarray(height.rows(slices).swapaxes(1, 2))
+            scaled = width.rows(turned).swapaxes(1, 2)
+        return _place(scaled, self.size, fill)
+
+    def operators(self) -> tuple[AxisOperator, AxisOperator] | None:
+        """Return what resamples height and width; None where nothing is resampled."""
+        if self.shape == self.scaled:
+            return None
+        height, width = map(AxisOperator.of, self.shape, self.scaled)
+        return height, width
 
     def labels(self, slices: np.ndarray) -> np.ndarray:
         """Return ``(n, H, W)`` labels at the network's size; padding is background."""
@@ -95,6 +174,66 @@ class Framing:
     def restore(self, labels: np.ndarray) -> np.ndarray:
         """Return labels ``(n, *size)`` at the shape as read; what was cropped is background."""
         return resample_in_plane(_place(labels, self.scaled, 0), self.shape, labels=True)
+
+    def classes(self, logits: np.ndarray) -> np.ndarray:
+        """Return the class of each pixel at the shape as read, ``(n, *shape)``.
+
+        Logits ``(n, classes, *size)`` are interpolated linearly, and the largest wins: borders are
+        smoother than those of labels that are enlarged. Where nothing was resampled it is argmax.
+        """
+        n, classes = logits.shape[:2]
+        placed = _place(logits.reshape(n * classes, *self.size), self.scaled, 0)
+        placed = placed.reshape(n, classes, *self.scaled)
+        if self.shape == self.scaled:
+            return placed.argmax(1)
+        if min(self.shape[0] - self.scaled[0], self.shape[1] - self.scaled[1]) >= 0:
+            return enlarged_classes(placed, self.shape)
+        flat = placed.reshape(n * classes, *self.scaled)
+        resampled = resample_in_plane(flat, self.shape, labels=False)
+        return resampled.reshape(n, classes, *self.shape).argmax(1)
+
+
+def enlarged_classes(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the largest class ``(n, *shape)`` of logits ``(n, classes, H, W)`` that are enlarged.
+
+    It is that of linear interpolation. A pixel whose four neighbours have one class gets it, as
+    every mean of theirs would say; so only pixels at borders of classes are interpolated.
+    """
+    import numpy as np
+
+    (top, down), (left, right) = (
+        _neighbours(want, have) for want, have in zip(shape, logits.shape[2:], strict=True)
+    )
+    bottom, beside = (
+        np.minimum(first + 1, have - 1)
+        for first, have in zip((top, left), logits.shape[2:], strict=True)
+    )
+    coarse = logits.argmax(1)
+    classes = coarse[:, top][:, :, left]
+    same = np.ones(coarse.shape, bool)  # of a pixel and those below, beside and across
+    same[:, :-1] &= coarse[:, :-1] == coarse[:, 1:]
+    same[:, :, :-1] &= coarse[:, :, :-1] == coarse[:, :, 1:]
+    same[:, :-1, :-1] &= coarse[:, :-1, :-1] == coarse[:, 1:, 1:]
+    z, y, x = np.nonzero(~same[:, top][:, :, left])
+    mixed = np.zeros((len(z), logits.shape[1]), np.float32)
+    for row, down_share in ((top[y], 1 - down[y]), (bottom[y], down[y])):
+        for column, right_share in ((left[x], 1 - right[x]), (beside[x], right[x])):
+            share = (down_share * right_share).astype(np.float32)
+            mixed += share[:, None] * logits[z, :, row, column]
+    classes[z, y, x] = mixed.argmax(1)
+    return classes
+
+
+def _neighbours(want: int, have: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each of ``want`` pixels over ``have``, the pixel before it and the share after.
+
+    Pixel areas stay aligned; beyond the outer pixels' centres theirs hold.
+    """
+    import numpy as np
+
+    place = np.clip((np.arange(want) + 0.5) * have / want - 0.5, 0, have - 1)
+    before = np.floor(place).astype(int)
+    return before, place - before
 
 
 def _place(slices: np.ndarray, size: tuple[int, int], fill: np.ndarray | float) -> np.ndarray:

@@ -1,92 +1,157 @@
-"""One image made ready for a trained network, and its segmentation brought back."""
+"""An image made ready for a trained network slice by slice, and its segmentation brought back."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.framing import Framing
+from lmaunet.data.framing import AxisOperator, Framing, zoom_to
 from lmaunet.data.volumes import Geometry, read_image, write_labels
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
+
+LARGEST_SIDE = 4096
+SMALLEST_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images became the slices that a network was trained on, enough to do it to another.
+
+    Args:
+        size: height and width that the network takes.
+        normalization: the data set's, with the mean and deviation of its training slices.
+        resampled_mm: y, x spacing that slices were resampled to; None where the set had none.
+        fit: whether slices that were then larger than ``size`` were shrunk to it.
+    """
+
+    size: tuple[int, int]
+    normalization: Mapping[str, Any]
+    resampled_mm: tuple[float, float] | None
+    fit: bool
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedImage:
-    """An image as the network takes it.
+class PreparedVolume:
+    """A volume that gives its slices as the network takes them, some at a time.
 
     Args:
-        images: float32 ``(n, 1, H, W)``, normalised.
-        geometry: where the image lies.
-        framing: how its slices were brought to the network's size.
-        notes: what the user should know, such as a part that the network does not see.
+        channels: one float32 ``(z, y, x)`` for each channel, as read.
+        geometry: where they lie.
+        framing: how slices are brought to the network's spacing. Its ``size`` is the network's, or
+            larger where the slice is: windows then cover it.
+        preparation: the network's.
+        notes: what the user should know.
     """
 
-    images: np.ndarray
+    channels: tuple[np.ndarray, ...]
     geometry: Geometry
     framing: Framing
+    preparation: Preparation
     notes: tuple[str, ...] = ()
 
-    def restore(self, labels: np.ndarray) -> np.ndarray:
-        """Return labels ``(n, H, W)`` of the network on the image's grid, ``(z, y, x)`` uint8."""
+    def __len__(self) -> int:
+        return self.geometry.shape[0]
+
+    @functools.cached_property
+    def _operators(self) -> tuple[AxisOperator, AxisOperator] | None:
+        return self.framing.operators()
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """Return slices ``start`` to ``stop``, normalised: float32 ``(n, channels, H, W)``."""
         import numpy as np
 
-        return self.framing.restore(labels.astype(np.uint8))
+        kind = self.preparation.normalization
+        framed = []
+        for channel in self.channels:
+            unit = norm.to_unit(channel[start:stop], kind)
+            images = self.framing.images(unit, norm.fill(unit, kind), self._operators)
+            framed.append(norm.standardize(images, kind))
+        return np.stack(framed, 1)
+
+    def labels(self, logits: np.ndarray) -> np.ndarray:
+        """Return the classes ``(n, y, x)`` of logits ``(n, classes, H, W)`` on the image's grid."""
+        return self.framing.classes(logits)
 
     def write(self, path: Path, labels: np.ndarray) -> Path:
-        """Write the network's labels ``(n, H, W)`` to a file that lies on the image."""
-        return write_labels(path, self.restore(labels), self.geometry)
+        """Write labels ``(z, y, x)`` to a file that lies on the image."""
+        return write_labels(path, labels, self.geometry)
 
 
-def prepare_image(
-    path: Path,
-    *,
-    size: tuple[int, int],
-    normalization: Mapping[str, Any],
-    spacing_mm: Sequence[float | None],
-) -> PreparedImage:
+def prepare_volume(
+    paths: Sequence[Path], preparation: Preparation, channels: int = 1
+) -> PreparedVolume:
     """Read an image and make it like the slices that a network was trained on.
 
     Args:
-        path: a NIfTI or NRRD file or a DICOM folder.
-        size: height and width that the network takes.
-        normalization: the dataset's, with the mean and deviation of its training slices.
-        spacing_mm: the dataset's z, y, x; None or NaN in y, x where the set had none, or several,
-            and then a slice that is too large is shrunk to fit.
+        paths: a NIfTI, NRRD or MetaImage file or a DICOM folder for each channel, on one grid.
+        preparation: the network's.
+        channels: how many the network takes.
 
     Raises:
         UserError: where the image cannot be used.
     """
-    image, geometry = read_image(path)
-    wanted = [float("nan") if s is None else float(s) for s in spacing_mm][1:]
-    known = not any(math.isnan(s) for s in wanted)
-    zoom = (1.0, 1.0)
-    if known:
-        ratio = [have / want for have, want in zip(geometry.spacing_mm[1:], wanted, strict=True)]
-        if max(abs(r - 1) for r in ratio) > 0.01:
-            zoom = (ratio[0], ratio[1])
-    framing = Framing.of(geometry.shape[1:], size, zoom=zoom, fit=not known)
-    if max(framing.scaled) > 16384:
+    if len(paths) != channels:
         raise UserError(
-            f"{path}: spacing {geometry.spacing_mm[1]:g} mm makes slices of "
-            f"{framing.scaled[0]}x{framing.scaled[1]}; correct the spacing in the file"
+            f"{len(paths)} image(s); the network takes {channels} channel(s): give "
+            f"{'one image' if channels == 1 else f'{channels} images on one grid, in its order'}"
+        )
+    images, geometries = zip(*(read_image(path) for path in paths), strict=True)
+    first: Geometry = geometries[0]
+    for path, geometry in zip(paths[1:], geometries[1:], strict=True):
+        if not geometry.same_grid(first):
+            raise UserError(
+                f"{path} lies on another grid than {paths[0]} (shape {geometry.shape}, expected "
+                f"{first.shape}, or another place); resample it onto {paths[0].name}"
+            )
+    framing, notes = _framing(first, preparation, paths[0])
+    return PreparedVolume(images, first, framing, preparation, notes)
+
+
+def _framing(
+    geometry: Geometry, preparation: Preparation, path: Path
+) -> tuple[Framing, tuple[str, ...]]:
+    """Return how slices are brought to the network's spacing, and notes on it."""
+    size, target = preparation.size, preparation.resampled_mm
+    spacing = geometry.spacing_mm[1:]
+    zoom = zoom_to(spacing, target)
+    exact = [side * factor for side, factor in zip(geometry.shape[1:], zoom, strict=True)]
+    if not all(math.isfinite(side) for side in exact) or max(exact) > LARGEST_SIDE:
+        raise UserError(
+            f"{path}: spacing {spacing[0]:g}x{spacing[1]:g} mm makes slices of "
+            f"{exact[0]:.0f}x{exact[1]:.0f} at the network's spacing; expected at most "
+            f"{LARGEST_SIDE}; correct the spacing in the file"
+        )
+    framing = Framing.of(geometry.shape[1:], size, zoom=zoom, fit=preparation.fit)
+    if min(framing.scaled) < SMALLEST_SIDE:
+        raise UserError(
+            f"{path}: slices of {geometry.shape[1]}x{geometry.shape[2]} are "
+            f"{framing.scaled[0]}x{framing.scaled[1]} for the network; expected "
+            f"{SMALLEST_SIDE}x{SMALLEST_SIDE} or more; give a larger image, or correct the spacing "
+            "in the file"
         )
     notes = []
-    seen = [min(1.0, want / have) for have, want in zip(framing.scaled, size, strict=True)]
-    if min(seen) < 1:
+    if target is None:
         notes.append(
-            f"the network sees the middle {100 * seen[0]:.0f}% of the rows and "
-            f"{100 * seen[1]:.0f}% of the columns; the rest is labelled background"
+            "the network's training images had no spacing: pixels are taken as they are, whatever "
+            f"their size ({spacing[0]:g}x{spacing[1]:g} mm here)"
         )
-    unit = norm.to_unit(image, normalization)
-    framed = framing.images(unit, norm.fill(unit, normalization))
-    images = norm.standardize(framed, normalization)[:, None]
-    return PreparedImage(images, geometry, framing, tuple(notes))
+    elif zoom != (1.0, 1.0):
+        notes.append(
+            f"slices are resampled from {spacing[0]:.4g}x{spacing[1]:.4g} mm to the network's "
+            f"{target[0]:.4g}x{target[1]:.4g} mm"
+        )
+    if preparation.fit and any(have > want for have, want in zip(exact, size, strict=True)):
+        notes.append(
+            f"slices are shrunk to {framing.scaled[0]}x{framing.scaled[1]} to fit the network, as "
+            "those of its training were"
+        )
+    height, width = (max(pair) for pair in zip(framing.scaled, size, strict=True))
+    return Framing(framing.shape, (height, width), framing.scaled), tuple(notes)

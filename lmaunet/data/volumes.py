@@ -6,23 +6,39 @@ head), so that slices of different files look alike and image and label meet on 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.dicom import GEOMETRY_TOLERANCE_MM, is_dicom, read_series
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 ORIENTATION = "LPS"
 LARGEST_PIXEL = 1e15
-_GEOMETRY_TOLERANCE_MM = 0.05
+
+
+@dataclass(frozen=True)
+class FileGrid:
+    """The grid of an image as its file gives it: SimpleITK's values, in the file's own axes.
+
+    All have 2 or 3 dimensions, as the file has; ``direction`` is the matrix in rows.
+    """
+
+    size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class Geometry:
     """Where a volume lies in the patient; lengths in mm.
 
     ``shape`` is ``(z, y, x)`` in LPS, ``spacing_mm`` in the same order; ``origin`` and
-    ``direction`` are SimpleITK's, in x, y, z; ``orientation`` is the one of the file.
+    ``direction`` are SimpleITK's, in x, y, z; ``orientation`` and ``grid`` are those of the file.
     """
 
     shape: tuple[int, int, int]
@@ -38,6 +54,12 @@ class Geometry:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
     orientation: str
+    grid: FileGrid
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel in millilitres; a 2-D image counts as 1 mm thick."""
+        return math.prod(self.spacing_mm) / 1000
 
     def same_grid(self, other: Geometry) -> bool:
         """Tell whether two volumes have the same voxels, to a twentieth of a millimetre."""
@@ -49,13 +71,13 @@ class Geometry:
 
         first = np.abs(np.array(self.origin) - np.array(other.origin)).max()
         last = np.abs(corner(self) - corner(other)).max()
-        return self.shape == other.shape and max(first, last) <= _GEOMETRY_TOLERANCE_MM
+        return self.shape == other.shape and max(first, last) <= GEOMETRY_TOLERANCE_MM
 
 
 def is_volume(path: Path) -> bool:
     """Tell whether a file's name is that of a volume, or a folder that of a DICOM series."""
     if path.is_dir():
-        return any(p.is_file() and _is_dicom(p) for p in sorted(path.iterdir())[:3])
+        return any(p.is_file() and is_dicom(p) for p in sorted(path.iterdir())[:3])
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -89,14 +111,28 @@ def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
     return _read(path)
 
 
-def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
-    """Write labels ``(z, y, x)`` in LPS to a file in the orientation of the image they belong to.
+def check_output(path: Path) -> None:
+    """Raise :class:`UserError` where labels cannot be written to a path, before they are made."""
+    if not path.name.lower().endswith(LABEL_SUFFIXES):
+        raise UserError(f"{path}: unknown format; use {', '.join(LABEL_SUFFIXES)}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    folder = next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {folder} is not a folder; name another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: no permission in {folder}; name another place")
 
-    The file is complete or absent.
+
+def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
+    """Write labels ``(z, y, x)`` in LPS to a file on the grid of the image that they belong to.
+
+    Size, spacing, origin, direction and the number of dimensions are the image's. The file is
+    complete or absent.
 
     Args:
         path: the file; its suffix chooses the format.
-        labels: integers of ``geometry.shape``.
+        labels: integers of ``geometry.shape``, 0 to 65535.
         geometry: what :func:`read_image` returned for the image.
 
     Raises:
@@ -107,15 +143,15 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
 
     if tuple(labels.shape) != geometry.shape:
         raise UserError(f"labels of shape {tuple(labels.shape)}; expected {geometry.shape}")
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix not in (".nii.gz", ".nii", ".nrrd", ".mha"):
-        raise UserError(f"{path}: unknown format; use .nii.gz, .nii, .nrrd or .mha")
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(labels.astype(np.uint8)))
-    image.SetSpacing(geometry.spacing_mm[::-1])
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    image = SimpleITK.DICOMOrient(image, geometry.orientation)
-    partial = path.with_name(f".partial-{path.name}")
+    check_output(path)
+    kind = np.uint8 if labels.size == 0 or labels.max() <= 255 else np.uint16
+    image = SimpleITK.GetImageFromArray(_in_file_axes(labels.astype(kind), geometry))
+    image.SetSpacing(geometry.grid.spacing_mm)
+    image.SetOrigin(geometry.grid.origin)
+    image.SetDirection(geometry.grid.direction)
+    # a name of ours: ITK writes a.nii.gz.nii to another name than it is told
+    suffix = next(s for s in LABEL_SUFFIXES if path.name.lower().endswith(s))
+    partial = path.with_name(f".partial-{os.getpid()}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         SimpleITK.WriteImage(image, str(partial), useCompression=True)
@@ -123,8 +159,28 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
     except (RuntimeError, OSError) as error:
         raise UserError(f"cannot write {path}: {_last_line(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
+
+
+def _in_file_axes(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return labels ``(z, y, x)`` in LPS along the axes of the file, slowest first.
+
+    Every axis of the file is an axis of the volume in LPS, forwards or backwards: the product of
+    the two directions is a permutation with signs.
+    """
+    import numpy as np
+
+    grid = geometry.grid
+    own = np.eye(3)
+    own[: len(grid.size), : len(grid.size)] = np.reshape(grid.direction, (len(grid.size),) * 2)
+    turn = np.rint(own.T @ np.reshape(geometry.direction, (3, 3)))
+    # numpy counts axes from z, SimpleITK from x
+    turned = labels.transpose([2 - int(np.abs(turn[2 - axis]).argmax()) for axis in range(3)])
+    backwards = tuple(axis for axis in range(3) if turn[2 - axis].sum() < 0)
+    found = np.ascontiguousarray(np.flip(turned, backwards))
+    return found[0] if len(grid.size) == 2 else found
 
 
 def check_finite(array: np.ndarray, where: str) -> None:
@@ -178,7 +234,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
             _check_nifti(path)
-        image = _read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
+        image = read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as an image: {_last_line(error)}; give a NIfTI "
@@ -224,10 +280,25 @@ def _check_nifti(path: Path) -> None:
                 f"{path} is cut short: {len(content)} bytes, expected {expected}; "
                 "get the file again"
             )
+        _check_pixdim(content, order, path)
         if (code, bits) in ((16, 32), (64, 64)):
             kind = f"{order}f{bits // 8}"
             check_finite(np.frombuffer(content, kind, count, offset), str(path))
         return
+
+
+def _check_pixdim(content: bytes, order: str, path: Path) -> None:
+    """Raise UserError where the voxels of a NIfTI file have no size; ITK would take 1 mm."""
+    if struct.unpack_from(f"{order}i", content)[0] == 348:
+        axes, sizes = struct.unpack_from(f"{order}h", content, 40)[0], (f"{order}3f", 80)
+    else:
+        axes, sizes = struct.unpack_from(f"{order}q", content, 16)[0], (f"{order}3d", 112)
+    spacing = struct.unpack_from(sizes[0], content, sizes[1])[: min(3, axes)]
+    if not all(math.isfinite(step) and step != 0 for step in spacing):
+        raise UserError(
+            f"{path}: voxels of {' x '.join(f'{step:g}' for step in spacing)} mm; expected a size; "
+            "correct pixdim in the file"
+        )
 
 
 def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:
@@ -235,14 +306,21 @@ def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:
 
     channels = image.GetNumberOfComponentsPerPixel()
     if channels != 1:
-        raise UserError(f"{path}: {channels} values per pixel; expected one channel")
+        raise UserError(
+            f"{path}: {channels} values per pixel; expected one channel; save each channel as an "
+            "image of its own"
+        )
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
+    size = image.GetSize()
+    grid = FileGrid(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries([image])
     if image.GetDimension() != 3:
-        size = " x ".join(map(str, image.GetSize()))
-        raise UserError(f"{path}: {image.GetDimension()} dimensions ({size}); expected 3")
+        raise UserError(
+            f"{path}: {image.GetDimension()} dimensions ({' x '.join(map(str, size))}); expected "
+            "3; save one volume of it as a file of its own"
+        )
     orientation = SimpleITK.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
         image.GetDirection()
     )
@@ -251,30 +329,8 @@ def _canonical(image: Any, path: Path) -> tuple[np.ndarray, Geometry]:
     z, y, x = array.shape
     sx, sy, sz = image.GetSpacing()
     return array, Geometry(
-        (z, y, x), (sz, sy, sx), image.GetOrigin(), image.GetDirection(), orientation
+        (z, y, x), (sz, sy, sx), image.GetOrigin(), image.GetDirection(), orientation, grid
     )
-
-
-def _read_series(folder: Path) -> Any:
-    import SimpleITK
-
-    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise UserError(f"{folder} holds no DICOM series; give a folder with one series")
-    if len(series) > 1:
-        raise UserError(
-            f"{folder} holds {len(series)} DICOM series ({', '.join(series)}); expected one; "
-            "move each into a folder of its own"
-        )
-    reader = SimpleITK.ImageSeriesReader()
-    # The names come sorted along the slice normal, from ImagePositionPatient.
-    reader.SetFileNames(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    return reader.Execute()
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def _last_line(error: Exception) -> str:

@@ -253,6 +253,21 @@ def measure(
 
 
 @app.command()
+def infer(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD or MetaImage file, or a DICOM folder; one for each channel of the network.")],  # noqa: E501
+    folder: Annotated[Path, typer.Option("--build", help="The folder of a build, such as runs/NAME/build/ort.")],  # noqa: E501
+    output: Annotated[Path, typer.Option("--output", "-o", help="The segmentation: .nii.gz, .nii, .nrrd or .mha.")],  # noqa: E501
+    overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
+    batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Segment an image with a build; the result lies on the image's own grid."""
+    from lmaunet.deploy import commands
+
+    console.show(*commands.infer(folder, images, output, overlap, batch), as_json)
+
+
+@app.command()
 def report(
     run: RunOption = None,
     baseline: Annotated[Optional[Path], typer.Option(help="An older report.json to compare with.")] = None,  # noqa: E501, UP045

@@ -125,6 +125,14 @@ def measure(run: Path | None, target: str | None) -> Shown:
     return content, table(["target", "Dice", "size", "latency"], rows)
 
 
+def infer(folder: Path, images: list[Path], output: Path, overlap: float, batch: int) -> Shown:
+    """Segment an image with a build."""
+    from lmaunet.deploy import inferring
+
+    with progress_bar("segmenting") as progress:
+        return inferring.infer(folder, images, output, overlap=overlap, batch=batch, say=progress)
+
+
 def report(
     run: Path | None, baseline: Path | None, strict: bool
 ) -> tuple[dict[str, Any], list[str], int]:

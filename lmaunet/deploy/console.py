@@ -171,7 +171,7 @@ def run_command(command: Callable[[], int | None]) -> int:
             raise
         print(
             f"lmaunet-deploy: out of memory ({str(error).splitlines()[0]}); finished stages are "
-            "kept. Give a smaller --batch-size, --input-size or spec",
+            "kept. Give a smaller --batch-size (of infer: --batch), --input-size or spec",
             file=sys.stderr,
         )
         return BAD_USAGE

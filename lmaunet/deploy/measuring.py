@@ -16,6 +16,7 @@ from lmaunet.deploy.pipeline import (
     fingerprint,
     load_build,
     matching_control,
+    require_data,
     run_stage,
 )
 from lmaunet.deploy.runs import DataSource, choose_data
@@ -41,11 +42,7 @@ def load_run_data(run: Path) -> tuple[NetSpec, DataSource, Dataset]:
     spec = NetSpec.from_json(options.get("spec", {}))
     source = choose_data(run, None)
     data = source.load(spec)
-    if fingerprint(data) != options.get("data_sha256"):
-        raise UserError(
-            f"the data in {source.path} have changed since {run / 'qat'} was made; run "
-            "lmaunet-deploy qat again, or put the data back"
-        )
+    require_data(options, data, source, run / "qat")
     return spec, source, data
 
 

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmaunet.artifacts import Agreement, Build
+from lmaunet.artifacts import Build
 from lmaunet.deploy.allocation_plot import draw_allocation
+from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
+from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
-from lmaunet.stage import Stage, read_json, read_stage, write_json
+from lmaunet.stage import Stage, read_json, read_stage, sha256, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -237,7 +239,11 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     """Export the quantized network into ``RUN/export`` and check it against torch.
 
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
-    ``samples.npz`` (training images) and ``export.json``.
+    ``samples.npz`` (training images), ``interface.json`` (what the network takes and gives) and
+    ``export.json``.
+
+    Raises:
+        UserError: where the data are not those that the network was quantized with.
     """
     from export import network
     from export.agreement import check_exports
@@ -249,7 +255,10 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     folder = run / "qat"
     manifest, controlled = read_stage(folder), matching_control(run)
     quantized = load_quantized(folder / "model.pt")
-    options = {"data": source.to_json(), "spec": manifest["options"].get("spec")}
+    options = {
+        "data": source.to_json(), "spec": manifest["options"].get("spec"),
+        "interface": DEPLOYMENT_SCHEMA,
+    }  # fmt: skip
     inputs = {
         "model": folder / "model.pt",
         "scan": folder / "scan.json",
@@ -259,7 +268,15 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
 
     def work(out: Path) -> None:
         float32 = restore(load_checkpoint(inputs["control"]), inputs["control"])
-        images = samples_of(source.load(quantized.spec))
+        data = source.load(quantized.spec)
+        require_data(manifest["options"], data, source, folder)
+        images = samples_of(data)
+        came_from = {
+            "checkpoint": manifest["inputs"].get("checkpoint", {}).get("sha256", ""),
+            "quantized": sha256(inputs["model"]),
+        }
+        interface = Interface.of(quantized.spec, data, came_from)
+        write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, images, progress)
         formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]
         for name in (network.QCDQ, network.QONNX) if formats else ():
@@ -269,6 +286,17 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
     return run_stage(stage, work, first=True)
+
+
+def require_data(
+    options: Mapping[str, Any], data: Dataset, source: DataSource, folder: Path
+) -> None:
+    """Raise UserError where data are not those that ``RUN/qat``, of these options, was made on."""
+    if fingerprint(data) != options.get("data_sha256"):
+        raise UserError(
+            f"the data in {source.path} have changed since {folder} was made; run "
+            "lmaunet-deploy qat again, or put the data back"
+        )
 
 
 def samples_of(data: Dataset) -> np.ndarray:
@@ -299,7 +327,10 @@ def write_graphs(
 def build(
     run: Path, target_name: str, options: Mapping[str, Any], progress: Callable[[str], None]
 ) -> Outcome:
-    """Build one target into ``RUN/build/TARGET``; the target writes, ``build.json`` describes."""
+    """Build one target into ``RUN/build/TARGET``.
+
+    The target writes; ``build.json`` describes what, and ``deployment.json`` how to use it.
+    """
     from lmaunet.deploy.targets import BuildRequest, get_target
 
     target = get_target(target_name)
@@ -309,6 +340,7 @@ def build(
         "qcdq": folder / "network.qcdq.onnx",
         "qonnx": folder / "network.qonnx.onnx",
         "samples": folder / "samples.npz",
+        "interface": folder / INTERFACE_FILE,
     }
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
@@ -317,15 +349,8 @@ def build(
             images = samples["images"]
         request = BuildRequest(out, inputs["qcdq"], inputs["qonnx"], images, options, progress)
         built = target.build(request)
-        write_json(
-            out / "build.json",
-            {
-                "target": built.target,
-                "shipped": str(built.shipped.relative_to(out)),
-                "agreements": [a.to_json() for a in built.agreements],
-                "detail": built.detail,
-            },
-        )
+        interface = Interface.from_json(read_json(inputs["interface"]), str(inputs["interface"]))
+        write_build(built, interface, inputs["qcdq"])
 
     return run_stage(stage, work, first=True)
 
@@ -350,11 +375,7 @@ def load_build(run: Path, target_name: str) -> Build:
                 f"{folder} was built from an earlier network than {run / 'export'}; "
                 f"make it again with: {command}"
             )
-    content = read_json(folder / "build.json")
-    agreements = tuple(Agreement(**a) for a in content["agreements"])
-    return Build(
-        content["target"], folder, folder / content["shipped"], agreements, content["detail"]
-    )
+    return read_build(folder)
 
 
 def built_targets(run: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The common form, the real CT where it has been fetched, and one image for inference."""
+"""The common form, and the real CT where it has been fetched."""
 
 import dataclasses
 import subprocess
@@ -11,8 +11,6 @@ import pytest
 from lmaunet.data.class_map import SYNAPSE_CLASSES
 from lmaunet.data.dataset import Dataset, SliceSet, load
 from lmaunet.data.fetch import info
-from lmaunet.data.inference import prepare_image
-from lmaunet.data.volumes import read_image, read_labels
 from lmaunet.errors import UserError
 
 CT = Path(__file__).parents[2] / "calibration_data"
@@ -61,41 +59,6 @@ def test_importing_loads_no_torch_and_no_reader():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LIA"])
-def test_an_image_comes_back_where_it_was(maker, tmp_path, orientation):
-    labels = maker.labels()
-    path = maker.write(tmp_path / "a.nii.gz", maker.image(labels), orientation=orientation)
-    window = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
-    ready = prepare_image(path, size=(16, 16), normalization=window, spacing_mm=(3.0, 3.0, 3.0))
-    assert ready.images.shape == (24, 1, 16, 16) and ready.images.dtype == np.float32
-    assert ready.images.min() == -2.0 and ready.notes == ()
-    found = (ready.images[:, 0] > -1.5).astype(np.uint8)
-    out = ready.write(tmp_path / "seg.nii.gz", found)
-    stored, geometry = read_labels(out)
-    assert np.array_equal(stored > 0, labels > 0)
-    assert geometry.same_grid(read_image(path)[1])
-
-
-def test_an_image_of_another_spacing_is_brought_to_that_of_training(maker, tmp_path):
-    labels = maker.labels((24, 24, 28))
-    path = maker.write(tmp_path / "a.nii", maker.image(labels), spacing=(3.0, 1.5, 1.5))
-    options = {"size": (16, 16), "normalization": {"kind": "zscore"}}
-    ready = prepare_image(path, spacing_mm=(3.0, 3.0, 3.0), **options)
-    assert ready.framing.scaled == (12, 14)
-    assert ready.restore(np.ones((24, 16, 16))).shape == (24, 24, 28)
-    kept = prepare_image(path, spacing_mm=(3.0, 1.5, 1.5), **options)
-    assert kept.notes == ("the network sees the middle 67% of the rows and 57% of the columns; the "
-                          "rest is labelled background",)  # fmt: skip
-    assert prepare_image(path, spacing_mm=(None, None, None), **options).framing.scaled == (14, 16)
-
-
-def test_a_spacing_that_cannot_be_is_refused(maker, tmp_path):
-    path = maker.write(tmp_path / "a.nii", maker.image(maker.labels()), spacing=(3.0, 9e3, 9e3))
-    with pytest.raises(UserError, match=r"a\.nii: spacing 9000 mm makes slices of"):
-        prepare_image(path, size=(16, 16), normalization={"kind": "zscore"},
-                      spacing_mm=(3.0, 3.0, 3.0))  # fmt: skip
 
 
 @pytest.fixture(scope="module")

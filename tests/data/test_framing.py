@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lmaunet.data import framing
 from lmaunet.data import normalization as norm
 from lmaunet.data.framing import Framing, resample_in_plane
 from lmaunet.errors import UserError
@@ -61,3 +62,61 @@ def test_window_and_zscore_worked_by_hand():
 def test_a_normalization_that_is_none_is_refused(bad):
     with pytest.raises(UserError, match=r"c\.json: normalization .* expected"):
         norm.check(bad, "c.json")
+
+
+SHAPES = [((120, 120), (512, 512)), ((53, 64), (101, 122)), ((7, 9), (7, 30)), ((1, 5), (4, 5)),
+          ((6, 6), (6, 6))]  # fmt: skip
+
+
+def logits_of(have, seed=0):
+    """Logits in which classes hold areas, as a network's do, and some pixels that stand alone."""
+    rng = np.random.default_rng(seed)
+    rough = rng.normal(size=(3 * 5, -(-have[0] // 6), -(-have[1] // 6)))
+    smooth = rough.repeat(6, 1).repeat(6, 2)[:, : have[0], : have[1]].reshape(3, 5, *have)
+    return (smooth + 0.3 * rng.normal(size=smooth.shape)).astype(np.float32)
+
+
+def interpolated(logits, shape):
+    flat = logits.reshape(-1, *logits.shape[2:])
+    return resample_in_plane(flat, shape, labels=False).reshape(*logits.shape[:2], *shape)
+
+
+@pytest.mark.parametrize(("have", "want"), SHAPES)
+def test_enlarged_classes_are_those_of_interpolated_logits(have, want):
+    logits = logits_of(have)
+    assert np.array_equal(
+        framing.enlarged_classes(logits, want), interpolated(logits, want).argmax(1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("(np.arange(want) + 0.5) * have / want - 0.5", "np.arange(want) * have / want"),
+        ("coarse[:, :-1] == coarse[:, 1:]", "coarse[:, :-1] >= coarse[:, 1:]"),
+        ("coarse[:, :-1, :-1] == coarse[:, 1:, 1:]", "coarse[:, :-1, :-1] >= 0"),
+        ("(bottom[y], down[y])", "(top[y], down[y])"),
+    ],
+)
+def test_classes_that_are_enlarged_wrongly_are_noticed(mutant_of, right, wrong):
+    logits = logits_of((53, 64))
+    got = mutant_of(framing, right, wrong).enlarged_classes(logits, (101, 122))
+    assert not np.array_equal(got, interpolated(logits, (101, 122)).argmax(1))
+
+
+def test_only_a_grid_that_is_finer_both_ways_is_enlarged():
+    for shape, scaled in (((9, 9), (18, 18)), ((9, 18), (18, 9))):
+        logits = logits_of(scaled)
+        found = Framing(shape, scaled, scaled).classes(logits)
+        assert np.array_equal(found, interpolated(logits, shape).argmax(1))
+
+
+@pytest.mark.parametrize(("have", "want"), SHAPES)
+def test_operators_do_what_resampling_does(have, want):
+    rng = np.random.default_rng(0)
+    for shape, scaled in ((have, want), (want, have)):
+        slices = rng.normal(size=(3, *shape)).astype(np.float32)
+        frame = Framing(shape, (scaled[0] + 3, scaled[1]), scaled)
+        got = frame.images(slices, 7.0, frame.operators())
+        assert np.allclose(got, frame.images(slices, 7.0), rtol=0, atol=3e-6)
+        assert (got[:, -1] == 7.0).all()

@@ -1,5 +1,7 @@
 """Reading, canonical orientation, writing back, and images that must be refused."""
 
+import struct
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -38,6 +40,16 @@ def test_labels_are_written_on_the_grid_of_the_image(maker, tmp_path, orientatio
     assert stored.GetSize() == SimpleITK.ReadImage(str(image)).GetSize()
     assert of_labels.orientation == orientation
     assert [p.name for p in out.parent.iterdir()] == ["seg.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.nii.gz.nii.gz", "a.nii.nii", "v1.2.NII.GZ", "a.hdr.nii", ".nii"]
+)
+def test_a_name_of_several_suffixes_is_the_name_that_is_written(maker, tmp_path, name):
+    _, geometry = read_image(maker.write(tmp_path / "a.nii", maker.image(maker.labels())))
+    write_labels(tmp_path / "out" / name, maker.labels(), geometry)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [name]
+    assert np.array_equal(read_labels(tmp_path / "out" / name)[0], maker.labels())
 
 
 def test_a_grid_that_is_shifted_or_flipped_is_another_grid(maker, tmp_path):
@@ -112,6 +124,15 @@ def test_a_file_that_is_cut_short_is_refused_not_filled_with_zeros(maker, tmp_pa
     for share in (0.98, 0.5, 0.1):
         path.write_bytes(whole[: int(len(whole) * share)])
         refused(path, "is cut short: .* expected|is damaged|cannot be read as an image")
+
+
+@pytest.mark.parametrize("size", [0.0, float("nan"), float("inf")])
+def test_voxels_without_a_size_are_not_taken_for_1_mm(maker, tmp_path, size):
+    path = maker.write(tmp_path / "a.nii", maker.image(maker.labels()))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 84, size)
+    path.write_bytes(content)
+    refused(path, rf"voxels of 3 x {size:g} x 3 mm; expected a size; correct pixdim")
 
 
 def test_labels_of_another_shape_or_format_are_not_written(maker, tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
+import SimpleITK
 from command_line import runner
 
 from lmaunet.deploy.pipeline import fingerprint
@@ -93,6 +95,45 @@ def run_again(run, folder, report):
     status, out, _ = run("report", "--baseline", baseline, "--json")
     assert status == 1
     assert [r["figure"] for r in json.loads(out)["regressions"]] == ["size_mb"]
+
+
+@pytest.mark.parametrize("target", ["ort", "trt", "fpga"])
+def test_infer_gives_the_classes_that_measure_scored(trained, run, tmp_path, target):
+    """From a copy of the build alone, on the held-out slices as an image file of their own."""
+    from lmaunet.data.inference import prepare_volume
+    from lmaunet.data.phantom import phantom_source
+    from lmaunet.deploy.deployment import open_build
+    from lmaunet.deploy.measuring import load_run_data
+    from lmaunet.deploy.targets import get_target
+
+    folder = trained.parent.parent
+    for command in ("build", "measure"):
+        status, _, err = run(command, "--target", target)
+        assert status == 0, err
+    shutil.copytree(folder / "build" / target, tmp_path / "alone")
+    _, _, data = load_run_data(folder)
+    (volume,) = phantom_source(0).volumes
+    image = SimpleITK.GetImageFromArray(volume.image()[data.val.z])
+    image.SetSpacing(volume.spacing_mm[::-1])
+    path = tmp_path / "image.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.DICOMOrient(image, "RAS"), str(path))
+    status, out, err = run("infer", "--build", tmp_path / "alone", path, "-o",
+                           tmp_path / "seg.nrrd", "--json")  # fmt: skip
+    assert status == 0, err
+    content = json.loads(out)
+    assert content["slices"]["at_network_spacing"] == [53, 64]
+    assert "shrunk to 53x64" in " ".join(content["notes"])
+    build, deployment = open_build(tmp_path / "alone")
+    assert content["build"]["arithmetic"] == get_target(target).arithmetic(build)
+    assert deployment.interface.classes == data.classes and deployment.interface.data["synthetic"]
+    ready = prepare_volume([path], deployment.interface.preparation)
+    assert np.allclose(ready.images(0, len(ready)), data.val.images, rtol=0, atol=1e-5)
+    logits = get_target(target).run(build, data.val.images)
+    with np.load(folder / "measure" / target / "predictions.npz") as scored:
+        assert np.array_equal(logits.argmax(1), scored["classes"])
+    stored = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(tmp_path / "seg.nrrd")), "LPS")
+    got = SimpleITK.GetArrayFromImage(stored)
+    assert (got != ready.labels(logits)).mean() < 1e-4 and len(np.unique(got)) > 2
 
 
 def test_manifests_say_what_went_in(trained):

@@ -77,6 +77,7 @@ class Target:
             the target's own arithmetic.
         measure: returns the figures ``size_mb``, ``weights_mb`` and ``latency_ms`` of a build.
         arithmetic: what ``run`` executes on this machine, in words for the report.
+        run_note: what a user of ``run`` should know beside that, such as that it is slow.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Target:
     run: Callable[[Build, np.ndarray], np.ndarray]
     measure: Callable[[Build, np.ndarray], dict[str, Figure]]
     arithmetic: Callable[[Build], str]
+    run_note: str = ""
 
 
 def all_targets() -> dict[str, Target | Missing]:

@@ -102,4 +102,7 @@ TARGET = Target(
     run=run,
     measure=measure,
     arithmetic=lambda build: "the integers of the FPGA's hardware graph, executed on the CPU",
+    run_note=(
+        "this computes the values that the hardware would, slowly; the times say nothing about it"
+    ),
 )

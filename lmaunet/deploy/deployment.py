@@ -1,0 +1,269 @@
+"""What makes a build usable alone: ``deployment.json``, and a build read from its folder.
+
+``interface.json`` of an export says what goes into the network and what comes out; each build's
+``deployment.json`` repeats it and adds the target and its file, so that a build's folder needs
+neither the run that it came from nor the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmaunet.artifacts import Agreement, Build
+from lmaunet.data import normalization as norm
+from lmaunet.data.inference import Preparation
+from lmaunet.errors import UserError
+from lmaunet.spec import NetSpec
+from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json
+
+if TYPE_CHECKING:
+    from lmaunet.data.dataset import Dataset
+
+SCHEMA = 1
+REBUILD = "lmaunet-deploy build --target TARGET"
+MEND = f"copy the whole folder again, or build it again with: {REBUILD}"
+FILE, INTERFACE_FILE, BUILD_FILE = "deployment.json", "interface.json", "build.json"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a network takes and gives.
+
+    Args:
+        network: its spec.
+        classes: class names by index, the background first.
+        preparation: how an image becomes its input.
+        spacing_mm: z, y, x spacing of the slices that it was trained on; None where it is unknown
+            or cases differ.
+        data: ``name`` and ``label_source`` of that data, and whether it is ``synthetic``.
+        digests: SHA-256 by name of what the network came from.
+    """
+
+    network: NetSpec
+    classes: tuple[str, ...]
+    preparation: Preparation
+    spacing_mm: tuple[float | None, float | None, float | None]
+    data: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+    @staticmethod
+    def of(network: NetSpec, data: Dataset, digests: Mapping[str, str]) -> Interface:
+        """Return the interface of a network that was trained on a data set."""
+        preparation = Preparation(
+            network.input_size, dict(data.normalization), data.resampled_mm, data.fit
+        )
+        z, y, x = (None if math.isnan(mm) else float(mm) for mm in data.spacing_mm)
+        named = {
+            "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
+        }  # fmt: skip
+        return Interface(network, data.classes, preparation, (z, y, x), named, dict(digests))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON; lengths in mm."""
+        ready = self.preparation
+        return {
+            "network": self.network.to_json(),
+            "classes": list(self.classes),
+            "input": {"channels": self.network.in_channels, "size": list(ready.size)},
+            "normalization": dict(ready.normalization),
+            "resampled_mm": None if ready.resampled_mm is None else list(ready.resampled_mm),
+            "shrunk_to_fit": ready.fit,
+            "spacing_mm": list(self.spacing_mm),
+            "data": dict(self.data),
+            "sha256": dict(self.digests),
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], where: str) -> Interface:
+        """Return the interface that :meth:`to_json` wrote; other keys are ignored.
+
+        Raises:
+            UserError: for anything else; the message begins with ``where``.
+        """
+        try:
+            network = NetSpec.from_json(content["network"])
+            classes = tuple(_strings(content["classes"]))
+            given = content["input"]["channels"], tuple(content["input"]["size"])
+            kind = dict(content["normalization"])
+            resampled = content["resampled_mm"]
+            target = None
+            if resampled is not None:
+                height, width = _lengths(resampled, 2)
+                target = (height, width)
+            z, y, x = (None if mm is None else _lengths([mm], 1)[0] for mm in content["spacing_mm"])
+            fit, data, digests = content["shrunk_to_fit"], content["data"], content["sha256"]
+            checked = norm.check(kind, where)
+            if kind["kind"] == "window":
+                mean, std = float(kind["mean"]), float(kind["std"])
+                if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+                    raise ValueError(f"mean {mean}, std {std}")
+                checked |= {"mean": mean, "std": std}
+            if not isinstance(fit, bool):
+                raise TypeError(f"shrunk_to_fit {fit!r}")
+            named = {
+                "name": str(data["name"]),
+                "label_source": str(data["label_source"]),
+                "synthetic": bool(data["synthetic"]),
+            }
+            digests = dict(zip(digests, _strings(digests.values()), strict=True))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
+            reason = str(error) if isinstance(error, UserError) else repr(error)
+            raise UserError(f"{where} is damaged ({reason}); {MEND}") from error
+        if given != (network.in_channels, network.input_size) or len(classes) != network.classes:
+            raise UserError(
+                f"{where} is damaged: input {given} and {len(classes)} classes for a network of "
+                f"{network.in_channels} channel(s), {network.input_size} and {network.classes} "
+                f"classes; {MEND}"
+            )
+        preparation = Preparation(network.input_size, checked, target, fit)
+        return Interface(network, classes, preparation, (z, y, x), named, digests)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A build and what its network takes and gives.
+
+    ``shipped`` is the name of the file that goes to the device, in the build's folder; ``digests``
+    has its SHA-256 as ``shipped``, that of the exported graph as ``qcdq``, and those of the FP32
+    and the quantized ``checkpoint``. ``versions`` are of the tools that built it.
+    """
+
+    target: str
+    shipped: str
+    interface: Interface
+    digests: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    @staticmethod
+    def of(build: Build, interface: Interface, qcdq: Path) -> Deployment:
+        """Return the deployment of a build that was just made from an exported graph."""
+        digests = {**interface.digests, "qcdq": sha256(qcdq), "shipped": sha256(build.shipped)}
+        shipped = str(build.shipped.relative_to(build.folder))
+        return Deployment(build.target, shipped, interface, digests, tool_versions())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
+            "schema": SCHEMA,
+            "target": self.target,
+            "shipped": self.shipped,
+            **self.interface.to_json(),
+            "sha256": dict(self.digests),
+            "versions": dict(self.versions),
+        }
+
+    @staticmethod
+    def from_json(content: Any, where: str) -> Deployment:
+        """Return the deployment that :meth:`to_json` wrote.
+
+        Raises:
+            UserError: for another schema or anything else; the message begins with ``where``.
+        """
+        if not isinstance(content, dict) or "schema" not in content:
+            raise UserError(f"{where} is damaged: it is no deployment; {MEND}")
+        if content["schema"] != SCHEMA:
+            raise UserError(
+                f"{where} has schema {content['schema']!r}, expected {SCHEMA}: another version of "
+                "lmaunet-deploy made this build; use that version, or build it again with this one"
+            )
+        interface = Interface.from_json(content, where)
+        try:
+            target, shipped = _strings([content["target"], content["shipped"]])
+            versions = {str(k): str(v) for k, v in content["versions"].items()}
+            interface.digests["shipped"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where} is damaged ({error!r}); {MEND}") from error
+        return Deployment(target, shipped, interface, interface.digests, versions)
+
+
+def _strings(values: Any) -> list[str]:
+    found = list(values)
+    if isinstance(values, str) or not all(isinstance(v, str) for v in found):
+        raise TypeError(f"{found!r}: expected strings")
+    return found
+
+
+def _lengths(values: Any, count: int) -> tuple[float, ...]:
+    found = tuple(float(v) for v in values)
+    if len(found) != count or not all(math.isfinite(v) and v > 0 for v in found):
+        raise ValueError(f"{values!r}: expected {count} positive length(s)")
+    return found
+
+
+def write_build(build: Build, interface: Interface, qcdq: Path) -> None:
+    """Write ``build.json`` and ``deployment.json`` of a build that was just made into its folder.
+
+    Args:
+        build: what the target made.
+        interface: that of the network.
+        qcdq: the exported graph that it was built from.
+    """
+    write_json(
+        build.folder / BUILD_FILE,
+        {
+            "target": build.target,
+            "shipped": str(build.shipped.relative_to(build.folder)),
+            "agreements": [a.to_json() for a in build.agreements],
+            "detail": build.detail,
+        },
+    )
+    write_json(build.folder / FILE, Deployment.of(build, interface, qcdq).to_json())
+
+
+def read_build(folder: Path) -> Build:
+    """Return the build in a folder whose manifest has been checked."""
+    content = read_json(folder / BUILD_FILE)
+    agreements = tuple(Agreement(**a) for a in content["agreements"])
+    return Build(
+        content["target"], folder, folder / content["shipped"], agreements, content["detail"]
+    )
+
+
+def open_build(folder: Path) -> tuple[Build, Deployment]:
+    """Return a build and its deployment from the build's folder alone, wherever it lies.
+
+    Every file of it is compared with the SHA-256 in its manifest.
+
+    Raises:
+        UserError: where there is no build, another version made it, or a file is missing, damaged
+            or edited.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"--build {folder} is no folder; give that of a build, such as runs/NAME/build/ort"
+        )
+    if not (folder / "manifest.json").exists():
+        inside = sorted(p.parent for p in folder.glob("build/*/manifest.json"))
+        inside = inside or sorted(p.parent for p in folder.glob("*/" + FILE))
+        found = f"; it has {', '.join(map(str, inside))}" if inside else ""
+        raise UserError(
+            f"--build {folder} holds no finished build{found}; give the folder of one, such as "
+            "runs/NAME/build/ort"
+        )
+    manifest = read_stage(folder, REBUILD)
+    path = folder / FILE
+    if FILE not in manifest["outputs"] or BUILD_FILE not in manifest["outputs"]:
+        raise UserError(
+            f"{folder} holds no {FILE}: it is another stage than a build, or an earlier version "
+            f"built it; make it again with: {REBUILD}"
+        )
+    try:
+        deployment = Deployment.from_json(read_json(path), str(path))
+        build = read_build(folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} or {BUILD_FILE} is damaged ({error!r}); {MEND}") from error
+    named = (build.target, str(build.shipped.relative_to(folder)))
+    if named != (deployment.target, deployment.shipped):
+        raise UserError(
+            f"{path} is of {deployment.target} and {deployment.shipped}, {BUILD_FILE} beside it of "
+            f"{named[0]} and {named[1]}: the folder is mixed from two builds; {MEND}"
+        )
+    if not build.shipped.is_file() or sha256(build.shipped) != deployment.digests["shipped"]:
+        raise UserError(
+            f"{build.shipped} is not the file that {path} describes (its SHA-256 differs); {MEND}"
+        )
+    return build, deployment

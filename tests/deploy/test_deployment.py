@@ -1,0 +1,151 @@
+"""deployment.json, and builds that are used from their folder alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import lone_build
+import pytest
+
+from lmaunet.deploy.deployment import FILE, Deployment, Interface, open_build
+from lmaunet.errors import UserError
+from lmaunet.stage import read_json, sha256, write_json
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return lone_build.make(tmp_path / "run")
+
+
+@pytest.mark.parametrize("changes", [{}, {"mm": None, "fit": True}, {"channels": 3},
+                                     {"normalization": {"kind": "zscore"}}])  # fmt: skip
+def test_a_deployment_is_read_as_it_was_written(tmp_path, changes):
+    build, deployment = open_build(lone_build.make(tmp_path / "run", **changes))
+    assert deployment.interface == Interface(
+        **{**vars(lone_build.interface(**changes)), "digests": deployment.digests}
+    )
+    assert deployment.digests == {
+        "checkpoint": "ab", "qcdq": sha256(tmp_path / "run/network.qcdq.onnx"),
+        "shipped": sha256(build.shipped),
+    }  # fmt: skip
+    assert deployment.target == build.target == "pixels" and deployment.versions["python"]
+    again = Deployment.from_json(json.loads(json.dumps(deployment.to_json())), "x")
+    assert again == deployment
+
+
+def test_a_build_is_opened_wherever_it_lies(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "run")
+    build, _ = open_build(tmp_path / "elsewhere")
+    assert build.shipped == tmp_path / "elsewhere" / "model.bin"
+
+
+def changed(content, path, value):
+    made = copy.deepcopy(content)
+    *parents, last = path
+    place = made
+    for key in parents:
+        place = place[key]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *(((key,), KeyError) for key in ("target", "shipped", "network", "classes", "input",
+                                         "normalization", "resampled_mm", "shrunk_to_fit",
+                                         "spacing_mm", "data", "sha256", "versions")),
+        (("network", "widths"), [4]),
+        (("network", "unknown"), 1),
+        (("network",), "edge"),
+        (("classes",), "background"),
+        (("classes",), ["background"]),
+        (("classes",), ["background", 3]),
+        (("input", "size"), [64, 64]),
+        (("input", "channels"), 2),
+        (("normalization", "std"), 0.0),
+        (("normalization", "mean"), float("nan")),
+        (("normalization", "low"), 300.0),
+        (("normalization", "kind"), "minmax"),
+        (("resampled_mm",), [3.0]),
+        (("resampled_mm",), [3.0, -3.0]),
+        (("resampled_mm",), 3.0),
+        (("spacing_mm",), [3.0, 3.0]),
+        (("spacing_mm",), [3.0, 3.0, "wide"]),
+        (("shrunk_to_fit",), "no"),
+        (("sha256", "shipped"), KeyError),
+        (("sha256", "qcdq"), 5),
+        (("versions",), []),
+    ],
+)  # fmt: skip
+def test_a_damaged_deployment_is_refused(folder, path, value):
+    content = changed(read_json(folder / FILE), path, value)
+    with pytest.raises(UserError, match=r"^here is damaged.*copy the whole folder again"):
+        Deployment.from_json(content, "here")
+
+
+@pytest.mark.parametrize("content", [[], "x", None, {}, {"target": "ort"}])
+def test_what_is_no_deployment_is_refused(content):
+    with pytest.raises(UserError, match="here is damaged: it is no deployment"):
+        Deployment.from_json(content, "here")
+
+
+def test_another_schema_is_named(folder):
+    content = changed(read_json(folder / FILE), ("schema",), 2)
+    with pytest.raises(UserError, match="here has schema 2, expected 1: another version"):
+        Deployment.from_json(content, "here")
+
+
+def rewrite(folder, name, change):
+    """Change a file of a build and its digest in the manifest, as a careful hand would."""
+    change(folder / name)
+    manifest = read_json(folder / "manifest.json")
+    manifest["outputs"][name] = sha256(folder / name)
+    write_json(folder / "manifest.json", manifest)
+
+
+def put(key, value):
+    return lambda path: write_json(path, {**read_json(path), key: value})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda f: shutil.rmtree(f), "is no folder; give that of a build"),
+        (lambda f: (f / "manifest.json").unlink(), "holds no finished build"),
+        (lambda f: (f / "model.bin").unlink(), r"model\.bin is missing: its SHA-256 must be"),
+        (lambda f: (f / "model.bin").write_bytes(b"weightz"), r"model\.bin has changed since"),
+        (lambda f: (f / FILE).write_text("{"), "deployment.json has changed since"),
+        (lambda f: (f / FILE).unlink(), "deployment.json is missing"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda f: put("schema", 7)(f / "manifest.json"), "has schema 7, expected 1"),
+        (lambda f: put("outputs", {})(f / "manifest.json"), "holds no deployment.json"),
+        (lambda f: rewrite(f, FILE, lambda p: p.write_text("{")), "is damaged"),
+        (lambda f: rewrite(f, FILE, put("schema", 9)), "has schema 9, expected 1"),
+        (lambda f: rewrite(f, FILE, put("target", "ort")), "the folder is mixed from two builds"),
+        (lambda f: rewrite(f, "build.json", put("shipped", "../x")), "mixed|damaged"),
+        (lambda f: rewrite(f, "build.json", put("agreements", 3)), "is damaged"),
+        (lambda f: rewrite(f, "model.bin", lambda p: p.write_bytes(b"other")),
+         "is not the file that .*deployment.json describes"),
+    ],
+)  # fmt: skip
+def test_a_spoilt_build_is_refused(folder, spoil, text):
+    spoil(folder)
+    with pytest.raises(UserError, match=text) as raised:
+        open_build(folder)
+    assert "lmaunet-deploy build" in str(raised.value) or "runs/NAME/build/ort" in str(
+        raised.value
+    ) or "version" in str(raised.value)  # fmt: skip
+
+
+def test_a_run_is_no_build_but_shows_its_builds(folder, tmp_path):
+    with pytest.raises(UserError, match=r"holds no finished build; it has .*build/pixels"):
+        open_build(tmp_path / "run")
+    with pytest.raises(UserError, match=r"holds no finished build; it has .*build/pixels"):
+        open_build(tmp_path / "run" / "build")

@@ -308,6 +308,7 @@ def build(
     inputs = {
         "qcdq": folder / "network.qcdq.onnx",
         "qonnx": folder / "network.qonnx.onnx",
+        "float32": folder / "network.float32.onnx",
         "samples": folder / "samples.npz",
     }
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
@@ -315,7 +316,9 @@ def build(
     def work(out: Path) -> None:
         with np.load(inputs["samples"]) as samples:
             images = samples["images"]
-        request = BuildRequest(out, inputs["qcdq"], inputs["qonnx"], images, options, progress)
+        request = BuildRequest(
+            out, inputs["qcdq"], inputs["qonnx"], images, options, progress, inputs["float32"]
+        )
         built = target.build(request)
         write_json(
             out / "build.json",
@@ -343,7 +346,7 @@ def load_build(run: Path, target_name: str) -> Build:
         raise UserError(f"{run} has no {target_name} build; make it with: {command}")
     manifest = read_stage(folder)
     exported = read_stage(run / "export")["outputs"]
-    for name in ("qcdq", "qonnx"):
+    for name in ("qcdq", "qonnx", "float32"):
         built_from = manifest["inputs"].get(name, {}).get("sha256")
         if built_from is None or built_from != exported.get(f"network.{name}.onnx"):
             raise UserError(

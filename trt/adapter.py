@@ -30,6 +30,8 @@ class Flavour:
         distributions: the packages that may provide it, for its version.
         sms: the compute capabilities that it builds for without a GPU, as ``SM86``; empty where
             it builds only for the GPU that is present.
+        float_sms: those of ``sms`` for which it multiplies no INT8: a single one in the list of a
+            build makes the whole engine float.
         runtime_config: whether execution is set up by an ``IRuntimeConfig``, which holds the CUDA
             graph strategy and the cache of compiled kernels.
     """
@@ -37,6 +39,7 @@ class Flavour:
     module: str
     distributions: tuple[str, ...]
     sms: tuple[str, ...]
+    float_sms: tuple[str, ...]
     runtime_config: bool
 
     @property
@@ -115,12 +118,14 @@ RTX = Flavour(
     module="tensorrt_rtx",
     distributions=("tensorrt-rtx-cu13", "tensorrt-rtx", "tensorrt-rtx-cu12"),
     sms=("SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
+    float_sms=("SM75",),
     runtime_config=True,
 )
 FULL = Flavour(
     module="tensorrt",
     distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     sms=(),
+    float_sms=(),
     runtime_config=False,
 )
 
@@ -167,6 +172,17 @@ def check_sms(flavour: Flavour, sms: Sequence[str]) -> tuple[str, ...]:
             )
         wanted.append(name)
     return tuple(dict.fromkeys(wanted))
+
+
+def check_int8_sms(flavour: Flavour, sms: Sequence[str]) -> None:
+    """Raise :class:`UserError` where the library would make the engine for ``sms`` float."""
+    unable = [sm for sm in sms if sm in flavour.float_sms]
+    if unable:
+        able = ", ".join(sm for sm in flavour.sms if sm not in flavour.float_sms)
+        raise UserError(
+            f"{', '.join(unable)}: {flavour.module} multiplies no INT8 there, and one of them "
+            f"makes the engine float for every GPU; use one or more of {able}, or --precision fp16"
+        )
 
 
 def _present_sm(flavour: Flavour) -> tuple[str, ...]:

@@ -201,7 +201,7 @@ def check_products(
                 if any(output.name == operand.name for output in one.outputs)
                 for constant in one.constants
             ]
-            stored = max(sources, key=lambda t: t.bytes).datatype if sources else stored
+            stored = max(sources, key=lambda t: math.prod(t.dims)).datatype if sources else stored
         generated = not CONVOLVES.search(layer.type)
         got = GENERATED if generated else layer.inputs[0].datatype
         if stored != kept or got not in (multiplied, GENERATED):

@@ -134,7 +134,7 @@ def parse_inspector(text: str) -> list[EngineLayer]:
     """
     try:
         return [_inspected(layer) for layer in json.loads(text)["Layers"]]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"the engine inspector's table is in an unknown form ({error!r}); expected an object "
             "with a list 'Layers' of objects; use TensorRT 10"

@@ -142,6 +142,9 @@ def precision_table(
     return [precision_of(layers, one) for one in planned]
 
 
+NAMED = 5
+"""How many convolutions a message names."""
+
 REASONS = {
     W8A8: "expected a QuantizeLinear/DequantizeLinear pair right before each, and INT8 weights "
     "under DequantizeLinear alone",
@@ -156,7 +159,7 @@ def check_policy(
     """Return the table of all quantized convolutions, each as the policy asks.
 
     Raises:
-        Disagreement: where one is not, with each of them, its layer and what it lacks.
+        Disagreement: where one is not, with its layer and what it lacks; the first five by name.
     """
     table = precision_table(layers, planned)
     complaints = []
@@ -165,8 +168,11 @@ def check_policy(
         wrong = [row for row in of_form if not row.as_planned]
         if wrong:
             rows = "; ".join(
-                f"{row.node} is {row.input} x {row.weights} in layer {row.layer}" for row in wrong
+                f"{row.node} is {row.input} x {row.weights} in layer {row.layer}"
+                for row in wrong[:NAMED]
             )
+            if len(wrong) > NAMED:
+                rows += f"; and {len(wrong) - NAMED} more"
             complaints.append(
                 f"{len(wrong)} of {len(of_form)} {form} convolutions are otherwise in the engine: "
                 f"{rows}; {REASONS[form]}"

@@ -155,7 +155,7 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
 
 DEMO_BUILDS: dict[str, dict[str, Any]] = {
     "ort": {},
-    "trt": {"sms": list(defaults.SMS), "precision": defaults.PRECISION},
+    "trt": {"sms": list(defaults.SMS), "precision": defaults.PRECISIONS[0]},
     "fpga": {
         "board": defaults.BOARD,
         "clock_mhz": defaults.CLOCK_MHZ,

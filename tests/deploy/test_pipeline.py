@@ -68,7 +68,7 @@ def test_the_four_commands_of_daily_use(trained, run, place):
     shipped = {
         f["name"]: f["bytes"] for t in report["targets"].values() for f in t["files"] if f["ships"]
     }
-    assert set(shipped) == {"model.onnx", "engine.plan", "weights.bin"}
+    assert set(shipped) == {"model.onnx", "engine.plan.xz", "weights.bin"}
     folder = trained.parent.parent
     assert (folder / "report.html").read_text(encoding="utf-8").count("SYNTHETIC") >= 1
     run_again(run, folder, report)

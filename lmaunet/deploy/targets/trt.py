@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement
+from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from trt.layer_table import EngineLayer
     from trt.precision import ConstantBytes
 
-PRECISIONS = ("int8", "fp16", "fp32", "int4-weights")
 LOWERING = "two_level"
 NETWORK, TABLE = "network.onnx", "precision.json"
 CHECKED_IMAGES = 2
@@ -74,8 +74,10 @@ def build(request: BuildRequest) -> Build:
     # what cannot work is said before the slow part
     precision = request.options.get("precision") or PRECISIONS[0]
     if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision} is unknown; use {', '.join(PRECISIONS)}")
+        raise UserError(f"--precision {precision} is unknown; use one of {', '.join(PRECISIONS)}")
     sms = adapter.check_sms(adapter.require(), request.options.get("sms") or DEFAULT_SMS)
+    if precision == PRECISIONS[0]:
+        adapter.check_int8_sms(adapter.require(), sms)
     request.progress(f"trt: comparing the engine's graph, {precision}, with the exported one")
     form = _int8_form(request) if precision == PRECISIONS[0] else _float_form(request, precision)
     path = request.folder / NETWORK

@@ -114,7 +114,8 @@ def in_int4(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Return a float graph with INT4 weights, and the same graph with their values as float32.
 
     Each dense convolution and matrix product has weights of -7 to 7 with a float32 scale for each
-    output channel, rounded to nearest. Depthwise convolutions, under 1% of the weights, stay float.
+    output channel, rounded to nearest. Depthwise convolutions stay float: they hold 0.5% of the
+    weights of base, and 3% of those of edge.
     """
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper

@@ -19,6 +19,7 @@ import numpy as np
 
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.deploy.allocation_plot import draw_allocation
+from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.stage import Stage, read_json, read_stage, write_json
@@ -308,16 +309,18 @@ def build(
     inputs = {
         "qcdq": folder / "network.qcdq.onnx",
         "qonnx": folder / "network.qonnx.onnx",
-        "float32": folder / "network.float32.onnx",
         "samples": folder / "samples.npz",
     }
+    # only what a build reads makes it stale
+    if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
+        inputs["float32"] = folder / "network.float32.onnx"
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
         with np.load(inputs["samples"]) as samples:
             images = samples["images"]
         request = BuildRequest(
-            out, inputs["qcdq"], inputs["qonnx"], images, options, progress, inputs["float32"]
+            out, inputs["qcdq"], inputs["qonnx"], images, options, progress, inputs.get("float32")
         )
         built = target.build(request)
         write_json(
@@ -346,7 +349,8 @@ def load_build(run: Path, target_name: str) -> Build:
         raise UserError(f"{run} has no {target_name} build; make it with: {command}")
     manifest = read_stage(folder)
     exported = read_stage(run / "export")["outputs"]
-    for name in ("qcdq", "qonnx", "float32"):
+    names = ["qcdq", "qonnx", *(["float32"] if "float32" in manifest["inputs"] else [])]
+    for name in names:
         built_from = manifest["inputs"].get(name, {}).get("sha256")
         if built_from is None or built_from != exported.get(f"network.{name}.onnx"):
             raise UserError(

@@ -60,7 +60,8 @@ def test_weights_beyond_the_range_of_half(model):
 def test_int4_weights_are_exact(model, tmp_path):
     batch = images(2, SIZE)
     form, reference = in_int4(model)
-    assert check_int4(form, reference, batch, tmp_path).max_abs == 0
+    weights, logits = check_int4(form, reference, batch, tmp_path)
+    assert weights.max_abs == 0 and weights.n_total == 72 + 64 + 24 and logits.passed
     kinds = {t.name: t.data_type for t in form.graph.initializer if t.name.endswith("/codes")}
     assert kinds == dict.fromkeys(
         ("/stem/codes", "/linear/codes", "/head/codes"), onnx.TensorProto.INT4
@@ -72,6 +73,10 @@ def test_int4_weights_are_exact(model, tmp_path):
     assert (np.abs(rounded - original) <= 0.5001 * step).all()
     mutant, _ = in_int4(model)
     change(mutant, "/head/scale", lambda s: s * np.float32(1.0001))
+    with pytest.raises(Disagreement, match="trt graph with INT4 weights, weights"):
+        check_int4(mutant, reference, batch, tmp_path)
+    mutant, _ = in_int4(model)
+    change(mutant, "/head.bias", lambda b: b + 0.01)
     with pytest.raises(Disagreement, match="trt graph with INT4 weights, logits"):
         check_int4(mutant, reference, batch, tmp_path)
 

@@ -166,15 +166,16 @@ def _float_form(request: BuildRequest, precision: str) -> Form:
     found = float_forms.products(model)
     images = request.samples[:CHECKED_IMAGES]
     evidence = reference.evidence_folder(request.folder)
+    agreements: tuple[Agreement, ...]
     if precision == "fp16":
         network = float_forms.in_half(model)
-        agreement = float_checks.check_half(network, model, images[:1], evidence)
+        agreements = (float_checks.check_half(network, model, images[:1], evidence),)
     elif precision == "int4-weights":
         network, same = float_forms.in_int4(model)
-        agreement = float_checks.check_int4(network, same, images, evidence)
+        agreements = float_checks.check_int4(network, same, images, evidence)
     else:
         network = model
-        agreement = float_checks.check_float(network, exported, images, evidence)
+        agreements = (float_checks.check_float(network, exported, images, evidence),)
     classes = reference.reference_logits(exported, images).argmax(1)
     session = reference.open_session(network, optimize=True)
     differing = float((reference.run_images(session, images).argmax(1) != classes).mean())
@@ -188,7 +189,7 @@ def _float_form(request: BuildRequest, precision: str) -> Form:
         }
         return Checked([dict(row) for row in rows], detail, constant_bytes(layers, ()))
 
-    return Form(network, (agreement,), check)
+    return Form(network, agreements, check)
 
 
 def _agreements(

@@ -7,23 +7,20 @@ crash inside the vendor's library must not take the command down.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json
-from trt import adapter
+from trt import adapter, processes
 from trt.layer_table import EngineLayer
 
-PLAN, LAYERS, RECORD, LOG = "engine.plan", "layers.json", "engine.json", "engine.log"
+PLAN, PACKED = "engine.plan", "engine.plan.xz"
+LAYERS, RECORD, LOG = "layers.json", "engine.json", "engine.log"
 DEFAULT_SMS = ("SM86", "SM89")
 PARTIAL = ".engine.partial"
 
@@ -34,10 +31,12 @@ class EngineBuild:
 
     ``record`` has the library's module and version, the SMs, ``build_seconds``, ``plan_bytes``,
     ``weights_memory_bytes`` and ``activation_memory_bytes`` as the library reports them, and the
-    library's warnings.
+    library's warnings, and ``bytes``, what the plan's bytes are. ``packed`` is the plan in the xz
+    format.
     """
 
     plan: Path
+    packed: Path
     layers: tuple[EngineLayer, ...]
     record: dict[str, Any]
 
@@ -51,8 +50,9 @@ def build_engine(
     """Build the engine of an ONNX file for some GPUs and return it with its layer table.
 
     The network is strongly typed: what is INT8 in the engine is what the file's QuantizeLinear and
-    DequantizeLinear say. ``folder`` receives ``engine.plan``, ``layers.json``, ``engine.json`` and
-    ``engine.log``, all of them or, where the build fails, none.
+    DequantizeLinear say. ``folder`` receives ``engine.plan``, ``engine.plan.xz``,
+    ``layers.json``, ``engine.json`` and ``engine.log``, all of them or, where the build fails,
+    none.
 
     Args:
         onnx: the network, with no local functions.
@@ -72,7 +72,7 @@ def build_engine(
     folder.mkdir(parents=True, exist_ok=True)
     with _partial(folder) as partial:
         _run_worker(onnx, partial, wanted, progress)
-        for name in (PLAN, LAYERS, RECORD, LOG):
+        for name in (PLAN, PACKED, LAYERS, RECORD, LOG):
             (partial / name).replace(folder / name)
     return load_build(folder)
 
@@ -83,7 +83,7 @@ def load_build(folder: Path) -> EngineBuild:
     Raises:
         UserError: where one of its files is missing or damaged.
     """
-    for name in (PLAN, LAYERS, RECORD):
+    for name in (PLAN, PACKED, LAYERS, RECORD):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no engine: {name} is missing; build it again")
     try:
@@ -92,7 +92,7 @@ def load_build(folder: Path) -> EngineBuild:
         layers = tuple(EngineLayer.from_json(layer) for layer in content)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the engine's tables are damaged; build it again") from error
-    return EngineBuild(folder / PLAN, layers, record)
+    return EngineBuild(folder / PLAN, folder / PACKED, layers, record)
 
 
 @contextmanager
@@ -109,73 +109,16 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 def worker_command(onnx: Path, folder: Path, sms: Sequence[str]) -> list[str]:
     """Return the command line of the process that builds."""
-    return [sys.executable, "-P", "-m", "trt.worker", str(onnx), str(folder), ",".join(sms)]
+    return processes.worker_command("trt.worker", str(onnx), str(folder), ",".join(sms))
 
 
 def _run_worker(
     onnx: Path, folder: Path, sms: Sequence[str], progress: Callable[[str], None]
 ) -> None:
-    """Run the worker to its end and pass its progress on; kill it where this process is stopped."""
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with (folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            worker_command(onnx.resolve(), folder.resolve(), sms),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=environment,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            done, error, last = _follow(process.stdout, progress)
-            status = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-    if error:
-        raise UserError(f"TensorRT {error}")
-    if status or not done:
-        raise UserError(
-            f"the TensorRT builder {_describe(status)} after {last!r}; its last lines:\n"
-            f"{_last_lines(folder)}\n"
-            f"build for one SM at a time, or report {onnx.name} and these lines to the vendor"
-        )
-
-
-def _follow(stream: IO[str], progress: Callable[[str], None]) -> tuple[bool, str, str]:
-    """Return whether the worker finished, its error, and the last thing it was doing."""
-    done, error, last = False, "", "start"
-    for line in stream:
-        try:
-            message = json.loads(line)
-        except json.JSONDecodeError:
-            # a worker that is killed in the middle of a line leaves half of one
-            continue
-        if "progress" in message:
-            last = message["progress"]
-            progress(last)
-        error = message.get("error", error)
-        done = message.get("done", done)
-    return done, error, last
-
-
-def _describe(status: int) -> str:
-    if status < 0:
-        return f"crashed with {signal.Signals(-status).name}"
-    return f"ended with status {status}"
-
-
-def _last_lines(folder: Path, count: int = 5) -> str:
-    """Return the ends of the library's log and of the worker's standard error."""
-    lines: list[str] = []
-    for name in (LOG, "stderr"):
-        path = folder / name
-        if path.is_file():
-            lines += path.read_text(errors="replace").splitlines()[-count:]
-    return "\n".join(f"  {line[:300]}" for line in lines) or "  (none)"
+    processes.run_worker(
+        worker_command(onnx.resolve(), folder.resolve(), sms),
+        name="builder",
+        logs=(folder / LOG, folder / "stderr"),
+        advice=f"build for one SM at a time, or report {onnx.name} and these lines to the vendor",
+        progress=progress,
+    )

@@ -7,6 +7,7 @@ of each input, constant and output, and the ONNX nodes that it came from.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -120,6 +121,57 @@ def parse_layers(message: str) -> list[EngineLayer]:
             )
         )
     return layers
+
+
+def parse_inspector(text: str) -> list[EngineLayer]:
+    """Return the layers of the engine inspector's JSON, which the full TensorRT writes.
+
+    A layer has its weights' type and count there, and no dimensions: the constant's dimensions are
+    that count.
+
+    Raises:
+        UserError: where it is of another form, for example without detailed profiling.
+    """
+    try:
+        return [_inspected(layer) for layer in json.loads(text)["Layers"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the engine inspector's table is in an unknown form ({error!r}); expected an object "
+            "with a list 'Layers' of objects; use TensorRT 10"
+        ) from error
+
+
+def _inspected(layer: Mapping[str, Any]) -> EngineLayer:
+    def tensors(key: str) -> tuple[EngineTensor, ...]:
+        return tuple(
+            EngineTensor(
+                t["Name"],
+                tuple(int(d) for d in t["Dimensions"]),
+                _format_type(t["Format/Datatype"]),
+            )
+            for t in layer[key]
+        )
+
+    constants = tuple(
+        EngineTensor(f"{layer['Name']} {key}", (int(layer[key]["Count"]),), layer[key]["Type"])
+        for key in ("Weights", "Bias")
+        if layer.get(key, {}).get("Count")
+    )
+    origin = dict.fromkeys(ORIGIN.findall(str(layer.get("Metadata", ""))))
+    return EngineLayer(
+        layer["Name"], layer["LayerType"], tuple(origin),
+        tensors("Inputs"), constants, tensors("Outputs"),
+    )  # fmt: skip
+
+
+def _format_type(text: str) -> str:
+    """Return the data type in a description such as ``Row major linear FP32``."""
+    names = {"FP32": "Float", "FP16": "Half", "BF16": "BFloat16"}
+    known = {**{name.upper(): name for name in BITS}, **names}
+    for word in text.replace(".", " ").upper().split():
+        if word in known:
+            return known[word]
+    raise KeyError(text)
 
 
 def _tensors(text: str, line: str) -> tuple[EngineTensor, ...]:

@@ -7,6 +7,7 @@ larger than it should be.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,25 +16,29 @@ from typing import Any
 
 from export.convolutions import QuantizedConvolution
 from lmaunet.errors import Disagreement
-from trt.layer_table import EngineLayer, EngineTensor, bytes_by_datatype
+from trt.layer_table import BITS, EngineLayer, EngineTensor, bytes_by_datatype
+from trt.policy import W8A8, WEIGHT_ONLY, PlannedConvolution
 
-# the names of layers that convolve: "correlation" in TensorRT for RTX, "CaskConvolution" and the
-# like in the full TensorRT, a matrix product for some 1x1 convolutions
-CONVOLVES = re.compile(r"corr|conv|gemm|matmul", re.IGNORECASE)
+# the names of layers that convolve: "correlation" in TensorRT for RTX, "runtime_fusion" with what
+# follows it in FP16, "CaskConvolution" and the like in the full TensorRT, a matrix product for
+# some 1x1 convolutions
+CONVOLVES = re.compile(r"corr|conv|gemm|matmul|fusion", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ConvolutionPrecision:
     """What the engine made of one quantized convolution.
 
-    ``layer`` is the engine's layer, ``input`` and ``weights`` the data types that it multiplies
-    (``Int8`` ...), ``output`` what it puts out. ``weight_bytes`` is the size of its weights in the
-    engine and ``exported_bytes`` in the ONNX file: channels are padded with zeros where a kernel
-    needs a multiple of 4.
+    ``form`` is what the policy asks for. ``layer`` is the engine's layer, ``input`` the data type
+    that it multiplies (``Int8`` ...), ``weights`` the one that its weights are stored in, and
+    ``output`` what it puts out. ``weight_bytes`` is the size of its weights in the engine and
+    ``exported_bytes`` in the ONNX file: channels are padded with zeros where a kernel needs a
+    multiple of 4.
     """
 
     node: str
     kind: str
+    form: str
     layer: str
     input: str
     weights: str
@@ -45,6 +50,13 @@ class ConvolutionPrecision:
     def is_int8(self) -> bool:
         """Whether INT8 is multiplied by INT8."""
         return self.input == self.weights == "Int8"
+
+    @property
+    def as_planned(self) -> bool:
+        """Whether the engine does what the policy asks for."""
+        if self.form == W8A8:
+            return self.is_int8
+        return self.input == "Float" and self.weights == "Int8"
 
 
 def find_layer(layers: Sequence[EngineLayer], node: str) -> EngineLayer | None:
@@ -60,13 +72,14 @@ def find_layer(layers: Sequence[EngineLayer], node: str) -> EngineLayer | None:
 
 
 def precision_of(
-    layers: Sequence[EngineLayer], convolution: QuantizedConvolution
+    layers: Sequence[EngineLayer], planned: PlannedConvolution
 ) -> ConvolutionPrecision:
     """Return what the engine made of one quantized convolution.
 
     Raises:
         Disagreement: where no layer of the engine computes it.
     """
+    convolution = planned.convolution
     layer = find_layer(layers, convolution.node)
     if layer is None:
         types = sorted({one.type for one in layers if convolution.node in one.onnx_nodes})
@@ -75,17 +88,21 @@ def precision_of(
             f"in layers of type {', '.join(types) or '(none)'}"
         )
     weights = _weights(layer, convolution)
-    exported = 1
-    for dim in convolution.weight_dims:
-        exported *= dim
+    exported = math.prod(convolution.weight_dims)
+    stored, nbytes = (weights.datatype, weights.bytes) if weights else ("(none)", 0)
+    if weights is not None and weights in layer.inputs:
+        pool = _stored(layers, weights)
+        if pool is not None:
+            stored, nbytes = pool.datatype, -(-exported * BITS[pool.datatype] // 8)
     return ConvolutionPrecision(
         node=convolution.node,
         kind=convolution.kind,
+        form=planned.form,
         layer=layer.name,
         input=layer.inputs[0].datatype if layer.inputs else "(none)",
-        weights=weights.datatype if weights else "(none)",
+        weights=stored,
         output=layer.outputs[0].datatype if layer.outputs else "(none)",
-        weight_bytes=weights.bytes if weights else 0,
+        weight_bytes=nbytes,
         exported_bytes=exported,
     )
 
@@ -101,35 +118,67 @@ def _weights(layer: EngineLayer, convolution: QuantizedConvolution) -> EngineTen
     return max(shaped or operands, key=lambda t: t.bytes, default=None)
 
 
+def _stored(layers: Sequence[EngineLayer], weights: EngineTensor) -> EngineTensor | None:
+    """Return the constant that a layer makes these weights of; None where no layer does.
+
+    It has the weights' kernel size and at least their output channels: those of several
+    convolutions are joined.
+    """
+    for layer in layers:
+        if any(output.name == weights.name for output in layer.outputs):
+            found = [
+                constant
+                for constant in layer.constants
+                if constant.dims[1:] == weights.dims[1:] and constant.dims[0] >= weights.dims[0]
+            ]
+            return max(found, key=lambda t: t.bytes, default=None)
+    return None
+
+
 def precision_table(
-    layers: Sequence[EngineLayer], convolutions: Iterable[QuantizedConvolution]
+    layers: Sequence[EngineLayer], planned: Iterable[PlannedConvolution]
 ) -> list[ConvolutionPrecision]:
     """Return what the engine made of each quantized convolution; raises as precision_of."""
-    return [precision_of(layers, convolution) for convolution in convolutions]
+    return [precision_of(layers, one) for one in planned]
 
 
-def check_int8(
-    layers: Sequence[EngineLayer], expected: Iterable[QuantizedConvolution]
+NAMED = 5
+"""How many convolutions a message names."""
+
+REASONS = {
+    W8A8: "expected a QuantizeLinear/DequantizeLinear pair right before each, and INT8 weights "
+    "under DequantizeLinear alone",
+    WEIGHT_ONLY: "expected float values from a Max after DequantizeLinear, and weights that one "
+    "layer dequantizes from INT8",
+}
+
+
+def check_policy(
+    layers: Sequence[EngineLayer], planned: Iterable[PlannedConvolution]
 ) -> list[ConvolutionPrecision]:
-    """Return the table of all quantized convolutions, each dense one in INT8 times INT8.
-
-    A depthwise convolution is listed with what it became.
+    """Return the table of all quantized convolutions, each as the policy asks.
 
     Raises:
-        Disagreement: where a dense convolution is not INT8 times INT8, with each of them.
+        Disagreement: where one is not, with its layer and what it lacks; the first five by name.
     """
-    table = precision_table(layers, expected)
-    wrong = [row for row in table if row.kind == "dense" and not row.is_int8]
-    if wrong:
-        rows = "; ".join(
-            f"{row.node} is {row.input} x {row.weights} in layer {row.layer}" for row in wrong
-        )
-        dense = sum(row.kind == "dense" for row in table)
-        raise Disagreement(
-            f"{len(wrong)} of {dense} quantized dense convolutions are not INT8 x INT8 in the "
-            f"engine: {rows}; expected a QuantizeLinear/DequantizeLinear pair right before each, "
-            "and INT8 weights under DequantizeLinear alone"
-        )
+    table = precision_table(layers, planned)
+    complaints = []
+    for form in (W8A8, WEIGHT_ONLY):
+        of_form = [row for row in table if row.form == form]
+        wrong = [row for row in of_form if not row.as_planned]
+        if wrong:
+            rows = "; ".join(
+                f"{row.node} is {row.input} x {row.weights} in layer {row.layer}"
+                for row in wrong[:NAMED]
+            )
+            if len(wrong) > NAMED:
+                rows += f"; and {len(wrong) - NAMED} more"
+            complaints.append(
+                f"{len(wrong)} of {len(of_form)} {form} convolutions are otherwise in the engine: "
+                f"{rows}; {REASONS[form]}"
+            )
+    if complaints:
+        raise Disagreement("; ".join(complaints))
     return table
 
 
@@ -153,21 +202,28 @@ class ConstantBytes:
 
 
 def constant_bytes(
-    layers: Sequence[EngineLayer], convolutions: Iterable[QuantizedConvolution]
+    layers: Sequence[EngineLayer], planned: Iterable[PlannedConvolution]
 ) -> ConstantBytes:
     """Return the bytes of an engine's constants, each constant counted once.
 
-    A generated kernel's INT8 constant is padding unless it has the dimensions of the INT8 weights
-    of a convolution that the kernel came from.
+    A generated kernel's INT8 constant is padding unless it has the dimensions of the INT8 weights,
+    or of the joined weights, of a convolution that the kernel serves.
     """
-    dims_of = {convolution.node: convolution.weight_dims for convolution in convolutions}
-    all_dims = set(dims_of.values())
+    all_dims = {one.convolution.weight_dims for one in planned}
+    kernels = {dims[1:] for dims in all_dims}
     weights: dict[str, EngineTensor] = {}
     padding: dict[str, EngineTensor] = {}
     for layer in layers:
         for constant in layer.constants:
             generated = not CONVOLVES.search(layer.type)
-            is_padding = generated and constant.datatype == "Int8" and constant.dims not in all_dims
+            # what is only dequantized has no input
+            joined = not layer.inputs and constant.dims[1:] in kernels
+            is_padding = (
+                generated
+                and constant.datatype == "Int8"
+                and constant.dims not in all_dims
+                and not joined
+            )
             (padding if is_padding else weights)[constant.name] = constant
     return ConstantBytes(
         bytes_by_datatype(weights.values()), sum(t.bytes for t in padding.values())
@@ -175,8 +231,9 @@ def constant_bytes(
 
 
 def summary(layers: Sequence[EngineLayer], table: Sequence[ConvolutionPrecision]) -> dict[str, Any]:
-    """Return the counts for a report: convolutions in INT8, layers by type and input data type."""
-    kinds = sorted({row.kind for row in table})
+    """Return the counts for a report: convolutions by form, layers by type and input data type."""
+    kinds = sorted({row.kind for row in table if row.form == W8A8})
+    weight_only = [row for row in table if row.form == WEIGHT_ONLY]
     inputs = Counter(
         f"{layer.type} {'+'.join(sorted({t.datatype for t in layer.inputs})) or '(none)'}"
         for layer in layers
@@ -188,6 +245,10 @@ def summary(layers: Sequence[EngineLayer], table: Sequence[ConvolutionPrecision]
                 "quantized": sum(row.kind == kind for row in table),
             }
             for kind in kinds
+        },
+        "weight_only_convolutions": {
+            "int8": sum(row.weights == "Int8" for row in weight_only),
+            "quantized": len(weight_only),
         },
         "layers": len(layers),
         "layers_by_type_and_input": dict(sorted(inputs.items())),

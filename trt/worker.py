@@ -2,15 +2,14 @@
 
 Standard output carries one JSON object per line: ``{"progress": text}`` while it works, then
 ``{"done": true}`` or ``{"error": text}``. Whatever the vendor's library prints goes to standard
-error. ``FOLDER`` receives ``engine.plan``, ``layers.json``, ``engine.json`` and ``engine.log``; the
-log is written line by line, so that it survives a crash. :mod:`trt.engine` is the caller.
+error. ``FOLDER`` receives ``engine.plan``, ``engine.plan.xz``, ``layers.json``, ``engine.json`` and
+``engine.log``; the log is written line by line, so that it survives a crash. :mod:`trt.engine` is
+the caller.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trt import adapter
-from trt.layer_table import parse_layers, read_bytes_line
+from trt.layer_table import parse_inspector, parse_layers, read_bytes_line
+from trt.plan_bytes import pack, plan_bytes
+from trt.processes import open_answers
 
 LAYER_TABLE = "Layers:"
 # a small network finishes hundreds of steps in half a second
@@ -95,29 +96,32 @@ def build(onnx: Path, folder: Path, sms: tuple[str, ...], report: Callable[[str]
     with (folder / "engine.log").open("w", errors="replace") as stream:
         logger = make_logger(trt, stream)
         builder = trt.Builder(logger)
-        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = builder.create_network(flags)
+        network = builder.create_network(flavour.network_flags(trt))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(onnx)):
             raise BuildRefusedError(f"cannot parse {onnx.name}: {'; '.join(parser_errors(parser))}")
         config = builder.create_builder_config()
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         config.progress_monitor = make_monitor(trt, report)
-        flavour.set_targets(trt, config, sms)
+        flavour.configure(trt, config, sms)
         started = time.perf_counter()
         plan = builder.build_serialized_network(network, config)
         seconds = time.perf_counter() - started
         if plan is None:
             errors = [line for line in logger.problems if "ERROR" in line.split(":")[0]]
             raise BuildRefusedError(f"cannot build {onnx.name}: {'; '.join(errors[-3:])}")
-        if not logger.layers:
+        data = bytes(plan)
+        inspected = flavour.inspect(trt, logger, data)
+        if not logger.layers and inspected is None:
             raise BuildRefusedError(
                 f"built {onnx.name} but reported no layer table, so that its precisions are "
                 "unknown; this version of the library is not supported"
             )
-        layers = parse_layers(logger.layers)
-        data = bytes(plan)
+        layers = parse_layers(logger.layers) if inspected is None else parse_inspector(inspected)
         (folder / "engine.plan").write_bytes(data)
+        report(f"TensorRT: packing {len(data) / 1e6:.1f} MB")
+        packed = pack(data)
+        (folder / "engine.plan.xz").write_bytes(packed)
+        stored = logger.memory.get("weights_memory_bytes", 0)
         write(folder / "layers.json", {"layers": [layer.to_json() for layer in layers]})
         write(
             folder / "engine.json",
@@ -127,6 +131,7 @@ def build(onnx: Path, folder: Path, sms: tuple[str, ...], report: Callable[[str]
                 "sms": list(sms),
                 "build_seconds": round(seconds, 3),
                 "plan_bytes": len(data),
+                "bytes": plan_bytes(data, stored, len(packed)).to_json(),
                 **logger.memory,
                 "parser_errors": parser_errors(parser),
                 "problems": logger.problems,
@@ -151,16 +156,7 @@ def write(path: Path, content: Any) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one build; returns 0, or 1 after an ``error`` line."""
-    # the parent kills this process on Ctrl-C: a KeyboardInterrupt inside a callback of the
-    # vendor's library would end in a crash instead
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(**content: Any) -> None:
-        answers.write(json.dumps(content) + "\n")
-        answers.flush()
-
+    answer = open_answers()
     onnx, folder, sms = Path(arguments[0]), Path(arguments[1]), arguments[2]
     try:
         build(
@@ -170,7 +166,7 @@ def main(arguments: list[str]) -> int:
             lambda text: answer(progress=text),
         )
     except (BuildRefusedError, OSError) as error:
-        answer(error=str(error))
+        answer(error=f"TensorRT {error}")
         return 1
     answer(done=True)
     return 0

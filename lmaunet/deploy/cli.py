@@ -198,6 +198,7 @@ def build(
     target: Annotated[str, typer.Option("--target", help="ort, openvino, trt or fpga.")],
     run: RunOption = None,
     sm: Annotated[Optional[list[str]], typer.Option(help="trt: compute capability, such as SM86; repeatable.")] = None,  # noqa: E501, UP045
+    precision: Annotated[Optional[str], typer.Option(help=f"trt: int8, or of the FP32 control fp16, fp32 or int4-weights; {defaults.PRECISIONS[0]} if not given.")] = None,  # noqa: E501, UP045
     board: Annotated[Optional[str], typer.Option(help=f"fpga: the board; {defaults.BOARD} if not given.")] = None,  # noqa: E501, UP045
     clock_mhz: Annotated[Optional[float], typer.Option(help=f"fpga: the clock that is assumed; {defaults.CLOCK_MHZ:g} if not given.")] = None,  # noqa: E501, UP045
     target_ms: Annotated[Optional[float], typer.Option(help="fpga: latency to meet; the fastest that fits if not given.")] = None,  # noqa: E501, UP045
@@ -215,6 +216,7 @@ def build(
         ("cpu", cpu, "ort"),
         ("operators", operators, "ort"),
         ("sm", sm or None, "trt"),
+        ("precision", precision, "trt"),
         ("board", board, "fpga"),
         ("clock-mhz", clock_mhz, "fpga"),
         ("target-ms", target_ms, "fpga"),
@@ -229,7 +231,11 @@ def build(
 
         options = build_options(cpu, operators)
     elif target == "trt":
-        options = {"sms": list(sm or defaults.SMS)}
+        chosen = precision or defaults.PRECISIONS[0]
+        if chosen not in defaults.PRECISIONS:
+            known = ", ".join(defaults.PRECISIONS)
+            raise UserError(f"--precision {chosen} is unknown; use one of {known}")
+        options = {"sms": list(sm or defaults.SMS), "precision": chosen}
     elif target == "fpga":
         options = {
             "board": defaults.BOARD if board is None else board,

@@ -167,7 +167,7 @@ def demo_builds() -> dict[str, dict[str, Any]]:
 
     return {
         "ort": build_options(),
-        "trt": {"sms": list(defaults.SMS)},
+        "trt": {"sms": list(defaults.SMS), "precision": defaults.PRECISIONS[0]},
         "fpga": {
             "board": defaults.BOARD,
             "clock_mhz": defaults.CLOCK_MHZ,

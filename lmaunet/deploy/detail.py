@@ -37,6 +37,7 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
         yield "Built for", ", ".join(f"SM{sm}".replace("SMSM", "SM") for sm in detail["sms"])
     yield from _convolutions(detail)
     yield from _packing(detail)
+    yield from _plan(detail)
     precisions = detail.get("precisions")
     if isinstance(precisions, Mapping) and precisions:
         yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
@@ -53,6 +54,9 @@ def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
                     f"INT8 convolutions{f', {kind}' if kind else ''}",
                     f"{count['int8']} of {count['quantized']}",
                 )
+    stored = detail.get("weight_only_convolutions")
+    if isinstance(stored, Mapping) and counts(stored.get("int8"), stored.get("quantized")):
+        yield "Convolutions with INT8 weights only", f"{stored['int8']} of {stored['quantized']}"
     kernels = detail.get("convolutions")
     if isinstance(kernels, Mapping) and {"integer_kernels", "float_kernels"} <= set(kernels):
         yield (
@@ -62,6 +66,21 @@ def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     count = detail.get("integer_convolutions")
     if isinstance(count, int):
         yield "Integer convolutions", str(count)
+
+
+def _plan(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield what an engine is once it is unpacked."""
+    parts = detail.get("bytes")
+    if not isinstance(parts, Mapping):
+        return
+    keys = ("plan", "constants", "kernels", "kernel_count", "rest")
+    if counts(*(parts.get(key) for key in keys)):
+        plan, constants, kernels, number, rest = (parts[key] for key in keys)
+        yield (
+            "Engine, unpacked",
+            f"{plan / 1e6:.2f} MB: {constants / 1e6:.2f} constants, {kernels / 1e6:.2f} source of "
+            f"{number} generated kernels, {rest / 1e6:.2f} the rest",
+        )
 
 
 def _packing(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from lmaunet.artifacts import Build
 from lmaunet.deploy.allocation_plot import draw_allocation
+from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
 from lmaunet.deploy.runs import DataSource
@@ -342,12 +343,17 @@ def build(
         "samples": folder / "samples.npz",
         "interface": folder / INTERFACE_FILE,
     }
+    # only what a build reads makes it stale
+    if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
+        inputs["float32"] = folder / "network.float32.onnx"
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
         with np.load(inputs["samples"]) as samples:
             images = samples["images"]
-        request = BuildRequest(out, inputs["qcdq"], inputs["qonnx"], images, options, progress)
+        request = BuildRequest(
+            out, inputs["qcdq"], inputs["qonnx"], images, options, progress, inputs.get("float32")
+        )
         built = target.build(request)
         interface = Interface.from_json(read_json(inputs["interface"]), str(inputs["interface"]))
         write_build(built, interface, inputs["qcdq"])
@@ -368,7 +374,8 @@ def load_build(run: Path, target_name: str) -> Build:
         raise UserError(f"{run} has no {target_name} build; make it with: {command}")
     manifest = read_stage(folder)
     exported = read_stage(run / "export")["outputs"]
-    for name in ("qcdq", "qonnx"):
+    names = ["qcdq", "qonnx", *(["float32"] if "float32" in manifest["inputs"] else [])]
+    for name in names:
         built_from = manifest["inputs"].get(name, {}).get("sha256")
         if built_from is None or built_from != exported.get(f"network.{name}.onnx"):
             raise UserError(

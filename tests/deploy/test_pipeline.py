@@ -70,7 +70,7 @@ def test_the_four_commands_of_daily_use(trained, run, place):
     shipped = {
         f["name"]: f["bytes"] for t in report["targets"].values() for f in t["files"] if f["ships"]
     }
-    assert set(shipped) == {"model.onnx", "engine.plan", "weights.bin"}
+    assert set(shipped) == {"model.onnx", "engine.plan.xz", "weights.bin"}
     folder = trained.parent.parent
     assert (folder / "report.html").read_text(encoding="utf-8").count("SYNTHETIC") >= 1
     run_again(run, folder, report)
@@ -156,6 +156,8 @@ def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
     [
         (("--target", "fpga", "--board", "ZCU999"), "ZCU104"),
         (("--target", "trt", "--sm", "SM90"), "SM86"),
+        (("--target", "trt", "--precision", "int2"), "use one of int8, fp16, fp32, int4-weights"),
+        (("--target", "ort", "--precision", "fp16"), "--precision is an option of --target trt"),
         (("--target", "tpu"), "unknown target 'tpu'; use one of: fpga, ort, trt"),
         (("--target", "fpga", "--clock-mhz", "-5"), "clock"),
         (("--target", "fpga", "--clock-mhz", "0"), "clock_mhz=0.0; give a positive number"),

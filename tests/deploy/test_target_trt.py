@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -10,7 +11,7 @@ from onnx import numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
-from qcdq_nets import DENSE, images, small_network
+from qcdq_nets import DENSE, float_network, images, small_network
 
 import export.convolutions
 from export.reference import reference_logits
@@ -18,8 +19,8 @@ from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.stage import read_json
-from trt import adapter, runner
-from trt.runner import Gpu, probe_gpu
+from trt import adapter, gpu, loaded_engine, policy, runner
+from trt.gpu import Gpu, probe_gpu
 
 needs_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
@@ -45,28 +46,31 @@ def built(tmp_path_factory):
 @without_gpu
 def test_tools_that_are_missing_say_why():
     tools = {tool.name: tool for tool in get_target("trt").probe()}
-    gpu = tools["a CUDA GPU"]
-    assert not gpu.found and not gpu.required and gpu.fix
-    assert gpu.purpose.startswith("measures latency; ")
+    device = tools["a CUDA GPU"]
+    assert not device.found and not device.required and device.fix
+    assert device.purpose.startswith("measures latency; ")
     assert not tools["cuda-bindings"].required
     assert tools["tensorrt_rtx"].required and tools["tensorrt_rtx"].fix == adapter.FIX
 
 
 def test_a_gpu_is_found(monkeypatch):
-    monkeypatch.setattr(runner, "probe_gpu", lambda: Gpu("RTX 3060", "SM86"))
-    gpu = get_target("trt").probe()[-1]
-    assert gpu.found and (gpu.version, gpu.place) == ("SM86", "RTX 3060")
+    monkeypatch.setattr(gpu, "probe_gpu", lambda: Gpu("RTX 3060", "SM86"))
+    device = get_target("trt").probe()[-1]
+    assert device.found and (device.version, device.place) == ("SM86", "RTX 3060")
 
 
 @needs_tensorrt
 def test_a_build_holds_the_plan_its_tables_and_its_network(built):
-    assert built.shipped == built.folder / "engine.plan"
+    assert built.shipped == built.folder / "engine.plan.xz"
     assert sorted(p.name for p in built.folder.iterdir()) == [
-        "engine.json", "engine.log", "engine.plan", "layers.json", "network.onnx", "precision.json",
+        "engine.json", "engine.log", "engine.plan", "engine.plan.xz", "layers.json", "network.onnx",
+        "precision.json",
     ]  # fmt: skip
     rows = read_json(built.folder / "precision.json")["convolutions"]
     assert [row["node"] for row in rows if row["kind"] == "dense"] == list(DENSE)
-    assert {(row["input"], row["weights"]) for row in rows} == {("Int8", "Int8")}
+    assert {(row["kind"], row["input"], row["weights"]) for row in rows} == {
+        ("dense", "Int8", "Int8"), ("depthwise", "Float", "Int8"),
+    }  # fmt: skip
 
 
 @needs_tensorrt
@@ -74,7 +78,10 @@ def test_the_detail_sums_the_table_up(built):
     detail = built.detail
     assert detail["int8_convolutions"]["dense"] == {"int8": len(DENSE), "quantized": len(DENSE)}
     assert detail["sms"] == ["SM86"] and detail["build_seconds"] > 0
-    assert detail["bytes"]["plan"] == built.shipped.stat().st_size
+    parts = detail["bytes"]
+    assert parts["packed"] == built.shipped.stat().st_size < parts["plan"]
+    assert parts["plan"] == parts["constants"] + parts["kernels"] + parts["rest"]
+    assert detail["weight_only_convolutions"] == {"int8": 1, "quantized": 1}
     by_type = detail["bytes"]["weights_by_datatype"]
     assert detail["bytes"]["weights"] == sum(by_type.values())
     json.dumps(detail)
@@ -106,10 +113,10 @@ def test_without_a_gpu_the_engines_graph_runs_on_the_cpu(built):
 
 @needs_tensorrt
 def test_with_a_gpu_the_engine_runs(built, monkeypatch):
-    monkeypatch.setattr(runner, "probe_gpu", lambda: Gpu("RTX 3060", "SM86"))
+    monkeypatch.setattr(gpu, "probe_gpu", lambda: Gpu("RTX 3060", "SM86"))
     monkeypatch.setattr(runner, "infer", lambda plan, batch: (plan, len(batch)))
     assert get_target("trt").run(built, images(3, SIZE)) == (built.shipped, 3)
-    monkeypatch.setattr(runner, "probe_gpu", lambda: Gpu("H200", "SM90"))
+    monkeypatch.setattr(gpu, "probe_gpu", lambda: Gpu("H200", "SM90"))
     assert get_target("trt").run(built, images(1, SIZE)).shape == (1, 3, SIZE, SIZE)
 
 
@@ -127,38 +134,63 @@ def test_figures(built):
 
 @needs_tensorrt
 def test_a_timing_is_kept_with_the_build(built, monkeypatch):
-    timing = runner.Latency("RTX 3060", 1.5, 2.5, 700.0, 500, True)
+    timing = loaded_engine.Latency("RTX 3060", 1.5, 2.0, 2.5, 2.0, 2.5, 3.0, 700.0, 500, True)
     monkeypatch.setattr(runner, "time_engine", lambda plan, batch, sms: timing)
+    expected = get_target("trt").run(built, images(1, SIZE))
+    monkeypatch.setattr(runner, "infer", lambda plan, batch: expected + np.float32(0.5))
     figures = get_target("trt").measure(built, images(1, SIZE))
     assert figures["latency_ms"] == Measurement("latency_ms", 1.5, "ms", "measured")
     assert built.detail["latency"]["p99_ms"] == 2.5
+    parity = built.detail["parity"]
+    assert parity["max_abs"] == pytest.approx(0.5, abs=1e-5) and parity["classes_differ"] == 0
+    assert parity["pixels"] == SIZE * SIZE
 
 
 @needs_tensorrt
-def test_a_convolution_that_fell_back_to_float_stops_the_build(tmp_path, monkeypatch):
-    original = export.convolutions.prepare
-    monkeypatch.setattr(export.convolutions, "prepare", lambda model: original(model, kinds=()))
+def test_a_convolution_in_another_form_stops_the_build(tmp_path, monkeypatch):
+    original = policy.apply
+
+    def visible(model):
+        return export.convolutions.prepare(model), original(model)[1]
+
+    monkeypatch.setattr(policy, "apply", visible)
     model = small_network(SIZE, scan=False)
-    with pytest.raises(Disagreement, match=r"not INT8 x INT8 in the engine: /decoder is Float"):
+    with pytest.raises(Disagreement, match=r"/large is Int8 x Int8 in layer .*; expected float"):
         get_target("trt").build(request(tmp_path / "trt", model))
 
 
 @needs_tensorrt
 def test_another_graph_than_the_exported_one_is_caught(tmp_path, monkeypatch):
-    original = export.convolutions.prepare
+    original = policy.apply
 
     def without_skip(model):
-        copy = original(model)
+        copy, planned = original(model)
         for tensor in copy.graph.initializer:
             if tensor.name == "/scan.D":
                 array = numpy_helper.to_array(tensor)
                 tensor.CopyFrom(numpy_helper.from_array(0.9 * array, tensor.name))
-        return copy
+        return copy, planned
 
-    monkeypatch.setattr(export.convolutions, "prepare", without_skip)
+    monkeypatch.setattr(policy, "apply", without_skip)
     with pytest.raises(Disagreement, match=r"trt graph, optimization off, codes of /quant_\d+/"):
         get_target("trt").build(request(tmp_path / "trt", small_network(SIZE)))
     assert not (tmp_path / "trt" / "engine.plan").exists()
+
+
+@needs_tensorrt
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int4-weights"])
+def test_the_float_network_in_another_precision(precision, tmp_path):
+    onnx.save(float_network(), tmp_path / "float32.onnx")
+    asked = request(tmp_path / "trt", small_network(SIZE), precision=precision, sms=["SM86"])
+    asked = dataclasses.replace(asked, float32=tmp_path / "float32.onnx")
+    built = get_target("trt").build(asked)
+    weights = {"fp32": "Float", "fp16": "Half", "int4-weights": "Int4"}[precision]
+    assert built.detail["precision"] == precision
+    assert built.detail["precisions"][f"{weights} weights"] >= 3
+    assert weights in built.detail["bytes"]["weights_by_datatype"]
+    assert all(agreement.passed for agreement in built.agreements)
+    logits = get_target("trt").run(built, images(1, SIZE))
+    assert logits.shape == (1, 3, SIZE, SIZE)
 
 
 @needs_tensorrt
@@ -167,6 +199,12 @@ def test_bad_input(tmp_path, built):
         UserError, match="SM 42 is unknown to tensorrt_rtx; use one or more of SM75"
     ):
         get_target("trt").build(request(tmp_path / "trt", small_network(SIZE), sms=["42"]))
+    with pytest.raises(UserError, match="SM75: tensorrt_rtx multiplies no INT8 there"):
+        get_target("trt").build(request(tmp_path / "a", small_network(SIZE), sms=["86", "75"]))
+    with pytest.raises(UserError, match="--precision int2 is unknown; use one of int8, fp16, fp32"):
+        get_target("trt").build(request(tmp_path / "b", small_network(SIZE), precision="int2"))
+    with pytest.raises(UserError, match="--precision fp16 needs the float network"):
+        get_target("trt").build(request(tmp_path / "c", small_network(SIZE), precision="fp16"))
     assert list((tmp_path / "trt").iterdir()) == []
     gone = type(built)("trt", tmp_path, tmp_path / "engine.plan", ())
     with pytest.raises(UserError, match=r"holds no engine: engine.plan is missing; build it again"):

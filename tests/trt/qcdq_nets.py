@@ -150,6 +150,21 @@ def convolutions_only(size=16, activation=np.int8, zero=0):
     return net.model(net.conv("/head", x, 4, 3), size, 3)
 
 
+def float_network(size=16, channels=8):
+    """Convolutions, one of them depthwise, and a matrix product over the channels."""
+    net = Network()
+    x = net.op("Relu", net.conv("/stem", "image", 1, channels, 3, quantized=False))
+    x = net.conv("/large", x, channels, channels, 5, groups=channels, quantized=False)
+    tokens = net.constant("/tokens", np.array([1, channels, size * size], np.int64))
+    grid = net.constant("/grid", np.array([1, channels, size, size], np.int64))
+    y = net.op("Transpose", net.op("Reshape", x, tokens), perm=[0, 2, 1])
+    matrix = net.rng.normal(0, 1 / math.sqrt(channels), (channels, channels)).astype(np.float32)
+    y = net.op("MatMul", y, net.constant("/matrix", matrix), name="/linear")
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1]), grid)
+    y = net.conv("/head", net.op("Relu", y), channels, 3, quantized=False)
+    return net.model(y, size, 3)
+
+
 def images(count=2, size=32, seed=1):
     """Normalised images ``(count, 1, size, size)``."""
     rng = np.random.default_rng(seed)

@@ -10,6 +10,7 @@ from qcdq_nets import convolutions_only
 from lmaunet.errors import UserError
 from trt import engine
 from trt.engine import build_engine, load_build
+from trt.plan_bytes import unpack
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
@@ -23,11 +24,11 @@ def network(tmp_path):
     return path
 
 
-def test_a_build_leaves_four_files_and_says_what_it_does(network, tmp_path):
+def test_a_build_leaves_its_files_and_says_what_it_does(network, tmp_path):
     lines = []
     built = build_engine(network, tmp_path / "out", ["SM86", "SM89"], lines.append)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "engine.json", "engine.log", "engine.plan", "layers.json",
+        "engine.json", "engine.log", "engine.plan", "engine.plan.xz", "layers.json",
     ]  # fmt: skip
     assert built.record["sms"] == ["SM86", "SM89"]
     assert built.record["plan_bytes"] == built.plan.stat().st_size > 10_000
@@ -40,6 +41,14 @@ def test_a_build_leaves_four_files_and_says_what_it_does(network, tmp_path):
 
     again = build_engine(network, tmp_path / "again", ["SM86", "SM89"])
     assert again.plan.read_bytes() == built.plan.read_bytes()
+    assert again.packed.read_bytes() == built.packed.read_bytes()
+    assert unpack(built.packed.read_bytes()) == built.plan.read_bytes()
+    assert 5 * built.packed.stat().st_size < built.plan.stat().st_size
+
+    parts = built.record["bytes"]
+    assert parts["plan"] == parts["constants"] + parts["kernels"] + parts["rest"]
+    assert parts["packed"] == built.packed.stat().st_size
+    assert 0 < parts["kernel_count"] * parts["shared"] < parts["kernels"]
 
 
 def test_a_network_that_the_library_refuses(tmp_path):
@@ -123,7 +132,7 @@ def test_a_worker_that_ends_without_an_answer(network, tmp_path, monkeypatch):
 def test_damaged_builds(network, tmp_path):
     with pytest.raises(UserError, match=r"holds no engine: engine.plan is missing; build it again"):
         load_build(tmp_path)
-    for name in ("engine.plan", "layers.json", "engine.json"):
+    for name in ("engine.plan", "engine.plan.xz", "layers.json", "engine.json"):
         (tmp_path / name).write_text("{")
     with pytest.raises(UserError, match=r"the engine's tables are damaged; build it again"):
         load_build(tmp_path)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from lmaunet.errors import UserError
@@ -5,6 +7,7 @@ from trt.layer_table import (
     EngineLayer,
     EngineTensor,
     bytes_by_datatype,
+    parse_inspector,
     parse_layers,
     read_bytes_line,
 )
@@ -80,3 +83,37 @@ def test_an_unknown_form_is_an_error():
 )
 def test_memory_lines(message, expected):
     assert read_bytes_line(message) == expected
+
+
+INSPECTED = {
+    "Name": "/stem/Conv + /stem/Relu",
+    "LayerType": "CaskConvolution",
+    "Inputs": [
+        {"Name": "x", "Dimensions": [1, 4, 8, 8],
+         "Format/Datatype": "Four wide channel vectorized row major Int8 format"}
+    ],
+    "Outputs": [
+        {"Name": "y", "Dimensions": [1, 16, 8, 8], "Format/Datatype": "Row major linear FP32"}
+    ],
+    "ParameterType": "Convolution",
+    "Weights": {"Type": "Int8", "Count": 576},
+    "Bias": {"Type": "Float", "Count": 16},
+    "Metadata": "[ONNX Layer: /stem/Conv]\x1f[ONNX Layer: /stem/Relu]",
+}  # fmt: skip
+
+
+def test_the_full_librarys_table_is_read_too():
+    (layer,) = parse_inspector(json.dumps({"Layers": [INSPECTED]}))
+    assert layer.type == "CaskConvolution"
+    assert layer.onnx_nodes == ("/stem/Conv", "/stem/Relu")
+    assert layer.inputs == (EngineTensor("x", (1, 4, 8, 8), "Int8"),)
+    assert layer.outputs == (EngineTensor("y", (1, 16, 8, 8), "Float"),)
+    assert [(c.dims, c.datatype) for c in layer.constants] == [((576,), "Int8"), ((16,), "Float")]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"Layers": ["/stem/Conv"]}', '{"Layers": [{"Name": "a"}]}']
+)
+def test_another_table_is_refused(text):
+    with pytest.raises(UserError, match="inspector's table is in an unknown form"):
+        parse_inspector(text)

@@ -50,9 +50,11 @@ class BuildRequest:
         qcdq: ONNX with QuantizeLinear/DequantizeLinear and the scan as one local function.
         qonnx: ONNX with QONNX Quant nodes and the scan opaque.
         samples: float32 ``(n, channels, H, W)`` normalised images for the agreement checks.
-        options: the command's options (``sms``, ``board``, ``clock_mhz``, ``target_ms``,
-            ``simulate``, ``flow``).
+        options: the command's options (``sms``, ``precision``, ``board``, ``clock_mhz``,
+            ``target_ms``, ``simulate``, ``flow``).
         progress: called with a line on what is being done.
+        float32: ONNX of the float network, the FP32 control, with the scan as one local function;
+            None where there is none.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class BuildRequest:
     samples: np.ndarray
     options: Mapping[str, Any]
     progress: Callable[[str], None]
+    float32: Path | None = None
 
 
 @dataclass(frozen=True)

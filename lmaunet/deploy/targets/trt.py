@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement
+from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
@@ -15,6 +18,9 @@ from lmaunet.stage import write_json
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+
+    from trt.layer_table import EngineLayer
+    from trt.precision import ConstantBytes
 
 LOWERING = "two_level"
 NETWORK, TABLE = "network.onnx", "precision.json"
@@ -27,7 +33,7 @@ REBUILD = "run lmaunet-deploy build --target trt"
 def probe() -> list[Tool]:
     """Return TensorRT, cuda-bindings and a GPU, found or missing, with what would change it."""
     from trt import adapter
-    from trt.runner import Gpu, bindings_place, bindings_version, probe_gpu
+    from trt.gpu import Gpu, bindings_place, bindings_version, probe_gpu
 
     flavour = adapter.find()
     tensorrt = Tool(
@@ -54,55 +60,136 @@ def probe() -> list[Tool]:
 
 
 def build(request: BuildRequest) -> Build:
-    """Build ``engine.plan`` for ``options["sms"]`` and check it against the exported graph.
+    """Build an engine for ``options["sms"]`` in ``options["precision"]``, and check it.
 
-    Beside it come ``network.onnx``, which the engine was built from, ``layers.json``, the engine's
-    layer table, ``precision.json``, what became of each quantized convolution, ``engine.json`` and
-    ``engine.log``.
+    ``engine.plan.xz`` ships. Beside it come ``engine.plan``, the same unpacked, ``network.onnx``,
+    which the engine was built from, ``layers.json``, the engine's layer table, ``precision.json``,
+    what became of each convolution, ``engine.json`` and ``engine.log``.
     """
     import onnx
 
-    from export import reference
-    from export.convolutions import float_convolutions, prepare, quantized_convolutions
-    from export.lower import lower
     from trt import adapter
     from trt.engine import DEFAULT_SMS, build_engine
-    from trt.precision import check_int8, constant_bytes, summary
 
     # what cannot work is said before the slow part
+    precision = request.options.get("precision") or PRECISIONS[0]
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision {precision} is unknown; use one of {', '.join(PRECISIONS)}")
     sms = adapter.check_sms(adapter.require(), request.options.get("sms") or DEFAULT_SMS)
-    exported = reference.read_model(request.qcdq)
-    images = request.samples[:CHECKED_IMAGES]
-    network = lower(prepare(exported), LOWERING)
+    if precision == PRECISIONS[0]:
+        adapter.check_int8_sms(adapter.require(), sms)
+    request.progress(f"trt: comparing the engine's graph, {precision}, with the exported one")
+    form = _int8_form(request) if precision == PRECISIONS[0] else _float_form(request, precision)
     path = request.folder / NETWORK
-    onnx.save(network, path)
-
-    request.progress(f"trt: comparing the engine's graph on {len(images)} images")
-    agreements = _agreements(exported, network, images, request.folder)
+    onnx.save(form.network, path)
     engine = build_engine(path, request.folder, sms, request.progress)
-    quantized = quantized_convolutions(network)
-    table = check_int8(engine.layers, quantized)
-    stored = constant_bytes(engine.layers, quantized)
-    write_json(request.folder / TABLE, {"convolutions": [asdict(row) for row in table]})
-    plan_bytes = engine.plan.stat().st_size
+    checked = form.check(engine.layers)
+    write_json(request.folder / TABLE, {"convolutions": checked.rows})
+    bytes_of = engine.record["bytes"]
     reason = _no_gpu(engine.record["sms"])
     detail: dict[str, Any] = {
+        "precision": precision,
         "lowering": LOWERING,
         "library": f"{engine.record['module']} {engine.record['version']}",
         "sms": engine.record["sms"],
         "build_seconds": engine.record["build_seconds"],
-        **summary(engine.layers, table),
-        "float_convolutions": float_convolutions(network),
+        "activation_bytes": engine.record.get("activation_memory_bytes"),
+        **checked.detail,
         "bytes": {
-            "weights": stored.weights_total,
-            "weights_by_datatype": stored.weights,
-            "padding": stored.padding,
-            "stored_constants": engine.record.get("weights_memory_bytes"),
-            "plan": plan_bytes,
+            "weights": checked.stored.weights_total,
+            "weights_by_datatype": checked.stored.weights,
+            "padding": checked.stored.padding,
+            **bytes_of,
         },
         "runs_here": reason.why if reason else "on the GPU",
     }
-    return Build("trt", request.folder, engine.plan, agreements, detail)
+    return Build("trt", request.folder, engine.packed, form.agreements, detail)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the layer table says: rows of ``precision.json``, detail, and the constants' bytes."""
+
+    rows: list[dict[str, Any]]
+    detail: dict[str, Any]
+    stored: ConstantBytes
+
+
+@dataclass(frozen=True)
+class Form:
+    """The graph that an engine is built from, its agreements, and the check of the engine."""
+
+    network: onnx.ModelProto
+    agreements: tuple[Agreement, ...]
+    check: Callable[[Sequence[EngineLayer]], Checked]
+
+
+def _int8_form(request: BuildRequest) -> Form:
+    """Return the quantized network in the form of the policy."""
+    from export import reference
+    from export.convolutions import float_convolutions
+    from export.lower import lower
+    from trt import policy
+    from trt.precision import check_policy, constant_bytes, summary
+
+    exported = reference.read_model(request.qcdq)
+    prepared, planned = policy.apply(exported)
+    network = lower(prepared, LOWERING)
+    images = request.samples[:CHECKED_IMAGES]
+
+    def check(layers: Sequence[EngineLayer]) -> Checked:
+        table = check_policy(layers, planned)
+        detail = {
+            **summary(layers, table),
+            "float_convolutions": float_convolutions(exported),
+            "policy": [asdict(rule) for rule in policy.RULES],
+        }
+        return Checked([asdict(row) for row in table], detail, constant_bytes(layers, planned))
+
+    return Form(network, _agreements(exported, network, images, request.folder), check)
+
+
+def _float_form(request: BuildRequest, precision: str) -> Form:
+    """Return the FP32 control in another precision, with the scan in FP32."""
+    from export import reference
+    from export.lower import lower
+    from trt import float_checks, float_forms
+    from trt.precision import constant_bytes
+
+    if request.float32 is None:
+        raise UserError(
+            f"--precision {precision} needs the float network, and there is none; "
+            "run lmaunet-deploy export"
+        )
+    exported = reference.read_model(request.float32)
+    model = float_forms.copy_named(lower(exported, LOWERING))
+    found = float_forms.products(model)
+    images = request.samples[:CHECKED_IMAGES]
+    evidence = reference.evidence_folder(request.folder)
+    agreements: tuple[Agreement, ...]
+    if precision == "fp16":
+        network = float_forms.in_half(model)
+        agreements = (float_checks.check_half(network, model, images[:1], evidence),)
+    elif precision == "int4-weights":
+        network, same = float_forms.in_int4(model)
+        agreements = float_checks.check_int4(network, same, images, evidence)
+    else:
+        network = model
+        agreements = (float_checks.check_float(network, exported, images, evidence),)
+    classes = reference.reference_logits(exported, images).argmax(1)
+    session = reference.open_session(network, optimize=True)
+    differing = float((reference.run_images(session, images).argmax(1) != classes).mean())
+
+    def check(layers: Sequence[EngineLayer]) -> Checked:
+        rows = float_checks.check_products(layers, found, precision)
+        stored = Counter(str(row["weights"]) for row in rows)
+        detail = {
+            "precisions": {f"{name} weights": count for name, count in stored.items()},
+            "pixels_that_fp32_classifies_otherwise": differing,
+        }
+        return Checked([dict(row) for row in rows], detail, constant_bytes(layers, ()))
+
+    return Form(network, agreements, check)
 
 
 def _agreements(
@@ -131,7 +218,7 @@ def _agreements(
 
 
 def _no_gpu(sms: list[str]) -> Any:
-    from trt.runner import why_not_here
+    from trt.gpu import why_not_here
 
     return why_not_here(sms)
 
@@ -155,11 +242,17 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     The engine computes them where a GPU that it was built for is here; elsewhere its graph does in
     ONNX Runtime on the CPU, with float biases as in the engine.
     """
-    from export.reference import run_images
     from trt.runner import infer
 
     if _no_gpu(_record(build).record["sms"]) is None:
         return infer(build.shipped, images)
+    return _run_graph(build, images)
+
+
+def _run_graph(build: Build, images: np.ndarray) -> np.ndarray:
+    """Return the logits of the engine's graph in ONNX Runtime."""
+    from export.reference import run_images
+
     path = build.folder / NETWORK
     if not path.is_file():
         raise UserError(f"{path} does not exist; {REBUILD}")
@@ -175,27 +268,40 @@ def arithmetic(build: Build) -> str:
 
 
 def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
-    """Return the plan's size, the size of its weights and the time of one image on the GPU.
+    """Return the size of what ships, the size of the weights and the time of one image on the GPU.
 
-    ``build.detail["latency"]`` receives the timing where there is one.
+    On a GPU ``build.detail["latency"]`` receives the timing, and ``build.detail["parity"]`` how far
+    the engine's logits are from those of its graph in ONNX Runtime.
     """
-    from export.convolutions import quantized_convolutions
-    from export.reference import read_model
-    from trt.precision import constant_bytes
-    from trt.runner import Latency, latency_figure, time_engine
+    from trt.loaded_engine import Latency
+    from trt.runner import latency_figure, time_engine
 
     engine = _record(build)
-    stored = constant_bytes(
-        engine.layers, quantized_convolutions(read_model(build.folder / NETWORK))
-    )
     latency = time_engine(build.shipped, images, engine.record["sms"])
     if isinstance(latency, Latency):
         build.detail["latency"] = asdict(latency)
-    size, weights = build.shipped.stat().st_size / 1e6, stored.weights_total / 1e6
+        build.detail["parity"] = _parity(build, images[:CHECKED_IMAGES])
+    size, weights = build.shipped.stat().st_size / 1e6, build.detail["bytes"]["weights"] / 1e6
     return {
         "size_mb": Measurement("size_mb", size, "MB", "measured"),
         "weights_mb": Measurement("weights_mb", weights, "MB", "measured"),
         "latency_ms": latency_figure(latency),
+    }
+
+
+def _parity(build: Build, images: np.ndarray) -> dict[str, Any]:
+    """Return how the engine's logits compare with its graph's in ONNX Runtime."""
+    import numpy as np
+
+    from trt.runner import infer
+
+    got, expected = infer(build.shipped, images), _run_graph(build, images)
+    return {
+        "images": len(images),
+        "max_abs": float(np.abs(got - expected).max()),
+        "largest_logit": float(np.abs(expected).max()),
+        "classes_differ": int((got.argmax(1) != expected.argmax(1)).sum()),
+        "pixels": int(got.argmax(1).size),
     }
 
 

@@ -5,8 +5,9 @@
 
 Each row runs in a process of its own (``performance_worker.py``), and those of one network in
 turns, so that other work on the machine slows all alike. ``ratio`` is to the best FP32 file in ONNX
-Runtime, the median over the turns. A second table has the scan alone, by the number of tokens; the
-status is 1 where a form's nodes grow with it more than they may (``scan_in_onnx.py``).
+Runtime that needs no operators of ours, the median over the turns. A second table has the scan
+alone, by the number of tokens; the status is 1 where a form's nodes grow with it more than they may
+(``scan_in_onnx.py``).
 
 Networks are untrained and calibrated on a synthetic abdomen, because the time of a run does not
 depend on weights; ``--ckpt`` takes a checkpoint instead. ModelOpt needs an environment of its own
@@ -30,7 +31,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import onnx
 import scan_in_onnx
 from peers import neutral
-from performance_rows import Missing, Networks, make_networks, rows
+from performance_rows import OPERATORS, Missing, Networks, make_networks, rows
 from performance_workers import Effort, Job, figures, measure
 
 from export.lower import count_nodes
@@ -89,11 +90,13 @@ def compare(networks: Networks, effort: Effort) -> list[Row]:
 
 
 def reference_of(pairs: Sequence[tuple[Row, Job]]) -> Job | None:
-    """Return the fastest FP32 file in ONNX Runtime; None where none ran."""
+    """Return the fastest FP32 file in ONNX Runtime without operators; None where none ran."""
     candidates = [
         job
         for row, job in pairs
-        if (row["backend"], row["precision"]) == ("onnxruntime", "fp32") and not job.failed
+        if (row["backend"], row["precision"]) == ("onnxruntime", "fp32")
+        and row["lowering"] != OPERATORS
+        and not job.failed
     ]
     return min(candidates, key=lambda job: figures(job, None)["median_ms"], default=None)
 

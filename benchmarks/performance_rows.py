@@ -16,6 +16,7 @@ import torch
 from peer_tools import ToolFailed, quantize_with_modelopt
 
 from export import cpu_form
+from export.code_functions import define_functions
 from export.compact import compact
 from export.convolutions import prepare
 from export.cpu_file import LOWERING, cpu_file
@@ -23,6 +24,8 @@ from export.lower import LOWERINGS_IN_ONNX_RUNTIME, lower
 from export.network import FLOAT32, INPUT, QCDQ, export_float32, export_qcdq
 from export.openvino_file import openvino_file, openvino_form
 from export.openvino_runtime import FIX, has_vnni, place
+from export.operators import FIX as COMPILER_FIX
+from export.operators import compiler
 from export.packing import pack_weights
 from lmaunet.data.dataset import load_phantom
 from lmaunet.net.checkpoint import load_checkpoint, restore, save_checkpoint
@@ -36,6 +39,10 @@ CALIBRATION_SIZE = 128
 """At the least; the scales and the normalizations' statistics do not depend on the size."""
 SETTLING_PASSES = 2
 MODELOPT_IMAGES = 2
+
+
+OPERATORS = "operators"
+"""The form whose functions are computed by :mod:`export.operators`."""
 
 
 class Missing(Exception):
@@ -130,11 +137,28 @@ def _integers(lowering: str) -> Callable[[Networks, Path], None]:
 
     def make(networks: Networks, path: Path) -> None:
         if lowering == LOWERING:
-            onnx.save(cpu_file(networks.qcdq), path)
+            onnx.save(as_opened(cpu_file(networks.qcdq)), path)
             return
         codes = cpu_form.unsigned_activations(prepare(networks.qcdq))
         codes = cpu_form.integer_biases(cpu_form.widen_codes(codes))
-        onnx.save(compact(pack_weights(lower(cpu_form.unsigned_weights(codes), lowering))), path)
+        form = lower(cpu_form.unsigned_weights(codes), lowering)
+        onnx.save(as_opened(compact(pack_weights(form))), path)
+
+    return make
+
+
+def as_opened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a file of the CPU as the target ``ort`` opens it on this processor."""
+    return cpu_form.signed_weights(model) if cpu_form.adds_without_saturation() else model
+
+
+def _with_operators(
+    write: Callable[[Networks], onnx.ModelProto],
+) -> Callable[[Networks, Path], None]:
+    def make(networks: Networks, path: Path) -> None:
+        if compiler() is None:
+            raise Missing("g++", "there is no C++ compiler", COMPILER_FIX)
+        onnx.save(write(networks), path)
 
     return make
 
@@ -172,6 +196,16 @@ def rows() -> list[Row]:
                 Row(f"ONNX Runtime {precision}", "onnxruntime", precision, lowering, "onnxruntime",
                     make(lowering))
             )  # fmt: skip
+    native_float32 = _with_operators(lambda networks: define_functions(networks.float32))
+    native_integers = _with_operators(lambda networks: as_opened(cpu_file(networks.qcdq)))
+    found += [
+        Row("ONNX Runtime fp32", "onnxruntime", "fp32", OPERATORS, "onnxruntime operators",
+            native_float32),
+        Row("ONNX Runtime int8", "onnxruntime", "int8", "unrolled, UINT8 weights", "onnxruntime",
+            lambda networks, path: onnx.save(cpu_file(networks.qcdq), path)),
+        Row("ONNX Runtime int8", "onnxruntime", "int8", OPERATORS, "onnxruntime operators",
+            native_integers),
+    ]  # fmt: skip
     float32 = _openvino(lambda networks: lower(networks.float32, "unrolled"))
     integers = _openvino(
         lambda networks: openvino_file(openvino_form(networks.qcdq, vnni=has_vnni()))

@@ -29,11 +29,14 @@ Runner = Callable[[], object]
 Loader = Callable[[Path, Feeds, int], Runner]
 
 
-def import_onnxruntime() -> Loader:
+def import_onnxruntime(operators: bool) -> Loader:
+    from export.operators import cached_library
     from export.reference import open_session
 
+    library = cached_library() if operators else None
+
     def load(path: Path, feeds: Feeds, threads: int) -> Runner:
-        session = open_session(path, optimize=True)
+        session = open_session(path, optimize=True, operators=library)
         return lambda: session.run(None, feeds)
 
     return load
@@ -80,7 +83,8 @@ def import_torch(compiled: bool) -> Loader:
 
 
 OPENERS: dict[str, Callable[[], Loader]] = {
-    "onnxruntime": import_onnxruntime,
+    "onnxruntime": lambda: import_onnxruntime(operators=False),
+    "onnxruntime operators": lambda: import_onnxruntime(operators=True),
     "openvino f32": lambda: import_openvino("f32"),
     "openvino bf16": lambda: import_openvino("bf16"),
     "torch": lambda: import_torch(compiled=False),

@@ -2,9 +2,10 @@
 
     python benchmarks/scan_in_onnx.py
 
-The forms are the local function (a Scan over single steps) and each executable lowering. Each runs
-in a process of its own, those of one size in turns. ``performance.py`` prints the same table. The
-status is 1 where a form's nodes grow with the number of tokens more than it may.
+The forms are the local function (a Scan over single steps), each executable lowering, and the
+kernel that takes the function's place where there is a C++ compiler, ``operators``. Each runs in a
+process of its own, those of one size in turns. ``performance.py`` prints the same table. The status
+is 1 where a form's nodes grow with the number of tokens more than it may.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests/export"), str(Path(__file
 from performance_workers import Effort, Job, figures, measure  # noqa: E402
 from scan_models import feeds, random_arrays, scan_model  # noqa: E402
 
+from export.code_functions import define_functions  # noqa: E402
 from export.function import attach  # noqa: E402
 from export.lower import LOWERINGS_IN_ONNX_RUNTIME, count_nodes, lower  # noqa: E402
+from export.operators import compiler  # noqa: E402
 from export.reference import thread_count  # noqa: E402
 from lmaunet.errors import UserError  # noqa: E402
 
 LENGTHS = (4096, 16384, 65536)
 # the first and the second scan of `edge`
 CHANNELS_STATES = ((48, 8), (96, 8))
+OPERATORS = "operators"
 NODES_PER_DOUBLING = {"two_level": 11}
 """How many nodes a form may gain where the tokens double; none where it is not named here."""
 
@@ -50,6 +54,7 @@ def forms() -> dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]]:
     return {
         "function": inlined,
         **{name: lambda m, name=name: lower(m, name) for name in LOWERINGS_IN_ONNX_RUNTIME},
+        **({OPERATORS: define_functions} if compiler() else {}),
     }
 
 
@@ -109,7 +114,8 @@ def _compare_one(
         row["nodes"] = count_nodes(model)
         path = folder / f"{name}.onnx"
         onnx.save(model, path)
-        jobs[name] = Job("onnxruntime", path, inputs)
+        opener = "onnxruntime operators" if name == OPERATORS else "onnxruntime"
+        jobs[name] = Job(opener, path, inputs)
     measure(list(jobs.values()), effort, say)
     for row in found:
         job = jobs[row["lowering"]]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
+LOWERING = "unrolled"
+"""The form of the scan in the file's own functions."""
 CPUS = ("any", "vnni")
 """What a file may count on: ``any`` processor, or one that has VNNI, which adds products of UINT8
 and INT8 without saturation (:func:`export.cpu_form.unsigned_weights`)."""

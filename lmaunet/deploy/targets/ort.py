@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import onnx
 
 SHIPPED = "model.onnx"
-LOWERING = "unrolled"
-"""The form of the scan in the file's own functions."""
 CODE_FUNCTIONS = ("SelectiveScan", "SelectiveScanCodes", "SiluCodes")
 CHECKED_IMAGES = 2
 WARM_UP_RUNS, TIMED_RUNS = 5, 30
@@ -98,7 +96,7 @@ def build(request: BuildRequest) -> Build:
     from export.code_functions import fuse_codes
     from export.compact import bytes_by_purpose
     from export.convolutions import quantized_convolutions
-    from export.cpu_file import cpu_forms, pack
+    from export.cpu_file import LOWERING, cpu_forms, pack
     from export.operators import cached_library
     from export.packing import weight_bits_of
     from export.segments import check_segments, exported_values

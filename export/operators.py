@@ -55,10 +55,10 @@ def compiler_version(tool: str) -> str:
 
 def _output(tool: str, *arguments: str) -> str:
     try:
-        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([tool, *arguments], capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout
+    return done.stdout.decode("utf-8", errors="replace")
 
 
 def build_library(path: Path) -> Path:
@@ -83,7 +83,7 @@ def build_library(path: Path) -> Path:
         running = [
             subprocess.Popen(
                 [tool, *FLAGS, *options, "-c", str(SOURCES / source), "-o", f"{name}.o"],
-                cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             )
             for source, name, options in units
         ]  # fmt: skip
@@ -91,17 +91,15 @@ def build_library(path: Path) -> Path:
             _finish(process)
         link = [tool, "-shared", "-s", *objects, "-o", LIBRARY]
         _finish(
-            subprocess.Popen(
-                link, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
+            subprocess.Popen(link, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         )
         (Path(folder) / LIBRARY).replace(path)
     return path
 
 
-def _finish(process: subprocess.Popen[str]) -> None:
+def _finish(process: subprocess.Popen[bytes]) -> None:
     try:
-        _, text = process.communicate(timeout=COMPILE_SECONDS)
+        _, errors = process.communicate(timeout=COMPILE_SECONDS)
     except subprocess.TimeoutExpired as error:
         process.kill()
         process.wait()
@@ -109,6 +107,8 @@ def _finish(process: subprocess.Popen[str]) -> None:
             f"the C++ compiler took more than {COMPILE_SECONDS} s; build again on a quieter machine"
         ) from error
     if process.returncode:
+        # a compiler's quotation marks are in the encoding of its choice
+        text = errors.decode("utf-8", errors="replace")
         lines = "\n".join(f"  {line}" for line in text.splitlines()[-5:])
         raise UserError(
             f"the C++ compiler failed with status {process.returncode}:\n{lines}\nset CXX to "

@@ -158,7 +158,7 @@ def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
         (("--target", "trt", "--sm", "SM90"), "SM86"),
         (("--target", "trt", "--precision", "int2"), "use one of int8, fp16, fp32, int4-weights"),
         (("--target", "ort", "--precision", "fp16"), "--precision is an option of --target trt"),
-        (("--target", "tpu"), "unknown target 'tpu'; use one of: fpga, ort, trt"),
+        (("--target", "tpu"), "unknown target 'tpu'; use one of: fpga, openvino, ort, trt"),
         (("--target", "fpga", "--clock-mhz", "-5"), "clock"),
         (("--target", "fpga", "--clock-mhz", "0"), "clock_mhz=0.0; give a positive number"),
         (("--target", "fpga", "--board", ""), "ZCU104"),

@@ -216,7 +216,11 @@ def test_an_interrupted_training_goes_on(tmp_path):
         "--input-size", "32", "--epochs", "30", "--run", "run",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE,
+        # where the tests run as a job in the background, SIGINT is ignored, and so it would be here
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     last = tmp_path / "run" / ".train.partial" / "training.last.pt"
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:

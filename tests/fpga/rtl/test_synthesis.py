@@ -57,7 +57,13 @@ def test_the_scan_takes_five_dsps_a_lane_and_three_a_channel(tmp_path):
     assert found.dsp == 5 * 4 + 3 * 2
     assert found.lut < 1500 and found.ff < 3000
     together = synthesize_all([fifo.hardware(24, 2), small(), fifo.hardware(24, 2)])
-    assert together[1] == found and together[0] == together[2] != found
+    # how yosys numbers a module's cells decides how some of its LUTs are packed: by what comes
+    # before it, 1334 become 1340; everything else is the same
+    same = ("dsp", "ff", "bram18")
+    assert [getattr(together[1], n) for n in same] == [getattr(found, n) for n in same]
+    assert abs(together[1].lut - found.lut) <= 0.01 * found.lut
+    assert together[0].dsp == together[2].dsp == 0 < found.dsp
+    assert together[0].ff == together[2].ff != found.ff
     bad = synthesis.RtlModule("selective_scan", ("selective_scan_cut.sv",), {}, (), ())
     with pytest.raises(UserError, match="yosys refuses the module"):
         synthesize(bad)

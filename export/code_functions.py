@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from export.convolutions import Graph, copy_node
+from export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
 from export.function import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     import onnx
 
 SCAN_CODES, SILU_CODES = "SelectiveScanCodes", "SiluCodes"
-CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 _SCAN_CODES = """
 <opset_import: ["" : %d, "ai.lmaunet" : 1], domain: "ai.lmaunet">
@@ -136,8 +136,8 @@ def _fused_silu(
             and graph.constant(source.input[0]) is None
         ):
             codes, *grid = source.input
-            calls = _call_on_maps(
-                quantize.output[0], SILU_CODES, [codes], grid + list(quantize.input[1:3])
+            calls = _call_on_map(
+                quantize.output[0], SILU_CODES, codes, grid + list(quantize.input[1:3])
             )
             return calls, {product.name, sigmoid.name}
     return None
@@ -203,13 +203,13 @@ def _tokens_of(graph: Graph, name: str) -> onnx.NodeProto | None:
     return source
 
 
-def _call_on_maps(
-    output: str, op_type: str, maps: list[str], constants: list[str]
+def _call_on_map(
+    output: str, op_type: str, codes: str, constants: list[str]
 ) -> list[onnx.NodeProto]:
-    """Return a call on channels-last maps between two Transposes, which runtimes cancel."""
+    """Return a call on a channels-last map between two Transposes, which runtimes cancel."""
     inside, outside = f"{output}/channels_last_in", f"{output}/channels_last"
     return [
-        _transpose(maps[0], inside, CHANNELS_LAST),
+        _transpose(codes, inside, CHANNELS_LAST),
         _call(op_type, [inside, *constants], outside, f"{output}/{op_type}"),
         _transpose(outside, output, CHANNELS_FIRST),
     ]

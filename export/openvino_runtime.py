@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,14 +75,10 @@ def require() -> Any:
 
 
 def has_vnni() -> bool:
-    """Tell whether this processor adds products of 8-bit codes in 32 bits, without saturating.
+    """Tell whether this processor adds products of 8-bit codes in 32 bits, without saturating."""
+    from export.cpu_form import adds_without_saturation
 
-    On x86 that takes AVX-VNNI or AVX512-VNNI; other architectures do not have the problem.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
-        return True
-    information = Path("/proc/cpuinfo")
-    return information.is_file() and "vnni" in information.read_text(encoding="utf-8")
+    return adds_without_saturation()
 
 
 @functools.cache

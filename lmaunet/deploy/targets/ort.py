@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.operators import LIBRARY as OPERATORS
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import ToolNotFound, UserError
@@ -33,7 +34,6 @@ TIMED_LOADS = 5
 CODE_SHARE, ROUNDED_BIAS_SHARE = 0.0001, 1.0
 INTEGER_KERNELS = ("QLinearConv", "ConvInteger")
 FLOAT_KERNELS = ("Conv", "FusedConv", "NhwcFusedConv")
-OPERATORS = "lmaunet_operators.so"
 # what ONNX Runtime computes in float32, where it is more than moving values
 FLOAT_OPERATORS = frozenset(
     {*FLOAT_KERNELS, "Add", "Exp", "MatMul", "Mul", "Scan", "SelectiveScan", "Sigmoid", "Softplus"}

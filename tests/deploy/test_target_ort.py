@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 
-from export import compact, cpu_form, operators, packing
+from export import compact, cpu_form, operators, packing, reference
 from export.check import run_onnx
 from export.packing import weight_bits_of
 from lmaunet.artifacts import Measurement
@@ -237,15 +237,24 @@ def test_without_operators_there_is_only_the_file(tmp_path):
 
 @pytest.mark.parametrize("vnni", [False, True])
 def test_weights_are_signed_in_memory_where_sums_cannot_saturate(built, monkeypatch, vnni):
-    monkeypatch.setattr(cpu_form, "adds_without_saturation", lambda: vnni)
+    """Both ways on any processor: one that saturates gets the other's sums from float kernels."""
+    exact = cpu_form.runtime_adds_without_saturation()
+    monkeypatch.setattr(cpu_form, "runtime_adds_without_saturation", lambda: vnni)
     signed = []
     original = cpu_form.signed_weights
     monkeypatch.setattr(
         cpu_form, "signed_weights", lambda model: signed.append(1) or original(model)
     )
+    if vnni and not exact:
+        opened = reference.open_session
+        monkeypatch.setattr(
+            reference, "open_session",
+            lambda model, optimize, **options: opened(model, optimize=False, **options),
+        )  # fmt: skip
     ort_target._session.cache_clear()
     got = get_target("ort").run(built, images(1))
     ort_target._session.cache_clear()
+    monkeypatch.undo()
     want = run_onnx(built.shipped, {"image": images(1)}, optimize=True)[0]
     assert len(signed) == vnni
     np.testing.assert_array_equal(got.argmax(1), want.argmax(1))

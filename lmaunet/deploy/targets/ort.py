@@ -235,10 +235,11 @@ def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int, operators: bool) -> Any:
-    from export.cpu_form import adds_without_saturation, signed_weights
+    from export.cpu_form import runtime_adds_without_saturation, signed_weights
     from export.reference import open_session, read_model
 
-    model: Any = signed_weights(read_model(path)) if adds_without_saturation() else path
+    signed = runtime_adds_without_saturation()
+    model: Any = signed_weights(read_model(path)) if signed else path
     library = path.with_name(OPERATORS) if operators else None
     return open_session(model, optimize=True, operators=library)
 

@@ -18,6 +18,7 @@ from lmaunet.errors import ToolNotFound, UserError
 JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+INDEX = "DICOMDIR"
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # kinds that have pixels but are made from images: segmentations (two kinds) and doses
 DERIVED = {
@@ -58,7 +59,7 @@ def is_dicom(path: Path) -> bool:
 
 def holds_dicom(folder: Path) -> bool:
     """Tell whether a folder itself holds a DICOM file, hidden files left aside."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UserError):
         return any(_is_readable_dicom(path) for path in _visible_files(folder))
     return False
 
@@ -79,7 +80,8 @@ def read_headers(path: Path) -> tuple[list[Header], tuple[str, ...]]:
         headers = [read_header(path)]
     directories, headers = _part(headers, lambda h: _sop_class(h) == MEDIA_DIRECTORY)
     if not headers and directories:
-        raise UserError(_only_a_directory(path, directories[0].path))
+        place = directories[0].path
+        raise UserError(_only_a_directory(place, _folders_below(place.parent)))
     images, others = _part(headers, _is_image)
     if not images:
         raise UserError(
@@ -177,16 +179,24 @@ def _is_readable_dicom(path: Path) -> bool:
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    """Return a folder's files, sorted, without hidden ones and what file managers leave."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name.lower() not in JUNK and path.is_file()
-    )
+    """Return a folder's files, sorted, without hidden ones and what file managers leave.
+
+    Raises:
+        UserError: for a link that leads nowhere, because what it stood for would be missing.
+    """
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.lower() in JUNK:
+            continue
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a link to nothing; get the file that it stands for")
+        if path.is_file():
+            files.append(path)
+    return files
 
 
 def _of_folder(folder: Path) -> list[Header]:
-    """Return the headers of a folder's DICOM files.
+    """Return the headers of a folder's DICOM files, its DICOMDIR left aside.
 
     Raises:
         UserError: where there is none, or a file is named as they are but is none: a slice that is
@@ -194,18 +204,32 @@ def _of_folder(folder: Path) -> list[Header]:
     """
     try:
         files = _visible_files(folder)
-        found = [path for path in files if is_dicom(path)]
+        found = [path for path in files if path.name.upper() != INDEX and is_dicom(path)]
+        suffixes = {_suffix(path) for path in found} | SUFFIXES
+        lost = [
+            path
+            for path in files
+            if path not in found
+            and path.name.upper() != INDEX
+            and (_suffix(path) in suffixes)
+            and not (_suffix(path) == "" and _is_text(path))
+        ]
     except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}; check its rights") from error
+        raise UserError(
+            f"{error.filename or folder} cannot be read: {error.strerror}; check its rights"
+        ) from error
     if not found:
         raise UserError(_no_series(folder, files))
-    suffixes = {_suffix(path) for path in found if path.name.upper() != "DICOMDIR"} | SUFFIXES
-    for path in files:
-        if path not in found and (_suffix(path) in suffixes or not path.stat().st_size):
-            raise UserError(
-                damaged(path, "named as DICOM files are, but does not begin as they do")
-            )
+    if lost:
+        raise UserError(damaged(lost[0], "named as DICOM files are, but does not begin as they do"))
     return [read_header(path) for path in found]
+
+
+def _is_text(path: Path) -> bool:
+    """Tell whether a file has content without zero bytes, as a README has and no image."""
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    return bool(start) and b"\0" not in start
 
 
 def _suffix(path: Path) -> str:
@@ -216,6 +240,8 @@ def _suffix(path: Path) -> str:
 
 def _no_series(folder: Path, files: Sequence[Path]) -> str:
     below = _folders_below(folder)
+    if any(path.name.upper() == INDEX for path in files):
+        return _only_a_directory(folder / INDEX, below)
     if len(below) == 1:
         return f"{folder} holds no DICOM series itself; the series is in {below[0]}: give that"
     if below:
@@ -223,11 +249,11 @@ def _no_series(folder: Path, files: Sequence[Path]) -> str:
             f"{folder} holds no DICOM series itself, but {len(below)} folders below do: "
             f"{listing([str(p) for p in below])}; give one of them"
         )
-    empty = [p.name for p in files if _suffix(p) in SUFFIXES]
-    if empty:
+    named = [p.name for p in files if _suffix(p) in SUFFIXES]
+    if named:
         return (
-            f"{folder} holds no DICOM series: {listing(empty)} do not begin as DICOM files do; "
-            "get them again"
+            f"{folder} holds no DICOM series: {listing(named)}, by its name one, does not begin "
+            "as DICOM files do; get the files again"
         )
     return f"{folder} holds no DICOM series; give a folder with one series"
 
@@ -244,10 +270,9 @@ def _folders_below(folder: Path) -> list[Path]:
     return found
 
 
-def _only_a_directory(path: Path, directory: Path) -> str:
-    below = _folders_below(directory.parent)
+def _only_a_directory(path: Path, below: Sequence[Path]) -> str:
     places = listing([str(p) for p in below]) if below else "the folder of a series"
-    return f"{path}: DICOMDIR is only the index of a medium; give one series: {places}"
+    return f"{path} is only the index of a medium; give one series: {places}"
 
 
 def _complete(dataset: Any, path: Path) -> bool:

@@ -29,7 +29,8 @@ class Frame:
         position: of the centre of its first pixel, in mm, LPS.
         orientation: the unit vectors along a row and along a column.
         spacing_mm: between rows, and between columns.
-        thickness_mm: from slice to slice where only tags tell; None where they do not.
+        between_mm: SpacingBetweenSlices; None where no tag tells.
+        thickness_mm: SliceThickness; None where no tag tells.
         slope, intercept: from stored values to the image's.
         traits: by name, what all slices of one volume have in common.
         hints: by name, what may tell slices at one place apart.
@@ -39,8 +40,9 @@ class Frame:
     number: int | None
     name: str
     position: tuple[float, float, float]
-    orientation: tuple[float, float, float, float, float, float]
+    orientation: tuple[float, ...]
     spacing_mm: tuple[float, float]
+    between_mm: float | None
     thickness_mm: float | None
     slope: float | None
     intercept: float | None
@@ -162,7 +164,8 @@ def _frame(
         (position[0], position[1], position[2]),
         _orthonormal(orientation, name),
         (spacing[0], spacing[1]),
-        _thickness(get),
+        _length(get, "SpacingBetweenSlices"),
+        _length(get, "SliceThickness"),
         slope,
         intercept,
         _traits(dataset, get, name),
@@ -219,16 +222,13 @@ def _orthonormal(values: Sequence[float], name: str) -> tuple[float, ...]:
     return (*(v / lengths[0] for v in row), *(v / lengths[1] for v in column))
 
 
-def _thickness(get: Callable[..., Any]) -> float | None:
-    """Return the distance of slices that tags give; it counts only where positions do not tell."""
-    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-        try:
-            value = abs(float(get(keyword)))
-        except (TypeError, ValueError, ArithmeticError):
-            continue
-        if math.isfinite(value) and value > 0:
-            return value
-    return None
+def _length(get: Callable[..., Any], keyword: str) -> float | None:
+    """Return a length that counts only where positions do not tell; None where it is none."""
+    try:
+        value = abs(float(get(keyword)))
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def _rescaling(get: Callable[..., Any], name: str) -> tuple[float | None, float | None]:
@@ -268,7 +268,7 @@ def _traits(dataset: Any, get: Callable[..., Any], name: str) -> dict[str, Any]:
         "BitsAllocated": _whole_number(dataset, "BitsAllocated", name),
         "BitsStored": _plain(dataset.get("BitsStored")),
         "StackID": _plain(_either(get, dataset, "StackID")),
-        "EchoTime": _plain(get("EffectiveEchoTime") or dataset.get("EchoTime")),
+        "EchoTime": _tenths(get("EffectiveEchoTime") or dataset.get("EchoTime")),
         "DiffusionBValue": _plain(_either(get, dataset, "DiffusionBValue")),
         "TemporalPosition": _plain(
             get("TemporalPositionIndex") or dataset.get("TemporalPositionIdentifier")
@@ -307,6 +307,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return round(float(value), 4)
     return str(value)
+
+
+def _tenths(value: Any) -> Any:
+    """Return milliseconds to a tenth: scanners print one echo's time with more or less digits."""
+    plain = _plain(value)
+    return round(plain, 1) if isinstance(plain, float) else plain
 
 
 def _whole_number(dataset: Any, keyword: str, name: str, default: int | None = None) -> int:

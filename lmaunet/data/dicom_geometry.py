@@ -28,6 +28,8 @@ MENTIONED = 0.001
 """Deviations above this share of the step are said."""
 
 KINDS = ("SOPClassUID", "Modality", "image type")
+OPTIONAL = frozenset({"StackID", "RescaleType"})
+"""Traits that a slice may lack where others have them."""
 PLACES = {
     "StackID": "stacks", "EchoTime": "echoes", "DiffusionBValue": "diffusion weightings",
     "TemporalPosition": "points in time",
@@ -67,14 +69,19 @@ def stack(frames: Sequence[Frame], path: Path) -> Box:
     row, column = (np.array(v) for v in (frames[0].orientation[:3], frames[0].orientation[3:]))
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)
+    notes = []
+    skew = math.degrees(math.asin(abs(float(row @ column))))
+    if skew:
+        column = np.cross(normal, row)
+    if skew > TILT_TOLERANCE_DEGREES / 10:
+        notes.append(f"rows and columns are {skew:.2g} degrees from right angles: taken as right")
     positions = np.array([frame.position for frame in frames])
     along = positions @ normal
     order = np.argsort(along, kind="stable")
     direction = tuple(float(v) for v in np.stack([row, column, normal], 1).ravel())
     between_rows, between_columns = frames[0].spacing_mm
-    notes: list[str] = []
     if len(frames) == 1:
-        step = frames[0].thickness_mm
+        step = frames[0].between_mm or frames[0].thickness_mm
         notes.append(
             f"one slice alone: the distance to the next is taken from its tags, {step:g} mm"
             if step is not None
@@ -86,6 +93,12 @@ def stack(frames: Sequence[Frame], path: Path) -> Box:
         _check_places(in_order, along[order], path)
         step, said = _step(positions[order], normal, in_order, path)
         notes += said
+        between = frames[0].between_mm
+        if between is not None and abs(between - step) > 2 * STEP_TOLERANCE * step:
+            notes.append(
+                f"positions give {step:.4g} mm from slice to slice, SpacingBetweenSlices "
+                f"{between:.4g} mm: positions count"
+            )
     origin = tuple(float(v) for v in positions[order[0]])
     return Box(
         tuple(int(i) for i in order),
@@ -98,7 +111,8 @@ def stack(frames: Sequence[Frame], path: Path) -> Box:
 
 def _check_traits(frames: Sequence[Frame], path: Path) -> None:
     for trait in frames[0].traits:
-        odd = _odd_one(frames, [frame.traits[trait] for frame in frames])
+        known = [f for f in frames if trait not in OPTIONAL or f.traits[trait] is not None]
+        odd = _odd_one(known, [frame.traits[trait] for frame in known])
         if odd is None:
             continue
         frame, got, usual, others = odd
@@ -243,7 +257,7 @@ def _uneven(
         gaps = [
             f"{missing[i]} between {frames[i].name} ({_place(frames[i])}) and "
             f"{frames[i + 1].name} ({_place(frames[i + 1])})"
-            for i in np.flatnonzero(missing)
+            for i in np.flatnonzero(missing).tolist()
         ]
         return (
             f"{path}: {missing.sum()} slice(s) are missing: {listing(gaps)}; slices are "
@@ -270,7 +284,7 @@ def _typical(steps: np.ndarray) -> float:
 def _odd_one(frames: Sequence[Frame], values: Sequence[Any]) -> tuple[Frame, Any, Any, int] | None:
     """Return the first frame whose value is unusual, both values, and how many have the usual."""
     counts = Counter(values)
-    if len(counts) == 1:
+    if len(counts) <= 1:
         return None
     usual, others = counts.most_common(1)[0]
     index = next(i for i, value in enumerate(values) if value != usual)

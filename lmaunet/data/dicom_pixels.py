@@ -37,7 +37,7 @@ def read_pixels(
 
     traits = frames[0].traits
     _check_kind(frames)
-    array = np.empty((len(frames), traits["Rows"], traits["Columns"]), np.float32)
+    array = np.empty((0, 0, 0), np.float32)
     places: dict[int, list[int]] = {}
     for z, frame in enumerate(frames):
         places.setdefault(frame.source, []).append(z)
@@ -45,11 +45,25 @@ def read_pixels(
     for source, of_file in places.items():
         header = headers[source]
         stored = _stored(header, traits)
+        if not array.size:  # not before: damaged tags may say any size
+            array = _room((len(frames), traits["Rows"], traits["Columns"]), header)
         for z in of_file:
             plane = stored[frames[z].number or 0]
             array[z] = _values(plane, frames[z], header)
             padding.look(z, plane, array[z], header)
     return array, (*padding.fill(array), *_notes(frames, headers))
+
+
+def _room(shape: tuple[int, int, int], header: Header) -> np.ndarray:
+    import numpy as np
+
+    try:
+        return np.empty(shape, np.float32)
+    except MemoryError as error:
+        raise UserError(
+            f"{header.path}: {' x '.join(map(str, shape))} voxels do not fit in memory; use a "
+            "machine with more, or a part of the series"
+        ) from error
 
 
 def _check_kind(frames: Sequence[Frame]) -> None:

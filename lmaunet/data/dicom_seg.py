@@ -173,9 +173,16 @@ def _segmentation(
     version = _version()
     first = source.headers[0].dataset
     number = _whole(first.get("SeriesNumber"))
-    segmentation = Segmentation(
+    places = None
+    if not labels.any():
+        # a SEG needs a frame, and highdicom would write all of them: one is enough to say nothing
+        labels = labels[:1]
+        order = _source_order(source)
+        places = [hd.PlanePositionSequence("PATIENT", source.frames[order[0]].position)]
+    return Segmentation(
         source_images=_sources(source),
         pixel_array=labels,
+        plane_positions=places,
         segmentation_type="BINARY",
         segment_descriptions=[
             _segment(index, name, network, version)
@@ -196,7 +203,6 @@ def _segmentation(
         specific_character_set=UTF_8,
         omit_empty_frames=True,
     )
-    return segmentation
 
 
 def _segment(number: int, name: str, network: str, version: str) -> Any:

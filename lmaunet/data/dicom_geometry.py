@@ -203,7 +203,6 @@ def _step(
 
     along = positions @ normal
     steps = np.diff(along)
-    typical = _typical(steps)
     count = len(frames) - 1
     span = float(along[-1] - along[0])
     step = float(np.linalg.norm(positions[-1] - positions[0])) / count
@@ -212,7 +211,7 @@ def _step(
         np.arange(count + 1), fit)).max())  # fmt: skip
     allowed = max(STEP_TOLERANCE * span / count, SMALLEST_TOLERANCE_MM)
     if off > allowed:
-        raise UserError(_uneven(frames, steps, typical, off, allowed, path))
+        raise UserError(_uneven(frames, steps, off, allowed, path))
     notes = []
     if off > MENTIONED * step:
         notes.append(
@@ -241,19 +240,17 @@ def _step(
 
 
 def _uneven(
-    frames: Sequence[Frame],
-    steps: np.ndarray,
-    typical: float,
-    off: float,
-    allowed: float,
-    path: Path,
+    frames: Sequence[Frame], steps: np.ndarray, off: float, allowed: float, path: Path
 ) -> str:
     """Return the message on slices at unequal steps: missing ones, where they fit, or none."""
     import numpy as np
 
+    smallest = steps.min()
+    # several neighbours of the smallest step, of which one may be off by some jitter
+    typical = float(np.median(steps[steps < 1.5 * smallest]))
     missing = np.rint(steps / typical).astype(int) - 1
-    whole = np.abs(steps / typical - np.rint(steps / typical)).max() <= 2 * STEP_TOLERANCE
-    if whole and missing.sum() > 0:
+    fits = np.abs(steps / typical - np.rint(steps / typical)) <= 2 * STEP_TOLERANCE * (missing + 1)
+    if fits.all() and missing.sum() > 0:
         gaps = [
             f"{missing[i]} between {frames[i].name} ({_place(frames[i])}) and "
             f"{frames[i + 1].name} ({_place(frames[i + 1])})"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.dicom import GEOMETRY_TOLERANCE_MM, is_dicom, read_series
+from lmaunet.data.dicom import GEOMETRY_TOLERANCE_MM, holds_dicom, is_dicom, read_dicom
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Geometry:
 def is_volume(path: Path) -> bool:
     """Tell whether a file's name is that of a volume, or a folder that of a DICOM series."""
     if path.is_dir():
-        return any(p.is_file() and is_dicom(p) for p in sorted(path.iterdir())[:3])
+        return holds_dicom(path)
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -234,7 +234,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
             _check_nifti(path)
-        image = read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
+        dicom = path.is_dir() or is_dicom(path)
+        image = _dicom(path) if dicom else SimpleITK.ReadImage(str(path))
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as an image: {_last_line(error)}; give a NIfTI "
@@ -243,6 +244,17 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(warn)
     return _canonical(image, path)
+
+
+def _dicom(path: Path) -> Any:
+    import SimpleITK
+
+    volume = read_dicom(path)
+    image = SimpleITK.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.spacing_mm)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(volume.direction)
+    return image
 
 
 def _check_nifti(path: Path) -> None:

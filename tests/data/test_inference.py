@@ -156,9 +156,7 @@ def test_a_series_with_a_damaged_file_is_refused(tmp_path, number, share):
     folder = dicom(tmp_path / "a", [(0, 0, 2.0 * z) for z in range(4)])
     path = folder / f"{number}.dcm"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(
-        UserError, match=rf"1 DICOM file.* not in its series, such as {number}\.dcm"
-    ):
+    with pytest.raises(UserError, match=rf"{number}\.dcm is damaged .*; get the file again"):
         read_image(folder)
     path.unlink()
     (folder / "notes.txt").write_text("no image")
@@ -192,8 +190,8 @@ def test_the_real_dicom_series_keeps_its_geometry(tmp_path):
     ("positions", "text"),
     [
         ([(0, 0, z) for z in (0, 2, 6, 8)], "slices are 2 to 4 mm apart; expected equal steps"),
-        ([(0, 0, z) for z in (0, 2, 2, 4)], "slices are 0 to 2 mm apart"),
-        ([(0, 0.6 * z, 2 * z) for z in range(4)], "shifted by 0.6 mm within its plane"),
+        ([(0, 0, z) for z in (0, 2, 2, 4)], r"1\.dcm and .*2\.dcm show the same place"),
+        ([(0, 0.6 * z, 2 * z) for z in range(4)], "shifted by up to 1.8 mm within their plane"),
     ],
 )
 def test_a_series_that_is_no_box_of_voxels_is_refused(tmp_path, positions, text):

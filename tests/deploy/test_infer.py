@@ -207,7 +207,7 @@ def test_two_dicom_series_are_not_one_image(run, folder, tmp_path):
         writer.SetFileName(str(tmp_path / "dicom" / f"{number}.dcm"))
         writer.Execute(image)
     status, _, err = run("infer", "--build", folder, "dicom", "-o", "s.nii")
-    assert status == 2 and "holds 2 DICOM series (1.2.1, 1.2.2); expected one" in err
+    assert status == 2 and "holds 2 DICOM series: CT" in err and "Expected one; move each" in err
     assert not (tmp_path / "s.nii").exists()
 
 

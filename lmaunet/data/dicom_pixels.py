@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_PADDING = 3
 """Bytes after the pixels that are taken for padding; more says that their size is another."""
+RLE = "1.2.840.10008.1.2.5"
 WORDS = "1.2.840.10008.5.1.4.1.1.7.3"  # Multi-frame Grayscale Word Secondary Capture
 BYTES = "1.2.840.10008.5.1.4.1.1.7.2"  # Multi-frame Grayscale Byte Secondary Capture
 
@@ -94,6 +95,7 @@ def _check_kind(frames: Sequence[Frame]) -> None:
 
 def _stored(header: Header, traits: dict[str, Any]) -> np.ndarray:
     """Return the stored numbers of a file, ``(frames, y, x)``, and drop its pixels."""
+    from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
     dataset = header.dataset
@@ -103,7 +105,11 @@ def _stored(header: Header, traits: dict[str, Any]) -> np.ndarray:
         with quiet():
             keyword = next(keyword for keyword in PIXELS if keyword in dataset)
             syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
-            if syntax.is_valid and syntax.is_encapsulated:
+            if syntax == RLE:
+                # pydicom's own decoder: GDCM refuses small frames of it
+                stored, _ = get_decoder(RLE).as_array(dataset, raw=True)
+                stored = stored.reshape(shape)
+            elif syntax.is_valid and syntax.is_encapsulated:
                 stored = _compressed(header, syntax, count)
             else:
                 stored = _native(header, keyword, syntax, shape, traits)

@@ -161,5 +161,7 @@ def in_syntax(dataset: Dataset, syntax, path: Path) -> Path:
     if syntax == ExplicitVRBigEndian and dataset.BitsAllocated == 16:
         dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    pydicom.dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little)
+    pydicom.dcmwrite(
+        path, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True
+    )
     return path

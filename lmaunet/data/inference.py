@@ -99,9 +99,9 @@ class PreparedVolume:
         """Return the classes ``(n, y, x)`` of logits ``(n, classes, H, W)`` on the image's grid."""
         return self.framing.classes(logits)
 
-    def check_output(self, path: Path) -> None:
-        """Raise UserError where the format of a mask cannot hold the image's grid."""
-        check_format(path, self.geometry, self.kind)
+    def check_output(self, path: Path) -> tuple[str, ...]:
+        """Return notes on a mask's format; raise UserError where it cannot hold the grid."""
+        return check_format(path, self.geometry, self.source)
 
     def write(self, path: Path, labels: np.ndarray, classes: Sequence[str], network: str) -> Path:
         """Write labels ``(z, y, x)`` to a file that lies on the image.

@@ -48,48 +48,40 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
         inputs: the images, which it must not overwrite or lie in.
     """
     check_name(path)
-    suffix_of(path)
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"{path} is a link to nothing; name a file")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        mode = _stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise UserError(f"{path} is a folder; name a file")
-        if not stat.S_ISREG(mode):
-            raise UserError(f"{path} is a device or a pipe; name a file")
-    for image in inputs:
-        _keep(path, image)
-    folder = next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
-    if not folder.is_dir():
-        raise UserError(f"{path} cannot be written: {folder} is not a folder; name another place")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be written: no permission in {folder}; name another place")
-    if len(os.fsencode(path.name)) > 255:
-        raise UserError(f"{path} cannot be written: its name is longer than 255 bytes; shorten it")
-    if suffix_of(path) != SEGMENTATION_SUFFIX and folder == path.absolute().parent:
-        _refuse_series(path, folder)
-
-
-def _stat(path: Path) -> os.stat_result:
+    suffix = suffix_of(path)
     try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; name another place"
-        ) from error
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a link to nothing; name a file")
+        if path.exists():
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode):
+                raise UserError(f"{path} is a folder; name a file")
+            if not stat.S_ISREG(mode):
+                raise UserError(f"{path} is a device or a pipe; name a file")
+        for image in inputs:
+            _keep(path, image)
+        folder = next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
+        if not folder.is_dir():
+            raise UserError(
+                f"{path} cannot be written: {folder} is not a folder; name another place"
+            )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(
+                f"{path} cannot be written: no permission in {folder}; name another place"
+            )
+        if suffix != SEGMENTATION_SUFFIX and folder == path.absolute().parent:
+            _refuse_series(path, folder)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+        raise UserError(f"{path} cannot be written: {_reason(error)}; name another place") from error
 
 
 def _keep(path: Path, image: Path) -> None:
     """Raise UserError where a mask would overwrite an image, or lie in its folder of slices."""
-    try:
-        same = path.exists() and image.exists() and path.samefile(image)
-        # the files of a series may be links to a folder elsewhere, and it may lie deeper
-        inside = image.is_dir() and path.absolute().parent.resolve() == image.resolve()
-        inside = inside or (image.is_dir() and _is_in(path, image))
-    except OSError:
-        return
+    check_name(image)
+    same = path.exists() and image.exists() and path.samefile(image)
+    inside = image.is_dir() and path.absolute().parent.resolve() == image.resolve()
+    # a file of the series may be a link to this one
+    inside = inside or (image.is_dir() and _is_in(path, image))
     if same or inside:
         raise UserError(
             f"-o {path} would {'lie in' if inside else 'overwrite'} the image {image}; name "
@@ -110,20 +102,22 @@ def _refuse_series(path: Path, folder: Path) -> None:
             raise UserError(f"-o {path} would lie in {folder}, a DICOM folder; name another place")
 
 
-def check_format(path: Path, geometry: Geometry, kind: str) -> None:
-    """Raise UserError where a mask's format cannot hold the grid of its image, before the work.
+def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]:
+    """Check that a mask's format can hold the grid of its image, before the work; return notes.
 
     Args:
         path: the mask's.
         geometry: the image's.
-        kind: the image's format, such as ``DICOM``.
+        source: the image's DICOM series; None for other formats.
+
+    Raises:
+        UserError: where it cannot.
     """
     suffix = suffix_of(path)
-    if suffix == SEGMENTATION_SUFFIX and kind != "DICOM":
-        raise UserError(
-            f"{path}: a DICOM segmentation refers to the slices of a DICOM image, and the image is "
-            f"{kind}; use {', '.join(LABEL_SUFFIXES)}"
-        )
+    if suffix == SEGMENTATION_SUFFIX:
+        from lmaunet.data.dicom_seg import check_segmentation_source
+
+        return check_segmentation_source(source, path)
     if suffix.startswith(".nii") and geometry.placement is None:
         import numpy as np
 
@@ -139,6 +133,7 @@ def check_format(path: Path, geometry: Geometry, kind: str) -> None:
                     f"{path}: NIfTI cannot hold the image's grid (float32 moves voxels by "
                     f"{off_mm:.3g} mm); use .nrrd or .mha"
                 )
+    return ()
 
 
 def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
@@ -211,12 +206,9 @@ def write_segmentation(
     from lmaunet.data import dicom_seg
 
     check_output(path)
-    turned = in_file_axes(labels, geometry)
-    return replace_file(
-        path,
-        lambda partial: dicom_seg.write_segmentation(partial, turned, source, classes, network),
-        lambda partial: dicom_seg.check_segmentation(partial, turned, source),
-    )
+    target = path.resolve() if path.is_symlink() else path
+    dicom_seg.write_segmentation(target, in_file_axes(labels, geometry), source, classes, network)
+    return path
 
 
 def replace_file(

@@ -193,6 +193,8 @@ def _pixels(path: Path, fields: dict[str, str], start: int, expected: int) -> by
         stream.seek(start)
         content = stream.read()
     skip = int(_numbers(fields, "HeaderSize", name, 1, [0])[0])
+    if skip < -1:
+        raise UserError(f"{path}: HeaderSize {skip}; expected -1 or more; {AGAIN}")
     if _true(fields, "CompressedData", False, name):
         if skip:
             raise UserError(f"{path}: HeaderSize {skip} before compressed pixels; save it again")

@@ -326,7 +326,8 @@ def mask_header(shape: tuple[int, ...], kind: np.dtype, grid: FileGrid, placemen
     from nibabel.nifti2 import Nifti2Header
 
     if placement is not None:
-        header = placement.header.copy()
+        # the other byte order is that of the computer that wrote the image; it places nothing
+        header = placement.header.as_byteswapped("<")
     else:
         header = Nifti2Header() if max(shape) > LARGEST_NIFTI1_SIDE else Nifti1Header()
         affine = ras_affine(grid)
@@ -384,12 +385,14 @@ def check_mask(path: Path, labels: np.ndarray, grid: FileGrid, placement: Any) -
             stored, affine = np.asarray(mask.dataobj), mask.affine
         header = kind.header_class(content[: 348 if single else 540], "<", check=False)
     except Exception as error:  # whatever nibabel raises, the file is not good
-        raise UserError(f"it cannot be read back ({error})") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"it cannot be read back ({reason})") from error
     if stored.shape != labels.shape[::-1] or not np.array_equal(stored.T, labels):
         raise UserError("its labels differ when they are read back")
     if placement is not None:
+        image = placement.header.as_byteswapped("<")
         for key in PLACING_FIELDS:
-            if placement.header[key].tobytes() != header[key].tobytes():
+            if image[key].tobytes() != header[key].tobytes():
                 raise UserError(f"its {key} differs from the image's when it is read back")
     elif farthest_mm(affine, ras_affine(grid), (*grid.size, 1)[:3]) > GRID_TOLERANCE_MM:
         raise UserError("it lies elsewhere than the image when it is read back")

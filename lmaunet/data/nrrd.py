@@ -274,10 +274,12 @@ def _pixels(
     check_memory(expected, path)
     lines = int(_one(fields, "line skip", name)) if "line skip" in fields else 0
     skip = int(_one(fields, "byte skip", name)) if "byte skip" in fields else 0
+    if lines < 0 or skip < -1 or (skip == -1 and encoding != "raw"):
+        raise UserError(f"{path}: line skip {lines} and byte skip {skip} in its header; {AGAIN}")
     with open_regular(file) as stream:
         stream.seek(start)
-        for _ in range(lines):
-            stream.readline(LARGEST_HEADER)
+        while lines and stream.readline(LARGEST_HEADER):
+            lines -= 1
         if encoding == "gzip":
             content = inflate(stream, path, expected + max(0, skip))
         else:

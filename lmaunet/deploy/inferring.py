@@ -157,7 +157,7 @@ def infer(
     with timer.phase("read"):
         interface = deployment.interface
         volume = prepare_volume(images, interface.preparation, interface.network.in_channels)
-        volume.check_output(output)
+        of_output = volume.check_output(output)
     network = Network(target, build, len(interface.classes), timer)
     labels = segment(
         volume, network, overlap=overlap, batch=batch,
@@ -178,7 +178,7 @@ def infer(
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
         "first_call_images": network.first_images,
-        "notes": [*volume.notes, *filter(None, [target.run_note])],
+        "notes": [*volume.notes, *of_output, *filter(None, [target.run_note])],
     }
     return content, _lines(content, interface.data["synthetic"])
 

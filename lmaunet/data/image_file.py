@@ -19,6 +19,7 @@ from lmaunet.errors import UserError
 
 GZIP = b"\x1f\x8b"
 HEAD_BYTES = 1024
+HEAD_STEP = 16  # the fewer, the more is had of a stream before its damage
 CHUNK_BYTES = 1 << 20
 MOST_SHRINKING = 1100  # deflate packs at most 1032 bytes into one
 PADDING_BYTES = 4096  # zeros that tapes and block devices leave behind a file
@@ -89,12 +90,10 @@ def identify(path: Path) -> FileHead:
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        start = stream.read(HEAD_BYTES)
-    gzipped = start.startswith(GZIP)
-    if gzipped:
-        # a damaged stream is told as such where all of it is read
-        with contextlib.suppress(zlib.error):
-            start = zlib.decompressobj(wbits=31).decompress(start, HEAD_BYTES)
+        start = stream.read(len(GZIP))
+        gzipped = start == GZIP
+        stream.seek(0)
+        start = _inflated_start(stream) if gzipped else stream.read(HEAD_BYTES)
     kind = _kind(start)
     if kind is None:
         what = _other(path, start, gzipped)
@@ -103,6 +102,23 @@ def identify(path: Path) -> FileHead:
             "the program that wrote it can save one"
         )
     return FileHead(kind, start, gzipped, size)
+
+
+def _inflated_start(stream: IO[bytes]) -> bytes:
+    """Return the first bytes in a gzip file, as many as can be had of a damaged one.
+
+    What is damaged in it is said where all of it is read.
+    """
+    start, member = b"", zlib.decompressobj(wbits=31)
+    with contextlib.suppress(zlib.error):
+        while len(start) < HEAD_BYTES:
+            pending = member.unused_data or stream.read(HEAD_STEP)
+            if not pending:
+                break
+            if member.eof:
+                member = zlib.decompressobj(wbits=31)
+            start += member.decompress(pending)
+    return start[:HEAD_BYTES]
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -239,6 +255,8 @@ def _other(path: Path, start: bytes, gzipped: bool) -> str:
         return "empty"
     for order in "<>":
         if len(start) >= 4 and struct.unpack_from(f"{order}i", start)[0] == 348:
+            if len(start) < 348:
+                return "a NIfTI or Analyze header, cut short"
             return "an Analyze 7.5 header, which does not say which side is left"
     for magic, name in _MAGIC:
         if start.startswith(magic):

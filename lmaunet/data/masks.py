@@ -72,7 +72,9 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
         if suffix != SEGMENTATION_SUFFIX and folder == path.absolute().parent:
             _refuse_series(path, folder)
     except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
-        raise UserError(f"{path} cannot be written: {_reason(error)}; name another place") from error
+        raise UserError(
+            f"{path} cannot be written: {_reason(error)}; name another place"
+        ) from error
 
 
 def _keep(path: Path, image: Path) -> None:

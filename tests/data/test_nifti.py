@@ -57,8 +57,9 @@ PLACEMENTS = {
     "qfac of 0": {"pixdim": (0, *STEPS, 0, 0, 0, 0), "sform_code": 0},
     "metres": {"xyzt_units": 1, "srow": rows(np.diag([1e-3] * 3 + [1]) @ AFFINE),
                "pixdim": (1, 1e-3, 1.5e-3, 3e-3, 0, 0, 0, 0), "qoffset": (0.01, 0.02, 0.03)},
-    "micrometres and seconds": {"xyzt_units": 3 + 8, "srow": rows(np.diag([1e3] * 3 + [1]) @ AFFINE),
-                    "pixdim": (1, 1e3, 1.5e3, 3e3, 0, 0, 0, 0), "qoffset": (1e4, 2e4, 3e4)},
+    "micrometres and seconds": {"xyzt_units": 3 + 8, "qoffset": (1e4, 2e4, 3e4),
+                    "srow": rows(np.diag([1e3] * 3 + [1]) @ AFFINE),
+                    "pixdim": (1, 1e3, 1.5e3, 3e3, 0, 0, 0, 0)},
     "no unit": {"xyzt_units": 0},
     "negative pixdim": {"pixdim": (1, -1, 1.5, -3, 0, 0, 0, 0)},
     "a little shear": {"qform_code": 0, "srow": rows(sheared((0, 1), 0.002))},
@@ -238,7 +239,7 @@ def geometry_of(path):
     return read_volume(path).geometry
 
 
-@pytest.mark.parametrize("kind", "u1 i1 u2 i2 u4 i4 u8 i8 f4 f8".split())
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
 @pytest.mark.parametrize("order", "<>")
 def test_every_type_in_both_byte_orders(tmp_path, kind, order):
     dtype = np.dtype(kind)

@@ -120,7 +120,7 @@ def unlike(
         modality: the image's, where its file says it.
     """
     if seen["lowest"] == seen["highest"]:
-        return [f"every pixel is {seen['lowest']:g}"]
+        return [f"every pixel is {seen['lowest'] + 0.0:g}"]  # no -0
     if kind["kind"] != "window":
         positive = trained is None or trained["lowest"][0] >= 0
         if positive and seen["negative"] >= LEAST_NEGATIVE:

@@ -49,8 +49,17 @@ _ENCODINGS = {
 }  # fmt: skip
 _SPATIAL_KINDS = ("domain", "space", "???", "none", "")
 _MM = ("mm", "millimeter", "millimeters", "millimetre", "???", "")
-_NAMES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip",
-          "axismins": "axis mins", "axismaxs": "axis maxs", "centers": "centerings"}  # fmt: skip
+_FIELDS = {
+    "type", "block size", "dimension", "sizes", "spacings", "thicknesses", "axis mins", "axis maxs",
+    "centerings", "labels", "units", "kinds", "min", "max", "old min", "old max", "encoding",
+    "endian", "content", "sample units", "data file", "line skip", "byte skip", "number", "space",
+    "space dimension", "space units", "space origin", "space directions", "measurement frame",
+}  # fmt: skip
+_NAMES = {
+    "blocksize": "block size", "oldmin": "old min", "oldmax": "old max", "datafile": "data file",
+    "sampleunits": "sample units", "lineskip": "line skip", "byteskip": "byte skip",
+    "axismins": "axis mins", "axismaxs": "axis maxs", "centers": "centerings",
+}  # fmt: skip
 
 
 def read_nrrd(path: Path) -> tuple[np.ndarray, FileGrid, tuple[str, ...]]:
@@ -113,8 +122,8 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         if value.startswith("="):  # a pair of the user's own
             continue
         key = _NAMES.get(key.strip().lower(), key.strip().lower())
-        if not mark or key in fields:
-            what = "is given twice" if key in fields else "is no field"
+        if not mark or key in fields or key not in _FIELDS:
+            what = "is given twice" if key in fields else "is no field of NRRD"
             raise UserError(f"{path}: {plain[:40]!r} in its header {what}; {AGAIN}")
         fields[key] = value.strip()
         if key == "data file" and value.strip().upper().startswith("LIST"):

@@ -208,11 +208,11 @@ def test_a_header_that_asks_for_more_than_there_is_takes_no_memory(tmp_path, mon
     """A file of 4 kB that says 64 GB is refused by its length; one that has them, by the memory."""
     path = write(tmp_path / "a.nii.gz", dim=(3, 32767, 1024, 1024, 1, 1, 1, 1))
     monkeypatch.setattr(image_file, "check_memory", lambda size, path: None)
-    with pytest.raises(UserError, match="is cut short: at most .* expected 68717379936"):
+    with pytest.raises(UserError, match=r"is cut short: at most .* expected 68717379936"):
         read_volume(path)
     monkeypatch.undo()
     monkeypatch.setattr(os, "sysconf", lambda name: 25)  # of 25 pages of 25 bytes
-    with pytest.raises(UserError, match="asks for 7.72e-07 GB; this machine has 6.25e-07 GB"):
+    with pytest.raises(UserError, match=r"asks for 7\.72e-07 GB; this machine has 6\.25e-07 GB"):
         read_volume(write(tmp_path / "a.nii"))
 
 

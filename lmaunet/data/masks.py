@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.geometry import FileGrid, Geometry, farthest_mm, in_file_axes
-from lmaunet.data.image_file import check_name, identify
+from lmaunet.data.image_file import HEAD_BYTES, check_name, identify
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".dcm"
 OUTPUT_SUFFIXES = (*LABEL_SUFFIXES, SEGMENTATION_SUFFIX)
+SEGMENTATION_CLASS = b"1.2.840.10008.5.1.4.1.1.66.4"  # SOP class of DICOM SEG
+FILES_LOOKED_AT = 20
 HIGHEST_LABEL = 65535
 WRITTEN_TOLERANCE_MM = 0.01
 STALE_SECONDS = 86400
@@ -48,7 +51,7 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
         inputs: the images, which it must not overwrite or lie in.
     """
     check_name(path)
-    suffix = suffix_of(path)
+    suffix_of(path)
     try:
         if path.is_symlink() and not path.exists():
             raise UserError(f"{path} is a link to nothing; name a file")
@@ -69,7 +72,7 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
             raise UserError(
                 f"{path} cannot be written: no permission in {folder}; name another place"
             )
-        if suffix != SEGMENTATION_SUFFIX and folder == path.absolute().parent:
+        if folder == path.absolute().parent:
             _refuse_series(path, folder)
     except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
         raise UserError(
@@ -96,12 +99,17 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 def _refuse_series(path: Path, folder: Path) -> None:
-    """Raise UserError where a folder holds DICOM files: nothing is added to a series."""
-    from lmaunet.data.volumes import is_volume
-
-    with contextlib.suppress(OSError):
-        if is_volume(folder):
-            raise UserError(f"-o {path} would lie in {folder}, a DICOM folder; name another place")
+    """Raise UserError where a folder holds DICOM images: nothing is added to a series."""
+    for file in itertools.islice(sorted(folder.iterdir()), FILES_LOOKED_AT):
+        if not file.is_file():
+            continue
+        with file.open("rb") as stream:
+            start = stream.read(HEAD_BYTES)
+        if start[128:132] == b"DICM" and SEGMENTATION_CLASS not in start:
+            raise UserError(
+                f"-o {path} would lie in {folder}, which holds a DICOM image ({file.name}); name "
+                "another place"
+            )
 
 
 def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]:

@@ -199,8 +199,13 @@ def test_an_output_that_would_destroy_something_is_refused(tmp_path):
     for name in ("folder/s.nii", "other/s.nii", "folder/b.nii"):
         with pytest.raises(UserError, match="would lie in the image"):
             check_output(tmp_path / name, [tmp_path / "folder"])
-    with pytest.raises(UserError, match=r"would lie in .*dicom, a DICOM folder"):
-        check_output(tmp_path / "dicom" / "s.nii", [given])
+    for name in ("s.nii", "s.dcm"):
+        with pytest.raises(UserError, match=r"would lie in .*dicom, which holds a DICOM image"):
+            check_output(tmp_path / "dicom" / name, [given])
+    # other segmentations are no series
+    segmentation = bytes(128) + b"DICM" + masks.SEGMENTATION_CLASS
+    (tmp_path / "dicom" / "1").write_bytes(segmentation)
+    check_output(tmp_path / "dicom" / "s.dcm", [given])
     assert given.read_bytes() == before
 
 

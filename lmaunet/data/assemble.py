@@ -11,6 +11,7 @@ import numpy as np
 from lmaunet.data import normalization as norm
 from lmaunet.data.dataset import Dataset, SliceSet
 from lmaunet.data.framing import SPACING_TOLERANCE, Framing, zoom_to
+from lmaunet.data.intensity import Recorder
 from lmaunet.data.split import GAP, split_by_blocks, useful_slices
 from lmaunet.errors import UserError
 
@@ -93,7 +94,9 @@ def assemble(
                 f"the centre crop to {size[0]}x{size[1]} loses {100 * lost:.1f}% of the labelled "
                 "pixels, which no score counts"
             )
-    train, val, spacings = _slices(source, chosen, size, target_mm, fit)
+    recorder = Recorder(source.normalization)
+    watched = recorder.watch(source, [c.train for c in chosen])
+    train, val, spacings = _slices(watched, chosen, size, target_mm, fit)
     spacing = _common(list(spacings.values()))
     if np.isnan(spacing[1:]).any() and np.isfinite(list(spacings.values())).all():
         notes.append(
@@ -118,6 +121,7 @@ def assemble(
         notes=tuple(notes),
         resampled_mm=target_mm,
         fit=fit,
+        intensity=recorder.record(),
     )
 
 

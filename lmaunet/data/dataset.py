@@ -79,6 +79,8 @@ class Dataset:
         case_spacing_mm: the same as ``spacing_mm`` for each case that validates, by its name.
         resampled_mm: y, x spacing that slices were resampled to; None where the files have none.
         fit: whether slices that were then larger than the network's input were shrunk to it.
+        intensity: what values the training images had before normalization, for each channel (see
+            :mod:`lmaunet.data.intensity`); empty where it is not known.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Dataset:
     case_spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     resampled_mm: tuple[float, float] | None = None
     fit: bool = False
+    intensity: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):

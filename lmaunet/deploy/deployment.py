@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.data import normalization as norm
 from lmaunet.data.inference import Preparation
+from lmaunet.data.intensity import check_record
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json
@@ -54,8 +55,9 @@ class Interface:
     def of(network: NetSpec, data: Dataset, digests: Mapping[str, str]) -> Interface:
         """Return the interface of a network that was trained on a data set."""
         preparation = Preparation(
-            network.input_size, dict(data.normalization), data.resampled_mm, data.fit
-        )
+            network.input_size, dict(data.normalization), data.resampled_mm, data.fit,
+            data.intensity,
+        )  # fmt: skip
         z, y, x = (None if math.isnan(mm) else float(mm) for mm in data.spacing_mm)
         named = {
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
@@ -72,6 +74,7 @@ class Interface:
             "normalization": dict(ready.normalization),
             "resampled_mm": None if ready.resampled_mm is None else list(ready.resampled_mm),
             "shrunk_to_fit": ready.fit,
+            "intensity": [dict(channel) for channel in ready.intensity],
             "spacing_mm": list(self.spacing_mm),
             "data": dict(self.data),
             "sha256": dict(self.digests),
@@ -97,6 +100,8 @@ class Interface:
             z, y, x = (None if mm is None else _lengths([mm], 1)[0] for mm in content["spacing_mm"])
             fit, data, digests = content["shrunk_to_fit"], content["data"], content["sha256"]
             checked = norm.check(kind, where)
+            # builds of before have no record
+            intensity = check_record(content.get("intensity", []))
             if kind["kind"] == "window":
                 mean, std = float(kind["mean"]), float(kind["std"])
                 if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
@@ -119,7 +124,7 @@ class Interface:
                 f"{network.in_channels} channel(s), {network.input_size} and {network.classes} "
                 f"classes; {MEND}"
             )
-        preparation = Preparation(network.input_size, checked, target, fit)
+        preparation = Preparation(network.input_size, checked, target, fit, intensity)
         return Interface(network, classes, preparation, (z, y, x), named, digests)
 
 

@@ -132,6 +132,8 @@ class NetSpec:
             value = getattr(self, key)
             if value is not None:
                 object.__setattr__(self, key, tuple(int(v) for v in value))
+        if len(self.widths) != 5:
+            raise UserError(f"spec {self.name}: widths={self.widths}; give 5 positive numbers")
         if self.decoder_widths is None:
             object.__setattr__(self, "decoder_widths", self.widths[:4])
         if self.pyramid_width is None:

@@ -21,7 +21,7 @@ from lmaunet.net.inferred_spec import differences, infer_spec
 from lmaunet.net.network import LMaUNet
 from lmaunet.net.norm_statistics import check_statistics
 from lmaunet.net.origin import Origin, described, listed, trainer_of
-from lmaunet.net.recognition import HERE, recognise
+from lmaunet.net.recognition import HERE, recognise, recognise_altered
 from lmaunet.net.unwrapping import WeightSet, choose_weights, find_weights, is_whole
 from lmaunet.spec import NetSpec
 from lmaunet.stated_spec import StatedSpec
@@ -100,6 +100,9 @@ def _foreign_checkpoint(
     if not sets:
         what, remedy = recognise(content)
         raise UserError(f"{path} {what}; {remedy}")
+    altered = recognise_altered([name for found in sets for name in found.tensors])
+    if altered is not None:
+        raise UserError(f"{path} {altered[0]}; {altered[1]}")
     if not is_whole(sets[0]):
         raise UserError(_partial(path, sets))
     chosen = choose_weights(sets, weights, path)

@@ -195,6 +195,9 @@ def _rest(
     names = ["strides", "input_size"]
     if told.get("mamba") != "none":
         names.append("mamba")
+    else:
+        # no tensor depends on them
+        names += [name for name in ("states", "expand") if name in stated.values]
     if told["pyramid"] == "bins":
         names.append("pyramid_bins")
     assumed = []
@@ -203,7 +206,7 @@ def _rest(
             rest[name] = _plain(stated.values[name])
         else:
             rest[name] = _plain(getattr(stated.base or defaults, name))
-            assumed.append(f"{name} {_in_words(rest[name])}")
+            assumed.append(_in_words(name, rest[name]))
     bins = shapes.count("pyramid.bin.{}.weight")
     if told["pyramid"] == "bins" and len(rest["pyramid_bins"]) != bins:
         whose = stated.said.get("pyramid_bins", "the default")
@@ -214,8 +217,12 @@ def _rest(
     return rest, tuple(assumed)
 
 
-def _in_words(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+def _in_words(name: str, value: Any) -> str:
+    if name == "input_size":
+        return f"input {value[0]}x{value[1]}"
+    return (
+        f"{name} ({', '.join(map(str, value))})" if isinstance(value, list) else f"{name} {value}"
+    )
 
 
 def _same_shapes(spec: NetSpec, told: Mapping[str, Any], shapes: _Shapes) -> bool:

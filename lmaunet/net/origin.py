@@ -49,7 +49,10 @@ class Origin:
                 "takes it)"
             )
         if self.assumed:
-            parts.append(f"not in the file and assumed: {', '.join(self.assumed)}")
+            parts.append(
+                f"not in the file and assumed: {', '.join(self.assumed)} (--input-size or --spec "
+                "FILE.json gives another)"
+            )
         return "; ".join(part for part in parts if part)
 
     def to_json(self) -> dict[str, Any]:

@@ -125,7 +125,7 @@ ALLOWED: list[Any] = [
     *((Inert, name) for name in _INERT),
     *((PlainDict, name) for name in _DICTIONARIES),
     (PlainList, "collections.deque"),
-    (no_bytes, "__builtin__.bytes"),
+    *((no_bytes, f"{module}.bytes") for module in ("__builtin__", "builtins")),
     (PlainDtype, "numpy.dtype"),
     (PlainArray, "numpy.ndarray"),
     *((plain_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),

@@ -30,7 +30,7 @@ class Family:
     remedy: str = TRAIN_HERE
 
 
-FAMILIES = (
+ALTERED = (
     Family("a quantized network of this program", (r"tensor_quant|\.(?:input|weight)_quant\.",),
            "give the FP32 checkpoint that it came from (RUN/train/model.pt)"),
     Family("a network quantized by torch.ao",
@@ -44,6 +44,11 @@ FAMILIES = (
            "merge them into the network (merge_and_unload) and save its state_dict"),
     Family("weights that FSDP flattened or sharded", (r"_?flat_param(?:$|_)",),
            "save it with StateDictType.FULL_STATE_DICT"),
+)  # fmt: skip
+"""Forms that the weights of any network may be in, this program's too."""
+
+FAMILIES = (
+    *ALTERED,
     Family("the published LMa-UNet (LKM-UNet), trained by nnU-Net: another variant, with Mamba in "
            "both directions, windows and residual convolutions",
            (r"mamba_forw\.|mamba_backw\.|w_mamba_layers\.",)),
@@ -117,6 +122,15 @@ def recognise(content: Any) -> tuple[str, str]:
     if isinstance(content, Mapping) and "network_weights" in content and "nnU" not in family.name:
         whose = ", trained by nnU-Net"
     return f"looks like {family.name}{whose}, by names such as {evidence}{about}", family.remedy
+
+
+def recognise_altered(names: list[str]) -> tuple[str, str] | None:
+    """Return in what form the weights of an LMa-UNet are where it is not the plain one."""
+    for family in ALTERED:
+        evidence = _evidence(family, names)
+        if evidence:
+            return f"looks like {family.name}, by names such as {evidence}", family.remedy
+    return None
 
 
 def _evidence(family: Family, names: list[str]) -> str:

@@ -74,7 +74,7 @@ _COUNTERS = frozenset(
 _PROFILED = frozenset(("total_ops", "total_params"))
 """Buffers that the profiler thop leaves in every layer."""
 
-MAX_DEPTH, MAX_MAPPINGS, MAX_NETWORKS = 8, 2000, 32
+MAX_DEPTH, MAX_MAPPINGS, MAX_ITEMS, MAX_NETWORKS = 8, 2000, 16, 32
 
 
 @dataclass(frozen=True)
@@ -98,25 +98,29 @@ class WeightSet:
 
 def mappings(content: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
     """Return each mapping from names to tensors (and more) in a file, with the keys to it."""
-    queue: list[tuple[tuple[str, ...], Any]] = [((), content)]
-    seen: set[int] = set()
-    while queue and len(seen) < MAX_MAPPINGS:
-        path, value = queue.pop(0)
-        if id(value) in seen or len(path) > MAX_DEPTH:
+    queue: list[tuple[tuple[str, ...], Any, frozenset[int]]] = [((), content, frozenset())]
+    for _ in range(MAX_MAPPINGS):
+        if not queue:
+            return
+        path, value, above = queue.pop(0)
+        if id(value) in above or len(path) > MAX_DEPTH:
             continue  # a pickle can hold itself
-        if isinstance(value, (list, tuple)):
-            seen.add(id(value))
-            queue += [((*path, str(i)), v) for i, v in enumerate(value[:16])]
-        elif isinstance(value, Mapping):
-            seen.add(id(value))
-            if any(isinstance(v, (Tensor, PlainArray)) and isinstance(k, str)
-                   for k, v in value.items()):  # fmt: skip
+        above |= {id(value)}
+        if isinstance(value, Mapping):
+            if any(
+                isinstance(v, (Tensor, PlainArray)) and isinstance(k, str) for k, v in value.items()
+            ):
                 yield path, value
-            queue += [
-                ((*path, k), v) for k, v in value.items()
-                if isinstance(k, str) and isinstance(v, (Mapping, list, tuple))
-                and not _NO_WEIGHTS.search(k)
-            ]  # fmt: skip
+            inside = [(k, v) for k, v in value.items() if isinstance(k, str)]
+        elif isinstance(value, (list, tuple)):
+            inside = [(str(i), v) for i, v in enumerate(value[:MAX_ITEMS])]
+        else:
+            continue
+        queue += [
+            ((*path, k), v, above)
+            for k, v in inside
+            if isinstance(v, (Mapping, list, tuple)) and not _NO_WEIGHTS.search(k)
+        ]
 
 
 def find_weights(content: Any, path: Path) -> list[WeightSet]:

@@ -135,7 +135,7 @@ def test_a_prefix_that_only_some_names_have_is_none(state, loaded_from):
     with pytest.raises(UserError, match=r"a part of an LMa-UNet: .* none of its decoder"):
         loaded_from(content)
     content = {("module." if "shallow" in k else "") + k: v for k, v in state.items()}
-    with pytest.raises(UserError, match="in part under .*expected one prefix for all"):
+    with pytest.raises(UserError, match=r"in part under .*expected one prefix for all"):
         loaded_from(content)
 
 
@@ -199,6 +199,11 @@ def test_of_two_sets_it_says_which_was_taken(kind, state, loaded_from):
         loaded_from(content, weights="best")
 
 
+def test_two_names_of_one_set_are_both_there(state, loaded_from):
+    taken = loaded_from({"model": state, "model_ema": state})
+    assert (taken.origin.weights, taken.origin.others) == ("model", ("model_ema",))
+
+
 def test_an_average_alone_is_taken(state, loaded_from):
     taken = loaded_from({"epoch": 3, "ema_state_dict": state})
     assert torch.equal(taken.state["head.bias"], state["head.bias"])
@@ -220,7 +225,7 @@ def test_weights_of_our_own_checkpoint_have_no_name(tmp_path, tiny_spec, other_n
     path = tmp_path / "model.pt"
     save_checkpoint(path, other_net.spec, other_net)
     assert load_checkpoint(path).origin.line().startswith("of this program; LMa-UNet of widths")
-    with pytest.raises(UserError, match="--weights ema: .* holds one set"):
+    with pytest.raises(UserError, match=r"--weights ema: .* holds one set"):
         load_checkpoint(path, weights="ema")
 
 

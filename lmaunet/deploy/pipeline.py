@@ -29,13 +29,17 @@ from lmaunet.stage import Stage, read_json, read_stage, sha256, write_json
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
     from lmaunet.net.network import LMaUNet
+    from lmaunet.net.origin import Origin
     from lmaunet.spec import NetSpec
+    from lmaunet.stated_spec import StatedSpec
     from lmaunet.train.loop import Progress, Schedule
     from quant.qat import QatSettings
 
 BUILD_CODE = ("export", "fpga", "trt", "lmaunet.scan", "lmaunet.deploy.targets")
 
 ALLOCATION_PLOT = "allocation.svg"
+ORIGIN_FILE = "checkpoint.json"
+"""What the checkpoint of a stage was, and what was made of it."""
 
 SAMPLES = 4
 """Training images that go along with an export, to compare its forms and calibrate targets."""
@@ -124,7 +128,8 @@ def control(
     schedule: Schedule,
     seed: int,
     progress: Progress,
-    spec: NetSpec | None = None,
+    stated: StatedSpec | None = None,
+    weights: str | None = None,
 ) -> Outcome:
     """Train the FP32 control of a checkpoint into ``RUN/control``.
 
@@ -135,7 +140,7 @@ def control(
     from quant.qat import train_control
 
     processes = join_processes()
-    model, data, options = _network_and_data(checkpoint, source, spec)
+    model, data, options, origin = _network_and_data(checkpoint, source, stated, weights)
     options |= {"schedule": schedule.to_json(), "processes": processes.world}
     stage = Stage(run, "control", {"checkpoint": checkpoint}, options, seed)
 
@@ -144,6 +149,8 @@ def control(
             model, data, schedule, seed=seed, folder=folder, processes=processes,
             progress=progress,
         )  # fmt: skip
+        if processes.first:
+            write_json(folder / ORIGIN_FILE, origin.to_json())
 
     return run_stage(stage, work, first=processes.first, resume=True)
 
@@ -155,7 +162,8 @@ def qat(
     settings: QatSettings,
     seed: int,
     progress: Progress,
-    spec: NetSpec | None = None,
+    stated: StatedSpec | None = None,
+    weights: str | None = None,
 ) -> Outcome:
     """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
     from export.cpu_file import file_bytes
@@ -163,7 +171,7 @@ def qat(
     from quant.qat import quantize
 
     processes = join_processes()
-    model, data, options = _network_and_data(checkpoint, source, spec)
+    model, data, options, origin = _network_and_data(checkpoint, source, stated, weights)
     options |= {"settings": settings.to_json(), "processes": processes.world}
     stage = Stage(run, "qat", {"checkpoint": checkpoint}, options, seed)
 
@@ -175,21 +183,26 @@ def qat(
         if settings.budget_bytes is not None and processes.first:
             drawn = draw_allocation(read_json(folder / "allocation.json"))
             (folder / ALLOCATION_PLOT).write_text(drawn, encoding="utf-8")
+        if processes.first:
+            write_json(folder / ORIGIN_FILE, origin.to_json())
 
     return run_stage(stage, work, first=processes.first, resume=True)
 
 
 def _network_and_data(
-    checkpoint: Path, source: DataSource, spec: NetSpec | None
-) -> tuple[LMaUNet, Dataset, dict[str, Any]]:
-    """Return a checkpoint's network, data in its input size, and a stage's options on both.
+    checkpoint: Path, source: DataSource, stated: StatedSpec | None, weights: str | None
+) -> tuple[LMaUNet, Dataset, dict[str, Any], Origin]:
+    """Return a checkpoint's network, data in its input size, a stage's options on both, its origin.
 
     Raises:
         UserError: where the network was trained on other classes, by its own note.
     """
-    from lmaunet.net.checkpoint import load_checkpoint, restore
+    import dataclasses
 
-    loaded = load_checkpoint(checkpoint, spec)
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+    from lmaunet.net.norm_statistics import check_statistics
+
+    loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
     data = source.load(model.spec)
     classes = loaded.notes.get("classes")
@@ -203,7 +216,20 @@ def _network_and_data(
         "data": source.to_json(),
         "data_sha256": fingerprint(data),
     }
-    return model, data, options
+    if loaded.origin.weights is not None:
+        options["weights"] = loaded.origin.weights
+    notes = [*loaded.origin.notes, *check_statistics(model, checkpoint)]
+    if classes is None:
+        notes.append(
+            "the checkpoint names no classes: its outputs are taken in the order of the data's, "
+            + ", ".join(data.classes)
+        )
+    if not loaded.origin.ours:
+        notes.append(
+            "the checkpoint does not say how its images were normalized: they are normalized as "
+            "this program does for training"
+        )
+    return model, data, options, dataclasses.replace(loaded.origin, notes=tuple(notes))
 
 
 def matching_control(run: Path) -> Path:
@@ -221,6 +247,9 @@ def matching_control(run: Path) -> Path:
             "data": [m["options"]["data_sha256"] for m in (ours, theirs)],
             "schedule": [ours["options"]["settings"]["schedule"], theirs["options"]["schedule"]],
             "seed": [m["seed"] for m in (ours, theirs)],
+            # of one file two networks can be made: from two sets of weights, or in two sizes
+            "set of weights": [m["options"].get("weights") for m in (ours, theirs)],
+            "spec": [m["options"].get("spec") for m in (ours, theirs)],
         }
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -12,6 +12,7 @@ from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json
+from lmaunet.stated_spec import StatedSpec
 
 QAT_SHARE = 0.65
 EXPLAINED = 15
@@ -38,6 +39,7 @@ class QatOptions:
     distillation: float = 0.0
     keep_norms: bool = True
     explain: bool = False
+    weights: str | None = None
 
     def settings(self, spec: NetSpec) -> Any:
         """Return the settings of QAT for a network; raises UserError for what does not fit it."""
@@ -65,14 +67,14 @@ def qat(
     run: Path | None,
     checkpoint: Path,
     source: DataSource | None,
-    spec: NetSpec | None,
+    stated: StatedSpec | None,
     options: QatOptions,
 ) -> tuple[Any, list[str]]:
     """Quantize a checkpoint into a run, beside its FP32 control."""
     from lmaunet.net.checkpoint import load_checkpoint, require_file, restore
 
     require_file(checkpoint)
-    loaded = load_checkpoint(checkpoint, spec)
+    loaded = load_checkpoint(checkpoint, stated, options.weights)
     restore(loaded, checkpoint)
     settings = options.settings(loaded.spec)
     run = run_for_checkpoint(run, checkpoint)
@@ -81,18 +83,23 @@ def qat(
         # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
             run, checkpoint, source, settings, options.seed,
-            lambda fraction, line: progress(QAT_SHARE * fraction, line), spec,
+            lambda fraction, line: progress(QAT_SHARE * fraction, line), stated, options.weights,
         )  # fmt: skip
         trained = pipeline.control(
             run, checkpoint, source, settings.schedule, options.seed,
-            lambda fraction, line: progress(QAT_SHARE + (1 - QAT_SHARE) * fraction, line), spec,
+            lambda fraction, line: progress(QAT_SHARE + (1 - QAT_SHARE) * fraction, line), stated,
+            options.weights,
         )  # fmt: skip
     if not first_process():
         return {}, []
     content = read_json(outcome.folder / "qat.json")
     content["scores"] = {**read_json(trained.folder / "control.json")["scores"],
                          **content["scores"]}  # fmt: skip
-    lines = [f"data: {'the phantom (synthetic)' if source.path is None else source.path}"]
+    origin = outcome.folder / pipeline.ORIGIN_FILE
+    content["checkpoint"] = read_json(origin) if origin.exists() else loaded.origin.to_json()
+    lines = [f"checkpoint: {checkpoint} {loaded.origin.line()}"]
+    lines += [f"note: {note}" for note in content["checkpoint"]["notes"]]
+    lines.append(f"data: {'the phantom (synthetic)' if source.path is None else source.path}")
     if settings.budget_bytes is not None:
         content["allocation"] = read_json(outcome.folder / "allocation.json")
         lines += [*_allocation(content["allocation"]), ""]

@@ -283,6 +283,8 @@ def test_the_fingerprint_of_data_covers_what_a_score_depends_on(tiny_data):
     val = tiny_data.val
     others = [
         {"spacing_mm": (1.0, 2.0, 3.0)},
+        {"case_spacing_mm": {"a": (1.0, 2.0, 3.0)}},
+        {"case_spacing_mm": {"a": (1.0, 3.0, 2.0)}},
         {"classes": (*tiny_data.classes[:-1], "renamed")},
         {"val": dataclasses.replace(val, cases=np.full(len(val), "another"))},
         {"val": dataclasses.replace(val, labels=np.flip(val.labels, 1).copy())},

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmaunet.deploy.figures import WORDS, Shown, number_text
 from lmaunet.deploy.verdict import class_loss
 
-Columns = list[tuple[str, Mapping[str, float], str, Mapping[str, Any] | None]]
+Columns = Sequence[tuple[str, Mapping[str, float], str, Mapping[str, Any] | None]]
 
 
 def organs(report: Mapping[str, Any]) -> dict[str, Any]:

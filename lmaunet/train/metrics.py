@@ -97,7 +97,8 @@ def score(
         np.stack([pair[side].numpy() for pair in voxels]).astype(np.int64) for side in (0, 1)
     )
     # overlap with nothing is no score: of a case without foreground, and of a class without labels
-    unscored = ~labelled.any(1)[:, None] | ~labelled.any(0)[None]
+    empty_cases, absent_classes = ~(labelled > 0).any(axis=1), ~(labelled > 0).any(axis=0)
+    unscored = np.logical_or.outer(empty_cases, absent_classes)
     table[unscored | (predicted + labelled == 0)] = math.nan
     seen = ~np.isnan(table)
     per_class = {
@@ -116,8 +117,8 @@ def score(
             for case, row in zip(ordered, table, strict=True)
             if not np.isnan(row).all()
         },
-        absent_classes=tuple(organs[i] for i in np.flatnonzero(~labelled.any(0))),
-        empty_cases=tuple(str(ordered[i]) for i in np.flatnonzero(~labelled.any(1))),
+        absent_classes=tuple(organs[i] for i in np.flatnonzero(absent_classes)),
+        empty_cases=tuple(str(ordered[i]) for i in np.flatnonzero(empty_cases)),
         false_positives={
             str(case): {organs[i]: int(row[i]) for i in np.flatnonzero(row)}
             for case, row in zip(ordered, np.where(unscored, predicted, 0), strict=True)

@@ -279,12 +279,13 @@ def report(
     run: RunOption = None,
     baseline: Annotated[Optional[Path], typer.Option(help="An older report.json to compare with.")] = None,  # noqa: E501, UP045
     strict: Annotated[bool, typer.Option("--strict", help="Fail gates on figures that are unavailable.")] = False,  # noqa: E501
+    gate: Annotated[Optional[list[str]], typer.Option("--gate", help="A limit such as ort.latency_ms=50 or, a floor, dice=0.7; repeatable. Replaces that of lmaunet.toml and the default.")] = None,  # noqa: E501, UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write report.json, report.md and report.html; status 1 where a gate or the baseline fails."""
     from lmaunet.deploy import commands
 
-    content, lines, status = commands.report(run, baseline, strict)
+    content, lines, status = commands.report(run, baseline, strict, gate or ())
     console.show(content, lines, as_json)
     raise typer.Exit(status)
 

@@ -84,6 +84,11 @@ def show(content: Any, lines: list[str], as_json: bool) -> None:
     print(json.dumps(content, indent=2) if as_json else "\n".join(lines), flush=True)
 
 
+def percent(share: float | None, decimals: int = 1) -> str:
+    """Return a Dice as a percentage, or that there is none."""
+    return "not scored" if share is None else f"{100 * share:.{decimals}f}"
+
+
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     """Return rows as aligned lines; columns that look like numbers are set right."""
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]

@@ -127,9 +127,11 @@ class Interface:
 class Deployment:
     """A build and what its network takes and gives.
 
-    ``shipped`` is the name of the file that goes to the device, in the build's folder; ``digests``
-    has its SHA-256 as ``shipped``, that of the exported graph as ``qcdq``, and those of the FP32
-    and the quantized ``checkpoint``. ``versions`` are of the tools that built it.
+    ``shipped`` is the name of the file that goes to the device, in the build's folder; ``ships``
+    has it and what it needs beside it, each with ``name``, ``bytes`` and ``sha256``, and is empty
+    in a build of an earlier version. ``digests`` has the SHA-256 of the first as ``shipped``, that
+    of the exported graph as ``qcdq``, and those of the FP32 and the quantized ``checkpoint``.
+    ``versions`` are of the tools that built it.
     """
 
     target: str
@@ -137,13 +139,22 @@ class Deployment:
     interface: Interface
     digests: Mapping[str, str]
     versions: Mapping[str, str]
+    ships: tuple[Mapping[str, Any], ...] = ()
 
     @staticmethod
     def of(build: Build, interface: Interface, qcdq: Path) -> Deployment:
         """Return the deployment of a build that was just made from an exported graph."""
         digests = {**interface.digests, "qcdq": sha256(qcdq), "shipped": sha256(build.shipped)}
         shipped = str(build.shipped.relative_to(build.folder))
-        return Deployment(build.target, shipped, interface, digests, tool_versions())
+        ships = tuple(
+            {
+                "name": str(path.relative_to(build.folder)),
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
+            }
+            for path in build.ships
+        )
+        return Deployment(build.target, shipped, interface, digests, tool_versions(), ships)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -151,6 +162,7 @@ class Deployment:
             "schema": SCHEMA,
             "target": self.target,
             "shipped": self.shipped,
+            "ships": [dict(file) for file in self.ships],
             **self.interface.to_json(),
             "sha256": dict(self.digests),
             "versions": dict(self.versions),
@@ -175,9 +187,17 @@ class Deployment:
             target, shipped = _strings([content["target"], content["shipped"]])
             versions = {str(k): str(v) for k, v in content["versions"].items()}
             interface.digests["shipped"]
-        except (KeyError, TypeError, AttributeError) as error:
+            ships = tuple(
+                {
+                    "name": str(file["name"]),
+                    "bytes": int(file["bytes"]),
+                    "sha256": str(file["sha256"]),
+                }
+                for file in content.get("ships", ())
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{where} is damaged ({error!r}); {MEND}") from error
-        return Deployment(target, shipped, interface, interface.digests, versions)
+        return Deployment(target, shipped, interface, interface.digests, versions, ships)
 
 
 def _strings(values: Any) -> list[str]:
@@ -207,6 +227,7 @@ def write_build(build: Build, interface: Interface, qcdq: Path) -> None:
         {
             "target": build.target,
             "shipped": str(build.shipped.relative_to(build.folder)),
+            "beside": [str(path.relative_to(build.folder)) for path in build.beside],
             "agreements": [a.to_json() for a in build.agreements],
             "detail": build.detail,
         },
@@ -219,8 +240,10 @@ def read_build(folder: Path) -> Build:
     content = read_json(folder / BUILD_FILE)
     agreements = tuple(Agreement(**a) for a in content["agreements"])
     return Build(
-        content["target"], folder, folder / content["shipped"], agreements, content["detail"]
-    )
+        content["target"], folder, folder / content["shipped"], agreements, content["detail"],
+        # a build of an earlier version names only the first
+        tuple(folder / name for name in content.get("beside", ())),
+    )  # fmt: skip
 
 
 def open_build(folder: Path) -> tuple[Build, Deployment]:

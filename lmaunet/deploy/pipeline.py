@@ -67,8 +67,15 @@ def run_stage(
 
 
 def fingerprint(data: Dataset) -> str:
-    """Return the SHA-256 of all of a data set that a training or a score depends on."""
+    """Return the SHA-256 of all of a data set that a training or a score depends on.
+
+    HD95 is in mm of each case's own pixels: a corrected spacing makes a score stale.
+    """
     named: list[Any] = [list(data.classes), [str(mm) for mm in data.spacing_mm]]
+    named += sorted(
+        [str(case), *(str(float(mm)) for mm in spacing)]
+        for case, spacing in data.case_spacing_mm.items()
+    )
     digest = hashlib.sha256()
     for part in (data.train, data.val):
         named += [part.cases.tolist(), part.z.tolist(), part.images.shape]

@@ -1,0 +1,286 @@
+"""What damaged, odd and hostile input does to the commands, 10,000 times, and 200 kills.
+
+    python benchmarks/robustness.py --cases 10000 --kills 200 --seed 0 --write results/robustness.json
+
+docs/robustness.md says what counts as bad. A case is known by its kind and number:
+``--case nifti:17`` runs it again and keeps its files. An interrupted run of the same program and
+seed resumes from its log.
+"""
+
+from __future__ import annotations
+
+import os
+
+# before numpy and torch are loaded: no thread may run when a case is forked
+for _name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA"):
+    os.environ[f"{_name}_NUM_THREADS"] = "1"
+os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+
+import argparse
+import dataclasses
+import datetime
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import robustness_cases as cases
+import robustness_network as network
+import robustness_process as process
+
+from lmaunet.deploy.console import run_command, table
+from lmaunet.errors import UserError
+from lmaunet.stage import source_digest, tool_versions, write_json
+
+SHOWN = 40
+
+
+def main(arguments: argparse.Namespace) -> int:
+    work = arguments.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    load_libraries()
+    fixtures = make_fixtures(work)
+    if arguments.case:
+        return run_one(arguments, fixtures, work)
+    started = time.monotonic()
+    log = Log.open(work / f"log-{arguments.seed}.jsonl", arguments.seed)
+    planned = [c for c in plan(arguments.cases, arguments.kind) if c not in log.done()]
+    earlier = log.seconds()
+    run_workers(arguments, planned, fixtures, work, log)
+    log.add({"seconds": time.monotonic() - started})
+    content = summarise(arguments, log, earlier + time.monotonic() - started)
+    print(*shown(content), sep="\n")
+    if arguments.write:
+        write_json(arguments.write, content)
+    return 1 if content["bad"] else 0
+
+
+def load_libraries() -> None:
+    """Import what the commands import, so that each case starts with it."""
+    import importlib
+
+    for name in (
+        "lmaunet.deploy.cli", "lmaunet.deploy.commands", "lmaunet.deploy.inferring",
+        "lmaunet.deploy.data_commands", "lmaunet.deploy.targets.ort", "lmaunet.data.dataset",
+        "lmaunet.net.checkpoint", "lmaunet.train.loop", "quant.qat", "export.network", "numpy",
+        "onnx", "onnxruntime", "torch", "SimpleITK", "nibabel", "pydicom", "pydicom.encaps",
+        "highdicom", "lmaunet.data.transunet",
+    ):  # fmt: skip
+        importlib.import_module(name)
+    process.require_one_thread()
+
+
+def make_fixtures(work: Path) -> cases.Fixtures:
+    """Make what the cases start from, in processes of their own."""
+    place = work / "fixtures" / digest_of_program()[:12]
+    if not (place / "made").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        process.call(lambda: str(network.make_build(place / "levels")), 120)
+        (place / "made").touch()
+    return cases.Fixtures(place / "levels" / "build" / "ort")
+
+
+def digest_of_program() -> str:
+    """Return the digest of all sources that the results depend on."""
+    digest = hashlib.sha256()
+    for package in ("lmaunet", "quant", "export"):
+        digest.update(source_digest(package).encode())
+    for path in sorted(Path(__file__).parent.glob("robustness*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def plan(count: int, kind: str | None) -> list[tuple[str, int]]:
+    """Return kinds and numbers of cases, so that each kind has its share at any time."""
+    kinds = {k: share for k, (share, _) in cases.KINDS.items() if kind in (None, k)}
+    if not kinds:
+        raise UserError(f"unknown --kind {kind!r}; use one of: {', '.join(cases.KINDS)}")
+    total, made = sum(kinds.values()), Counter[str]()
+    planned = []
+    for step in range(count):
+        most = max(kinds, key=lambda k: (step + 1) * kinds[k] / total - made[k])
+        planned.append((most, made[most]))
+        made[most] += 1
+    return planned
+
+
+@dataclasses.dataclass
+class Log:
+    """The results so far, a line of JSON each; each line is written at once."""
+
+    path: Path
+
+    @staticmethod
+    def open(path: Path, seed: int) -> Log:
+        """Return the log of this program and seed; one of another program is put aside."""
+        head = {"seed": seed, "program": digest_of_program()}
+        if path.exists() and next(iter(Log(path).lines()), None) != head:
+            path.replace(path.with_suffix(".old.jsonl"))
+        log = Log(path)
+        if not path.exists():
+            log.add(head)
+        return log
+
+    def add(self, line: dict[str, Any]) -> None:
+        with self.path.open("ab", buffering=0) as stream:
+            stream.write(json.dumps(line).encode() + b"\n")
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Return the lines; the last may be cut where the run was interrupted."""
+        for line in self.path.read_bytes().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def records(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if "kind" in line]
+
+    def done(self) -> set[tuple[str, int]]:
+        return {(r["kind"], r["number"]) for r in self.records()}
+
+    def seconds(self) -> float:
+        return sum(line.get("seconds", 0.0) for line in self.lines() if "kind" not in line)
+
+
+def run_workers(
+    arguments: argparse.Namespace, planned: list[tuple[str, int]], fixtures: cases.Fixtures,
+    work: Path, log: Log,
+) -> None:  # fmt: skip
+    """Run the cases in several processes, each bound to a processor, which take turns."""
+    processors = sorted(os.sched_getaffinity(0))
+    children = []
+    for worker in range(arguments.workers):
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                # one processor, and so one thread in each library that counts processors
+                os.sched_setaffinity(0, {processors[worker % len(processors)]})
+                run_share(arguments, planned[worker :: arguments.workers], fixtures, work, worker, log)
+                status = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            os._exit(status)
+        children.append(child)
+    broken = [child for child in children if os.waitpid(child, 0)[1]]
+    if broken:
+        raise UserError("a worker ended early; give the same command again to resume")
+
+
+def run_share(
+    arguments: argparse.Namespace, planned: list[tuple[str, int]], fixtures: cases.Fixtures,
+    work: Path, worker: int, log: Log,
+) -> None:  # fmt: skip
+    deadline = time.monotonic() + arguments.time_limit if arguments.time_limit else None
+    said = time.monotonic()
+    for index, (kind, number) in enumerate(planned):
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        place = work / f"worker{worker}"
+        record = cases.run_case(arguments.seed, kind, number, fixtures, place)
+        log.add(dataclasses.asdict(record))
+        if record.bad or record.unverified:
+            keep(place, work / ("bad" if record.bad else "unverified"), kind, number)
+        if worker == 0 and time.monotonic() - said > 15:
+            said = time.monotonic()
+            print(f"  {index / len(planned):4.0%}  {kind} {number}", file=sys.stderr, flush=True)
+    shutil.rmtree(work / f"worker{worker}", ignore_errors=True)
+
+
+def keep(place: Path, where: Path, kind: str, number: int) -> None:
+    """Keep the files of a case."""
+    kept = where / f"{kind}-{number}"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(place, kept, symlinks=True, ignore_dangling_symlinks=True)
+
+
+def run_one(arguments: argparse.Namespace, fixtures: cases.Fixtures, work: Path) -> int:
+    """Run a case again, keep its files and show all that it said."""
+    kind, _, number = arguments.case.partition(":")
+    if kind not in cases.KINDS or not number.isdigit():
+        raise UserError(f"--case {arguments.case}; give KIND:NUMBER, such as nifti:17")
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    place = work / "case" / f"{kind}-{number}"
+    record = cases.run_case(arguments.seed, kind, int(number), fixtures, place)
+    print(json.dumps(dataclasses.asdict(record), indent=2))
+    print((place / "out.txt").read_text(errors="replace"), (place / "err.txt").read_text(errors="replace"))
+    print(f"its files: {place}")
+    return 1 if record.bad else 0
+
+
+def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[str, Any]:
+    """Return the results as they are committed."""
+    records = sorted(log.records(), key=lambda r: (r["kind"], r["number"]))
+    kinds = {}
+    for kind in sorted({r["kind"] for r in records}):
+        mine = [r for r in records if r["kind"] == kind]
+        statuses = Counter(str(r["status"]) for r in mine)
+        kinds[kind] = {
+            "cases": len(mine),
+            "status": dict(sorted(statuses.items())),
+            "verified": sum(r["verified"] for r in mine),
+            "unverified": sum(bool(r["unverified"]) for r in mine),
+            "bad": sum(bool(r["bad"]) for r in mine),
+            "slowest_s": max(r["seconds"] for r in mine),
+        }
+    bad = [
+        {"kind": r["kind"], "number": r["number"], "reasons": r["bad"], "what": r["note"],
+         "said": r["said"]} for r in records if r["bad"]
+    ]  # fmt: skip
+    return {
+        "cases": len(records),
+        "bad": len(bad),
+        "unverified": sum(k["unverified"] for k in kinds.values()),
+        "kinds": kinds,
+        "seed": arguments.seed,
+        "command": "python benchmarks/robustness.py " + " ".join(sys.argv[1:]),
+        "date": datetime.date.today().isoformat(),
+        "wall_s": round(seconds),
+        "workers": arguments.workers,
+        "platform": platform.platform(),
+        "tools": tool_versions(),
+        "bad_cases": bad,
+    }
+
+
+def shown(content: dict[str, Any]) -> list[str]:
+    """Return the results as lines."""
+    rows = [
+        [kind, *(str(k[n]) for n in ("cases", "verified", "unverified", "bad")),
+         " ".join(f"{s}:{n}" for s, n in k["status"].items()), f"{k['slowest_s']:.1f}"]
+        for kind, k in content["kinds"].items()
+    ]  # fmt: skip
+    head = ["kind", "cases", "verified", "unverified", "bad", "status", "slowest, s"]
+    lines = table(head, rows)
+    for one in content["bad_cases"][:SHOWN]:
+        lines += [f"{one['kind']}:{one['number']}: {'; '.join(one['reasons'])}",
+                  f"    {one['what']}", f"    {one['said'][:200]}"]  # fmt: skip
+    lines.append(f"{content['cases']} cases, {content['bad']} bad, {content['wall_s']} s")
+    return lines
+
+
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--kind", help="cases of this kind only")
+    parser.add_argument("--case", help="KIND:NUMBER, run again with its files kept")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--time-limit", type=float, help="seconds; what is left goes on later")
+    parser.add_argument("--work", type=Path, default=Path("runs/robustness"), help="log and files")
+    parser.add_argument("--write", type=Path, help="such as results/robustness.json")
+    return parser.parse_args(given)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(parse())))

@@ -1,0 +1,142 @@
+"""The kinds of cases: what is made, which command gets it, and how its answer is judged.
+
+A case follows from the seed, the kind and its number alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import robustness_images as images
+import robustness_oracle as oracle
+import robustness_process as process
+
+OLD_SHARE = 0.4
+"""Of cases in which an older mask lies where the new one goes."""
+
+
+@dataclass(frozen=True)
+class Fixtures:
+    """What the cases start from, made once: builds and a finished run."""
+
+    levels: Path
+    network: Path | None = None
+    run: Path | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line and what it may leave.
+
+    ``outputs`` are names in the working folder; ``sound`` says that it must succeed; ``judge``
+    looks at what was written with status 0; ``failed`` are the statuses after which nothing may
+    have changed.
+    """
+
+    arguments: Sequence[str]
+    note: str
+    outputs: tuple[str, ...]
+    sound: bool = False
+    judge: Callable[[process.Outcome], oracle.Verdict] | None = None
+    failed: tuple[int, ...] = (1, 2, 3)
+
+
+Maker = Callable[[np.random.Generator, Path, Fixtures], Case]
+
+
+def rng_of(seed: int, kind: str, number: int) -> np.random.Generator:
+    """Return the random numbers of a case."""
+    return np.random.default_rng([seed, zlib.crc32(kind.encode()), number])
+
+
+def infer_case(
+    rng: np.random.Generator, place: Path, fixtures: Fixtures, image: Path, note: str, sound: bool,
+    suffixes: Sequence[str] = (".nii.gz", ".nii.gz", ".nii.gz", ".nii", ".nrrd", ".mha"),
+) -> Case:  # fmt: skip
+    """Return the case of ``infer`` on an image that lies in ``place/work``."""
+    work = place / "work"
+    suffix = images.pick(rng, suffixes)
+    output = "mask" + suffix
+    if rng.random() < OLD_SHARE:
+        (work / output).write_bytes(b"an older mask " + rng.bytes(50))
+    elif rng.random() < 0.3:
+        output = "new/folder/" + output
+    arguments = ["infer", "--build", str(fixtures.levels), str(image.relative_to(work)), "-o", output]
+    if arguments[3].startswith("-"):
+        arguments[3] = "./" + arguments[3]
+    if rng.random() < 0.2:
+        arguments.append("--json")
+
+    def judge(outcome: process.Outcome) -> oracle.Verdict:
+        return oracle.judge_mask(
+            image, work / output, fixtures.levels, outcome.said, place / "judge"
+        )
+
+    return Case(arguments, note, (output,), sound, judge)
+
+
+def image_maker(write: Callable[..., tuple[Path, str, bool]]) -> Maker:
+    """Return the maker of cases of ``infer`` on images that a function writes."""
+
+    def make(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+        image, note, sound = write(rng, place / "work")
+        return infer_case(rng, place, fixtures, image, note, sound)
+
+    return make
+
+
+KINDS: dict[str, tuple[float, Maker]] = {
+    "nifti": (3.0, image_maker(images.nifti_case)),
+    "nrrd": (0.7, image_maker(images.nrrd_case)),
+    "metaimage": (0.6, image_maker(images.metaimage_case)),
+}
+"""The share of each kind among all cases, and what makes one."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a case, as it is written down."""
+
+    kind: str
+    number: int
+    status: int | None
+    bad: tuple[str, ...]
+    unverified: str
+    note: str
+    seconds: float
+    said: str
+    verified: bool
+
+
+def run_case(
+    seed: int, kind: str, number: int, fixtures: Fixtures, place: Path, *,
+    program: process.Program = process.command_line, limit_seconds: float = process.LIMIT_SECONDS,
+) -> Record:  # fmt: skip
+    """Make a case in a folder, run it and judge what came of it."""
+    shutil.rmtree(place, ignore_errors=True)
+    (place / "work").mkdir(parents=True)
+    case = KINDS[kind][1](rng_of(seed, kind, number), place, fixtures)
+    outcome = process.run(case.arguments, place, program=program, limit_seconds=limit_seconds)
+    return judged(kind, number, case, outcome)
+
+
+def judged(kind: str, number: int, case: Case, outcome: process.Outcome) -> Record:
+    """Return what is bad about the outcome of a case."""
+    bad = process.faults(outcome, case.outputs, failed=case.failed)
+    verdict = oracle.Verdict()
+    verified = False
+    if outcome.status == 0 and case.judge is not None and not bad:
+        verdict = case.judge(outcome)
+        verified = not verdict.unverified
+    if case.sound and outcome.status != 0:
+        bad.append("refuses what is sound")
+    said = " | ".join(line for line in outcome.err.splitlines() if line.strip())
+    return Record(
+        kind, number, outcome.status, (*bad, *verdict.wrong), verdict.unverified, case.note,
+        round(outcome.seconds, 3), said[-400:], verified,
+    )  # fmt: skip

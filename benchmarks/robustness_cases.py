@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import robustness_dicom as dicom
 import robustness_images as images
 import robustness_oracle as oracle
 import robustness_process as process
@@ -94,6 +95,8 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "nifti": (3.0, image_maker(images.nifti_case)),
     "nrrd": (0.7, image_maker(images.nrrd_case)),
     "metaimage": (0.6, image_maker(images.metaimage_case)),
+    "dicom": (2.0, image_maker(dicom.dicom_case)),
+    "enhanced": (0.8, image_maker(dicom.enhanced_case)),
 }
 """The share of each kind among all cases, and what makes one."""
 

@@ -33,6 +33,7 @@ from typing import Any
 import robustness_cases as cases
 import robustness_network as network
 import robustness_process as process
+import robustness_sets as sets
 
 from lmaunet.deploy.console import run_command, table
 from lmaunet.errors import UserError
@@ -73,6 +74,7 @@ def load_libraries() -> None:
         "highdicom", "lmaunet.data.transunet",
     ):  # fmt: skip
         importlib.import_module(name)
+    network.register_tiny()
     process.require_one_thread()
 
 
@@ -82,8 +84,18 @@ def make_fixtures(work: Path) -> cases.Fixtures:
     if not (place / "made").exists():
         shutil.rmtree(place, ignore_errors=True)
         process.call(lambda: str(network.make_build(place / "levels")), 120)
+        data, other = (place / f"data{count}" for count in (network.TINY_CLASSES, 3))
+        sets.write_set(data, network.TINY_CLASSES)
+        sets.write_set(other, 3)
+        for arguments in network.stages(place / "run", data):
+            outcome = process.run(arguments, place / "stage", limit_seconds=600)
+            if outcome.status not in (0, 1):
+                raise UserError(f"{' '.join(arguments)} failed: {outcome.err[-500:]}")
         (place / "made").touch()
-    return cases.Fixtures(place / "levels" / "build" / "ort")
+    return cases.Fixtures(
+        place / "levels" / "build" / "ort", place / "run", place / f"data{network.TINY_CLASSES}",
+        place / "data3",
+    )  # fmt: skip
 
 
 def digest_of_program() -> str:

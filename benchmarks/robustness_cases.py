@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import robustness_checkpoints as checkpoints
 import robustness_dicom as dicom
 import robustness_images as images
 import robustness_oracle as oracle
 import robustness_process as process
 
+TINY = "tiny"
 OLD_SHARE = 0.4
 """Of cases in which an older mask lies where the new one goes."""
 
@@ -26,8 +28,9 @@ class Fixtures:
     """What the cases start from, made once: builds and a finished run."""
 
     levels: Path
-    network: Path | None = None
-    run: Path | None = None
+    run: Path
+    data: Path
+    other_data: Path
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Case:
     sound: bool = False
     judge: Callable[[process.Outcome], oracle.Verdict] | None = None
     failed: tuple[int, ...] = (1, 2, 3)
+    program: process.Program | None = None
 
 
 Maker = Callable[[np.random.Generator, Path, Fixtures], Case]
@@ -91,12 +95,42 @@ def image_maker(write: Callable[..., tuple[Path, str, bool]]) -> Maker:
     return make
 
 
+def checkpoint_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of ``qat``: loading alone, or up to data of other classes, or all of it."""
+    work = place / "work"
+    content, made = checkpoints.make(rng, fixtures.run / "train" / "model.pt")
+    name = pick_name(rng)
+    (work / name).write_bytes(content)
+    note, choice = "; ".join(made.said), rng.random()
+    if choice < 0.6:
+        return Case(
+            [name, TINY if made.spec else "", "taken.pt"], note, ("taken.pt",), made.sound,
+            lambda outcome: checkpoints.judge(work / "taken.pt", made, outcome),
+            program=checkpoints.load_only,
+        )  # fmt: skip
+    whole = choice > 0.95
+    data = fixtures.data if whole else fixtures.other_data
+    arguments = ["qat", "--ckpt", name, "--data", str(data), "--run", "run", "--epochs", "1"]
+    arguments += ["--spec", TINY] if made.spec else []
+    taken = work / "run" / "control" / "float32.pt"
+    return Case(
+        arguments, note + (", trained" if whole else ""), ("run/",), made.sound and whole,
+        lambda outcome: checkpoints.judge(taken, made, outcome),
+    )
+
+
+def pick_name(rng: np.random.Generator) -> str:
+    """Return a checkpoint's name."""
+    return images.pick(rng, ("model.pt", "model.pt", "model.pth", "last.ckpt", "a.bin", "model"))
+
+
 KINDS: dict[str, tuple[float, Maker]] = {
     "nifti": (3.0, image_maker(images.nifti_case)),
     "nrrd": (0.7, image_maker(images.nrrd_case)),
     "metaimage": (0.6, image_maker(images.metaimage_case)),
     "dicom": (2.0, image_maker(dicom.dicom_case)),
     "enhanced": (0.8, image_maker(dicom.enhanced_case)),
+    "checkpoint": (1.2, checkpoint_case),
 }
 """The share of each kind among all cases, and what makes one."""
 
@@ -124,7 +158,9 @@ def run_case(
     shutil.rmtree(place, ignore_errors=True)
     (place / "work").mkdir(parents=True)
     case = KINDS[kind][1](rng_of(seed, kind, number), place, fixtures)
-    outcome = process.run(case.arguments, place, program=program, limit_seconds=limit_seconds)
+    outcome = process.run(
+        case.arguments, place, program=case.program or program, limit_seconds=limit_seconds,
+    )
     return judged(kind, number, case, outcome)
 
 

@@ -83,6 +83,32 @@ def make_build(place: Path) -> Path:
     return Stage(place, "build/ort", {"qcdq": source}, {}).write(work)
 
 
+TINY, TINY_CLASSES = "tiny", 4
+
+
+def register_tiny() -> None:
+    """Let this process and its forks know the spec ``tiny``, which trains in seconds."""
+    from lmaunet import spec
+
+    spec.SPECS[TINY] = spec.NetSpec(
+        TINY, (4, 8, 8, 8, 8), states=2, kernels=(3, 3, 3, 3), input_size=(32, 32),
+        classes=TINY_CLASSES,
+    )  # fmt: skip
+
+
+def stages(run: Path, data: Path) -> list[list[str]]:
+    """Return the command lines that make a whole run of the tiny network."""
+    where = ["--run", str(run)]
+    return [
+        ["train", "--spec", TINY, "--data", str(data), "--epochs", "1", *where],
+        ["qat", "--ckpt", str(run / "train" / "model.pt"), "--data", str(data), "--epochs", "1", *where],
+        ["export", *where],
+        ["build", "--target", "ort", "--no-operators", *where],
+        ["measure", *where],
+        ["report", *where],
+    ]  # fmt: skip
+
+
 def orientations(affine: np.ndarray) -> list[np.ndarray]:
     """Return the turns to LPS that are right for an affine to RAS; several where two are as near.
 

@@ -26,11 +26,12 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import robustness_cases as cases
+import robustness_kills as kills
 import robustness_network as network
 import robustness_process as process
 import robustness_sets as sets
@@ -51,7 +52,8 @@ def main(arguments: argparse.Namespace) -> int:
         return run_one(arguments, fixtures, work)
     started = time.monotonic()
     log = Log.open(work / f"log-{arguments.seed}.jsonl", arguments.seed)
-    planned = [c for c in plan(arguments.cases, arguments.kind) if c not in log.done()]
+    planned = plan(arguments.cases, arguments.kind) + plan_kills(arguments.kills, arguments.kind)
+    planned = [c for c in planned if c not in log.done()]
     earlier = log.seconds()
     run_workers(arguments, planned, fixtures, work, log)
     log.add({"seconds": time.monotonic() - started})
@@ -80,39 +82,40 @@ def load_libraries() -> None:
 
 def make_fixtures(work: Path) -> cases.Fixtures:
     """Make what the cases start from, in processes of their own."""
-    place = work / "fixtures" / digest_of_program()[:12]
+    place = work / "fixtures" / digest_of_program(("network", "sets", "kills"))[:12]
     if not (place / "made").exists():
         shutil.rmtree(place, ignore_errors=True)
         process.call(lambda: str(network.make_build(place / "levels")), 120)
         data, other = (place / f"data{count}" for count in (network.TINY_CLASSES, 3))
         sets.write_set(data, network.TINY_CLASSES)
         sets.write_set(other, 3)
-        for arguments in network.stages(place / "run", data):
-            outcome = process.run(arguments, place / "stage", limit_seconds=600)
-            if outcome.status not in (0, 1):
-                raise UserError(f"{' '.join(arguments)} failed: {outcome.err[-500:]}")
+        kills.undisturbed(place / "steps", data)
         (place / "made").touch()
     return cases.Fixtures(
-        place / "levels" / "build" / "ort", place / "run", place / f"data{network.TINY_CLASSES}",
-        place / "data3",
+        place / "levels" / "build" / "ort", place / "steps" / "work" / "run",
+        place / f"data{network.TINY_CLASSES}", place / "data3", place / "steps",
     )  # fmt: skip
 
 
-def digest_of_program() -> str:
-    """Return the digest of all sources that the results depend on."""
+def digest_of_program(parts: Sequence[str] = ("",)) -> str:
+    """Return the digest of all sources that results depend on: the program's, and ours."""
     digest = hashlib.sha256()
     for package in ("lmaunet", "quant", "export"):
         digest.update(source_digest(package).encode())
-    for path in sorted(Path(__file__).parent.glob("robustness*.py")):
-        digest.update(path.read_bytes())
+    for part in parts:
+        for path in sorted(Path(__file__).parent.glob(f"robustness*{part}.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def plan(count: int, kind: str | None) -> list[tuple[str, int]]:
     """Return kinds and numbers of cases, so that each kind has its share at any time."""
+    known = [*cases.KINDS, *kills.KINDS]
+    if kind not in (None, *known):
+        raise UserError(f"unknown --kind {kind!r}; use one of: {', '.join(known)}")
     kinds = {k: share for k, (share, _) in cases.KINDS.items() if kind in (None, k)}
     if not kinds:
-        raise UserError(f"unknown --kind {kind!r}; use one of: {', '.join(cases.KINDS)}")
+        return []
     total, made = sum(kinds.values()), Counter[str]()
     planned = []
     for step in range(count):
@@ -120,6 +123,12 @@ def plan(count: int, kind: str | None) -> list[tuple[str, int]]:
         planned.append((most, made[most]))
         made[most] += 1
     return planned
+
+
+def plan_kills(count: int, kind: str | None) -> list[tuple[str, int]]:
+    """Return the kills, and beside them pairs of processes and full disks."""
+    chosen = {k: share for k, share in kills.KINDS.items() if kind in (None, k)}
+    return [(k, i) for k, share in chosen.items() for i in range(round(count * share))]
 
 
 @dataclasses.dataclass
@@ -176,7 +185,9 @@ def run_workers(
             try:
                 # one processor, and so one thread in each library that counts processors
                 os.sched_setaffinity(0, {processors[worker % len(processors)]})
-                run_share(arguments, planned[worker :: arguments.workers], fixtures, work, worker, log)
+                run_share(
+                    arguments, planned[worker :: arguments.workers], fixtures, work, worker, log
+                )
                 status = 0
             except BaseException:
                 import traceback
@@ -199,7 +210,7 @@ def run_share(
         if deadline is not None and time.monotonic() > deadline:
             return
         place = work / f"worker{worker}"
-        record = cases.run_case(arguments.seed, kind, number, fixtures, place)
+        record = run_any(arguments.seed, kind, number, fixtures, place)
         log.add(dataclasses.asdict(record))
         if record.bad or record.unverified:
             keep(place, work / ("bad" if record.bad else "unverified"), kind, number)
@@ -207,6 +218,22 @@ def run_share(
             said = time.monotonic()
             print(f"  {index / len(planned):4.0%}  {kind} {number}", file=sys.stderr, flush=True)
     shutil.rmtree(work / f"worker{worker}", ignore_errors=True)
+
+
+def run_any(
+    seed: int, kind: str, number: int, fixtures: cases.Fixtures, place: Path
+) -> cases.Record:
+    """Run a case, or disturb a stage, in a folder."""
+    if kind not in kills.KINDS:
+        return cases.run_case(seed, kind, number, fixtures, place)
+    shutil.rmtree(place, ignore_errors=True)
+    started = time.perf_counter()
+    steps = kills.undisturbed(fixtures.steps, fixtures.data)
+    step, note, bad, disturbed = kills.disturb(cases.rng_of(seed, kind, number), kind, steps, place)
+    seconds = round(time.perf_counter() - started, 3)
+    return cases.Record(
+        kind, number, None, tuple(bad), "", note, seconds, step.name, disturbed
+    )  # fmt: skip
 
 
 def keep(place: Path, where: Path, kind: str, number: int) -> None:
@@ -219,20 +246,24 @@ def keep(place: Path, where: Path, kind: str, number: int) -> None:
 def run_one(arguments: argparse.Namespace, fixtures: cases.Fixtures, work: Path) -> int:
     """Run a case again, keep its files and show all that it said."""
     kind, _, number = arguments.case.partition(":")
-    if kind not in cases.KINDS or not number.isdigit():
+    if kind not in (*cases.KINDS, *kills.KINDS) or not number.isdigit():
         raise UserError(f"--case {arguments.case}; give KIND:NUMBER, such as nifti:17")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     place = work / "case" / f"{kind}-{number}"
-    record = cases.run_case(arguments.seed, kind, int(number), fixtures, place)
+    record = run_any(arguments.seed, kind, int(number), fixtures, place)
     print(json.dumps(dataclasses.asdict(record), indent=2))
-    print((place / "out.txt").read_text(errors="replace"), (place / "err.txt").read_text(errors="replace"))
+    print(
+        (place / "out.txt").read_text(errors="replace"),
+        (place / "err.txt").read_text(errors="replace"),
+    )
     print(f"its files: {place}")
     return 1 if record.bad else 0
 
 
 def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[str, Any]:
     """Return the results as they are committed."""
-    records = sorted(log.records(), key=lambda r: (r["kind"], r["number"]))
+    every = sorted(log.records(), key=lambda r: (r["kind"], r["number"]))
+    records = [r for r in every if r["kind"] not in kills.KINDS]
     kinds = {}
     for kind in sorted({r["kind"] for r in records}):
         mine = [r for r in records if r["kind"] == kind]
@@ -247,13 +278,16 @@ def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[s
         }
     bad = [
         {"kind": r["kind"], "number": r["number"], "reasons": r["bad"], "what": r["note"],
-         "said": r["said"]} for r in records if r["bad"]
+         "said": r["said"]} for r in every if r["bad"]
     ]  # fmt: skip
     return {
         "cases": len(records),
         "bad": len(bad),
         "unverified": sum(k["unverified"] for k in kinds.values()),
         "kinds": kinds,
+        "kills": len([r for r in every if r["kind"] == "kill"]),
+        "disturbances": disturbances(every),
+        "volatile": {name: list(paths) for name, paths in kills.VOLATILE.items()},
         "seed": arguments.seed,
         "command": "python benchmarks/robustness.py " + " ".join(sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
@@ -265,6 +299,21 @@ def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[s
     }
 
 
+def disturbances(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how often each stage was disturbed in each way, and how often the process had ended."""
+    found = {}
+    for kind in kills.KINDS:
+        mine = [r for r in records if r["kind"] == kind]
+        if mine:
+            found[kind] = {
+                "count": len(mine),
+                "stages": dict(sorted(Counter(r["said"] for r in mine).items())),
+                "ended_before": sum(not r["verified"] for r in mine),
+                "bad": sum(bool(r["bad"]) for r in mine),
+            }
+    return found
+
+
 def shown(content: dict[str, Any]) -> list[str]:
     """Return the results as lines."""
     rows = [
@@ -273,7 +322,8 @@ def shown(content: dict[str, Any]) -> list[str]:
         for kind, k in content["kinds"].items()
     ]  # fmt: skip
     head = ["kind", "cases", "verified", "unverified", "bad", "status", "slowest, s"]
-    lines = table(head, rows)
+    lines = table(head, rows) if rows else []
+    lines += [f"{kind}: {found}" for kind, found in content["disturbances"].items()]
     for one in content["bad_cases"][:SHOWN]:
         lines += [f"{one['kind']}:{one['number']}: {'; '.join(one['reasons'])}",
                   f"    {one['what']}", f"    {one['said'][:200]}"]  # fmt: skip
@@ -284,6 +334,7 @@ def shown(content: dict[str, Any]) -> list[str]:
 def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=200, help="and a tenth of it each beside")
     parser.add_argument("--kind", help="cases of this kind only")
     parser.add_argument("--case", help="KIND:NUMBER, run again with its files kept")
     parser.add_argument("--seed", type=int, default=0)

@@ -5,6 +5,7 @@ A case follows from the seed, the kind and its number alone.
 
 from __future__ import annotations
 
+import json
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import robustness_builds as builds
 import robustness_checkpoints as checkpoints
 import robustness_dicom as dicom
 import robustness_images as images
 import robustness_oracle as oracle
 import robustness_process as process
+import robustness_sets as sets
 
 TINY = "tiny"
 OLD_SHARE = 0.4
@@ -31,6 +34,7 @@ class Fixtures:
     run: Path
     data: Path
     other_data: Path
+    steps: Path
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,14 @@ def infer_case(
         (work / output).write_bytes(b"an older mask " + rng.bytes(50))
     elif rng.random() < 0.3:
         output = "new/folder/" + output
-    arguments = ["infer", "--build", str(fixtures.levels), str(image.relative_to(work)), "-o", output]
+    arguments = [
+        "infer",
+        "--build",
+        str(fixtures.levels),
+        str(image.relative_to(work)),
+        "-o",
+        output,
+    ]
     if arguments[3].startswith("-"):
         arguments[3] = "./" + arguments[3]
     if rng.random() < 0.2:
@@ -114,9 +125,87 @@ def checkpoint_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -
     arguments += ["--spec", TINY] if made.spec else []
     taken = work / "run" / "control" / "float32.pt"
     return Case(
-        arguments, note + (", trained" if whole else ""), ("run/",), made.sound and whole,
+        arguments,
+        note + (", trained" if whole else ""),
+        ("run/",),
+        made.sound and whole,
         lambda outcome: checkpoints.judge(taken, made, outcome),
     )
+
+
+def build_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of ``infer`` with a build that was changed, on a sound image."""
+    work, said = place / "work", list[str]()
+    folder = builds.copied(fixtures.levels, work / "build")
+    fits = builds.change_build(rng, folder, said)
+    return _with_build(rng, place, fixtures, said, fits)
+
+
+def onnx_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of ``infer`` with a build whose network was changed, its digests with it."""
+    work, said = place / "work", list[str]()
+    source = fixtures.run / "build" / "ort" if rng.random() < 0.4 else fixtures.levels
+    folder = builds.copied(source, work / "build")
+    for _ in range(int(rng.integers(1, 3))):
+        try:
+            builds.change_onnx(rng, folder / "model.onnx", said)
+        except Exception as error:  # what an earlier change left is no protobuf any more
+            said.append(type(error).__name__)
+    builds.repair(folder)
+    return _with_build(rng, place, fixtures, said, True)
+
+
+def _with_build(
+    rng: np.random.Generator, place: Path, fixtures: Fixtures, said: list[str], fits: bool
+) -> Case:
+    image = builds.sound_image(rng, place / "work")
+    case = infer_case(rng, place, fixtures, image, "; ".join(said), False)
+    arguments = [*case.arguments]
+    arguments[2] = "build"
+    # where the digests fit, the build may be of another network, of which nothing is known
+    return Case(arguments, case.note, case.outputs, judge=None if fits else case.judge)
+
+
+def set_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of ``data info`` on a small labelled set."""
+    folder, said = place / "work" / "set", list[str]()
+    made = sets.layout(rng, folder)
+    sound = rng.random() < 0.05 and made[0] == "pairs"
+    for _ in range(0 if sound else int(rng.integers(1, 3))):
+        try:
+            sets.change_set(rng, folder, made, said)
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            said.append(f"does not fit: {type(error).__name__}")
+    arguments = ["data", "info", "--data", "set"]
+    map_ = images.pick(rng, [None, None, None, *folder.glob("*.json")])
+    if map_ is not None:
+        arguments += ["--class-map", str(map_.relative_to(place / "work"))]
+    return Case(arguments, "; ".join([made[0], *said]), (), sound)
+
+
+def report_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of ``report --baseline`` with a report that was changed."""
+    work, said = place / "work", list[str]()
+    builds.copied(fixtures.run, work / "run")
+    content = json.loads((fixtures.run / "report.json").read_bytes())
+    content = builds.change_json(rng, content, said, int(rng.integers(1, 3)))
+    (work / "old.json").write_bytes(builds.json_bytes(rng, content, said))
+    arguments = ["report", "--run", "run", "--baseline", "old.json"]
+    # a gate that fails is status 1, with a report
+    return Case(arguments, "; ".join(said), ("run/",), failed=(2, 3))
+
+
+def run_case_of(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of a command on a run of which a file was changed."""
+    work, said = place / "work", list[str]()
+    run = builds.copied(fixtures.run, work / "run")
+    builds.change_run(rng, run, said)
+    arguments = images.pick(rng, (
+        ["export"], ["measure"], ["report"], ["build", "--target", "ort", "--no-operators"],
+        ["measure", "--target", "ort"],
+    ))  # fmt: skip
+    # stages that were finished before one failed stay
+    return Case([*arguments, "--run", "run"], "; ".join(said), ("run/",), failed=())
 
 
 def pick_name(rng: np.random.Generator) -> str:
@@ -131,6 +220,11 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "dicom": (2.0, image_maker(dicom.dicom_case)),
     "enhanced": (0.8, image_maker(dicom.enhanced_case)),
     "checkpoint": (1.2, checkpoint_case),
+    "build": (0.8, build_case),
+    "onnx": (0.4, onnx_case),
+    "set": (0.7, set_case),
+    "report": (0.15, report_case),
+    "run": (0.1, run_case_of),
 }
 """The share of each kind among all cases, and what makes one."""
 
@@ -159,7 +253,10 @@ def run_case(
     (place / "work").mkdir(parents=True)
     case = KINDS[kind][1](rng_of(seed, kind, number), place, fixtures)
     outcome = process.run(
-        case.arguments, place, program=case.program or program, limit_seconds=limit_seconds,
+        case.arguments,
+        place,
+        program=case.program or program,
+        limit_seconds=limit_seconds,
     )
     return judged(kind, number, case, outcome)
 

@@ -99,7 +99,9 @@ def change_names(rng: Rng, made: Made, original: dict[str, Any]) -> None:
     """Rename, drop, add or exchange weights."""
     names = list(made.state)
     name, other = pick(rng, names), pick(rng, names)
-    how = pick(rng, ("renamed", "gone", "added", "exchanged", "number", "empty", "none", "not text"))
+    how = pick(
+        rng, ("renamed", "gone", "added", "exchanged", "number", "empty", "none", "not text")
+    )
     state: dict[Any, Any] = dict(made.state)
     if how == "renamed":
         state[name + "_x"] = state.pop(name)
@@ -137,7 +139,9 @@ def change_tensor(rng: Rng, made: Made, original: dict[str, Any]) -> None:
     made.said.append(f"{how} of {len(chosen)}")
     if how in ("half", "bfloat16", "double", "parameter", "gradient", "not contiguous", "shared",
                "stride 0"):  # fmt: skip
-        made.accepted = [{n: v.detach().float() if v.is_floating_point() else v for n, v in state.items()}]
+        made.accepted = [
+            {n: v.detach().float() if v.is_floating_point() else v for n, v in state.items()}
+        ]
     else:
         made.accepted = []
     made.content = own(original, state) if rng.random() < 0.6 else state

@@ -121,7 +121,9 @@ def one(rng: Rng, made: list[Dataset]) -> Dataset:
 
 def change_position(rng: Rng, made: list[Dataset]) -> str:
     """Move slices, all or one, by little or much."""
-    first, last = (np.array([float(v) for v in d.ImagePositionPatient]) for d in (made[0], made[-1]))
+    first, last = (
+        np.array([float(v) for v in d.ImagePositionPatient]) for d in (made[0], made[-1])
+    )
     step = (last - first) / max(1, len(made) - 1)
     how = pick(rng, ("jitter", "jitter", "one off", "one beside", "tilt", "same place", "tail"))
     share = float(pick(rng, (0.001, 0.004, 0.02, 0.05, 0.3)))
@@ -254,7 +256,9 @@ def add_other(rng: Rng, made: list[Dataset]) -> str:
     elif how == "another size":
         set_pixels(other, np.zeros((9, 11)), False)
     else:
-        other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+        other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = (
+            "1.2.840.10008.5.1.4.1.1.88.11"
+        )
         other.Modality, other.SeriesInstanceUID = "SR", unique(rng)
         del other.PixelData, other.Rows, other.Columns
     made.append(other)

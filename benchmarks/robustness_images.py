@@ -31,7 +31,11 @@ def pick(rng: Rng, values: Any) -> Any:
 
 def abdomen(rng: Rng, shape: tuple[int, int, int] | None = None) -> np.ndarray:
     """Return HU ``(x, y, z)`` in LPS, whole numbers: a body with organs, no slice like another."""
-    x, y, z = shape or (int(rng.integers(20, 31)), int(rng.integers(18, 29)), int(rng.integers(3, 7)))
+    x, y, z = shape or (
+        int(rng.integers(20, 31)),
+        int(rng.integers(18, 29)),
+        int(rng.integers(3, 7)),
+    )
     i, j, k = np.meshgrid(np.arange(x), np.arange(y), np.arange(z), indexing="ij")
     image = np.full((x, y, z), -1000.0)
     body = ((i - x / 2) / (0.46 * x)) ** 2 + ((j - y / 2) / (0.44 * y)) ** 2 <= 1
@@ -92,7 +96,11 @@ def typed(rng: Rng, array: np.ndarray, kind: str) -> tuple[np.ndarray, float, fl
     if kind == "i1" or kind == "u1":
         slope, offset = 8.0, (-200.0 if kind == "u1" else 100.0)
         limits = np.iinfo(kind)
-        return np.clip(np.rint((array - offset) / slope), limits.min, limits.max).astype(kind), slope, offset
+        return (
+            np.clip(np.rint((array - offset) / slope), limits.min, limits.max).astype(kind),
+            slope,
+            offset,
+        )
     if kind[0] == "u":
         return (array + 1024).astype(kind), 1.0, -1024.0
     if kind[0] == "f" and rng.random() < 0.5:
@@ -111,7 +119,9 @@ def nifti_case(rng: Rng, folder: Path) -> tuple[Path, str, bool]:
     stored, slope, offset = typed(rng, array, pick(rng, TYPES))
     second, big = rng.random() < 0.12, rng.random() < 0.12
     kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-    header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header)(endianness=">" if big else "<")
+    header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header)(
+        endianness=">" if big else "<"
+    )
     header.set_data_dtype(stored.dtype)
     image = kind(stored, affine, header, dtype=stored.dtype)
     codes = pick(rng, ((1, 1), (1, 1), (1, 0), (0, 1), (2, 1), (1, 4), (1, 2)))
@@ -329,7 +339,9 @@ def _pair(rng: Rng, folder: Path, content: bytes) -> tuple[Path, str]:
 
 def damaged_gzip(rng: Rng, data: bytes, content: bytes) -> tuple[bytes, str]:
     """Return gzip that is cut, flipped, of several members, or followed by something."""
-    how = pick(rng, ("cut", "flipped", "members", "zeros after it", "noise after it", "crc", "twice"))
+    how = pick(
+        rng, ("cut", "flipped", "members", "zeros after it", "noise after it", "crc", "twice")
+    )
     changed = bytearray(data)
     if how == "cut":
         del changed[int(rng.integers(0, len(data))) :]
@@ -382,7 +394,9 @@ def nrrd_case(rng: Rng, folder: Path) -> tuple[Path, str, bool]:
     path = folder / "image.nrrd"
     if not clean and rng.random() < 0.15:
         path, body = folder / "image.nhdr", folder / "image.raw"
-        header.append(f"data file: {pick(rng, ('image.raw', 'image.raw', './image.raw', 'other.raw', '../x'))}")
+        header.append(
+            f"data file: {pick(rng, ('image.raw', 'image.raw', './image.raw', 'other.raw', '../x'))}"
+        )
         body.write_bytes(data if rng.random() < 0.8 else data[: len(data) // 2])
         data = b""
         said.append("detached")
@@ -424,7 +438,9 @@ def _change_text(rng: Rng, header: list[str], data: bytes, said: list[str], pool
     elif how == "pool":
         line = pick(rng, pool)
         name = line.split(":")[0].split("=")[0].strip()
-        header[:] = [h for h in header if h.split(":")[0].split("=")[0].strip() != name or h == header[0]]
+        header[:] = [
+            h for h in header if h.split(":")[0].split("=")[0].strip() != name or h == header[0]
+        ]
         header.insert(int(rng.integers(1, len(header))) if pool is NRRD_LINES else 0, line)
         said.append(line)
     elif how == "order":
@@ -494,7 +510,10 @@ def metaimage_case(rng: Rng, folder: Path) -> tuple[Path, str, bool]:
     said = [f"{kind}{' zlib' if zipped else ''}{' big-endian' if big else ''}"]
     path, last = folder / "image.mha", "LOCAL"
     if not clean and rng.random() < 0.15:
-        path, last = folder / "image.mhd", pick(rng, ("image.raw", "image.raw", "LIST", "%03d.raw 1 3 1", "../x"))
+        path, last = (
+            folder / "image.mhd",
+            pick(rng, ("image.raw", "image.raw", "LIST", "%03d.raw 1 3 1", "../x")),
+        )
         (folder / "image.raw").write_bytes(data if rng.random() < 0.8 else data[: len(data) // 2])
         data = b""
         said.append(f"data in {last}")

@@ -162,5 +162,5 @@ def expected_labels(voxels: np.ndarray) -> np.ndarray:
     """Return the classes ``(x, y, z)`` of voxels in LPS that go through the network as they are."""
     unit = np.clip((voxels.astype(np.float64) - LOW_HU) / (HIGH_HU - LOW_HU), 0, 1)
     moved = np.zeros_like(unit)  # around the image is air, the lowest of the window
-    moved[COLUMNS:, ROWS:] = unit[:-COLUMNS or None, :-ROWS or None]
+    moved[COLUMNS:, ROWS:] = unit[: -COLUMNS or None, : -ROWS or None]
     return np.abs(moved[..., None] - levels()).argmin(-1)

@@ -212,7 +212,9 @@ def _expected(
     out.unlink(missing_ok=True)
     # (x, y, z) of LPS; the affine says so
     nibabel.save(
-        nibabel.Nifti1Image(voxels.astype(np.float32), np.diag([-1, -1, 1, 1]) @ np.diag([*spacing, 1])),
+        nibabel.Nifti1Image(
+            voxels.astype(np.float32), np.diag([-1, -1, 1, 1]) @ np.diag([*spacing, 1])
+        ),
         plain,
     )
     arguments = ["infer", "--build", str(build), str(plain), "-o", str(out)]

@@ -248,7 +248,9 @@ def call(function: Callable[[], Any], limit_seconds: float = LIMIT_SECONDS) -> A
     return answer["value"]
 
 
-def faults(outcome: Outcome, outputs: Sequence[str], *, failed: Sequence[int] = (1, 2, 3)) -> list[str]:
+def faults(
+    outcome: Outcome, outputs: Sequence[str], *, failed: Sequence[int] = (1, 2, 3)
+) -> list[str]:
     """Return what is bad about how a process ended, whatever it computed; empty for nothing.
 
     Args:

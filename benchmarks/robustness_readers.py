@@ -280,7 +280,9 @@ def read_metaimage(path: Path, content: bytes) -> Image:
             raise Refused(f"DimSize {sizes}, NDims {n}")
         if int(fields.get("ElementNumberOfChannels", "1")) != 1 or "HeaderSize" in fields:
             raise Refused("several channels, or a header size")
-        orders = [fields[k] for k in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB") if k in fields]
+        orders = [
+            fields[k] for k in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB") if k in fields
+        ]
         if orders and orders[0].lower() in ("true", "1"):
             kind = kind.newbyteorder(">")
         if fields.get("BinaryData", "True").lower() != "true":

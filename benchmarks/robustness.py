@@ -1,6 +1,7 @@
 """What damaged, odd and hostile input does to the commands, 10,000 times, and 200 kills.
 
-    python benchmarks/robustness.py --cases 10000 --kills 200 --seed 0 --write results/robustness.json
+    python benchmarks/robustness.py --cases 10000 --kills 200 --seed 0 \\
+        --write results/robustness.json
 
 docs/robustness.md says what counts as bad. A case is known by its kind and number:
 ``--case nifti:17`` runs it again and keeps its files. An interrupted run of the same program and
@@ -9,18 +10,12 @@ seed resumes from its log.
 
 from __future__ import annotations
 
-import os
-
-# before numpy and torch are loaded: no thread may run when a case is forked
-for _name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA"):
-    os.environ[f"{_name}_NUM_THREADS"] = "1"
-os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
-
 import argparse
 import dataclasses
 import datetime
 import hashlib
 import json
+import os
 import platform
 import shutil
 import sys
@@ -41,6 +36,10 @@ from lmaunet.errors import UserError
 from lmaunet.stage import source_digest, tool_versions, write_json
 
 SHOWN = 40
+ONE_THREAD = {
+    **{f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")},
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -300,7 +299,7 @@ def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[s
 
 
 def disturbances(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how often each stage was disturbed in each way, and how often the process had ended."""
+    """Return how often each stage was disturbed in each way, and how often it had ended before."""
     found = {}
     for kind in kills.KINDS:
         mine = [r for r in records if r["kind"] == kind]
@@ -346,4 +345,7 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
+        # libraries read it when they are loaded, and some are by now
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)
     sys.exit(run_command(lambda: main(parse())))

@@ -14,10 +14,42 @@ import numpy as np
 from robustness_images import Rng, abdomen, pick
 
 JUNK: tuple[Any, ...] = (
-    None, 0, -1, 1, 2, 3.5, 10**30, -(2**63), float("nan"), float("inf"), "", "x", "../../x", "/etc/passwd",
-    "model.onnx\0", "ort", "fpga", "\ud800", [], [None], [0], [1, 2, 3], {}, {"a": 1}, True, False,
-    [[[]]], "1e5", [1e308, 1e308], [0.0, 0.0], [-1, -1], ["a", "b"], "nan", ".", "manifest.json",
-)  # fmt: skip
+    None,
+    0,
+    -1,
+    1,
+    2,
+    3.5,
+    10**30,
+    -(2**63),
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "../../x",
+    "/etc/passwd",
+    "model.onnx\0",
+    "ort",
+    "fpga",
+    "\ud800",
+    [],
+    [None],
+    [0],
+    [1, 2, 3],
+    {},
+    {"a": 1},
+    True,
+    False,
+    [[[]]],
+    "1e5",
+    [1e308, 1e308],
+    [0.0, 0.0],
+    [-1, -1],
+    ["a", "b"],
+    "nan",
+    ".",
+    "manifest.json",
+)
 
 
 def walk(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -136,8 +168,20 @@ def sound_image(rng: Rng, folder: Path) -> Path:
 
 def change_build(rng: Rng, folder: Path, said: list[str]) -> bool:
     """Change a build in its folder; return whether its digests fit again."""
-    how = pick(rng, ("deployment.json", "deployment.json", "build.json", "manifest.json", "gone", "added",
-                     "bytes", "link", "onnx"))  # fmt: skip
+    how = pick(
+        rng,
+        (
+            "deployment.json",
+            "deployment.json",
+            "build.json",
+            "manifest.json",
+            "gone",
+            "added",
+            "bytes",
+            "link",
+            "onnx",
+        ),
+    )
     files = sorted(p for p in folder.iterdir())
     said.append(how)
     if how.endswith(".json"):
@@ -246,8 +290,11 @@ def _change_weights(rng: Rng, model: Any) -> str:
     elif how == "elsewhere":
         tensor.ClearField("raw_data")
         tensor.data_location = 1
-        for key, value in (("location", pick(rng, ("x.bin", "../x.bin", "/etc/passwd", "model.onnx"))),
-                           ("offset", "0"), ("length", "64")):  # fmt: skip
+        for key, value in (
+            ("location", pick(rng, ("x.bin", "../x.bin", "/etc/passwd", "model.onnx"))),
+            ("offset", "0"),
+            ("length", "64"),
+        ):
             entry = tensor.external_data.add()
             entry.key, entry.value = key, value
     else:
@@ -287,8 +334,11 @@ def _change_shape(rng: Rng, model: Any) -> str:
 
 
 ONNX_CHANGES = {
-    "field": _change_field, "weights": _change_weights, "node": _change_node, "shape": _change_shape,
-}  # fmt: skip
+    "field": _change_field,
+    "weights": _change_weights,
+    "node": _change_node,
+    "shape": _change_shape,
+}
 
 
 def change_run(rng: Rng, run: Path, said: list[str]) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import robustness_builds as builds
 import robustness_checkpoints as checkpoints
 import robustness_dicom as dicom
+import robustness_enhanced as enhanced
+import robustness_headers as headers
 import robustness_images as images
 import robustness_oracle as oracle
 import robustness_process as process
@@ -215,10 +217,10 @@ def pick_name(rng: np.random.Generator) -> str:
 
 KINDS: dict[str, tuple[float, Maker]] = {
     "nifti": (3.0, image_maker(images.nifti_case)),
-    "nrrd": (0.7, image_maker(images.nrrd_case)),
-    "metaimage": (0.6, image_maker(images.metaimage_case)),
+    "nrrd": (0.7, image_maker(headers.nrrd_case)),
+    "metaimage": (0.6, image_maker(headers.metaimage_case)),
     "dicom": (2.0, image_maker(dicom.dicom_case)),
-    "enhanced": (0.8, image_maker(dicom.enhanced_case)),
+    "enhanced": (0.8, image_maker(enhanced.enhanced_case)),
     "checkpoint": (1.2, checkpoint_case),
     "build": (0.8, build_case),
     "onnx": (0.4, onnx_case),

@@ -90,8 +90,15 @@ def _frames(path: Path, data: Any) -> list[Frame]:
         if pixels.ndim != 2:
             raise Refused("several frames without functional groups")
         scale = [data.get(n) for n in ("RescaleSlope", "RescaleIntercept")]
-        return [_frame(pixels, data.get("ImagePositionPatient"), data.get("ImageOrientationPatient"),
-                       data.get("PixelSpacing"), scale)]  # fmt: skip
+        return [
+            _frame(
+                pixels,
+                data.get("ImagePositionPatient"),
+                data.get("ImageOrientationPatient"),
+                data.get("PixelSpacing"),
+                scale,
+            )
+        ]
     except (NotABox, Refused):
         raise
     except Exception as error:

@@ -186,7 +186,7 @@ def _kill(
         return f"killed before file {last} of {step.operations}", [], outcome.signal is None
     seconds = float(rng.uniform(0.02, 0.98)) * step.seconds
     child = process.fork(step.arguments, place, program=program)
-    status, _, timed_out = process.wait(child, seconds)
+    status, _, _ = process.wait(child, seconds)
     return f"killed after {seconds:.2f} s of {step.seconds:.2f}", [], status is not None
 
 

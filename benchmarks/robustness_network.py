@@ -101,12 +101,21 @@ def stages(run: Path, data: Path) -> list[list[str]]:
     where = ["--run", str(run)]
     return [
         ["train", "--spec", TINY, "--data", str(data), "--epochs", "1", *where],
-        ["qat", "--ckpt", str(run / "train" / "model.pt"), "--data", str(data), "--epochs", "1", *where],
+        [
+            "qat",
+            "--ckpt",
+            str(run / "train" / "model.pt"),
+            "--data",
+            str(data),
+            "--epochs",
+            "1",
+            *where,
+        ],
         ["export", *where],
         ["build", "--target", "ort", "--no-operators", *where],
         ["measure", *where],
         ["report", *where],
-    ]  # fmt: skip
+    ]
 
 
 def orientations(affine: np.ndarray) -> list[np.ndarray]:

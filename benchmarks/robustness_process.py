@@ -85,7 +85,7 @@ def snapshot(folder: Path) -> dict[str, str]:
             path = Path(place, name)
             key = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
             if path.is_symlink():
-                found[key] = f"link to {os.readlink(path)!r}"
+                found[key] = f"link to {path.readlink()!r}"
             elif path.is_file():
                 found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
             else:
@@ -122,6 +122,8 @@ def fork(
     try:
         _become(place, environment or {}, file_bytes)
         status = _run(program, arguments)
+    except BaseException:
+        traceback.print_exc()
     finally:
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
@@ -222,7 +224,7 @@ def call(function: Callable[[], Any], limit_seconds: float = LIMIT_SECONDS) -> A
     child = os.fork()
     if not child:
         os.close(reader)
-        with open(writer, "w", encoding="utf-8") as stream:
+        with os.fdopen(writer, "w", encoding="utf-8") as stream:
             try:
                 json.dump({"value": function()}, stream)
             except BaseException:
@@ -230,7 +232,7 @@ def call(function: Callable[[], Any], limit_seconds: float = LIMIT_SECONDS) -> A
         os._exit(0)
     os.close(writer)
     deadline, parts = time.monotonic() + limit_seconds, []
-    with open(reader, "rb", buffering=0) as stream:
+    with os.fdopen(reader, "rb", buffering=0) as stream:
         while select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
             part = stream.read(1 << 16)
             if not part:
@@ -302,6 +304,6 @@ def _last_line(text: str) -> str:
 
 def require_one_thread() -> None:
     """Raise :class:`RuntimeError` where this process runs threads, of which a fork has no copy."""
-    threads = len(os.listdir("/proc/self/task"))
+    threads = len([*Path("/proc/self/task").iterdir()])
     if threads != 1:
         raise RuntimeError(f"{threads} threads run; a fork would copy their locks without them")

@@ -44,7 +44,7 @@ def nifti(array: np.ndarray, affine: np.ndarray | None = None) -> bytes:
 
 
 def layout(rng: Rng, place: Path) -> tuple[str, list[str], str, str]:
-    """Write a sound set in a layout of its own; return its name, cases, and folders of images and labels."""
+    """Write a sound set; return its layout, its cases, its folders of images and of labels."""
     name = pick(rng, ("pairs", "pairs", "nnunet", "nnunet", "patients"))
     images, labels = {"nnunet": ("imagesTr", "labelsTr")}.get(name, ("images", "labels"))
     cases = [f"case{i}" for i in range(CASES)]
@@ -92,8 +92,19 @@ def change_set(
         maps[0].write_bytes(json_bytes(rng, content, said))
     elif how == "labels":
         _, array = case(number, 4)
-        change, kind = pick(rng, (("near", "f4"), ("half", "f4"), ("nan", "f4"), ("negative", "i2"),
-                                  ("many", "i2"), ("none", "u1"), ("huge", "i4"), ("other", "u1")))  # fmt: skip
+        change, kind = pick(
+            rng,
+            (
+                ("near", "f4"),
+                ("half", "f4"),
+                ("nan", "f4"),
+                ("negative", "i2"),
+                ("many", "i2"),
+                ("none", "u1"),
+                ("huge", "i4"),
+                ("other", "u1"),
+            ),
+        )
         array = array.astype(kind)
         if change in ("near", "half"):
             array += np.float32(0.0004 if change == "near" else 0.5)
@@ -110,23 +121,51 @@ def change_set(
         change = pick(rng, ("nan", "flat", "huge", "slices", "small", "four", "empty"))
         if change in ("nan", "huge"):
             array[3, 3, 3] = np.nan if change == "nan" else 1e30
-        array = {"flat": array * 0, "slices": array[:, :, :5], "small": array[:3, :3],
-                 "four": np.stack([array, array], -1), "empty": array[:0]}.get(change, array)  # fmt: skip
+        array = {
+            "flat": array * 0,
+            "slices": array[:, :, :5],
+            "small": array[:3, :3],
+            "four": np.stack([array, array], -1),
+            "empty": array[:0],
+        }.get(change, array)
         path.write_bytes(nifti(array))
         said.append(change)
     elif how == "gone":
         path.unlink()
         said.append(path.name)
     elif how == "stray":
-        name = pick(rng, ("._case0.nii.gz", ".DS_Store", "notes.txt", "Thumbs.db", "case9.nii.gz", "sub/a.nii.gz",
-                          "case0.nii", "desktop.ini", "case0 (1).nii.gz"))  # fmt: skip
+        name = pick(
+            rng,
+            (
+                "._case0.nii.gz",
+                ".DS_Store",
+                "notes.txt",
+                "Thumbs.db",
+                "case9.nii.gz",
+                "sub/a.nii.gz",
+                "case0.nii",
+                "desktop.ini",
+                "case0 (1).nii.gz",
+            ),
+        )
         target = place / pick(rng, (images, labels)) / name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(nifti(case(9, 4)[0]) if rng.random() < 0.4 else rng.bytes(60))
         said.append(name)
     elif how == "named":
-        target = path.with_name(pick(rng, (path.name.upper(), "x" + path.name, path.name.replace(".nii.gz", ".nii"),
-                                           "\udcff.nii.gz", "a b.nii.gz", path.name[:-7] + "_0001.nii.gz")))  # fmt: skip
+        target = path.with_name(
+            pick(
+                rng,
+                (
+                    path.name.upper(),
+                    "x" + path.name,
+                    path.name.replace(".nii.gz", ".nii"),
+                    "\udcff.nii.gz",
+                    "a b.nii.gz",
+                    path.name[:-7] + "_0001.nii.gz",
+                ),
+            )
+        )
         path.rename(target)
         said.append(f"{path.name} to {target.name!r}")
     elif how == "grid":

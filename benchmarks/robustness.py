@@ -46,12 +46,14 @@ def main(arguments: argparse.Namespace) -> int:
     work = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     load_libraries()
-    fixtures = make_fixtures(work)
+    fixtures = make_fixtures(work, arguments)
     if arguments.case:
         return run_one(arguments, fixtures, work)
     started = time.monotonic()
     log = Log.open(work / f"log-{arguments.seed}.jsonl", arguments.seed)
-    planned = plan(arguments.cases, arguments.kind) + plan_kills(arguments.kills, arguments.kind)
+    planned = [
+        *plan(arguments.cases, arguments.kind), *plan_kills(arguments.kills, arguments.kind)
+    ]  # fmt: skip
     planned = [c for c in planned if c not in log.done()]
     earlier = log.seconds()
     run_workers(arguments, planned, fixtures, work, log)
@@ -79,21 +81,28 @@ def load_libraries() -> None:
     process.require_one_thread()
 
 
-def make_fixtures(work: Path) -> cases.Fixtures:
-    """Make what the cases start from, in processes of their own."""
+def make_fixtures(work: Path, arguments: argparse.Namespace) -> cases.Fixtures:
+    """Make what the cases start from, in processes of their own, where it is not there."""
     place = work / "fixtures" / digest_of_program(("network", "sets", "kills"))[:12]
+    data = place / "data"
+    made = cases.Fixtures(
+        place / "levels" / "build" / "ort", place / "work" / "run" / "train" / "model.pt",
+        data, place / "other-data", place / "steps",
+    )  # fmt: skip
     if not (place / "made").exists():
         shutil.rmtree(place, ignore_errors=True)
         process.call(lambda: str(network.make_build(place / "levels")), 120)
-        data, other = (place / f"data{count}" for count in (network.TINY_CLASSES, 3))
         sets.write_set(data, network.TINY_CLASSES)
-        sets.write_set(other, 3)
-        kills.undisturbed(place / "steps", data)
+        sets.write_set(made.other_data, network.TINY_CLASSES - 1)
+        outcome = process.run(network.stages(Path("run"), data)[0], place, limit_seconds=300)
+        if outcome.status != 0:
+            raise UserError(f"the tiny network cannot be trained: {outcome.err[-500:]}")
         (place / "made").touch()
-    return cases.Fixtures(
-        place / "levels" / "build" / "ort", place / "steps" / "work" / "run",
-        place / f"data{network.TINY_CLASSES}", place / "data3", place / "steps",
-    )  # fmt: skip
+    chosen = [arguments.case.partition(":")[0]] if arguments.case else arguments.kind
+    known = {*cases.OF_A_RUN, *kills.KINDS}
+    if not chosen or known & set(chosen):
+        kills.undisturbed(made.steps, data)
+    return made
 
 
 def digest_of_program(parts: Sequence[str] = ("",)) -> str:
@@ -107,12 +116,13 @@ def digest_of_program(parts: Sequence[str] = ("",)) -> str:
     return digest.hexdigest()
 
 
-def plan(count: int, kind: str | None) -> list[tuple[str, int]]:
+def plan(count: int, chosen: Sequence[str]) -> list[tuple[str, int]]:
     """Return kinds and numbers of cases, so that each kind has its share at any time."""
     known = [*cases.KINDS, *kills.KINDS]
-    if kind not in (None, *known):
-        raise UserError(f"unknown --kind {kind!r}; use one of: {', '.join(known)}")
-    kinds = {k: share for k, (share, _) in cases.KINDS.items() if kind in (None, k)}
+    for kind in chosen:
+        if kind not in known:
+            raise UserError(f"unknown --kind {kind!r}; use one of: {', '.join(known)}")
+    kinds = {k: share for k, (share, _) in cases.KINDS.items() if not chosen or k in chosen}
     if not kinds:
         return []
     total, made = sum(kinds.values()), Counter[str]()
@@ -124,10 +134,10 @@ def plan(count: int, kind: str | None) -> list[tuple[str, int]]:
     return planned
 
 
-def plan_kills(count: int, kind: str | None) -> list[tuple[str, int]]:
+def plan_kills(count: int, chosen: Sequence[str]) -> list[tuple[str, int]]:
     """Return the kills, and beside them pairs of processes and full disks."""
-    chosen = {k: share for k, share in kills.KINDS.items() if kind in (None, k)}
-    return [(k, i) for k, share in chosen.items() for i in range(round(count * share))]
+    kinds = {k: share for k, share in kills.KINDS.items() if not chosen or k in chosen}
+    return [(k, i) for k, share in kinds.items() for i in range(round(count * share))]
 
 
 @dataclasses.dataclass
@@ -334,7 +344,7 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=200, help="and a tenth of it each beside")
-    parser.add_argument("--kind", help="cases of this kind only")
+    parser.add_argument("--kind", action="append", default=[], help="these only; repeatable")
     parser.add_argument("--case", help="KIND:NUMBER, run again with its files kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))

@@ -33,10 +33,15 @@ class Fixtures:
     """What the cases start from, made once: builds and a finished run."""
 
     levels: Path
-    run: Path
+    checkpoint: Path
     data: Path
     other_data: Path
     steps: Path
+
+    @property
+    def run(self) -> Path:
+        """The finished run that stages are disturbed in."""
+        return self.steps / "work" / "run"
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def image_maker(write: Callable[..., tuple[Path, str, bool]]) -> Maker:
 def checkpoint_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
     """Return a case of ``qat``: loading alone, or up to data of other classes, or all of it."""
     work = place / "work"
-    content, made = checkpoints.make(rng, fixtures.run / "train" / "model.pt")
+    content, made = checkpoints.make(rng, fixtures.checkpoint)
     name = pick_name(rng)
     (work / name).write_bytes(content)
     note, choice = "; ".join(made.said), rng.random()
@@ -229,6 +234,8 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "run": (0.1, run_case_of),
 }
 """The share of each kind among all cases, and what makes one."""
+OF_A_RUN = ("onnx", "report", "run")
+"""Kinds that start from a finished run."""
 
 
 @dataclass(frozen=True)

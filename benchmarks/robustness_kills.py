@@ -82,9 +82,8 @@ def undisturbed(place: Path, data: Path) -> list[Step]:
                 raise RuntimeError(f"{' '.join(arguments)}: {outcome.err[-500:]}")
             operations = int((place / "operations").read_text())
             shutil.copytree(place / "work" / "run", after, symlinks=True)
-            made.append(
-                (arguments[0], arguments, outcome.seconds, operations, str(before), str(after))
-            )
+            places = (str(before), str(after))
+            made.append((arguments[0], arguments, outcome.seconds, operations, *places))
         kept.write_text(json.dumps(made))
     return [
         Step(name, tuple(arguments), seconds, operations, Path(before), Path(after))
@@ -92,14 +91,14 @@ def undisturbed(place: Path, data: Path) -> list[Step]:
     ]
 
 
-def counting(last: int) -> process.Program:
-    """Return a program that is killed before it touches its ``last``-th file; 0 for never.
+def counting(last: int, program: process.Program = process.command_line) -> process.Program:
+    """Return a program that does the same and is killed before it touches its ``last``-th file.
 
-    What counts is opening to write, renaming, removing and making, below its working folder. The
+    With 0 it never is. What counts is opening to write, renaming, removing and making, below its working folder. The
     number is written into ``operations`` beside that folder where it ends by itself.
     """
 
-    def program(arguments: Sequence[str]) -> int | None:
+    def counted(arguments: Sequence[str]) -> int | None:
         root = str(Path.cwd())
         count = 0
 
@@ -123,11 +122,11 @@ def counting(last: int) -> process.Program:
 
         sys.addaudithook(hook)
         try:
-            return process.command_line(arguments)
+            return program(arguments)
         finally:
             (Path(root).parent / "operations").write_text(str(count))
 
-    return program
+    return counted
 
 
 def disturb(
@@ -141,7 +140,7 @@ def disturb(
         kind: one of :data:`KINDS`.
         steps: of :func:`undisturbed`.
         place: an empty folder.
-        program: what runs the disturbed command, where it is not killed at a file.
+        program: what runs the command that is disturbed.
         after: what runs the command again.
 
     Returns:
@@ -182,7 +181,9 @@ def _kill(
     """Kill the command at a random time, or before it touches a random file."""
     if rng.random() < 0.5:
         last = int(rng.integers(1, step.operations + 1))
-        outcome = process.run(step.arguments, place, program=counting(last), limit_seconds=300)
+        outcome = process.run(
+            step.arguments, place, program=counting(last, program), limit_seconds=300
+        )
         return f"killed before file {last} of {step.operations}", [], outcome.signal is None
     seconds = float(rng.uniform(0.02, 0.98)) * step.seconds
     child = process.fork(step.arguments, place, program=program)

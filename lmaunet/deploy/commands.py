@@ -10,6 +10,7 @@ from typing import Any
 from lmaunet.deploy import defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, progress_bar, table
 from lmaunet.deploy.quantizing import QatOptions, qat
+from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
     DataSource,
@@ -19,6 +20,7 @@ from lmaunet.deploy.runs import (
 )
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, read_manifest
+from lmaunet.train.schedule import Schedule
 
 Shown = tuple[Any, list[str]]
 
@@ -32,12 +34,10 @@ def train(
     batch_size: int, seed: int,
 ) -> Shown:  # fmt: skip
     """Train a spec into a run."""
-    from lmaunet.train.loop import Schedule
-
+    schedule = Schedule(epochs, learning_rate, batch_size)
     run = run_for_training(run, spec, source)
     source = choose_data(run, source)
-    schedule = Schedule(epochs, learning_rate, batch_size)
-    with progress_bar(f"training {spec.name}") as progress:
+    with progress_bar(f"training {spec.name}") as progress, in_use(run):
         outcome = pipeline.train(run, spec, source, schedule, seed, progress)
     if not first_process():
         return {}, []
@@ -57,10 +57,19 @@ def export(run: Path | None, lowering: str | None) -> Shown:
 
         get_lowering(lowering)
     run = find_run(run)
-    outcome = _export(run)
-    content = read_json(outcome.folder / "export.json")
-    lines = [_agreement(a) for a in content["agreements"]]
-    if lowering is not None:
+    read_manifest(run / "qat")  # what is missing first is said first
+    with in_use(run):
+        outcome = _export(run)
+        content = read_json(outcome.folder / "export.json")
+        lines = [_agreement(a) for a in content["agreements"]]
+        if lowering is not None:
+            lines.append(f"wrote {_lower(run, outcome, lowering)}")
+    return content, [*lines, f"wrote {_where(outcome)}"]
+
+
+def _lower(run: Path, outcome: pipeline.Outcome, lowering: str) -> Path:
+    """Write the exported graph with another form of the scan beside the stages."""
+    with progress_bar(f"writing the scan as {lowering}"):
         import onnx
 
         from export.lower import lower
@@ -68,14 +77,15 @@ def export(run: Path | None, lowering: str | None) -> Shown:
         source = outcome.folder / "network.qcdq.onnx"
         path = run / f"network.{lowering}.onnx"
         partial = path.with_name(f".{path.name}.partial")
-        onnx.save(lower(onnx.load(source), lowering), partial)
-        partial.replace(path)
-        lines.append(f"wrote {path}")
-    return content, [*lines, f"wrote {_where(outcome)}"]
+        try:
+            onnx.save(lower(onnx.load(source), lowering), partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
 
 
 def _export(run: Path) -> pipeline.Outcome:
-    read_manifest(run / "qat")  # what is missing first is said first
     with progress_bar("exporting to ONNX") as progress:
         return pipeline.export(run, choose_data(run, None), progress)
 
@@ -86,10 +96,12 @@ def build(run: Path | None, target: str, options: Mapping[str, Any]) -> Shown:
 
     get_target(target)
     run = find_run(run)
-    exported = _export(run)
-    with progress_bar(f"building {target}") as progress:
-        outcome = pipeline.build(run, target, options, lambda line: progress(0.5, line))
-    built = pipeline.load_build(run, target)
+    read_manifest(run / "qat")
+    with in_use(run):
+        exported = _export(run)
+        with progress_bar(f"building {target}") as progress:
+            outcome = pipeline.build(run, target, options, lambda line: progress(0.5, line))
+        built = pipeline.load_build(run, target)
     shipped = f"{built.shipped} ({built.shipped.stat().st_size / 1e6:.3f} MB)"
     lines = [_agreement(a.to_json()) for a in built.agreements]
     lines += [f"ships {shipped}", f"wrote {_where(outcome)}"]
@@ -108,7 +120,7 @@ def measure(run: Path | None, target: str | None) -> Shown:
 
         get_target(target)
     run = find_run(run)
-    with progress_bar("measuring") as progress:
+    with progress_bar("measuring") as progress, in_use(run):
         folders = measuring.measure_all(run, target, progress)
     content = {name: read_json(f / "measure.json") for name, f in folders.items()}
     rows = []
@@ -138,7 +150,7 @@ def report(
 ) -> tuple[dict[str, Any], list[str], int]:
     """Write a run's report."""
     run = find_run(run)
-    with progress_bar("measuring and reporting") as progress:
+    with progress_bar("measuring and reporting") as progress, in_use(run):
         return reporting.make_report(run, baseline, strict, progress)
 
 
@@ -153,12 +165,13 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
         _say(data_commands.fetch(DEFAULT_DATA, False)[1])
     spec = named_spec("demo")
     schedule = defaults.TRAIN_EPOCHS, defaults.TRAIN_RATE, defaults.BATCH_SIZE
-    _say(train(run, spec, source, *schedule, seed)[1])
-    checkpoint = run / "train" / "model.pt"
-    _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
-    for target, options in demo_builds().items():
-        _say(build(run, target, options)[1])
-    return report(run, None, False)
+    with in_use(run):
+        _say(train(run, spec, source, *schedule, seed)[1])
+        checkpoint = run / "train" / "model.pt"
+        _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
+        for target, options in demo_builds().items():
+            _say(build(run, target, options)[1])
+        return report(run, None, False)
 
 
 def demo_builds() -> dict[str, dict[str, Any]]:

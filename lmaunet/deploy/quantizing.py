@@ -8,10 +8,15 @@ from typing import Any
 
 from lmaunet.deploy import defaults, pipeline
 from lmaunet.deploy.console import first_process, progress_bar, table
+from lmaunet.deploy.outcome import noted_spec
+from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json
+from lmaunet.train.schedule import Progress, Schedule
+from quant.bits import parse_bits, read_rules
+from quant.settings import QatSettings
 
 QAT_SHARE = 0.65
 EXPLAINED = 15
@@ -39,12 +44,14 @@ class QatOptions:
     keep_norms: bool = True
     explain: bool = False
 
-    def settings(self, spec: NetSpec) -> Any:
-        """Return the settings of QAT for a network; raises UserError for what does not fit it."""
-        from lmaunet.train.loop import Schedule
-        from quant.bits import parse_bits
-        from quant.qat import QatSettings
+    def settings(self, spec: NetSpec | None = None) -> QatSettings:
+        """Return the settings of QAT for a network; raises UserError for what does not fit it.
 
+        Without a network the bits are only read, before anything is loaded.
+        """
+        bits: dict[str, int] = {}
+        if self.bits is not None:
+            bits = dict(read_rules(self.bits)) if spec is None else parse_bits(spec, self.bits)
         if self.budget_mb is not None and not 1e-6 <= self.budget_mb < 1e6:
             raise UserError(
                 f"--budget-mb {self.budget_mb:g}; give a positive size of a byte (1e-6) or more "
@@ -52,7 +59,7 @@ class QatOptions:
             )
         return QatSettings(
             Schedule(self.epochs, self.learning_rate, self.batch_size),
-            bits={} if self.bits is None else parse_bits(spec, self.bits),
+            bits=bits,
             budget_bytes=None if self.budget_mb is None else int(self.budget_mb * 1e6),
             scales=self.scales,  # type: ignore[arg-type]
             distillation=self.distillation,
@@ -69,15 +76,13 @@ def qat(
     options: QatOptions,
 ) -> tuple[Any, list[str]]:
     """Quantize a checkpoint into a run, beside its FP32 control."""
-    from lmaunet.net.checkpoint import load_checkpoint, require_file, restore
-
-    require_file(checkpoint)
-    loaded = load_checkpoint(checkpoint, spec)
-    restore(loaded, checkpoint)
-    settings = options.settings(loaded.spec)
+    options.settings()  # what is refused is refused before anything is loaded
+    if not checkpoint.is_file():
+        raise UserError(f"checkpoint {checkpoint} does not exist or is not a file; give a .pt file")
     run = run_for_checkpoint(run, checkpoint)
-    source = choose_data(run, source)
-    with progress_bar("quantizing") as progress:
+    with progress_bar("quantizing") as progress, in_use(run):
+        settings = options.settings(_network_of(run, checkpoint, spec, progress))
+        source = choose_data(run, source)
         # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
             run, checkpoint, source, settings, options.seed,
@@ -108,6 +113,19 @@ def qat(
         f"wrote {outcome.folder}{cached}; next: lmaunet-deploy build --target ort --run {run}"
     )
     return content, lines
+
+
+def _network_of(run: Path, checkpoint: Path, spec: NetSpec | None, progress: Progress) -> NetSpec:
+    """Return a checkpoint's network: as the run noted it, or by loading the checkpoint."""
+    noted = noted_spec(run, "qat", checkpoint, spec)
+    if noted is not None:
+        return noted
+    progress(0.0, "loading torch and the checkpoint")
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+
+    loaded = load_checkpoint(checkpoint, spec)
+    restore(loaded, checkpoint)
+    return loaded.spec
 
 
 def _allocation(content: dict[str, Any]) -> list[str]:

@@ -89,7 +89,8 @@ def place_and_route(
         try:
             result = subprocess.run(
                 [sys.executable, "-c", start, *options], cwd=folder,
-                env=wasm_environment(wasm_cache), capture_output=True, text=True, check=False,
+                env=wasm_environment(wasm_cache), capture_output=True,
+                encoding="utf-8", errors="replace", check=False,
                 timeout=timeout_s,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
@@ -100,7 +101,7 @@ def place_and_route(
                 f"{module.name}: nextpnr cannot place it on {DEVICES[device]} (status "
                 f"{result.returncode}):\n{told}"
             )
-        report = json.loads((folder / "report.json").read_text())
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return read_report(report, device)
 
 

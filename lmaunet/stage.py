@@ -74,7 +74,7 @@ def source_digest(package: str) -> str:
     """Return the SHA-256 of an installed package's sources, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"package {package} is not installed; run: pip install lmaunet-deploy")
+        raise UserError(f"package {package} is not installed; install lmaunet-deploy again")
     digest = hashlib.sha256()
     root = Path(next(iter(spec.submodule_search_locations)))
     for path in sorted(p for p in root.rglob("*") if p.suffix in SOURCES):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmaunet.deploy import defaults, measuring, pipeline, reporting
-from lmaunet.deploy.console import first_process, progress_bar, table
+from lmaunet.deploy.console import first_process, progress_bar, table, tell
 from lmaunet.deploy.quantizing import QatOptions, qat
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import (
@@ -176,23 +175,13 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
 
 def demo_builds() -> dict[str, dict[str, Any]]:
     """Return the builds of the demo with their options."""
-    from lmaunet.deploy.targets.ort import build_options
+    from lmaunet.deploy.targets import build_options
 
-    return {
-        "ort": build_options(),
-        "trt": {"sms": list(defaults.SMS), "precision": defaults.PRECISIONS[0]},
-        "fpga": {
-            "board": defaults.BOARD,
-            "clock_mhz": defaults.CLOCK_MHZ,
-            "target_ms": None,
-            "simulate": False,
-            "flow": defaults.FLOW,
-        },
-    }
+    return {name: build_options(name, {}) for name in ("ort", "trt", "fpga")}
 
 
 def _say(lines: list[str]) -> None:
-    print("\n".join(["", *lines]), file=sys.stderr, flush=True)
+    tell("\n".join(["", *lines]))
 
 
 def _agreement(a: dict[str, Any]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.deploy.console import note
 from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -28,15 +31,31 @@ class Outcome:
 
 def run_stage(stage: Stage, work: Callable[[Path], None], *, resume: bool = False) -> Outcome:
     """Run a stage in this process; only the first of several processes writes its folder."""
+    started = time.monotonic()
     # each process finds the same here: no result is moved into place before all have worked on it
     if stage.is_current():
         if process_rank() == 0:
             stage.clear()
+        note(f"{stage.folder}: was there already, {time.monotonic() - started:.1f} s to tell")
         return Outcome(stage.folder, True)
+    require_temporary_folder()
     if process_rank() != 0:
         work(stage.partial)
-        return Outcome(stage.folder, False)
-    return Outcome(stage.write(work, resume=resume), False)
+    else:
+        stage.write(work, resume=resume)
+    note(f"{stage.folder}: made in {time.monotonic() - started:.1f} s")
+    return Outcome(stage.folder, False)
+
+
+def require_temporary_folder() -> None:
+    """Raise UserError where no temporary folder can be written, which compilers and torch need."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no temporary folder can be written ({error.strerror}); set TMPDIR to one that can, "
+            "or free space there"
+        ) from error
 
 
 def noted_spec(run: Path, stage: str, checkpoint: Path, spec: NetSpec | None) -> NetSpec | None:

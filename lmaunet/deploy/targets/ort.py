@@ -18,6 +18,7 @@ from export.operators import LIBRARY as OPERATORS
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ def probe() -> list[Tool]:
         "runs exported graphs on the CPU",
         version,
         place,
-        "pip install lmaunet-deploy",
+        install_command("onnxruntime"),
     )
     compiler = operators.compiler() or ""
     found = operators.compiler_version(compiler) if compiler else ""
@@ -365,4 +366,5 @@ TARGET = Target(
     run=run,
     measure=measure,
     arithmetic=arithmetic,
+    options=build_options,
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement
-from lmaunet.deploy.defaults import PRECISIONS
+from lmaunet.deploy.defaults import PRECISIONS, SMS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
@@ -57,6 +57,25 @@ def probe() -> list[Tool]:
     else:
         device = Tool("a CUDA GPU", f"measures latency; {gpu.why}", fix=gpu.fix, required=False)
     return [tensorrt, bindings, device]
+
+
+def build_options(sm: Sequence[str] | None = None, precision: str | None = None) -> dict[str, Any]:
+    """Return the options of a build: INT8 for the default GPUs if not given.
+
+    Raises:
+        UserError: for an unknown precision, or a GPU that it is not built for.
+        ToolNotFound: where TensorRT is not installed.
+    """
+    from trt import adapter
+
+    chosen = PRECISIONS[0] if precision is None else precision
+    if chosen not in PRECISIONS:
+        raise UserError(f"--precision {chosen} is unknown; use one of {', '.join(PRECISIONS)}")
+    flavour = adapter.require()
+    checked = adapter.check_sms(flavour, list(sm or SMS))
+    if chosen == PRECISIONS[0]:
+        adapter.check_int8_sms(flavour, checked)
+    return {"sms": list(sm or SMS), "precision": chosen}
 
 
 def build(request: BuildRequest) -> Build:
@@ -313,4 +332,5 @@ TARGET = Target(
     run=run,
     measure=measure,
     arithmetic=arithmetic,
+    options=build_options,
 )

@@ -116,7 +116,8 @@ def test_a_users_module_in_the_place_of_ours_is_named(tmp_path):
         "except ImportError as error: print(packages.missing_package(error))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True, cwd=tmp_path,
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(packages.__file__).parents[1]}"},
     )  # fmt: skip
     assert f"{tmp_path / 'export.py'} stands in the place of" in done.stdout

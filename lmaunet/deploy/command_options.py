@@ -31,10 +31,11 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable], C
         def run(*, verbose: bool, quiet: bool, **given: Any) -> Any:
             # what stands before the command counts too
             console.choose_output(quiet=quiet or None, verbose=verbose or None)
-            check_paths(given)
+            check_paths({labels[name]: value for name, value in given.items()})
             return function(**given)
 
         hints = typing.get_type_hints(function, include_extras=True)
+        labels = {name: _label(name, hint) for name, hint in hints.items()}
         hints |= {"verbose": VerboseOption, "quiet": QuietOption}
         parameters = [
             parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
@@ -55,8 +56,22 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable], C
     return register
 
 
+def _label(name: str, hint: Any) -> str:
+    """Return what a parameter is called on the command line."""
+    for noted in getattr(hint, "__metadata__", ()):
+        # the first of an option's names stands where its default would
+        names = [getattr(noted, "default", None), *(getattr(noted, "param_decls", None) or ())]
+        declared = next((n for n in names if isinstance(n, str) and n.startswith("-")), None)
+        return declared or getattr(noted, "metavar", None) or f"--{name.replace('_', '-')}"
+    return name
+
+
 def check_paths(given: dict[str, Any]) -> None:
-    """Raise UserError for a path that a message, JSON or a library could not hold."""
+    """Raise UserError for a path that a message, JSON or a library could not hold.
+
+    Args:
+        given: values by what they are called on the command line.
+    """
     for name, value in given.items():
         for path in value if isinstance(value, list) else [value]:
             if not isinstance(path, Path):

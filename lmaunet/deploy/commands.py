@@ -148,6 +148,8 @@ def report(
     run: Path | None, baseline: Path | None, strict: bool
 ) -> tuple[dict[str, Any], list[str], int]:
     """Write a run's report."""
+    import jinja2  # noqa: F401  what the report needs is missed before minutes of measuring
+
     run = find_run(run)
     with progress_bar("measuring and reporting") as progress, in_use(run):
         return reporting.make_report(run, baseline, strict, progress)

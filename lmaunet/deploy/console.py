@@ -131,7 +131,9 @@ def show(content: Any, lines: list[str], as_json: bool) -> None:
     except OSError as error:
         _drop_output()
         if not isinstance(error, BrokenPipeError):
-            raise
+            raise UserError(
+                f"the result cannot be printed ({error.strerror}); send standard output elsewhere"
+            ) from error
 
 
 def _finite(content: Any) -> Any:

@@ -31,7 +31,7 @@ from lmaunet.deploy.console import run_command, table
 from lmaunet.deploy.deployment import Interface, write_build
 from lmaunet.deploy.inferring import PHASES
 from lmaunet.deploy.targets import BuildRequest, get_target
-from lmaunet.deploy.targets.ort import cpu_model
+from lmaunet.deploy.timing import cpu_model
 from lmaunet.errors import UserError
 from lmaunet.spec import named_spec
 from lmaunet.stage import Stage, tool_versions, write_json

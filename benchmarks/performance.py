@@ -37,7 +37,7 @@ from performance_workers import Effort, Job, figures, measure
 from export.lower import count_nodes
 from export.openvino_runtime import version
 from export.reference import thread_count
-from lmaunet.deploy.targets.ort import cpu_model
+from lmaunet.deploy.timing import cpu_model
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint
 from lmaunet.spec import NetSpec, named_spec

@@ -149,7 +149,8 @@ def _integers(lowering: str) -> Callable[[Networks, Path], None]:
 
 def as_opened(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a file of the CPU as the target ``ort`` opens it on this processor."""
-    return cpu_form.signed_weights(model) if cpu_form.adds_without_saturation() else model
+    signed = cpu_form.runtime_adds_without_saturation()
+    return cpu_form.signed_weights(model) if signed else model
 
 
 def _with_operators(

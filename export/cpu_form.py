@@ -11,6 +11,7 @@ graph optimization and without. The fewer bits weights have, the coarser that ro
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections import Counter
 from pathlib import Path
@@ -231,8 +232,53 @@ def signed_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
+@functools.cache
+def runtime_adds_without_saturation() -> bool:
+    """Tell whether ONNX Runtime, on this processor, adds products of UINT8 and INT8 in INT32.
+
+    The processor must say that it can, and a convolution whose products are the largest there are
+    must come out right: an emulated or virtual processor may have other instructions than the
+    system lists, and a library may not use those that there are.
+    """
+    return adds_without_saturation() and _largest_sum() == EXACT_SUM
+
+
+EXACT_SUM = 100
+"""What :func:`_largest_sum` is where nothing saturates."""
+
+
+def _largest_sum() -> int:
+    """Return a code that ONNX Runtime computes from the largest products, 100 if it is right."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    from export.reference import open_session
+
+    channels = 32
+    weights = np.full((channels, channels, 1, 1), 127, np.int8)
+    step = channels * 255 * 127 / EXACT_SUM
+    constants = {
+        "one": np.float32(1), "zero": np.uint8(0), "weights": weights, "no_offset": np.int8(0),
+        "step": np.float32(step),
+    }  # fmt: skip
+    node = helper.make_node(
+        "QLinearConv",
+        ["image", "one", "zero", "weights", "one", "no_offset", "step", "zero"], ["codes"],
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node], "largest sum",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, channels, 8, 8])],
+        [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, channels, 8, 8])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    image = np.full((1, channels, 8, 8), 255, np.uint8)
+    codes = open_session(model, optimize=True).run(None, {"image": image})[0]
+    return int(codes.min())
+
+
 def adds_without_saturation() -> bool:
-    """Tell whether this processor adds products of UINT8 and INT8 in INT32.
+    """Tell whether this processor says that it adds products of UINT8 and INT8 in INT32.
 
     On x86 that is VNNI. Where the system does not tell, the answer is no.
     """

@@ -179,9 +179,9 @@ class BuildDetail:
             "image_bytes": image["image"],
             "weights_bytes": image["weights"],
             "size_note": (
-                "size_mb is weights.bin: all weights, multipliers, tables and scan constants at "
-                "their bit-widths, which is what the on-chip memories hold; a bitstream needs "
-                "Vivado"
+                "size_mb is weights.bin with its index and the host's constants: all weights, "
+                "multipliers, tables and scan constants at their bit-widths, which is what the "
+                "on-chip memories hold; a bitstream needs Vivado"
             ),
         }
         return detail | (_simulated(self.proof, design.clock_mhz) if self.proof else {})

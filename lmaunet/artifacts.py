@@ -18,16 +18,18 @@ from lmaunet.errors import Disagreement
 if TYPE_CHECKING:
     import numpy as np
 
-Provenance = Literal["measured", "simulated", "estimated"]
-PROVENANCES: tuple[Provenance, ...] = ("measured", "simulated", "estimated")
+Provenance = Literal["measured", "emulated", "simulated", "estimated"]
+PROVENANCES: tuple[Provenance, ...] = ("measured", "emulated", "simulated", "estimated")
+"""From the strongest to the weakest."""
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One figure: ``value`` in ``unit``, and how it was obtained.
 
-    ``measured``: on the thing itself. ``simulated``: by simulating the hardware cycle by cycle.
-    ``estimated``: computed from a model of it.
+    ``measured``: on the thing itself. ``emulated``: its graph or its integers, computed elsewhere.
+    ``simulated``: by simulating the hardware cycle by cycle. ``estimated``: computed from a model
+    of it.
     """
 
     quantity: str
@@ -146,10 +148,24 @@ def require_agreement(
 
 @dataclass(frozen=True)
 class Build:
-    """What a target built: ``shipped`` is the file that goes to the device."""
+    """What a target built.
+
+    ``shipped`` is the file that goes to the device, ``beside`` what it needs there to run as
+    measured, such as a library of operators.
+    """
 
     target: str
     folder: Path
     shipped: Path
     agreements: tuple[Agreement, ...]
     detail: dict[str, Any] = field(default_factory=dict)
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def ships(self) -> tuple[Path, ...]:
+        """All files that go to the device."""
+        return (self.shipped, *self.beside)
+
+    def ships_mb(self) -> float:
+        """Return the size of all that goes to the device, in MB of 10^6 bytes."""
+        return sum(path.stat().st_size for path in self.ships) / 1e6

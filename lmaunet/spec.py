@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lmaunet.errors import UserError
 
@@ -120,11 +120,20 @@ class NetSpec:
     pyramid_width: int | None = None
     input_size: tuple[int, int] = (256, 256)
 
+    LARGEST: ClassVar[Mapping[str, int]] = {
+        "widths": 2**14, "decoder_widths": 2**14, "pyramid_width": 2**14, "strides": 64,
+        "kernels": 9, "pyramid_bins": 64, "input_size": 2**14, "in_channels": 1024, "states": 1024,
+        "expand": 64, "decoder_convs": 64, "classes": 4096,
+    }  # fmt: skip
+    """The largest number that a field may hold: far above what anyone trains."""
+
     def __post_init__(self) -> None:
         for key in ("widths", "strides", "kernels", "decoder_widths", "pyramid_bins", "input_size"):
             value = getattr(self, key)
             if value is not None:
                 object.__setattr__(self, key, tuple(int(v) for v in value))
+        if len(self.widths) != 5:
+            raise UserError(f"spec {self.name}: widths={self.widths}; give 5 positive numbers")
         if self.decoder_widths is None:
             object.__setattr__(self, "decoder_widths", self.widths[:4])
         if self.pyramid_width is None:
@@ -159,6 +168,10 @@ class NetSpec:
             raise UserError(
                 f"spec {self.name}: mamba={self.mamba!r}; use 'causal', 'both' or 'none'"
             )
+        for key, largest in self.LARGEST.items():
+            value = getattr(self, key)
+            if max(value) > largest if isinstance(value, tuple) else value > largest:
+                raise UserError(f"spec {self.name}: {key}={value}; give at most {largest:,}")
         self.check_size(*self.input_size)
 
     def check_size(self, height: int, width: int) -> None:
@@ -265,14 +278,40 @@ class NetSpec:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> NetSpec:
         """Return the spec that :meth:`to_json` wrote; raises UserError for anything else."""
-        try:
-            return NetSpec(**content)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"not a network specification: {error}") from error
+        if not isinstance(content, Mapping):
+            raise UserError(f"not a network specification: it is a {type(content).__name__}")
+        known = [f.name for f in dataclasses.fields(NetSpec)]
+        unknown = [str(key)[:40] for key in content if key not in known]
+        if unknown:
+            raise UserError(
+                f"not a network specification: unknown {', '.join(map(repr, unknown[:3]))}; its "
+                f"fields are {', '.join(known)}"
+            )
+        for key in ("name", "widths"):
+            if key not in content:
+                raise UserError(f"not a network specification: it has no {key!r}")
+        for key, value in content.items():
+            if key in ("name", "skip", "mamba", "pyramid"):
+                right, kind = isinstance(value, str) and value.isprintable(), "text"
+            elif key in ("widths", "strides", "kernels", "pyramid_bins", "input_size"):
+                right, kind = _whole_numbers(value), "a list of whole numbers"
+            elif key == "decoder_widths":
+                right, kind = value is None or _whole_numbers(value), "a list of whole numbers"
+            else:
+                continue
+            if not right or len(value or ()) > 64:
+                raise UserError(
+                    f"not a network specification: {key}={str(value)[:40]!r}, expected {kind}"
+                )
+        return NetSpec(**content)
 
     def replace(self, **changes: Any) -> NetSpec:
         """Return a copy with other values; ``None`` leaves a value as it is."""
         return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
 
 
 SPECS = {

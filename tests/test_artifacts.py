@@ -9,6 +9,8 @@ def test_figures_say_where_they_come_from():
     assert Measurement("latency_ms", 3.5, "ms", "measured").to_json() == {
         "value": 3.5, "unit": "ms", "provenance": "measured",
     }  # fmt: skip
+    for provenance in ("emulated", "simulated", "estimated"):
+        assert Measurement("dice", 0.5, "1", provenance).to_json()["provenance"] == provenance
     with pytest.raises(ValueError, match="provenance 'guessed'"):
         Measurement("latency_ms", 3.5, "ms", "guessed")
     missing = Unavailable("latency_ms", "GPU", "there is none", "use one").to_json()

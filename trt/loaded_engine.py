@@ -29,7 +29,8 @@ class Latency:
     ``median_ms``, ``p90_ms`` and ``p99_ms`` are of ``runs`` runs after the warm-up, each between
     two CUDA events and without the copies to and from the device. Those that begin with
     ``end_to_end`` are wall times of as many runs with the copies. ``first_run_ms`` is the wall time
-    of the first run, which holds the compilation of the kernels in TensorRT for RTX.
+    of the first run, which holds the compilation of the kernels in TensorRT for RTX. ``min_ms`` is
+    the shortest of the runs.
     """
 
     gpu: str
@@ -42,6 +43,7 @@ class Latency:
     first_run_ms: float
     runs: int
     cuda_graph: bool
+    min_ms: float | None = None
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -232,6 +234,7 @@ class LoadedEngine:
             first_run_ms=first_ms,
             runs=runs,
             cuda_graph=True,
+            min_ms=min(model),
         )
 
     def close(self) -> None:

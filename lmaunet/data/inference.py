@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.data import normalization as norm
 from lmaunet.data.framing import AxisOperator, Framing, zoom_to
-from lmaunet.data.volumes import Geometry, read_image, write_labels
+from lmaunet.data.geometry import Geometry
+from lmaunet.data.intensity import compare
+from lmaunet.data.masks import (
+    SEGMENTATION_SUFFIX,
+    check_format,
+    suffix_of,
+    write_labels,
+    write_segmentation,
+)
+from lmaunet.data.volumes import Image, read_pixels
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +39,15 @@ class Preparation:
         normalization: the data set's, with the mean and deviation of its training slices.
         resampled_mm: y, x spacing that slices were resampled to; None where the set had none.
         fit: whether slices that were then larger than ``size`` were shrunk to it.
+        intensity: what values the training images had, for each channel; empty where the build
+            does not say.
     """
 
     size: tuple[int, int]
     normalization: Mapping[str, Any]
     resampled_mm: tuple[float, float] | None
     fit: bool
+    intensity: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +61,10 @@ class PreparedVolume:
             larger where the slice is: windows then cover it.
         preparation: the network's.
         notes: what the user should know.
+        kind: the first channel's format, such as ``DICOM``.
+        source: its DICOM series, where it is one.
+        intensity: for each channel, what values were seen, what training had, and in what they
+            are unlike.
     """
 
     channels: tuple[np.ndarray, ...]
@@ -56,9 +72,18 @@ class PreparedVolume:
     framing: Framing
     preparation: Preparation
     notes: tuple[str, ...] = ()
+    kind: str = ""
+    source: Any = None
+    intensity: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
         return self.geometry.shape[0]
+
+    @functools.cached_property
+    def _kinds(self) -> list[Mapping[str, Any]]:
+        """The channels' normalizations, with the statistics of this volume where they need them."""
+        kind = self.preparation.normalization
+        return [norm.bind(norm.channel(kind, i), c) for i, c in enumerate(self.channels)]
 
     @functools.cached_property
     def _operators(self) -> tuple[AxisOperator, AxisOperator] | None:
@@ -68,9 +93,8 @@ class PreparedVolume:
         """Return slices ``start`` to ``stop``, normalised: float32 ``(n, channels, H, W)``."""
         import numpy as np
 
-        kind = self.preparation.normalization
         framed = []
-        for channel in self.channels:
+        for channel, kind in zip(self.channels, self._kinds, strict=True):
             unit = norm.to_unit(channel[start:stop], kind)
             images = self.framing.images(unit, norm.fill(unit, kind), self._operators)
             framed.append(norm.standardize(images, kind))
@@ -80,8 +104,21 @@ class PreparedVolume:
         """Return the classes ``(n, y, x)`` of logits ``(n, classes, H, W)`` on the image's grid."""
         return self.framing.classes(logits)
 
-    def write(self, path: Path, labels: np.ndarray) -> Path:
-        """Write labels ``(z, y, x)`` to a file that lies on the image."""
+    def check_output(self, path: Path) -> tuple[str, ...]:
+        """Return notes on a mask's format; raise UserError where it cannot hold the grid."""
+        return check_format(path, self.geometry, self.source)
+
+    def write(self, path: Path, labels: np.ndarray, classes: Sequence[str], network: str) -> Path:
+        """Write labels ``(z, y, x)`` to a file that lies on the image.
+
+        Args:
+            path: the file; its suffix chooses the format.
+            labels: indices of ``classes``.
+            classes: names by index, the background first.
+            network: the name of what computed them; both are kept where the format has a place.
+        """
+        if suffix_of(path) == SEGMENTATION_SUFFIX:
+            return write_segmentation(path, labels, self.geometry, self.source, classes, network)
         return write_labels(path, labels, self.geometry)
 
 
@@ -103,16 +140,38 @@ def prepare_volume(
             f"{len(paths)} image(s); the network takes {channels} channel(s): give "
             f"{'one image' if channels == 1 else f'{channels} images on one grid, in its order'}"
         )
-    images, geometries = zip(*(read_image(path) for path in paths), strict=True)
-    first: Geometry = geometries[0]
-    for path, geometry in zip(paths[1:], geometries[1:], strict=True):
-        if not geometry.same_grid(first):
+    images = [read_pixels(path) for path in paths]
+    first = images[0].geometry
+    for path, image in zip(paths[1:], images[1:], strict=True):
+        if not image.geometry.same_grid(first):
             raise UserError(
-                f"{path} lies on another grid than {paths[0]} (shape {geometry.shape}, expected "
-                f"{first.shape}, or another place); resample it onto {paths[0].name}"
+                f"{path} lies on another grid than {paths[0]} (shape {image.geometry.shape}, "
+                f"expected {first.shape}, or another place); resample it onto {paths[0].name}"
             )
-    framing, notes = _framing(first, preparation, paths[0])
-    return PreparedVolume(images, first, framing, preparation, notes)
+    framing, of_framing = _framing(first, preparation, paths[0])
+    arrays = tuple(image.array for image in images)
+    intensity, of_values = compare(
+        arrays, preparation.intensity, preparation.normalization, [i.modality for i in images]
+    )
+    return PreparedVolume(
+        arrays,
+        first,
+        framing,
+        preparation,
+        (*_notes_of(paths, images), *of_values, *of_framing),
+        images[0].kind,
+        images[0].source,
+        intensity,
+    )
+
+
+def _notes_of(paths: Sequence[Path], images: Sequence[Image]) -> list[str]:
+    """Return the notes on how images were read, with the file's name where there are several."""
+    return [
+        note if len(paths) == 1 else f"{path.name}: {note}"
+        for path, image in zip(paths, images, strict=True)
+        for note in image.notes
+    ]
 
 
 def _framing(

@@ -49,6 +49,10 @@ ClassMapOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--class-map", help="JSON that maps label values to class names."),
 ]
+SPEC_HELP = "base, edge, demo, or a JSON file with a spec's fields."
+ClassesOption = Annotated[Optional[int], typer.Option(help="Classes with background.")]  # noqa: UP045
+ChannelsOption = Annotated[Optional[int], typer.Option(help="Image channels.")]  # noqa: UP045
+InputSizeOption = Annotated[Optional[int], typer.Option(help="Height and width.")]  # noqa: UP045
 SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.", min=0, max=2**63 - 1)]
 
 
@@ -158,7 +162,7 @@ def data_info(
 
 @command(app)
 def spec(
-    name: Annotated[str, typer.Argument(help="base, edge or demo.", autocompletion=offer(*SPECS))],
+    name: Annotated[str, typer.Argument(help=SPEC_HELP, autocompletion=offer(*SPECS))],
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Print a network's parameters, MACs and bytes, part by part."""
@@ -169,25 +173,21 @@ def spec(
 
 @command(app)
 def train(
-    spec_name: Annotated[str, typer.Option("--spec", help="base, edge or demo.", autocompletion=offer(*SPECS))] = "demo",  # noqa: E501
+    spec_name: Annotated[str, typer.Option("--spec", help=SPEC_HELP, autocompletion=offer(*SPECS))] = "demo",  # noqa: E501
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     run: RunOption = None,
     epochs: Annotated[int, typer.Option(help="Passes over the slices.")] = defaults.TRAIN_EPOCHS,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.TRAIN_RATE,
     batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = defaults.BATCH_SIZE,
-    classes: Annotated[Optional[int], typer.Option(help="Classes with background.")] = None,  # noqa: UP045
-    channels: Annotated[Optional[int], typer.Option(help="Image channels.")] = None,  # noqa: UP045
-    input_size: Annotated[Optional[int], typer.Option(help="Height and width.")] = None,  # noqa: UP045
+    classes: ClassesOption = None, channels: ChannelsOption = None,
+    input_size: InputSizeOption = None,
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network in float; the same command goes on where it was interrupted."""
     from lmaunet.deploy import commands
-    from lmaunet.spec import named_spec
+    from lmaunet.stated_spec import state_spec
 
-    network = named_spec(spec_name).replace(
-        classes=classes, in_channels=channels,
-        input_size=None if input_size is None else (input_size, input_size),
-    )  # fmt: skip
+    network = state_spec(spec_name, classes, channels, input_size).for_training()
     source = _source(data, phantom, class_map)
     console.show(
         *commands.train(run, network, source, epochs, learning_rate, batch_size, seed), as_json
@@ -199,7 +199,10 @@ def qat(
     ckpt: Annotated[Path, typer.Option("--ckpt", help="The trained FP32 checkpoint.")],
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     run: RunOption = None,
-    spec_name: Annotated[Optional[str], typer.Option("--spec", help="For a plain state dict.")] = None,  # noqa: E501, UP045
+    spec_name: Annotated[Optional[str], typer.Option("--spec", help="What the checkpoint is of: base, edge, demo or a JSON file; told from its tensors if not given.")] = None,  # noqa: E501, UP045
+    classes: ClassesOption = None, channels: ChannelsOption = None,
+    input_size: InputSizeOption = None,
+    weights: Annotated[Optional[str], typer.Option(help="Which weights of a checkpoint that holds several, such as model_ema; those that are no average if not given.")] = None,  # noqa: E501, UP045
     bits: Annotated[Optional[str], typer.Option(help="Weight bits: 4, or rules such as 3x3=4,decoder*=3; 8 if not given.")] = None,  # noqa: E501, UP045
     budget_mb: Annotated[Optional[float], typer.Option(help="Choose bits so that the ONNX file that ships takes at most this.")] = None,  # noqa: E501, UP045
     scales: Annotated[str, typer.Option(help="free, or pow2 for powers of two.", autocompletion=offer("free", "pow2"))] = "free",  # noqa: E501
@@ -217,15 +220,15 @@ def qat(
     """
     from lmaunet.deploy.quantizing import QatOptions
     from lmaunet.deploy.quantizing import qat as quantize
-    from lmaunet.spec import named_spec
+    from lmaunet.stated_spec import state_spec
 
-    network = None if spec_name is None else named_spec(spec_name)
+    stated = state_spec(spec_name, classes, channels, input_size)
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain,
+        explain, weights,
     )  # fmt: skip
-    console.show(*quantize(run, ckpt, source, network, options), as_json)
+    console.show(*quantize(run, ckpt, source, stated, options), as_json)
 
 
 @command(app)
@@ -300,12 +303,13 @@ def report(
     run: RunOption = None,
     baseline: Annotated[Optional[Path], typer.Option(help="An older report.json to compare with.")] = None,  # noqa: E501, UP045
     strict: Annotated[bool, typer.Option("--strict", help="Fail gates on figures that are unavailable.")] = False,  # noqa: E501
+    gate: Annotated[Optional[list[str]], typer.Option("--gate", help="A limit such as ort.latency_ms=50 or, a floor, dice=0.7; repeatable. Replaces that of lmaunet.toml and the default.")] = None,  # noqa: E501, UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write report.json, report.md and report.html; status 1 where a gate or the baseline fails."""
     from lmaunet.deploy import commands
 
-    content, lines, status = commands.report(run, baseline, strict)
+    content, lines, status = commands.report(run, baseline, strict, gate or ())
     console.show(content, lines, as_json)
     raise typer.Exit(status)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmaunet.deploy import defaults, measuring, pipeline, reporting
-from lmaunet.deploy.console import first_process, progress_bar, table, tell
+from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
+from lmaunet.deploy.gate_limits import chosen_limits
 from lmaunet.deploy.quantizing import QatOptions, qat
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import (
@@ -43,7 +44,7 @@ def train(
     content = read_json(outcome.folder / "train.json")
     scores = content["scores"]
     return content, [
-        f"Dice {100 * scores['dice']:.1f} on held-out slices",
+        f"Dice {percent(scores['dice'])} on held-out slices",
         *_per_class(scores["per_class"]),
         f"wrote {_where(outcome)}; next: lmaunet-deploy qat --ckpt {outcome.folder / 'model.pt'}",
     ]
@@ -101,7 +102,7 @@ def build(run: Path | None, target: str, options: Mapping[str, Any]) -> Shown:
         with progress_bar(f"building {target}") as progress:
             outcome = pipeline.build(run, target, options, lambda line: progress(0.5, line))
         built = pipeline.load_build(run, target)
-    shipped = f"{built.shipped} ({built.shipped.stat().st_size / 1e6:.3f} MB)"
+    shipped = ", ".join(f"{path} ({path.stat().st_size / 1e6:.3f} MB)" for path in built.ships)
     lines = [_agreement(a.to_json()) for a in built.agreements]
     lines += [f"ships {shipped}", f"wrote {_where(outcome)}"]
     content = {
@@ -126,11 +127,11 @@ def measure(run: Path | None, target: str | None) -> Shown:
     for name, found in content.items():
         if name == "reference":
             dice = found["scores"][found["best"]]["dice"]
-            rows.append(["FP32", f"{100 * dice:.2f}", "", ""])
+            rows.append(["FP32", percent(dice, 2), "", ""])
             continue
         figures = found["figures"]
         rows.append(
-            [name, f"{100 * found['scores']['dice']:.2f}",
+            [name, percent(found["scores"]["dice"], 2),
              *(_shown(figures[key]) for key in ("size_mb", "latency_ms"))]
         )  # fmt: skip
     return content, table(["target", "Dice", "size", "latency"], rows)
@@ -145,20 +146,22 @@ def infer(folder: Path, images: list[Path], output: Path, overlap: float, batch:
 
 
 def report(
-    run: Path | None, baseline: Path | None, strict: bool
+    run: Path | None, baseline: Path | None, strict: bool, limits: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[str], int]:
-    """Write a run's report."""
+    """Write a run's report; ``limits`` are ``--gate`` options."""
+    chosen_limits(limits)  # a limit that is none is refused before the run is looked for
     import jinja2  # noqa: F401  what the report needs is missed before minutes of measuring
 
     run = find_run(run)
     with progress_bar("measuring and reporting") as progress, in_use(run):
-        return reporting.make_report(run, baseline, strict, progress)
+        return reporting.make_report(run, baseline, strict, progress, limits)
 
 
 def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str], int]:
     """Run everything: data, training, QAT, export, the three builds, the report."""
     from lmaunet.deploy import data_commands
 
+    chosen_limits()  # an lmaunet.toml with a fault is named before the minutes of training
     if phantom:
         source = DataSource(None, seed=seed)
     else:

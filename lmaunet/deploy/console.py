@@ -156,6 +156,11 @@ def _drop_output() -> None:
                 os.dup2(nowhere, stream.fileno())
 
 
+def percent(share: float | None, decimals: int = 1) -> str:
+    """Return a Dice as a percentage, or that there is none."""
+    return "not scored" if share is None else f"{100 * share:.{decimals}f}"
+
+
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     """Return rows as aligned lines; columns that look like numbers are set right."""
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.data import normalization as norm
 from lmaunet.data.inference import Preparation
+from lmaunet.data.intensity import check_record
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json
@@ -54,8 +55,9 @@ class Interface:
     def of(network: NetSpec, data: Dataset, digests: Mapping[str, str]) -> Interface:
         """Return the interface of a network that was trained on a data set."""
         preparation = Preparation(
-            network.input_size, dict(data.normalization), data.resampled_mm, data.fit
-        )
+            network.input_size, dict(data.normalization), data.resampled_mm, data.fit,
+            data.intensity,
+        )  # fmt: skip
         z, y, x = (None if math.isnan(mm) else float(mm) for mm in data.spacing_mm)
         named = {
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
@@ -72,6 +74,7 @@ class Interface:
             "normalization": dict(ready.normalization),
             "resampled_mm": None if ready.resampled_mm is None else list(ready.resampled_mm),
             "shrunk_to_fit": ready.fit,
+            "intensity": [dict(channel) for channel in ready.intensity],
             "spacing_mm": list(self.spacing_mm),
             "data": dict(self.data),
             "sha256": dict(self.digests),
@@ -96,12 +99,9 @@ class Interface:
                 target = (height, width)
             z, y, x = (None if mm is None else _lengths([mm], 1)[0] for mm in content["spacing_mm"])
             fit, data, digests = content["shrunk_to_fit"], content["data"], content["sha256"]
-            checked = norm.check(kind, where)
-            if kind["kind"] == "window":
-                mean, std = float(kind["mean"]), float(kind["std"])
-                if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-                    raise ValueError(f"mean {mean}, std {std}")
-                checked |= {"mean": mean, "std": std}
+            # builds of before have no record
+            intensity = check_record(content.get("intensity", []))
+            checked = norm.check_trained(kind, where, network.in_channels)
             if not isinstance(fit, bool):
                 raise TypeError(f"shrunk_to_fit {fit!r}")
             named = {
@@ -119,7 +119,7 @@ class Interface:
                 f"{network.in_channels} channel(s), {network.input_size} and {network.classes} "
                 f"classes; {MEND}"
             )
-        preparation = Preparation(network.input_size, checked, target, fit)
+        preparation = Preparation(network.input_size, checked, target, fit, intensity)
         return Interface(network, classes, preparation, (z, y, x), named, digests)
 
 
@@ -127,9 +127,11 @@ class Interface:
 class Deployment:
     """A build and what its network takes and gives.
 
-    ``shipped`` is the name of the file that goes to the device, in the build's folder; ``digests``
-    has its SHA-256 as ``shipped``, that of the exported graph as ``qcdq``, and those of the FP32
-    and the quantized ``checkpoint``. ``versions`` are of the tools that built it.
+    ``shipped`` is the name of the file that goes to the device, in the build's folder; ``ships``
+    has it and what it needs beside it, each with ``name``, ``bytes`` and ``sha256``, and is empty
+    in a build of an earlier version. ``digests`` has the SHA-256 of the first as ``shipped``, that
+    of the exported graph as ``qcdq``, and those of the FP32 and the quantized ``checkpoint``.
+    ``versions`` are of the tools that built it.
     """
 
     target: str
@@ -137,13 +139,22 @@ class Deployment:
     interface: Interface
     digests: Mapping[str, str]
     versions: Mapping[str, str]
+    ships: tuple[Mapping[str, Any], ...] = ()
 
     @staticmethod
     def of(build: Build, interface: Interface, qcdq: Path) -> Deployment:
         """Return the deployment of a build that was just made from an exported graph."""
         digests = {**interface.digests, "qcdq": sha256(qcdq), "shipped": sha256(build.shipped)}
         shipped = str(build.shipped.relative_to(build.folder))
-        return Deployment(build.target, shipped, interface, digests, tool_versions())
+        ships = tuple(
+            {
+                "name": str(path.relative_to(build.folder)),
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
+            }
+            for path in build.ships
+        )
+        return Deployment(build.target, shipped, interface, digests, tool_versions(), ships)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -151,6 +162,7 @@ class Deployment:
             "schema": SCHEMA,
             "target": self.target,
             "shipped": self.shipped,
+            "ships": [dict(file) for file in self.ships],
             **self.interface.to_json(),
             "sha256": dict(self.digests),
             "versions": dict(self.versions),
@@ -175,9 +187,17 @@ class Deployment:
             target, shipped = _strings([content["target"], content["shipped"]])
             versions = {str(k): str(v) for k, v in content["versions"].items()}
             interface.digests["shipped"]
-        except (KeyError, TypeError, AttributeError) as error:
+            ships = tuple(
+                {
+                    "name": str(file["name"]),
+                    "bytes": int(file["bytes"]),
+                    "sha256": str(file["sha256"]),
+                }
+                for file in content.get("ships", ())
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{where} is damaged ({error!r}); {MEND}") from error
-        return Deployment(target, shipped, interface, interface.digests, versions)
+        return Deployment(target, shipped, interface, interface.digests, versions, ships)
 
 
 def _strings(values: Any) -> list[str]:
@@ -207,6 +227,7 @@ def write_build(build: Build, interface: Interface, qcdq: Path) -> None:
         {
             "target": build.target,
             "shipped": str(build.shipped.relative_to(build.folder)),
+            "beside": [str(path.relative_to(build.folder)) for path in build.beside],
             "agreements": [a.to_json() for a in build.agreements],
             "detail": build.detail,
         },
@@ -219,8 +240,10 @@ def read_build(folder: Path) -> Build:
     content = read_json(folder / BUILD_FILE)
     agreements = tuple(Agreement(**a) for a in content["agreements"])
     return Build(
-        content["target"], folder, folder / content["shipped"], agreements, content["detail"]
-    )
+        content["target"], folder, folder / content["shipped"], agreements, content["detail"],
+        # a build of an earlier version names only the first
+        tuple(folder / name for name in content.get("beside", ())),
+    )  # fmt: skip
 
 
 def open_build(folder: Path) -> tuple[Build, Deployment]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lmaunet.deploy.console import table
-from lmaunet.spec import NetSpec, named_spec
+from lmaunet.spec import NetSpec
+from lmaunet.stated_spec import state_spec
 
 ARTICLE_PARAMS = 11.2e6
 ARTICLE_GFLOP = 182.3
@@ -13,12 +14,12 @@ SIZES = (512, 256)
 
 
 def describe(name: str) -> tuple[dict[str, Any], list[str]]:
-    """Return a named spec as JSON, and as lines for a person.
+    """Return a spec, by its name or its JSON file, as JSON, and as lines for a person.
 
     MACs are multiply-accumulates of one image; a scan counts three for each channel, state and
     token. Bytes are those of the parameters, at 4 and at 1 byte each.
     """
-    spec = named_spec(name)
+    spec = state_spec(name).for_training()
     height, width = spec.input_size
     parts: dict[str, dict[str, int]] = {}
     for layer in spec.layers():

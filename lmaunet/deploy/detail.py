@@ -7,6 +7,7 @@ from typing import Any
 
 from lmaunet.deploy.figures import WORDS, Shown, number_text
 from lmaunet.deploy.gates import latency_conditions
+from lmaunet.deploy.timing import SPREAD
 
 
 def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
@@ -17,10 +18,16 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
         if isinstance(timing.get(key), str | int):
             yield label, str(timing[key])
     if "provenance" in target["latency_ms"]:
-        for key, label in (("p90_ms", "Latency, 90th percentile"), ("p99_ms", "99th percentile")):
+        for key, label in (
+            ("min_ms", "Latency, minimum"),
+            ("p90_ms", "Latency, 90th percentile"),
+            ("p99_ms", "99th percentile"),
+        ):
             if counts(timing.get(key)):
                 number = number_text("latency_ms", timing[key])
                 yield label, Shown("latency_ms", number, "ms", target["latency_ms"]["provenance"])
+        yield from _steadiness(timing)
+    yield from _float32(detail)
     if counts(detail.get("clock_mhz")):
         status = detail.get("clock_status")
         yield "Clock", f"{detail['clock_mhz']:g} MHz" + (f", {status}" if status else "")
@@ -41,6 +48,43 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
     precisions = detail.get("precisions")
     if isinstance(precisions, Mapping) and precisions:
         yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
+
+
+def _steadiness(timing: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield how often was timed beside which load, and how far the times are apart."""
+    if counts(timing.get("runs")):
+        load = timing.get("load_average")
+        beside = f", load average {load:g}" if isinstance(load, int | float) else ""
+        yield "Timed", f"{timing['runs']} runs{beside}"
+    if counts(timing.get("spread")):
+        said = f"{timing['spread']:.2f}"
+        if timing.get("unsteady") is True:
+            said += (
+                f", above {SPREAD:g}: UNSTEADY, something else ran on the machine; measure again "
+                "when it is idle"
+            )
+        yield "90th percentile to minimum", said
+
+
+def _float32(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
+    """Yield time and size of the FP32 network, timed in turns with the target."""
+    beside = detail.get("float32")
+    if not isinstance(beside, Mapping):
+        return
+    keys = ("median_ms", "size_mb", "speed_up", "compression")
+    if counts(*(beside.get(key) for key in keys)) and isinstance(beside.get("form"), str):
+        mark = "unsteady" if beside.get("unsteady") is True else ""
+        number = number_text("latency_ms", beside["median_ms"])
+        yield (
+            f"{beside['form']}, in the same turns",
+            Shown("latency_ms", number, "ms", "measured", mark=mark),
+        )
+        size = number_text("size_mb", beside["size_mb"])
+        yield "Size of all that ships in FP32", Shown("size_mb", size, "MB", "measured")
+        yield (
+            "Against FP32",
+            f"{beside['speed_up']:.2f} times as fast, {beside['compression']:.1f} times as small",
+        )
 
 
 def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -52,8 +52,8 @@ def core_tools() -> list[Tool]:
 
 def version_line() -> str:
     """Return the version of this program, of Python and of ONNX Runtime."""
-    (runtime,) = [t for t in core_tools() if t.name == "onnxruntime"] or [None]
-    known = f", onnxruntime {runtime.version or 'missing'}" if runtime else ""
+    found = [t.version or "missing" for t in core_tools() if t.name == "onnxruntime"]
+    known = "".join(f", onnxruntime {version}" for version in found)
     return f"lmaunet-deploy {packages.version()} (Python {platform.python_version()}{known})"
 
 

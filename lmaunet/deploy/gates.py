@@ -10,25 +10,35 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmaunet.artifacts import PROVENANCES
+from lmaunet.deploy.gate_limits import DEFAULTS, FLOORS, Limits, read_limits
+
 PASSED, FAILED, OPEN = "passed", "failed", "open"
+AT_MOST, AT_LEAST = "at most", "at least"
 
 #: What a regression's ``kind`` may be. Every kind but ``note`` sets the exit status.
 KINDS = ("worse", "provenance", "lost", "missing", "not_compared", "note")
 
-#: From the strongest to the weakest way of obtaining a figure.
-STRENGTH = {"measured": 2, "simulated": 1, "estimated": 0}
+#: How strong a way of obtaining a figure is.
+STRENGTH = {name: -place for place, name in enumerate(PROVENANCES)}
 
 #: What a latency was obtained on, as targets name it in ``detail``.
 DEVICE_KEYS = ("cpu", "threads", "gpu", "board")
 
+#: Another figure to show beside a gate, where the gated one alone would mislead.
+BESIDE = {"weights_mb": "size_mb"}
+
+#: What the gate on the worst class repeats of a target's ``worst_class``.
+CLASS_KEYS = ("class", "reference", "dice", "relative_loss")
+
 
 @dataclass(frozen=True)
 class Gate:
-    """An upper limit on one figure of a target.
+    """A limit on one figure of a target: a floor for Dice, the largest value for all others.
 
     Args:
         figure: the key of the figure in a target of the report.
-        limit: the largest value that passes, in the figure's unit.
+        limit: the value that just passes, in the figure's unit.
         only: the targets it applies to; empty for all.
         exempt: targets that it does not apply to.
         beside: another figure to show next to it, where the gated one alone would mislead.
@@ -44,19 +54,46 @@ class Gate:
         """Whether the gate is on this target."""
         return target not in self.exempt and (not self.only or target in self.only)
 
+    @property
+    def direction(self) -> str:
+        """``at least`` or ``at most``."""
+        return AT_LEAST if self.figure in FLOORS else AT_MOST
 
-def default_gates(budget_mb: float = 4.2) -> tuple[Gate, ...]:
-    """Return the default gates for a size budget in MB (10^6 bytes).
+    def passes(self, value: float) -> bool:
+        """Whether a value keeps the limit; NaN never does."""
+        return value >= self.limit if self.direction == AT_LEAST else value <= self.limit
+
+
+def gates_of(limits: Limits) -> tuple[Gate, ...]:
+    """Return the gates of limits by target and figure."""
+    tables = {target: table for target, table in limits.items() if target}
+    gates = []
+    for figure, limit in limits.get("", {}).items():
+        exempt = tuple(target for target, table in tables.items() if figure in table)
+        if limit is not None:
+            gates.append(Gate(figure, limit, exempt=exempt, beside=BESIDE.get(figure, "")))
+    for target, table in tables.items():
+        gates += [
+            Gate(figure, limit, only=(target,), beside=BESIDE.get(figure, ""))
+            for figure, limit in table.items()
+            if limit is not None
+        ]
+    return tuple(gates)
+
+
+def default_gates(budget_mb: float | None = None) -> tuple[Gate, ...]:
+    """Return the gates of the default file, with another size budget in MB (10^6 bytes) if given.
 
     A TensorRT engine holds compiled kernels next to the weights, so its gate is on ``weights_mb``
     and shows ``size_mb`` beside it.
     """
-    return (
-        Gate("size_mb", budget_mb, exempt=("trt",)),
-        Gate("weights_mb", budget_mb, only=("trt",), beside="size_mb"),
-        Gate("dice_drop_points", 1.0),
-        Gate("latency_ms", 12.0, only=("fpga",)),
-    )
+    limits = read_limits(DEFAULTS)
+    if budget_mb is not None:
+        for table in limits.values():
+            for figure in ("size_mb", "weights_mb"):
+                if table.get(figure) is not None:
+                    table[figure] = budget_mb
+    return gates_of(limits)
 
 
 def evaluate(
@@ -83,7 +120,9 @@ def evaluate(
 
 def _evaluate_one(gate: Gate, name: str, target: Mapping[str, Any], strict: bool) -> dict[str, Any]:
     figure = target[gate.figure]
-    entry: dict[str, Any] = {"name": gate.figure, "target": name, "limit": gate.limit}
+    entry: dict[str, Any] = {
+        "name": gate.figure, "target": name, "limit": gate.limit, "direction": gate.direction
+    }  # fmt: skip
     if "unavailable" in figure:
         entry |= {"unavailable": figure["unavailable"], "state": FAILED if strict else OPEN}
     else:
@@ -91,11 +130,30 @@ def _evaluate_one(gate: Gate, name: str, target: Mapping[str, Any], strict: bool
             "value": figure["value"],
             "unit": figure["unit"],
             "provenance": figure["provenance"],
-            "state": PASSED if figure["value"] <= gate.limit else FAILED,
+            "state": PASSED if gate.passes(figure["value"]) else FAILED,
         }
+        if gate.figure == "class_drop_points":
+            entry |= {key: target["worst_class"][key] for key in CLASS_KEYS}
     if gate.beside:
         entry["beside"] = {gate.beside: target[gate.beside]}
     return entry
+
+
+def worst_class(
+    reference: Mapping[str, float], own: Mapping[str, float]
+) -> dict[str, Any] | None:  # fmt: skip
+    """Return the class that lost most Dice, with its Dice before and now; None without classes.
+
+    ``relative_loss`` is the share of the reference's Dice that is lost, negative for a gain; None
+    where the reference has none to lose.
+    """
+    classes = [name for name in reference if name in own]
+    if not classes:
+        return None
+    name = max(classes, key=lambda name: reference[name] - own[name])
+    before, now = reference[name], own[name]
+    loss = (before - now) / before if before > 0 else None
+    return {"class": name, "reference": before, "dice": now, "relative_loss": loss}
 
 
 @dataclass(frozen=True)
@@ -127,6 +185,7 @@ THRESHOLDS = (
     Threshold("weights_mb", relative=0.01),
     Threshold("dice", absolute=0.005, higher_is_better=True),
     Threshold("dice_drop_points", absolute=0.1),
+    Threshold("class_drop_points", absolute=0.5),
     Threshold("hd95_mm", absolute=0.1, relative=0.10),
     Threshold("latency_ms", relative=0.05),
 )

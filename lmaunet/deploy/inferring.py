@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build
 from lmaunet.data.inference import PreparedVolume, prepare_volume
-from lmaunet.data.volumes import check_output
+from lmaunet.data.masks import check_output
 from lmaunet.data.windows import check_overlap, cover
 from lmaunet.deploy.console import table
 from lmaunet.deploy.defaults import INFER_BATCH
@@ -146,8 +146,7 @@ def infer(
     check_overlap(overlap)
     if batch < 1:
         raise UserError(f"batch {batch}; expected 1 slice or more; {INFER_BATCH} is usual")
-    check_output(output)
-    _keep_inputs(output, images)
+    check_output(output, images)
     timer = Timer()
     say(0.0, "opening the build")
     with timer.phase("open"):
@@ -158,6 +157,7 @@ def infer(
     with timer.phase("read"):
         interface = deployment.interface
         volume = prepare_volume(images, interface.preparation, interface.network.in_channels)
+        of_output = volume.check_output(output)
     network = Network(target, build, len(interface.classes), timer)
     labels = segment(
         volume, network, overlap=overlap, batch=batch,
@@ -165,31 +165,22 @@ def infer(
     )  # fmt: skip
     say(0.95, f"writing {output.name}")
     with timer.phase("write"):
-        volume.write(output, labels)
+        volume.write(output, labels, interface.classes, interface.network.name)
     total_ms = 1e3 * (time.perf_counter() - began)
     content = {
         "output": str(output),
         "images": [str(path) for path in images],
         "build": _build_json(build, deployment, arithmetic),
         "geometry": _geometry_json(volume),
+        "intensity": list(volume.intensity),
         "slices": _slices_json(volume, network, overlap),
         "classes": _count(labels, interface.classes, volume.geometry.voxel_ml),
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
         "first_call_images": network.first_images,
-        "notes": [*volume.notes, *filter(None, [target.run_note])],
+        "notes": [*volume.notes, *of_output, *filter(None, [target.run_note])],
     }
     return content, _lines(content, interface.data["synthetic"])
-
-
-def _keep_inputs(output: Path, images: Sequence[Path]) -> None:
-    for path in images:
-        inside = path.is_dir() and output.absolute().parent.resolve() == path.resolve()
-        if inside or (output.exists() and path.exists() and output.samefile(path)):
-            raise UserError(
-                f"-o {output} would {'lie in' if inside else 'overwrite'} the image {path}; name "
-                "another place"
-            )
 
 
 def _build_json(build: Build, deployment: Deployment, arithmetic: str) -> dict[str, Any]:
@@ -206,6 +197,7 @@ def _build_json(build: Build, deployment: Deployment, arithmetic: str) -> dict[s
 def _geometry_json(volume: PreparedVolume) -> dict[str, Any]:
     grid = volume.geometry.grid
     return {
+        "format": volume.kind,
         "size": list(grid.size),
         "spacing_mm": list(grid.spacing_mm),
         "origin": list(grid.origin),

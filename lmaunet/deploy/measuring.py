@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmaunet.artifacts import Figure, Measurement, Unavailable
+from lmaunet.artifacts import Figure, Measurement, Provenance, Unavailable
+from lmaunet.deploy.gates import worst_class
 from lmaunet.deploy.pipeline import (
     BUILD_CODE,
     Outcome,
@@ -22,7 +23,7 @@ from lmaunet.deploy.pipeline import (
 from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import get_target
-from lmaunet.errors import UserError
+from lmaunet.errors import Disagreement, UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import Stage, read_json, read_stage, write_json
 
@@ -72,9 +73,10 @@ def measure_reference(run: Path, images: RunData) -> Outcome:
         data, found = images.load(), {}
         for name, path in inputs.items():
             model = restore(load_checkpoint(path), path)
-            predicted = predict_logits(model, data.val.images).argmax(1)
+            predicted = _classes(predict_logits(model, data.val.images), f"{name}, FP32")
             found[name] = (_score(predicted, data), predicted)
-        best = max(found, key=lambda name: found[name][0].dice)
+        # without a score, neither is better: the checkpoint as it came
+        best = max(found, key=lambda name: np.nan_to_num(found[name][0].dice, nan=-1.0))
         scores = {name: pair[0].to_json() for name, pair in found.items()}
         write_json(folder / "measure.json", {"scores": scores, "best": best})
         np.savez_compressed(folder / "predictions.npz", classes=found[best][1].astype(np.uint8))
@@ -86,23 +88,27 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
     """Score one build and measure it into ``RUN/measure/TARGET``."""
     build = load_build(run, name)
     target = get_target(name)
+    float32 = run / "export" / "network.float32.onnx"
+    # a score is that of what computed it: with the device at hand it is computed again
+    options = {"data_sha256": images.sha256, "arithmetic": target.arithmetic(build)}
     stage = Stage(
-        run, f"measure/{name}", {"build": build.folder}, {"data_sha256": images.sha256},
+        run, f"measure/{name}", {"build": build.folder, "float32": float32}, options,
         code=(*BUILD_CODE, "lmaunet.train"),
     )  # fmt: skip
 
     def work(folder: Path) -> None:
         data = images.load()
         say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic(build)}")
-        predicted = target.run(build, data.val.images).argmax(1)
+        predicted = _classes(target.run(build, data.val.images), name)
         say(0.8, f"{name}: size and latency")
-        figures = target.measure(build, data.val.images)
+        figures = target.measure(build, data.val.images, float32)
         write_json(
             folder / "measure.json",
             {
                 "scores": _score(predicted, data).to_json(),
                 "figures": {key: value.to_json() for key, value in figures.items()},
-                "arithmetic": target.arithmetic(build),
+                "arithmetic": options["arithmetic"],
+                "provenance": target.provenance(build),
                 "summary": target.summary,
                 # measuring adds to it: how often, on which processor, the slowest runs
                 "detail": build.detail,
@@ -129,24 +135,67 @@ def measure_all(run: Path, only: str | None, say: Say) -> dict[str, Path]:
     return folders
 
 
-def read_target(folder: Path, reference_dice: float) -> tuple[dict[str, Figure], dict[str, float]]:
-    """Return a measured target's figures, the Dice drop included, and its Dice by class."""
+def read_target(
+    folder: Path, reference: Mapping[str, Any]
+) -> tuple[dict[str, Figure], dict[str, Any]]:  # fmt: skip
+    """Return a measured target's figures, the drops of Dice included, and its scores.
+
+    Args:
+        folder: that of the measurement.
+        reference: the scores of the FP32 network, as :meth:`Scores.to_json` has them.
+    """
     content = read_json(folder / "measure.json")
     figures = {key: _figure(key, value) for key, value in content["figures"].items()}
-    scores = content["scores"]
-    figures["dice"] = Measurement("dice", scores["dice"], "1", "measured")
-    drop = 100 * (reference_dice - scores["dice"])
-    figures["dice_drop_points"] = Measurement("dice_drop_points", drop, "points", "measured")
-    figures["hd95_mm"] = hd95_figure(scores["hd95_mm"])
-    return figures, scores["per_class"]
+    scores, provenance = content["scores"], content["provenance"]
+    figures["hd95_mm"] = hd95_figure(scores["hd95_mm"], provenance)
+    worst = worst_class(reference["per_class"], scores["per_class"])
+    if scores["dice"] is None or reference["dice"] is None or worst is None:
+        for key in ("dice", "dice_drop_points", "class_drop_points"):
+            figures[key] = no_foreground(key)
+        return figures, scores
+    drop = 100 * (reference["dice"] - scores["dice"])
+    class_drop = 100 * (worst["reference"] - worst["dice"])
+    figures["dice"] = Measurement("dice", scores["dice"], "1", provenance)
+    figures["dice_drop_points"] = Measurement("dice_drop_points", drop, "points", provenance)
+    figures["class_drop_points"] = Measurement(
+        "class_drop_points", class_drop, "points", provenance
+    )
+    return figures, {**scores, "worst_class": worst}
 
 
-def hd95_figure(value: float | None) -> Figure:
+def no_foreground(quantity: str) -> Unavailable:
+    """Return why there is no Dice where no held-out label holds an organ."""
+    return Unavailable(
+        quantity, "labels with organs",
+        "no held-out case has foreground in its labels, and overlap with nothing is no score",
+        "give held-out cases with organs in their labels (--data DIR) and run lmaunet-deploy qat "
+        "again",
+    )  # fmt: skip
+
+
+def hd95_figure(value: float | None, provenance: Provenance) -> Figure:
     """Return HD95 in mm, or why there is none."""
     if value is not None:
-        return Measurement("hd95_mm", value, "mm", "measured")
+        return Measurement("hd95_mm", value, "mm", provenance)
     why = "no slice has a class in both label and prediction, or the spacing is unknown"
     return Unavailable("hd95_mm", "scores", why, "use images with their spacing (NIfTI or NRRD)")
+
+
+def _classes(logits: np.ndarray, name: str) -> np.ndarray:
+    """Return the classes ``(n, H, W)`` of logits ``(n, classes, H, W)``.
+
+    Raises:
+        Disagreement: where a logit is not finite; its class would be background or chance.
+    """
+    broken = ~np.isfinite(logits).all((1, 2, 3))
+    if broken.any():
+        raise Disagreement(
+            f"{name}: the logits of {int(broken.sum())} of {len(logits)} held-out slices hold NaN "
+            f"or infinity, first of slice {int(broken.argmax())}; nothing was scored. Check the "
+            "checkpoint and the images, then build the target again"
+        )
+    classes: np.ndarray = logits.argmax(1)
+    return classes
 
 
 def _part(say: Say, start: float, share: float) -> Say:

@@ -14,11 +14,16 @@ from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_stage, sha256
+from lmaunet.stage import Stage, read_json, read_stage, sha256, write_json
 from lmaunet.train.processes import process_rank
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
+    from lmaunet.net.origin import Origin
+    from lmaunet.stated_spec import StatedSpec
+
+ORIGIN_FILE = "origin.json"
+"""What the checkpoint was that a stage began with, in words."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,35 @@ def require_temporary_folder() -> None:
         ) from error
 
 
-def noted_spec(run: Path, stage: str, checkpoint: Path, spec: NetSpec | None) -> NetSpec | None:
+def asked_of(stated: StatedSpec | None, weights: str | None) -> dict[str, Any]:
+    """Return what the command said of a checkpoint's network, as plain JSON."""
+    values = {} if stated is None else dict(stated.values)
+    return {
+        "base": None if stated is None or stated.base is None else stated.base.to_json(),
+        "stated": {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()},
+        "weights": weights,
+    }
+
+
+def write_origin(folder: Path, origin: Origin, asked: Mapping[str, Any]) -> None:
+    """Write what a checkpoint was into a stage's folder, and what the command asked of it."""
+    content = {**origin.to_json(), "line": origin.line(), "asked": dict(asked)}
+    write_json(folder / ORIGIN_FILE, content)
+
+
+def noted_spec(run: Path, stage: str, checkpoint: Path, asked: Mapping[str, Any]) -> NetSpec | None:
     """Return the network of a checkpoint that a stage of the run noted, without loading it.
 
-    None where the stage is not there, is of another file, or noted another network than the given.
+    None where the stage is not there, is of another file, or something else was asked of the file.
     """
     try:
         manifest = read_stage(run / stage)
         noted = NetSpec.from_json(manifest["options"]["spec"])
         same = manifest["inputs"]["checkpoint"]["sha256"] == sha256(checkpoint)
-    except (UserError, KeyError, TypeError):
+        same = same and read_json(run / stage / ORIGIN_FILE)["asked"] == asked
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
-    return noted if same and spec in (None, noted) else None
+    return noted if same else None
 
 
 def current_outcome(
@@ -79,7 +101,7 @@ def current_outcome(
     source: DataSource,
     own: Mapping[str, Any],
     seed: int,
-    spec: NetSpec | None,
+    asked: Mapping[str, Any],
     fingerprint: Callable[[Dataset], str],
 ) -> Outcome | None:
     """Return a stage of a checkpoint that is current, without loading torch; None where it is not.
@@ -92,10 +114,10 @@ def current_outcome(
         source: the data.
         own: the stage's options beside those on network and data.
         seed: of the stage.
-        spec: the network that was named; None takes the checkpoint's.
+        asked: what was said of the network, see :func:`asked_of`.
         fingerprint: see :class:`~lmaunet.deploy.run_data.RunData`.
     """
-    noted = noted_spec(run, name, checkpoint, spec)
+    noted = noted_spec(run, name, checkpoint, asked)
     if noted is None:
         return None
     images = RunData(run, source, noted, fingerprint)
@@ -106,3 +128,36 @@ def current_outcome(
         return None
     images.remember()
     return run_stage(stage, lambda folder: None)
+
+
+def matching_control(run: Path) -> Path:
+    """Return ``RUN/control``, which ``RUN/qat`` is compared with.
+
+    Raises:
+        UserError: where one is damaged; or where it is of another checkpoint, or was trained on
+            other data, otherwise long or by another seed: the drop would be that of two unrelated
+            networks.
+    """
+    ours, theirs = read_stage(run / "qat"), read_stage(run / "control")
+    try:
+        pairs = {
+            "checkpoint": [m["inputs"]["checkpoint"]["sha256"] for m in (ours, theirs)],
+            "data": [m["options"]["data_sha256"] for m in (ours, theirs)],
+            "schedule": [ours["options"]["settings"]["schedule"], theirs["options"]["schedule"]],
+            "seed": [m["seed"] for m in (ours, theirs)],
+            # of one file two networks can be made: from two sets of weights, or in two sizes
+            "set of weights": [m["options"].get("weights") for m in (ours, theirs)],
+            "spec": [m["options"].get("spec") for m in (ours, theirs)],
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the manifest of {run / 'qat'} or {run / 'control'} is damaged ({error!r}); run the "
+            "same lmaunet-deploy qat again"
+        ) from error
+    other = [name for name, (mine, its) in pairs.items() if mine != its]
+    if other:
+        raise UserError(
+            f"{run / 'control'} has another {' and '.join(other)} than {run / 'qat'}, which it is "
+            "to be compared with; run the same lmaunet-deploy qat again, it makes what is missing"
+        )
+    return run / "control"

@@ -21,7 +21,14 @@ from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
-from lmaunet.deploy.outcome import Outcome, current_outcome, run_stage
+from lmaunet.deploy.outcome import (
+    Outcome,
+    asked_of,
+    current_outcome,
+    matching_control,
+    run_stage,
+    write_origin,
+)
 from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -32,6 +39,8 @@ from lmaunet.train.processes import process_count
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
     from lmaunet.net.network import LMaUNet
+    from lmaunet.net.origin import Origin
+    from lmaunet.stated_spec import StatedSpec
     from lmaunet.train.schedule import Progress, Schedule
     from quant.settings import QatSettings
 
@@ -44,8 +53,15 @@ SAMPLES = 4
 
 
 def fingerprint(data: Dataset) -> str:
-    """Return the SHA-256 of all of a data set that a training or a score depends on."""
+    """Return the SHA-256 of all of a data set that a training or a score depends on.
+
+    HD95 is in mm of each case's own pixels: a corrected spacing makes a score stale.
+    """
     named: list[Any] = [list(data.classes), [str(mm) for mm in data.spacing_mm]]
+    named += sorted(
+        [str(case), *(str(float(mm)) for mm in spacing)]
+        for case, spacing in data.case_spacing_mm.items()
+    )
     digest = hashlib.sha256()
     for part in (data.train, data.val):
         named += [part.cases.tolist(), part.z.tolist(), part.images.shape]
@@ -109,7 +125,8 @@ def control(
     schedule: Schedule,
     seed: int,
     progress: Progress,
-    spec: NetSpec | None = None,
+    stated: StatedSpec | None = None,
+    weights: str | None = None,
 ) -> Outcome:
     """Train the FP32 control of a checkpoint into ``RUN/control``.
 
@@ -117,11 +134,12 @@ def control(
     with the same schedule, data and seed. See :func:`quant.qat.train_control`.
     """
     own = {"schedule": schedule.to_json(), "processes": process_count()}
-    current = current_outcome(run, "control", checkpoint, source, own, seed, spec, fingerprint)
+    asked = asked_of(stated, weights)
+    current = current_outcome(run, "control", checkpoint, source, own, seed, asked, fingerprint)
     if current is not None:
         return current
     progress(0.0, "loading torch and the checkpoint")
-    model, images, options = _network_and_data(run, checkpoint, source, spec)
+    model, images, options, origin = _network_and_data(run, checkpoint, source, stated, weights)
     stage = Stage(run, "control", {"checkpoint": checkpoint}, options | own, seed)
 
     def work(folder: Path) -> None:
@@ -133,6 +151,8 @@ def control(
             model, images.load(), schedule, seed=seed, folder=folder, processes=processes,
             progress=progress,
         )  # fmt: skip
+        if processes.first:
+            write_origin(folder, origin, asked)
 
     outcome = run_stage(stage, work, resume=True)
     images.remember()
@@ -146,15 +166,17 @@ def qat(
     settings: QatSettings,
     seed: int,
     progress: Progress,
-    spec: NetSpec | None = None,
+    stated: StatedSpec | None = None,
+    weights: str | None = None,
 ) -> Outcome:
     """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
     own = {"settings": settings.to_json(), "processes": process_count()}
-    current = current_outcome(run, "qat", checkpoint, source, own, seed, spec, fingerprint)
+    asked = asked_of(stated, weights)
+    current = current_outcome(run, "qat", checkpoint, source, own, seed, asked, fingerprint)
     if current is not None:
         return current
     progress(0.0, "loading torch and the checkpoint")
-    model, images, options = _network_and_data(run, checkpoint, source, spec)
+    model, images, options, origin = _network_and_data(run, checkpoint, source, stated, weights)
     stage = Stage(run, "qat", {"checkpoint": checkpoint}, options | own, seed)
 
     def work(folder: Path) -> None:
@@ -170,6 +192,8 @@ def qat(
         if settings.budget_bytes is not None and processes.first:
             drawn = draw_allocation(read_json(folder / "allocation.json"))
             (folder / ALLOCATION_PLOT).write_text(drawn, encoding="utf-8")
+        if processes.first:
+            write_origin(folder, origin, asked)
 
     outcome = run_stage(stage, work, resume=True)
     images.remember()
@@ -177,16 +201,23 @@ def qat(
 
 
 def _network_and_data(
-    run: Path, checkpoint: Path, source: DataSource, spec: NetSpec | None
-) -> tuple[LMaUNet, RunData, dict[str, Any]]:
-    """Return a checkpoint's network, data in its input size, and a stage's options on both.
+    run: Path,
+    checkpoint: Path,
+    source: DataSource,
+    stated: StatedSpec | None,
+    weights: str | None,
+) -> tuple[LMaUNet, RunData, dict[str, Any], Origin]:
+    """Return a checkpoint's network, data in its input size, a stage's options on both, its origin.
 
     Raises:
         UserError: where the network was trained on other classes, by its own note.
     """
-    from lmaunet.net.checkpoint import load_checkpoint, restore
+    import dataclasses
 
-    loaded = load_checkpoint(checkpoint, spec)
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+    from lmaunet.net.norm_statistics import check_statistics
+
+    loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
     images = RunData(run, source, model.spec, fingerprint)
     data = images.load()
@@ -201,37 +232,20 @@ def _network_and_data(
         "data": source.to_json(),
         "data_sha256": images.sha256,
     }
-    return model, images, options
-
-
-def matching_control(run: Path) -> Path:
-    """Return ``RUN/control``, which ``RUN/qat`` is compared with.
-
-    Raises:
-        UserError: where one is damaged; or where it is of another checkpoint, or was trained on
-            other data, otherwise long or by another seed: the drop would be that of two unrelated
-            networks.
-    """
-    ours, theirs = read_stage(run / "qat"), read_stage(run / "control")
-    try:
-        pairs = {
-            "checkpoint": [m["inputs"]["checkpoint"]["sha256"] for m in (ours, theirs)],
-            "data": [m["options"]["data_sha256"] for m in (ours, theirs)],
-            "schedule": [ours["options"]["settings"]["schedule"], theirs["options"]["schedule"]],
-            "seed": [m["seed"] for m in (ours, theirs)],
-        }
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"the manifest of {run / 'qat'} or {run / 'control'} is damaged ({error!r}); run the "
-            "same lmaunet-deploy qat again"
-        ) from error
-    other = [name for name, (mine, its) in pairs.items() if mine != its]
-    if other:
-        raise UserError(
-            f"{run / 'control'} has another {' and '.join(other)} than {run / 'qat'}, which it is "
-            "to be compared with; run the same lmaunet-deploy qat again, it makes what is missing"
+    if loaded.origin.weights is not None:
+        options["weights"] = loaded.origin.weights
+    notes = [*loaded.origin.notes, *check_statistics(model, checkpoint)]
+    if classes is None:
+        notes.append(
+            "the checkpoint names no classes: its outputs are taken in the order of the data's, "
+            + ", ".join(data.classes)
         )
-    return run / "control"
+    if not loaded.origin.ours:
+        notes.append(
+            "the checkpoint does not say how its images were normalized: they are normalized as "
+            "this program does for training"
+        )
+    return model, images, options, dataclasses.replace(loaded.origin, notes=tuple(notes))
 
 
 def export(run: Path, source: DataSource, progress: Progress) -> Outcome:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.deploy import defaults, pipeline
-from lmaunet.deploy.console import first_process, progress_bar, table
-from lmaunet.deploy.outcome import noted_spec
+from lmaunet.deploy.console import first_process, percent, progress_bar, table
+from lmaunet.deploy.outcome import ORIGIN_FILE, asked_of, noted_spec
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json
+from lmaunet.stated_spec import StatedSpec
 from lmaunet.train.schedule import Progress, Schedule
 from quant.bits import parse_bits, read_rules
 from quant.settings import QatSettings
@@ -43,6 +44,7 @@ class QatOptions:
     distillation: float = 0.0
     keep_norms: bool = True
     explain: bool = False
+    weights: str | None = None
 
     def settings(self, spec: NetSpec | None = None) -> QatSettings:
         """Return the settings of QAT for a network; raises UserError for what does not fit it.
@@ -72,7 +74,7 @@ def qat(
     run: Path | None,
     checkpoint: Path,
     source: DataSource | None,
-    spec: NetSpec | None,
+    stated: StatedSpec | None,
     options: QatOptions,
 ) -> tuple[Any, list[str]]:
     """Quantize a checkpoint into a run, beside its FP32 control."""
@@ -81,28 +83,32 @@ def qat(
         raise UserError(f"checkpoint {checkpoint} does not exist or is not a file; give a .pt file")
     run = run_for_checkpoint(run, checkpoint)
     with progress_bar("quantizing") as progress, in_use(run):
-        settings = options.settings(_network_of(run, checkpoint, spec, progress))
+        settings = options.settings(_network_of(run, checkpoint, stated, options.weights, progress))
         source = choose_data(run, source)
         # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
             run, checkpoint, source, settings, options.seed,
-            lambda fraction, line: progress(QAT_SHARE * fraction, line), spec,
+            lambda fraction, line: progress(QAT_SHARE * fraction, line), stated, options.weights,
         )  # fmt: skip
         trained = pipeline.control(
             run, checkpoint, source, settings.schedule, options.seed,
-            lambda fraction, line: progress(QAT_SHARE + (1 - QAT_SHARE) * fraction, line), spec,
+            lambda fraction, line: progress(QAT_SHARE + (1 - QAT_SHARE) * fraction, line), stated,
+            options.weights,
         )  # fmt: skip
     if not first_process():
         return {}, []
     content = read_json(outcome.folder / "qat.json")
     content["scores"] = {**read_json(trained.folder / "control.json")["scores"],
                          **content["scores"]}  # fmt: skip
-    lines = [f"data: {'the phantom (synthetic)' if source.path is None else source.path}"]
+    content["checkpoint"] = read_json(outcome.folder / ORIGIN_FILE)
+    lines = [f"checkpoint: {checkpoint} {content['checkpoint']['line']}"]
+    lines += [f"note: {note}" for note in content["checkpoint"]["notes"]]
+    lines.append(f"data: {'the phantom (synthetic)' if source.path is None else source.path}")
     if settings.budget_bytes is not None:
         content["allocation"] = read_json(outcome.folder / "allocation.json")
         lines += [*_allocation(content["allocation"]), ""]
         lines.append(f"plot: {outcome.folder / pipeline.ALLOCATION_PLOT}")
-    rows = [[WORDS[k], f"{100 * content['scores'][k]['dice']:.2f}"] for k in WORDS]
+    rows = [[WORDS[k], percent(content["scores"][k]["dice"], 2)] for k in WORDS]
     lines += table(["network", "Dice on held-out slices"], rows)
     lines += [f"note: {notice}" for notice in content["notices"]]
     if settings.explain:
@@ -115,15 +121,17 @@ def qat(
     return content, lines
 
 
-def _network_of(run: Path, checkpoint: Path, spec: NetSpec | None, progress: Progress) -> NetSpec:
+def _network_of(
+    run: Path, checkpoint: Path, stated: StatedSpec | None, weights: str | None, progress: Progress
+) -> NetSpec:
     """Return a checkpoint's network: as the run noted it, or by loading the checkpoint."""
-    noted = noted_spec(run, "qat", checkpoint, spec)
+    noted = noted_spec(run, "qat", checkpoint, asked_of(stated, weights))
     if noted is not None:
         return noted
     progress(0.0, "loading torch and the checkpoint")
     from lmaunet.net.checkpoint import load_checkpoint, restore
 
-    loaded = load_checkpoint(checkpoint, spec)
+    loaded = load_checkpoint(checkpoint, stated, weights)
     restore(loaded, checkpoint)
     return loaded.spec
 
@@ -146,6 +154,8 @@ def _allocation(content: dict[str, Any]) -> list[str]:
         *table(header, rows),
         f"weights {content['weight_bytes']:,} + rest {content['rest_bytes']:,} = file "
         f"{content['file_bytes']:,} bytes of {content['budget_bytes']:,}",
+        "the budget is that of model.onnx alone; the report's size and its gate also count the "
+        "library of operators that a build for ort ships beside it",
     ]
 
 

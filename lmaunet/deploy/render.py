@@ -23,6 +23,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.globals["table"] = _markdown_table
+    environment.globals["with_loss"] = _with_loss
     text = environment.get_template("report.md.j2").render(view(report))
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -72,6 +73,11 @@ def _markdown_value(value: Any) -> str:
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\|`*\[\]])", r"\\\1", text)
+
+
+def _with_loss(shown: Shown, loss: str) -> Shown | _Text:
+    """Return a class's Dice, and behind it what it lost where it lost most."""
+    return _Text(f"{_markdown_value(shown)}: {_markdown_value(loss)}") if loss else shown
 
 
 def _markdown_table(

@@ -20,6 +20,7 @@ from typing import Any
 
 from lmaunet.deploy import gates as gating
 from lmaunet.deploy.schema import SCHEMA, UNITS, validate
+from lmaunet.deploy.verdict import verdicts
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, tool_versions, write_texts
 
@@ -46,8 +47,8 @@ def assemble(
             ``synthetic``.
         reference: ``target``, ``dice`` (``mean`` and ``per_class``) and ``hd95_mm`` of FP32.
         targets: for each, the figures of :data:`UNITS` as Measurement or Unavailable,
-            ``per_class`` Dice, ``agreement`` (a list of Agreement), ``files`` (``name``,
-            ``bytes``, ``ships``), ``arithmetic`` and ``detail``.
+            ``per_class`` Dice, ``worst_class`` where there is a Dice, ``agreement`` (a list of
+            Agreement), ``files`` (``name``, ``bytes``, ``ships``), ``arithmetic`` and ``detail``.
         regressions: what :func:`lmaunet.deploy.gates.regressions` returned, if anything.
         gates: other gates than the default ones.
         strict: an unavailable figure fails its gate.
@@ -68,6 +69,7 @@ def assemble(
     }
     validate(report)
     report["gates"] = gating.evaluate(report["targets"], gates, strict=strict)
+    report["verdict"] = verdicts(report)
     validate(report)
     return report
 
@@ -79,6 +81,7 @@ def with_baseline(
     compared = dict(report)
     compared["baseline"] = {"name": name, "created": baseline["made"].get("created", "")}
     compared["regressions"] = gating.regressions(report, baseline)
+    compared["verdict"] = verdicts(compared)
     validate(compared)
     return compared
 
@@ -121,10 +124,57 @@ def load(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); give a report.json") from error
     try:
+        content = upgrade(content)
         validate(content)
     except UserError as error:
         raise UserError(f"{path} is not a usable report: {error}") from error
     return content
+
+
+#: What an earlier version's report does not count to what ships, and its words for accuracy that
+#: was not computed by the thing itself but that it calls measured.
+SHIPS_TOO = ("lmaunet_operators.so", "host.json", "weights.json")
+EMULATED = ("not the engine", "the integers of the FPGA")
+
+
+def upgrade(content: Any) -> Any:
+    """Return a report of an earlier version as this one would have written it.
+
+    It lacks the worst class, counts one file of those that ship, and calls an emulation measured.
+    Its gates, which were on other figures, are left out. What is no report is returned as it is.
+    """
+    try:
+        targets = content["targets"]
+        if all("class_drop_points" in target for target in targets.values()):
+            return content
+        reference = content["reference"]["dice"]["per_class"]
+        new = {name: _upgrade_target(target, reference) for name, target in targets.items()}
+    except (KeyError, TypeError, AttributeError):
+        return content
+    return {**content, "targets": new, "gates": [], "regressions": []}
+
+
+def _upgrade_target(target: dict[str, Any], reference: Mapping[str, float]) -> dict[str, Any]:
+    new = dict(target)
+    if target["arithmetic"].startswith(EMULATED):
+        for key in ("dice", "dice_drop_points", "hd95_mm"):
+            if "provenance" in target[key]:
+                new[key] = {**target[key], "provenance": "emulated"}
+    worst = gating.worst_class(reference, target["per_class"])
+    if worst is None or "unavailable" in new["dice"]:
+        new["class_drop_points"] = new["dice_drop_points"]
+    else:
+        new["worst_class"] = worst
+        drop = 100 * (worst["reference"] - worst["dice"])
+        new["class_drop_points"] = {**new["dice_drop_points"], "value": drop}
+    files = [
+        {**file, "ships": bool(file.get("ships")) or file["name"] in SHIPS_TOO}
+        for file in target["files"]
+    ]
+    beside = sum(f["bytes"] for f in files if f["ships"] and f["name"] in SHIPS_TOO)
+    new["files"] = files
+    new["size_mb"] = {**target["size_mb"], "value": target["size_mb"]["value"] + beside / 1e6}
+    return new
 
 
 def write_report(

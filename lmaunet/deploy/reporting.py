@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmaunet.artifacts import Unavailable
-from lmaunet.deploy import gates, report
+from lmaunet.artifacts import Build, Unavailable
+from lmaunet.deploy import gates, report, verdict
 from lmaunet.deploy.describe import count_macs
-from lmaunet.deploy.measuring import hd95_figure, load_run_data, measure_all, read_target
+from lmaunet.deploy.gate_limits import chosen_limits, parse_gates
+from lmaunet.deploy.measuring import (
+    hd95_figure,
+    load_run_data,
+    measure_all,
+    no_foreground,
+    read_target,
+)
+from lmaunet.deploy.patients import by_patient, drop_interval
 from lmaunet.deploy.pictures import overlay_rows
-from lmaunet.deploy.pipeline import load_build, matching_control
-from lmaunet.stage import read_json, read_manifest
+from lmaunet.deploy.pipeline import built_targets, load_build, matching_control
+from lmaunet.deploy.report_record import record_report, recorded_report, report_key
+from lmaunet.errors import UserError
+from lmaunet.stage import read_json, read_manifest, sha256
 
 
 def make_report(
-    run: Path, baseline: Path | None, strict: bool, say: Any
+    run: Path, baseline: Path | None, strict: bool, say: Any, limits: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[str], int]:
-    """Measure what is not measured yet, write the report, return it, its lines and the status."""
+    """Measure what is not measured yet, write the report, return it, its lines and the status.
+
+    ``limits`` are the ``--gate`` options. They and the baseline are read before any work.
+    """
     before = report.load(baseline) if baseline else None
+    chosen = gates.gates_of(chosen_limits(limits))
+    require_builds(run, limits)
     folders = measure_all(run, None, say)
+    asked = [repr(chosen), strict, None if baseline is None else [str(baseline), sha256(baseline)]]
+    key = report_key(run, folders.values(), asked)
+    paths = recorded_report(run, key)
+    if paths is not None:
+        return _told(report.load(run / "report.json"), paths)
     spec, _, data = load_run_data(run)
-    reference, predictions = _reference(folders.pop("reference"))
+    scores, predictions = _scores(folders.pop("reference"))
     targets: dict[str, Any] = {}
     for name, folder in folders.items():
-        targets[name] = _target(run, name, folder, reference["dice"]["mean"])
+        targets[name] = _target(run, name, folder, scores)
         predictions[name] = np.load(folder / "predictions.npz")["classes"]
-    content = report.assemble(_model(run, spec), _data(data), reference, targets, strict=strict)
+    content = report.assemble(
+        _model(run, spec), _data(data, scores), _reference(scores), targets,
+        gates=chosen, strict=strict,
+    )  # fmt: skip
     if before is not None and baseline is not None:
         content = report.with_baseline(content, before, str(baseline))
     titles = [f"{case}, slice {z}" for case, z in zip(data.val.cases, data.val.z, strict=True)]
@@ -36,48 +60,83 @@ def make_report(
         data.val.images[:, 0], data.val.labels, predictions, data.classes, titles=titles
     )
     paths = report.write_report(run, content, pictures)
+    record_report(run, key, paths)
+    return _told(content, paths)
+
+
+def _told(content: dict[str, Any], paths: Sequence[Path]) -> tuple[dict[str, Any], list[str], int]:
+    """Return a report, its lines for a person and the status."""
     from lmaunet.deploy.render import markdown
 
     lines = [markdown(content), *(f"wrote {path}" for path in paths)]
-    return content, lines, gates.exit_status(content)
+    return content, [*lines, "", *verdict.block(content)], gates.exit_status(content)
 
 
-def _reference(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def require_builds(run: Path, limits: Sequence[str]) -> None:
+    """Raise UserError where ``--gate`` is on a target that the run has no build of."""
+    for target in parse_gates(limits):
+        if target and target not in built_targets(run):
+            raise UserError(
+                f"--gate {target}...: {run} has no {target} build; make it with: lmaunet-deploy "
+                f"build --target {target} --run {run}, or leave the gate out"
+            )
+
+
+def _scores(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the scores of the FP32 network, with which it is, and its classes."""
     content = read_json(folder / "measure.json")
-    best = content["scores"][content["best"]]
-    hd95 = hd95_figure(best["hd95_mm"])
     words = {"float32": "as trained", "control": "control: trained on as long as the INT8 network"}
-    reference = {
+    scores = {**content["scores"][content["best"]], "network": words[content["best"]]}
+    return scores, {"FP32": np.load(folder / "predictions.npz")["classes"]}
+
+
+def _reference(scores: dict[str, Any]) -> dict[str, Any]:
+    hd95 = hd95_figure(scores["hd95_mm"], "measured")
+    mean = no_foreground("dice").to_json() if scores["dice"] is None else scores["dice"]
+    return {
         "target": "torch-fp32",
-        "dice": {"mean": best["dice"], "per_class": best["per_class"]},
+        "dice": {"mean": mean, "per_class": scores["per_class"]},
         "hd95_mm": hd95.to_json() if isinstance(hd95, Unavailable) else hd95.value,
-        "network": words[content["best"]],
+        "network": scores["network"],
+        "per_case": scores["per_case"],
+        "per_patient": by_patient(scores["per_case"]),
+        "false_positives": scores["false_positives"],
     }
-    return reference, {"FP32": np.load(folder / "predictions.npz")["classes"]}
 
 
-def _target(run: Path, name: str, folder: Path, reference_dice: float) -> dict[str, Any]:
+def _target(run: Path, name: str, folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
     build = load_build(run, name)
     content = read_json(folder / "measure.json")
-    figures, per_class = read_target(folder, reference_dice)
-    files = [
-        {
-            "name": str(path.relative_to(build.folder)),
-            "bytes": path.stat().st_size,
-            "ships": path == build.shipped,
-        }
-        for path in sorted(build.folder.rglob("*"))
-        if path.is_file() and path.stat().st_size
-    ]
-    return {
+    figures, scores = read_target(folder, reference)
+    target = {
         **figures,
-        "per_class": per_class,
+        "per_class": scores["per_class"],
+        "per_case": scores["per_case"],
+        "false_positives": scores["false_positives"],
         "agreement": list(build.agreements),
-        "files": files,
+        "files": [_file(path, build) for path in sorted(build.folder.rglob("*"))
+                  if path.is_file() and path.stat().st_size],
         "arithmetic": content["arithmetic"],
         "summary": content["summary"],
         "detail": content["detail"],
+    }  # fmt: skip
+    if "worst_class" in scores:
+        target["worst_class"] = scores["worst_class"]
+    patients = [by_patient(found["per_case"]) for found in (reference, scores)]
+    target["per_patient"] = patients[1]
+    interval = drop_interval(*patients)
+    return target | ({"drop_interval": interval} if interval else {})
+
+
+def _file(path: Path, build: Build) -> dict[str, Any]:
+    """Return a file's entry; what ships has its digest."""
+    ships = path in build.ships
+    entry: dict[str, Any] = {
+        "name": str(path.relative_to(build.folder)),
+        "bytes": path.stat().st_size,
+        "ships": ships,
     }
+    return entry | ({"sha256": sha256(path)} if ships else {})
 
 
 def _model(run: Path, spec: Any) -> dict[str, Any]:
@@ -85,22 +144,28 @@ def _model(run: Path, spec: Any) -> dict[str, Any]:
     found = read_json(run / "qat" / "qat.json")
     floats = read_json(matching_control(run) / "control.json")["scores"]
     agreements = read_json(run / "export" / "export.json")["agreements"]
+    dice = {
+        "ptq": found["scores"]["ptq"]["dice"],
+        "qat": found["scores"]["qat"]["dice"],
+        "control": floats["control"]["dice"],
+        "float32": floats["float32"]["dice"],
+    }
     return {
         "spec": spec.name,
         "params": sum(layer.params for layer in spec.layers()),
         "macs": count_macs(spec, height, width),
         "input": [1, spec.in_channels, height, width],
         "weight_bits": found["weight_bits"],
-        "ptq": found["scores"]["ptq"]["dice"],
-        "qat": found["scores"]["qat"]["dice"],
-        "control": floats["control"]["dice"],
-        "float32": floats["float32"]["dice"],
+        **{name: value for name, value in dice.items() if value is not None},
         "export_agreements": agreements,
         "seed": read_manifest(run / "qat")["seed"],
     }
 
 
-def _data(data: Any) -> dict[str, Any]:
-    content = data.to_json()
+def _data(data: Any, scores: dict[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = data.to_json()
     content["cases"] = content["cases"]["val"]
+    content["not_scored"] = {
+        "classes": scores["absent_classes"], "cases": scores["empty_cases"]
+    }  # fmt: skip
     return content

@@ -18,15 +18,19 @@ UNITS = {
     "weights_mb": "MB",
     "dice": "1",
     "dice_drop_points": "points",
+    "class_drop_points": "points",
     "hd95_mm": "mm",
     "latency_ms": "ms",
 }
 #: Figures that only some targets have.
 OPTIONAL_UNITS = {"bitstream_mb": "MB"}
 TARGET_KEYS = (*UNITS, "per_class", "agreement", "files", "arithmetic", "detail")
-OPTIONAL_TARGET_KEYS = ("summary", *OPTIONAL_UNITS)
+OPTIONAL_TARGET_KEYS = (
+    "summary", "worst_class", "per_case", "per_patient", "drop_interval", "false_positives",
+    *OPTIONAL_UNITS,
+)  # fmt: skip
 KEYS = ("schema", "made", "model", "data", "reference", "targets", "gates", "regressions")
-OPTIONAL_KEYS = ("baseline",)
+OPTIONAL_KEYS = ("baseline", "verdict")
 AGREEMENT_KEYS = {
     "name": str, "max_abs": float, "n_differ": int, "n_total": int, "tolerance": float,
     "passed": bool, "allowed": int,
@@ -65,6 +69,14 @@ def validate(report: Any) -> None:
         for key in ("before", "now"):
             if key in entry:
                 _figure(entry[key], f"{where}.{key}")
+    for index, entry in enumerate(_list(report.get("verdict", []), "verdict")):
+        where = f"verdict[{index}]"
+        _keys(entry, where, ("target", "ship", "figures", "reasons"))
+        _one_of(entry["target"], f"{where}.target", report["targets"])
+        _one_of(entry["ship"], f"{where}.ship", ("yes", "no", "open"))
+        _text(entry["figures"], f"{where}.figures")
+        for place, reason in enumerate(_list(entry["reasons"], f"{where}.reasons")):
+            _text(reason, f"{where}.reasons[{place}]")
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -177,8 +189,13 @@ def _reference(reference: Any) -> None:
         if key in reference:
             _text(reference[key], f"reference.{key}")
     _keys(reference["dice"], "reference.dice", ("mean", "per_class"))
-    _number(reference["dice"]["mean"], "reference.dice.mean", 0, 1)
+    if isinstance(reference["dice"]["mean"], Mapping):
+        _unavailable(reference["dice"]["mean"], "reference.dice.mean")
+    else:
+        _number(reference["dice"]["mean"], "reference.dice.mean", 0, 1)
     _per_class(reference["dice"]["per_class"], "reference.dice.per_class")
+    _per_class(reference.get("per_patient", {}), "reference.per_patient")
+    _false_positives(reference.get("false_positives", {}), "reference.false_positives")
     hd95 = reference["hd95_mm"]
     if isinstance(hd95, Mapping):
         _unavailable(hd95, "reference.hd95_mm")
@@ -203,8 +220,16 @@ def _target(target: Any, where: str) -> None:
             raise UserError(f"{where}.{key}.value is 0 or less; what is not known is Unavailable")
     if "value" in target["dice"]:
         _number(target["dice"]["value"], f"{where}.dice.value", 0, 1)
-    elif "value" in target["dice_drop_points"]:
-        raise UserError(f"{where}.dice_drop_points has a value though {where}.dice has none")
+    else:
+        for key in ("dice_drop_points", "class_drop_points"):
+            if "value" in target[key]:
+                raise UserError(f"{where}.{key} has a value though {where}.dice has none")
+    if "value" in target["class_drop_points"]:
+        _worst_class(target, where)
+    _per_class(target.get("per_patient", {}), f"{where}.per_patient")
+    if "drop_interval" in target:
+        _interval(target["drop_interval"], f"{where}.drop_interval")
+    _false_positives(target.get("false_positives", {}), f"{where}.false_positives")
     if "value" in target["hd95_mm"]:
         _number(target["hd95_mm"]["value"], f"{where}.hd95_mm.value", 0)
     _per_class(target["per_class"], f"{where}.per_class")
@@ -218,6 +243,37 @@ def _target(target: Any, where: str) -> None:
     detail = _mapping(target["detail"], f"{where}.detail")
     if "pipeline" in detail:
         _pipeline(detail["pipeline"], f"{where}.detail.pipeline")
+
+
+def _interval(interval: Any, where: str) -> None:
+    _keys(interval, where, ("low", "high", "patients", "level"))
+    _number(interval["low"], f"{where}.low")
+    _number(interval["high"], f"{where}.high", interval["low"])
+    _number(interval["patients"], f"{where}.patients", 1, whole=True)
+    _number(interval["level"], f"{where}.level", 0, 1)
+
+
+def _false_positives(found: Any, where: str) -> None:
+    for case, classes in _mapping(found, where).items():
+        for name, voxels in _mapping(classes, f"{where}.{case}").items():
+            _number(voxels, f"{where}.{case}.{name}", 1, whole=True)
+
+
+def _worst_class(target: Mapping[str, Any], where: str) -> None:
+    """Check which class lost most: that its Dice is the target's, and the drop the figure's."""
+    if "worst_class" not in target:
+        raise UserError(f"{where}.worst_class is missing")
+    worst, where = target["worst_class"], f"{where}.worst_class"
+    _keys(worst, where, gating.CLASS_KEYS)
+    for key in ("reference", "dice"):
+        _number(worst[key], f"{where}.{key}", 0, 1)
+    if worst["relative_loss"] is not None:
+        _number(worst["relative_loss"], f"{where}.relative_loss", high=1)
+    own, drop = target["per_class"].get(worst["class"]), target["class_drop_points"]["value"]
+    if own != worst["dice"] or abs(100 * (worst["reference"] - own) - drop) > 1e-6:
+        raise UserError(
+            f"{where} is {_shown(worst)}, but class_drop_points is {drop} and per_class has {own}"
+        )
 
 
 def _pipeline(pipeline: Any, where: str) -> None:
@@ -268,18 +324,20 @@ def _unavailable(figure: Any, where: str) -> None:
 
 def _gate(gate: Any, where: str, targets: Mapping[str, Any]) -> None:
     """Check a gate's entry, and that it says the same as the figure that it is on."""
-    optional = ("value", "unit", "provenance", "unavailable", "beside")
+    kept = ("direction", "value", "unit", "provenance", "unavailable", "state", *gating.CLASS_KEYS)
+    optional = ("beside", *kept)
     _keys(gate, where, ("name", "target", "limit", "state"), optional)
     _one_of(gate["target"], f"{where}.target", targets)
     _one_of(gate["name"], f"{where}.name", UNITS)
     _number(gate["limit"], f"{where}.limit")
+    gate = {"direction": gating.AT_MOST, **gate}
     figure = targets[gate["target"]][gate["name"]]
     again = gating.evaluate(
         {gate["target"]: targets[gate["target"]]},
         [gating.Gate(gate["name"], gate["limit"])],
         strict=gate["state"] == gating.FAILED,
     )[0]
-    for key in ("value", "unit", "provenance", "unavailable", "state"):
+    for key in kept:
         if gate.get(key) != again.get(key):
             raise UserError(
                 f"{where}.{key} is {_shown(gate.get(key))}, but "

@@ -12,13 +12,14 @@ from lmaunet.deploy.detail import detail_lines
 from lmaunet.deploy.figures import (
     LABELS,
     OPTIONAL_LABELS,
-    WORDS,
     Missing,
     Shown,
     number_text,
     show,
 )
 from lmaunet.deploy.schema import OPTIONAL_UNITS, UNITS
+from lmaunet.deploy.score_tables import organs, patients, unscored
+from lmaunet.deploy.verdict import class_loss, unsteady
 
 TOTALSEGMENTATOR = (
     "The labels are TotalSegmentator's output, not a radiologist's: Dice is agreement with it, "
@@ -35,6 +36,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what both forms show, in their order, as text and :class:`Shown`."""
     missing = Missing()
     targets = [_target(name, target, missing) for name, target in report["targets"].items()]
+    reference = _reference(report["reference"], missing)
     model, data = report["model"], report["data"]
     return {
         "report": report,
@@ -43,10 +45,13 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "facts": _facts(model, data, report["reference"]),
         "caution": SYNTHETIC if data["synthetic"] else _label_caution(data["label_source"]),
         "targets": targets,
-        "gates": [_gate(gate, missing) for gate in report["gates"]],
+        "ship": report.get("verdict", []),
+        "gates": [_gate(gate, report["targets"], missing) for gate in report["gates"]],
         "verdict": _verdict(report),
-        "reference": _reference(report["reference"], missing),
-        "organs": _organs(report),
+        "reference": reference,
+        "organs": organs(report),
+        "patients": patients(report),
+        "unscored": unscored(report),
         "quantization": _quantization(model, report["reference"]),
         "agreements": [
             *(("export", agreement) for agreement in model.get("export_agreements", ())),
@@ -142,7 +147,10 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
-    figures = {key: show(target[key], key, f"{name}: {LABELS[key]}", missing) for key in UNITS}
+    figures = {
+        key: show(target[key], key, f"{name}: {LABELS[key]}", missing, mark=_mark(key, target))
+        for key in UNITS
+    }
     for key in OPTIONAL_UNITS:
         if key in target:
             show(target[key], key, f"{name}: {OPTIONAL_LABELS[key]}", missing)
@@ -151,12 +159,44 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
         "summary": target.get("summary", ""),
         "arithmetic": target["arithmetic"],
         "figures": figures,
+        "worst": _worst(target),
+        "interval": _interval(target),
         "detail": list(detail_lines(target)),
         "inside": hardware_detail.inside(target["detail"]),
     }
 
 
-def _gate(gate: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
+def _mark(figure: str, target: Mapping[str, Any]) -> str:
+    return "unsteady" if figure == "latency_ms" and unsteady(target["detail"]) else ""
+
+
+def _worst(target: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the class that lost most: its name, its Dice in FP32 and now, and its loss."""
+    worst = target.get("worst_class")
+    if worst is None:
+        return None
+    return {
+        "name": worst["class"],
+        "before": _measured_dice(worst["reference"]),
+        "now": Shown("dice", number_text("dice", worst["dice"]), "", target["dice"]["provenance"]),
+        "loss": class_loss(worst),
+    }
+
+
+def _interval(target: Mapping[str, Any]) -> str:
+    """Return how sure the mean drop is, where there are patients enough."""
+    if "drop_interval" not in target:
+        return ""
+    low, high = (
+        number_text("dice_drop_points", target["drop_interval"][k]) for k in ("low", "high")
+    )
+    level, count = target["drop_interval"]["level"], target["drop_interval"]["patients"]
+    return f"{100 * level:g}% of {low} to {high} points over {count} patients"
+
+
+def _gate(
+    gate: Mapping[str, Any], targets: Mapping[str, Any], missing: Missing
+) -> dict[str, Any]:  # fmt: skip
     name, key = gate["name"], f"{gate['target']}: {LABELS[gate['name']]}"
     unit = {"1": "", "points": "point" if gate["limit"] == 1 else "points"}.get(
         UNITS[name], UNITS[name]
@@ -165,12 +205,14 @@ def _gate(gate: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
         (other, show(figure, other, f"{gate['target']}: {LABELS[other]}", missing))
         for other, figure in gate.get("beside", {}).items()
     ]
+    target = targets[gate["target"]]
     return {
         "target": gate["target"],
         "label": LABELS[name],
-        "shown": show(gate, name, key, missing, gate["limit"]),
-        "limit": f"{gate['limit']:g} {unit}".rstrip(),
+        "shown": show(gate, name, key, missing, gate["limit"], _mark(name, target)),
+        "limit": f"{gate.get('direction', gating.AT_MOST)} {gate['limit']:g} {unit}".rstrip(),
         "state": gate["state"],
+        "worst": _worst(target) if "class" in gate else None,
         "beside": beside,
         "share": min(max(gate["value"] / gate["limit"], 0.0), 1.0)
         if "value" in gate and gate["limit"] > 0
@@ -179,12 +221,14 @@ def _gate(gate: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
 
 
 def _reference(reference: Mapping[str, Any], missing: Missing) -> dict[str, Any]:
-    hd95 = reference["hd95_mm"]
+    hd95, dice = reference["hd95_mm"], reference["dice"]["mean"]
     if not isinstance(hd95, Mapping):
         hd95 = {"value": hd95, "unit": "mm", "provenance": "measured"}
+    if not isinstance(dice, Mapping):
+        dice = {"value": dice, "unit": "1", "provenance": "measured"}
     return {
         "target": reference["target"],
-        "dice": _measured_dice(reference["dice"]["mean"]),
+        "dice": show(dice, "dice", f"FP32: {LABELS['dice']}", missing),
         "hd95_mm": show(hd95, "hd95_mm", f"FP32: {LABELS['hd95_mm']}", missing),
     }
 
@@ -193,31 +237,15 @@ def _measured_dice(value: float) -> Shown:
     return Shown("dice", number_text("dice", value), "", "measured")
 
 
-def _organs(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the Dice of each class by column; a target's numbers have its Dice's provenance."""
-    columns = [("FP32", report["reference"]["dice"]["per_class"], "measured")]
-    columns += [
-        (name, target["per_class"], target["dice"]["provenance"])
-        for name, target in report["targets"].items()
-        if target["per_class"] and "provenance" in target["dice"]
-    ]
-    names = list(dict.fromkeys(organ for _, values, _ in columns for organ in values))
-    rows = []
-    for organ in names:
-        cells = [
-            (Shown("dice", number_text("dice", values[organ]), "", provenance), values[organ])
-            if organ in values
-            else None
-            for _, values, provenance in columns
-        ]
-        rows.append((organ, cells))
-    return {"columns": [(name, WORDS[p], p) for name, _, p in columns], "rows": rows}
+def _known(reference: Mapping[str, Any]) -> float | None:
+    dice = reference["dice"]["mean"]
+    return None if isinstance(dice, Mapping) else dice
 
 
 def _quantization(model: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the Dice of each step from FP32 to the quantized network on one zoomed axis."""
     steps = [
-        ("FP32", "the trained network", model.get("float32", reference["dice"]["mean"]), "float"),
+        ("FP32", "the trained network", model.get("float32", _known(reference)), "float"),
         ("FP32 control", "FP32, trained the same extra steps", model.get("control"), "float"),
         ("PTQ", "INT8 after calibration only", model.get("ptq"), "int"),
         ("QAT", "INT8 after quantization-aware training", model.get("qat"), "int"),

@@ -1,15 +1,14 @@
-"""Checkpoints: our own, and plain state dicts of networks trained elsewhere.
+"""Checkpoints: our own, and those of other trainers.
 
-A file is only ever read with ``weights_only=True``: a pickle that holds code is refused, not run.
+Our own names its spec, classes and normalization. Of any other the weights are found by the names
+of their tensors (``unwrapping``), their spec by the shapes (``inferred_spec``); a file without such
+weights is told from them by name (``recognition``).
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
+from lmaunet.net.checkpoint_file import read_file, require_file, save_atomically
+from lmaunet.net.inferred_spec import differences, infer_spec
 from lmaunet.net.network import LMaUNet
+from lmaunet.net.norm_statistics import check_statistics
+from lmaunet.net.origin import Origin, described, listed, trainer_of
+from lmaunet.net.recognition import HERE, recognise, recognise_altered
+from lmaunet.net.unwrapping import WeightSet, choose_weights, find_weights, is_whole
 from lmaunet.spec import NetSpec
+from lmaunet.stated_spec import StatedSpec
+
+__all__ = [
+    "LoadedCheckpoint", "Origin", "load_checkpoint", "load_state", "read_file", "require_file",
+    "restore", "save_atomically", "save_checkpoint",
+]  # fmt: skip
 
 SCHEMA = 1
-LARGE_NETWORK = 100_000_000
-
-_READ_ERRORS = (
-    RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError, TypeError,
-    AttributeError, IndexError, MemoryError, RecursionError,
-)  # fmt: skip
+LARGEST_VIEW = 1_000_000
+"""Numbers in a tensor up to which several may be one in the file, as after ``expand``."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class LoadedCheckpoint:
     state: Mapping[str, Tensor]
     kind: str = "float32"
     notes: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
 
 
 def save_checkpoint(
@@ -53,129 +62,120 @@ def save_checkpoint(
     save_atomically(path, content)
 
 
-def save_atomically(path: Path, content: Any) -> None:
-    """Write tensors and plain data: the old file stays until the new one is complete.
-
-    Raises:
-        OSError: where the file cannot be written. torch's own writer hides a full disk behind a
-            fault of its format.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    try:
-        partial.write_bytes(buffer.getbuffer())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def require_file(path: Path) -> None:
-    """Raise :class:`UserError` where there is no such file."""
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist or is not a file; give a .pt file")
-
-
-def read_file(path: Path) -> Any:
-    """Return what ``torch.load`` finds in a file, without ever running code from it.
-
-    Raises:
-        UserError: no such file, not a checkpoint, truncated, or a pickle with code in it.
-    """
-    require_file(path)
-    _check_archive(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch names what a pickle asked for and was not given
-        if "allowed global" in str(error) or "unrecognized function" in str(error):
-            raise UserError(
-                f"checkpoint {path} is a pickle that holds more than tensors and plain data; it "
-                "was not executed. Save it again as torch.save(model.state_dict(), path)"
-            ) from error
-        raise UserError(
-            f"{path} is not a torch checkpoint; give a file that torch.save wrote"
-        ) from error
-    except _READ_ERRORS as error:
-        # torch explains at length; the first sentence names the fault
-        reason = str(error).split("\n")[0].split(". ")[0]
-        raise UserError(
-            f"checkpoint {path} is damaged or truncated, or none ({type(error).__name__}: "
-            f"{reason}); give a file that torch.save wrote, or copy or save it again"
-        ) from error
-
-
-def _check_archive(path: Path) -> None:
-    """Raise :class:`UserError` where a file is empty, or an archive cut short or altered.
-
-    torch.load itself does not look at the checksums: a flipped bit would be a weight.
-    """
-    with path.open("rb") as stream:
-        start = stream.read(4)
-    if not start:
-        raise UserError(f"checkpoint {path} is damaged: it is empty; copy or save it again")
-    if start != b"PK\x03\x04":
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            altered = archive.testzip()
-    # the last two: an encrypted archive, an unknown compression
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(
-            f"checkpoint {path} is damaged or truncated ({error}); copy or save it again"
-        ) from error
-    if altered is not None:
-        raise UserError(
-            f"checkpoint {path} is damaged: {altered} in it does not match its checksum; copy or "
-            "save it again"
-        )
-
-
-def load_checkpoint(path: Path, spec: NetSpec | None = None) -> LoadedCheckpoint:
-    """Read a checkpoint of ours, or a plain state dict with the spec that it belongs to.
+def load_checkpoint(
+    path: Path, stated: StatedSpec | None = None, weights: str | None = None
+) -> LoadedCheckpoint:
+    """Read a checkpoint of ours, or the weights of an LMa-UNet in one of another trainer.
 
     Args:
         path: the file.
-        spec: needed for a plain state dict; where the file names its own, both must be equal, and
-            the error names the fields that differ.
+        stated: what is said of the network beside the file; must not contradict it, but for the
+            size of its input, which may be another.
+        weights: the name of the set to take from a file that holds more than one.
 
     Raises:
         UserError: for anything that is not a checkpoint of this network.
     """
     content = read_file(path)
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"{path} holds a {type(content).__name__}, expected a dictionary of tensors"
-        )
-    if "schema" in content and "spec" in content:
-        if content["schema"] != SCHEMA:
+    if isinstance(content, Mapping) and {"schema", "spec", "state"} <= content.keys():
+        if type(content["schema"]) is not int or content["schema"] != SCHEMA:
             raise UserError(
-                f"{path} has schema {content['schema']}, expected {SCHEMA}; another version wrote "
-                "it: use that version, or train again"
+                f"{path} has schema {str(content['schema'])[:20]}, expected {SCHEMA}; another "
+                "version wrote it: use that version, or train again"
             )
-        return _own_checkpoint(path, content, spec)
-    for key in ("state_dict", "model_state_dict", "model", "network_weights"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    _check_state(path, content)
-    if spec is None:
-        raise UserError(f"{path} is a plain state dict; name its network with --spec")
-    return LoadedCheckpoint(spec, {k.removeprefix("module."): v for k, v in content.items()})
+        if weights is not None:
+            raise UserError(
+                f"--weights {weights}: {path} is a checkpoint of this program and holds one set of "
+                "weights; leave the option out"
+            )
+        return _own_checkpoint(path, content, stated)
+    return _foreign_checkpoint(path, content, stated, weights)
+
+
+def _foreign_checkpoint(
+    path: Path, content: Any, stated: StatedSpec | None, weights: str | None
+) -> LoadedCheckpoint:
+    """Return the network in another trainer's file."""
+    sets = find_weights(content, path)
+    if not sets:
+        what, remedy = recognise(content)
+        raise UserError(f"{path} {what}; {remedy}")
+    altered = recognise_altered([name for found in sets for name in found.tensors])
+    if altered is not None:
+        raise UserError(f"{path} {altered[0]}; {altered[1]}")
+    if not is_whole(sets[0]):
+        raise UserError(_partial(path, sets))
+    chosen = choose_weights(sets, weights, path)
+    _check_state(path, chosen.tensors)
+    state, filled = _with_counters(chosen.tensors)
+    inferred = infer_spec(state, stated, path)
+    spec = inferred.spec
+    check_names(state, _expected(spec), path)
+    notes = [f"left aside: {listed(chosen.aside)}"] if chosen.aside else []
+    if filled:
+        notes.append("the norms' num_batches_tracked are not in the file; nothing depends on them")
+    notes += _conversion(state)
+    several = len(sets) > 1
+    origin = Origin(
+        trainer_of(content),
+        described(spec),
+        chosen.unwrapped,
+        chosen.name if several or weights is not None else None,
+        tuple(s.name for s in sets if s is not chosen),
+        inferred.assumed,
+        tuple(notes),
+    )
+    return LoadedCheckpoint(spec, state, origin=origin)
+
+
+def _partial(path: Path, sets: list[WeightSet]) -> str:
+    """Return what to say of weights of which parts are missing."""
+    if len(sets) > 1 and len({s.name.rpartition(".")[0] for s in sets}) < len(sets):
+        return (
+            f"{path} has the network's names in part under {', '.join(s.name for s in sets)}; "
+            "expected one prefix for all; save the network alone: "
+            "torch.save(model.state_dict(), path)"
+        )
+    best = max(sets, key=lambda s: len(s.tensors))
+    missing = [
+        part for part in ("shallow", "stages", "pyramid", "decoder", "head")
+        if not any(name.startswith(f"{part}.") for name in best.tensors)
+    ]  # fmt: skip
+    return (
+        f"{path} holds a part of an LMa-UNet: {len(best.tensors)} tensors, "
+        f"{'none of its ' + ', '.join(missing) if missing else 'not all of its layers'}; give the "
+        "checkpoint of the whole network"
+    )
+
+
+def _with_counters(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """Return a state with the counters that torch before 0.4.1 did not keep, and if any lacked."""
+    lacking = [
+        name.replace("running_var", "num_batches_tracked")
+        for name in state
+        if name.endswith("norm.running_var")
+        and name.replace("running_var", "num_batches_tracked") not in state
+    ]
+    return {**state, **{name: torch.tensor(0) for name in lacking}}, bool(lacking)
+
+
+def _conversion(state: Mapping[str, Tensor]) -> list[str]:
+    """Return a note where weights come in another precision than single."""
+    others = {
+        str(v.dtype).removeprefix("torch.")
+        for v in state.values()
+        if v.is_floating_point() and v.dtype != torch.float32
+    }
+    return [f"converted from {', '.join(sorted(others))} to float32"] if others else []
 
 
 def _own_checkpoint(
-    path: Path, content: Mapping[str, Any], spec: NetSpec | None
+    path: Path, content: Mapping[str, Any], stated: StatedSpec | None
 ) -> LoadedCheckpoint:
     try:
         own = NetSpec.from_json(content["spec"])
     except UserError as error:
         raise UserError(f"{path}: {error}; give the file as it was written") from error
-    if spec is not None and spec != own:
-        raise UserError(
-            f"{path} is of spec {own.name!r}, which differs from the one given in "
-            f"{_differences(own, spec)}; give the spec that it was trained with, or none"
-        )
     notes = content.get("notes", {})
     classes = notes.get("classes") if isinstance(notes, Mapping) else None
     if (
@@ -189,7 +189,23 @@ def _own_checkpoint(
         )
     state = content.get("state")
     _check_state(path, state)
-    return LoadedCheckpoint(own, state, content["kind"], notes)  # type: ignore[arg-type]
+    state = {name: Tensor.detach(value) for name, value in state.items()}  # type: ignore[union-attr]
+    said: list[str] = _conversion(state) if content["kind"] == "float32" else []
+    spec = own
+    if stated is not None:
+        differing = differences(own, stated)
+        if differing:
+            raise UserError(
+                f"{path} is of spec {own.name!r}, which differs from the one given in "
+                f"{differing}; give the spec that it was trained with, or none"
+            )
+        size = stated.values.get("input_size", own.input_size)
+        if size != own.input_size:
+            spec = replace(own, input_size=size)
+            trained = "x".join(map(str, own.input_size))
+            said.append(f"{stated.said['input_size']}: the network was trained at {trained}")
+    origin = Origin(network=described(spec), notes=tuple(said))
+    return LoadedCheckpoint(spec, state, content["kind"], notes, origin)
 
 
 def _all_text(values: Any) -> bool:
@@ -206,59 +222,78 @@ def _check_state(path: Path, state: Any) -> None:
         raise UserError(
             f"{path} holds no state dict; save it as torch.save(model.state_dict(), path)"
         )
-    odd = [k for k, v in state.items() if v.layout != torch.strided or v.is_complex()]
+    odd = [
+        k for k, v in state.items()
+        if v.layout != torch.strided or v.is_complex() or v.is_quantized or v.is_nested
+        or (v.is_floating_point() and v.dtype not in _FLOATS)
+    ]  # fmt: skip
     if odd:
         raise UserError(
-            f"{path} holds sparse or complex tensors: {odd[:3]}; expected dense real ones; convert "
-            "and save them again"
+            f"{path} holds sparse or complex tensors, or quantized ones: {odd[:3]} "
+            f"({state[odd[0]].dtype}); expected dense real ones; convert and save them again"
+        )
+    absent = [
+        k for k, v in state.items()
+        if v.device.type != "cpu" or (v.numel() > LARGEST_VIEW and v.nbytes > _stored_bytes(v))
+    ]  # fmt: skip
+    if absent:
+        raise UserError(
+            f"{path} declares numbers that it does not hold: {absent[:3]}; save the weights from "
+            "memory: torch.save(model.state_dict(), path)"
         )
 
 
-def _differences(own: NetSpec, given: NetSpec) -> str:
-    pairs = ((f.name, getattr(own, f.name), getattr(given, f.name)) for f in fields(NetSpec))
-    return ", ".join(f"{name} ({a!r}, given {b!r})" for name, a, b in pairs if a != b)
+def _stored_bytes(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
 
 
 def restore(loaded: LoadedCheckpoint, path: Path) -> LMaUNet:
     """Return the FP32 network with the checkpoint's weights, in evaluation mode.
 
     Raises:
-        UserError: names or shapes differ (the first few are named), a weight is not finite, or
-            the checkpoint is of a network that is quantized already.
+        UserError: names or shapes differ (the first few are named), a weight is not finite, norms
+            have lost their variances, or the checkpoint is of a network that is quantized already.
     """
     if loaded.kind != "float32":
         raise UserError(
             f"{path} is a {loaded.kind} checkpoint; give the FP32 checkpoint that it came from"
         )
-    params = sum(layer.params for layer in loaded.spec.layers())
-    numbers = sum(tensor.numel() for tensor in loaded.state.values())
-    if params > max(numbers, LARGE_NETWORK):
-        # before memory for it is asked for
-        raise UserError(
-            f"{path} is of another network: it holds {numbers:,} numbers, its spec "
-            f"{loaded.spec.name} has {params:,} parameters; give the file as it was written"
-        )
+    # before memory for the spec's network is asked for
+    check_names(loaded.state, _expected(loaded.spec), path)
     model = LMaUNet(loaded.spec)
     load_state(model, loaded.state, path)
-    return model.eval()
+    model.eval()
+    check_statistics(model, path)
+    return model
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict whose names and shapes must equal the model's exactly."""
-    own = model.state_dict()
+def _expected(spec: NetSpec) -> Mapping[str, Tensor]:
+    """Return a network's state without its numbers: names and shapes."""
+    with torch.device("meta"):
+        return LMaUNet(spec).state_dict()
+
+
+def check_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    """Raise :class:`UserError` unless names and shapes equal the network's exactly."""
     missing = sorted(own.keys() - state.keys())
     surplus = sorted(state.keys() - own.keys())
     if missing or surplus:
         raise UserError(
             f"{path} is of another network: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(surplus)} unknown {surplus[:3]}; choose its --spec"
+            f"{len(surplus)} unknown {surplus[:3]}; {HERE}"
         )
     wrong = [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         shapes = ", ".join(
             f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in wrong[:3]
         )
-        raise UserError(f"{path} has other shapes: {shapes}; choose its --spec")
+        raise UserError(f"{path} has other shapes than its other tensors ask for: {shapes}; {HERE}")
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict whose names and shapes must equal the model's exactly."""
+    own = model.state_dict()
+    check_names(state, own, path)
     coded = [k for k in own if own[k].is_floating_point() and not state[k].is_floating_point()]
     if coded:
         raise UserError(

@@ -22,11 +22,15 @@ class Scores:
 
     Dice is in 0..1: the slices of a case form a volume, each class is scored on it, and the mean
     is over the cases where the class occurs in label or prediction. ``dice`` is the mean over the
-    classes. ``hd95_mm`` is the 95th percentile Hausdorff distance within a slice, in mm, averaged
-    over the slices and classes present in both; NaN where there is none or the spacing is unknown.
-    Where it is unknown, ``hd95_pixels`` is the same in pixels. ``per_case`` is the Dice of each
-    class in each case; a class that a case has in neither label nor prediction is left out, and
-    one that is predicted but not in the label counts with 0.
+    classes, NaN where nothing could be scored. ``hd95_mm`` is the 95th percentile Hausdorff
+    distance within a slice, in mm, averaged over the slices and classes present in both; NaN where
+    there is none or the spacing is unknown. Where it is unknown, ``hd95_pixels`` is the same in
+    pixels. ``per_case`` is the Dice of each class in each case; a class that a case has in neither
+    label nor prediction is left out, and one that is predicted but not in the label counts with 0.
+
+    Two kinds say nothing on overlap and are not scored: a class that no label holds
+    (``absent_classes``), and a case whose labels hold no foreground (``empty_cases``).
+    ``false_positives`` has what was predicted of them all the same, in voxels by case and class.
     """
 
     dice: float
@@ -34,16 +38,26 @@ class Scores:
     hd95_mm: float
     hd95_pixels: float = math.nan
     per_case: dict[str, dict[str, float]] = field(default_factory=dict)
+    absent_classes: tuple[str, ...] = ()
+    empty_cases: tuple[str, ...] = ()
+    false_positives: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON; a distance is null where it is not defined."""
+        """Return plain JSON; null where a score is not defined."""
         return {
-            "dice": self.dice,
+            "dice": _defined(self.dice),
             "per_class": self.per_class,
-            "hd95_mm": self.hd95_mm if math.isfinite(self.hd95_mm) else None,
-            "hd95_pixels": self.hd95_pixels if math.isfinite(self.hd95_pixels) else None,
+            "hd95_mm": _defined(self.hd95_mm),
+            "hd95_pixels": _defined(self.hd95_pixels),
             "per_case": self.per_case,
+            "absent_classes": list(self.absent_classes),
+            "empty_cases": list(self.empty_cases),
+            "false_positives": self.false_positives,
         }
+
+
+def _defined(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def score(
@@ -63,30 +77,66 @@ def score(
             height and width. Where a case is absent or NaN, all distances are in pixels.
 
     Raises:
-        UserError: shapes differ, there is no slice, or no class occurs.
+        UserError: shapes differ, or there is no slice.
     """
-    from monai.metrics import compute_dice, compute_hausdorff_distance
+    from monai.metrics import compute_dice
 
     if prediction.shape != label.shape or len(label) == 0:
         raise UserError(f"predictions {prediction.shape} and labels {label.shape} do not match")
     count, names = len(classes), np.asarray(cases)
-    volumes = []
+    organs = list(classes[1:])
     ordered = sorted(set(names.tolist()))
+    rows, voxels = [], []
     for case in ordered:
         mine = names == case
         pair = [one_hot(x[mine], count).transpose(0, 1)[None] for x in (prediction, label)]
-        volumes.append(compute_dice(*pair, include_background=False, ignore_empty=False))
-        absent = (pair[0].sum((2, 3, 4)) + pair[1].sum((2, 3, 4)))[:, 1:] == 0
-        volumes[-1][absent] = float("nan")
-    table = torch.cat(volumes).numpy()
+        rows.append(compute_dice(*pair, include_background=False, ignore_empty=False)[0])
+        voxels.append([x.sum((0, 2, 3, 4))[1:] for x in pair])
+    table = torch.stack(rows).numpy().astype(np.float64)
+    predicted, labelled = (
+        np.stack([pair[side].numpy() for pair in voxels]).astype(np.int64) for side in (0, 1)
+    )
+    # overlap with nothing is no score: of a case without foreground, and of a class without labels
+    empty_cases, absent_classes = ~(labelled > 0).any(axis=1), ~(labelled > 0).any(axis=0)
+    unscored = np.logical_or.outer(empty_cases, absent_classes)
+    table[unscored | (predicted + labelled == 0)] = math.nan
     seen = ~np.isnan(table)
     per_class = {
         name: float(table[seen[:, i], i].mean())
-        for i, name in enumerate(classes[1:])
+        for i, name in enumerate(organs)
         if seen[:, i].any()
     }
-    if not per_class:
-        raise UserError("no class occurs in the labels or the predictions; use slices with organs")
+    distance, known = _hd95(prediction, label, count, names, spacing_mm)
+    return Scores(
+        float(np.mean(list(per_class.values()))) if per_class else math.nan,
+        per_class,
+        hd95_mm=distance if known else math.nan,
+        hd95_pixels=math.nan if known else distance,
+        per_case={
+            str(case): {organs[i]: float(row[i]) for i in np.flatnonzero(~np.isnan(row))}
+            for case, row in zip(ordered, table, strict=True)
+            if not np.isnan(row).all()
+        },
+        absent_classes=tuple(organs[i] for i in np.flatnonzero(absent_classes)),
+        empty_cases=tuple(str(ordered[i]) for i in np.flatnonzero(empty_cases)),
+        false_positives={
+            str(case): {organs[i]: int(row[i]) for i in np.flatnonzero(row)}
+            for case, row in zip(ordered, np.where(unscored, predicted, 0), strict=True)
+            if row.any()
+        },
+    )
+
+
+def _hd95(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    count: int,
+    names: np.ndarray,
+    spacing_mm: Sequence[float] | Mapping[str, Sequence[float]],
+) -> tuple[float, bool]:
+    """Return the mean HD95 of slices and classes in both, and whether it is in mm or in pixels."""
+    from monai.metrics import compute_hausdorff_distance
+
     both = [one_hot(x, count) for x in (prediction, label)]
     present = (both[0].sum((2, 3)) > 0) & (both[1].sum((2, 3)) > 0)
     pixels_mm = [_pixel_mm(spacing_mm, str(case)) for case in names]
@@ -99,21 +149,7 @@ def score(
             spacing=pixels_mm if known else None,
         )  # fmt: skip
     distances = distances[present[:, 1:] & torch.isfinite(distances)]
-    hd95 = float(distances.mean()) if len(distances) else math.nan
-    return Scores(
-        float(np.mean(list(per_class.values()))),
-        per_class,
-        hd95_mm=hd95 if known else math.nan,
-        hd95_pixels=math.nan if known else hd95,
-        per_case={
-            str(case): {
-                name: float(value)
-                for name, value in zip(classes[1:], row, strict=True)
-                if not np.isnan(value)
-            }
-            for case, row in zip(ordered, table, strict=True)
-        },
-    )
+    return float(distances.mean()) if len(distances) else math.nan, known
 
 
 def _pixel_mm(

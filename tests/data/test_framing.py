@@ -27,6 +27,46 @@ def test_fit_shrinks_by_one_factor_and_only_what_is_too_large():
     assert Framing.of((100, 50), (50, 50)).scaled == (100, 50)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "scaled"),
+    [
+        ((100, 50), (50, 80), (50, 25)),  # only the height is too large
+        ((40, 100), (50, 80), (32, 80)),  # only the width
+        ((200, 200), (50, 80), (50, 50)),  # both, the height by more
+        ((60, 400), (30, 100), (15, 100)),  # both, the width by more
+        ((30, 70), (50, 80), (30, 70)),
+        ((1000, 2), (50, 80), (50, 1)),  # never to nothing
+    ],
+)
+def test_fit_looks_at_the_axis_that_is_too_large(shape, size, scaled):
+    assert Framing.of(shape, size, fit=True) == Framing(shape, size, scaled)
+    turned = Framing.of(shape[::-1], size[::-1], fit=True)
+    assert turned.scaled == scaled[::-1]
+
+
+def test_each_axis_has_its_own_zoom():
+    framing = Framing.of((40, 60), (64, 64), zoom=(0.5, 2.0))
+    assert framing.scaled == (20, 120)
+    assert framing.shrink == (0.5, 2.0)
+    fitted = Framing.of((40, 60), (64, 64), zoom=(0.5, 2.0), fit=True)
+    assert fitted.scaled == (11, 64)  # 120 columns are brought to 64, rows by the same factor
+
+
+@pytest.mark.parametrize(
+    ("spacing", "target", "zoom"),
+    [
+        ((1.5, 1.0), (1.5, 1.5), (1.0, 1.0 / 1.5)),  # only the width is off
+        ((1.0, 1.5), (1.5, 1.5), (1.0 / 1.5, 1.0)),  # only the height
+        ((3.0, 0.5), (1.5, 1.0), (2.0, 0.5)),
+        ((1.52, 1.5), (1.5, 1.5), (1.52 / 1.5, 1.0)),
+        ((1.509, 1.491), (1.5, 1.5), (1.0, 1.0)),  # within a hundredth, either way
+        ((0.7, 0.9), None, (1.0, 1.0)),
+    ],
+)
+def test_the_zoom_is_of_each_axis_and_from_one_axis_alone(spacing, target, zoom):
+    assert framing.zoom_to(spacing, target) == pytest.approx(zoom, abs=1e-12)
+
+
 def test_resampling_keeps_pixel_areas_aligned():
     # A ramp stays a ramp through the same points when pixel areas, not corners, are aligned.
     ramp = np.broadcast_to(np.arange(40, dtype=np.float32), (1, 40, 40)).copy()

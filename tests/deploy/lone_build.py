@@ -29,7 +29,8 @@ def interface(**changes: Any) -> Interface:
         changes.pop("fit", False),
     )  # fmt: skip
     data = {"name": "x", "label_source": "y", "synthetic": False}
-    return Interface(spec, ("background", "organ"), ready, (3.0, 3.0, None), data,
+    spacing = changes.pop("spacing", (3.0, 3.0, None))
+    return Interface(spec, ("background", "organ"), ready, spacing, data,
                      {"checkpoint": "ab"})  # fmt: skip
 
 

@@ -17,6 +17,7 @@ def measured(quantity: str, value: float) -> Measurement:
 
 def target(shift: float, latency: Measurement | Unavailable) -> dict[str, Any]:
     """Return a target whose figures are moved by ``shift`` so that no two targets share one."""
+    own = {"liver": 0.931 + shift / 100, "aorta": 0.815 + shift / 100}
     return {
         "size_mb": measured("size_mb", 1.23 + shift),
         "weights_mb": measured("weights_mb", 1.04 + shift),
@@ -24,12 +25,17 @@ def target(shift: float, latency: Measurement | Unavailable) -> dict[str, Any]:
         "dice_drop_points": measured("dice_drop_points", 0.61 + shift),
         "hd95_mm": measured("hd95_mm", 7.21 + shift),
         "latency_ms": latency,
-        "per_class": {"liver": 0.931 + shift / 100, "aorta": 0.815 + shift / 100},
+        "class_drop_points": measured("class_drop_points", 100 * (0.843 - own["aorta"])),
+        "worst_class": {
+            "class": "aorta", "reference": 0.843, "dice": own["aorta"],
+            "relative_loss": (0.843 - own["aorta"]) / 0.843,
+        },
+        "per_class": own,
         "agreement": [Agreement("lowering with torch", 2.5e-5, 0, 4096, 1e-3, True)],
         "files": [{"name": "model.onnx", "bytes": 1_200_456, "ships": True}],
         "arithmetic": "integers of the graph",
         "detail": {},
-    }
+    }  # fmt: skip
 
 
 def parts() -> dict[str, Any]:
@@ -73,7 +79,7 @@ def parts() -> dict[str, Any]:
         },
         "reference": {
             "target": "torch-fp32",
-            "dice": {"mean": 0.889, "per_class": {"liver": 0.962, "aorta": 0.846}},
+            "dice": {"mean": 0.889, "per_class": {"liver": 0.952, "aorta": 0.843}},
             "hd95_mm": 6.02,
         },
         "targets": {"ort": ort, "trt": trt, "fpga": fpga},

@@ -20,6 +20,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"mm": None, "fit": True}, {"channels": 3},
+                                     {"mm": (1.5, 0.75), "spacing": (3.0, 1.25, None)},
                                      {"normalization": {"kind": "zscore"}}])  # fmt: skip
 def test_a_deployment_is_read_as_it_was_written(tmp_path, changes):
     build, deployment = open_build(lone_build.make(tmp_path / "run", **changes))

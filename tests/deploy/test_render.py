@@ -7,7 +7,8 @@ import pytest
 from report_sample import NO_GPU, measured, parts, sample
 
 from lmaunet.artifacts import Agreement, Measurement
-from lmaunet.deploy import figures, pictures, render, report
+from lmaunet.deploy import figures, gates, pictures, render, report
+from lmaunet.deploy.measuring import no_foreground
 
 #: Every figure of the sample as it must be read: number, unit, and the word beside it.
 FIGURES = [
@@ -66,12 +67,12 @@ def test_every_figure_has_its_provenance_beside_it(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("provenance", ["simulated", "estimated"])
+@pytest.mark.parametrize("provenance", ["emulated", "simulated", "estimated"])
 def test_an_accuracy_that_was_not_measured_is_marked_for_each_organ(form, provenance):
     changed = parts()
     dice = Measurement("dice", 0.877, "1", provenance)
     changed["targets"]["ort"]["dice"] = dice
-    word = {"simulated": "simulated", "estimated": "est."}[provenance]
+    word = {"estimated": "est."}.get(provenance, provenance)
     text = FORMS[form](report.assemble(**changed))
     require_provenance(text, [("0.877", "", word), ("0.931", "", word), ("0.815", "", word)])
 
@@ -305,3 +306,108 @@ def test_rounding_never_contradicts_a_gate(value, limit, text):
 def test_negative_numbers_and_negative_zero():
     assert figures.number_text("dice_drop_points", -0.314) == "\u22120.31"
     assert figures.number_text("dice_drop_points", -0.0001) == "0.00"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_organ_that_lost_most_is_named_where_it_is_gated(form):
+    text = " ".join(FORMS[form](sample()).split())
+    above = text.partition("Dice per organ")[0]  # that table has the word in its head
+    require_provenance(above, [("0.843", "", "measured"), ("0.815", "", "measured")])
+    assert re.search(r"Largest drop of a class ?: aorta", text)
+    said = r"aorta lost most: -2\.8 points \(-3%\), from 0\.843 measured to 0\.815 measured"
+    assert re.search(said, text)
+    assert text.count("-2.8 points (-3%)") >= 3  # verdict, card, table of organs
+    assert "at least" not in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_floor_is_shown_as_one_and_rounding_does_not_contradict_it(form):
+    changed = parts()
+    changed["targets"]["ort"]["dice"] = measured("dice", 0.69997)
+    made = report.assemble(**changed, gates=[gates.Gate("dice", 0.7, only=("ort",))])
+    text = FORMS[form](made)
+    assert "at least 0.7" in text and "0.69997" in text and "at most" not in text.split("Gates")[-1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_not_scored_is_named(form):
+    changed = parts()
+    changed["data"]["not_scored"] = {"classes": ["spleen"], "cases": ["empty1", "empty2"]}
+    changed["targets"]["ort"]["false_positives"] = {"empty1": {"liver": 1234}}
+    text = FORMS[form](report.assemble(**changed))
+    assert "Not scored, for no held-out label holds them: spleen." in text
+    assert "Not scored, for their labels hold no organ: empty1, empty2." in text
+    assert "ort predicts there, in voxels: 1,234 of liver in empty1." in text
+    assert "Not scored" not in FORMS[form](sample())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_any_foreground_dice_is_unavailable_and_its_gates_are_open(form):
+    changed = parts()
+    lacks = no_foreground("dice")
+    changed["reference"]["dice"] = {"mean": lacks.to_json(), "per_class": {}}
+    for target in changed["targets"].values():
+        target |= dict.fromkeys(("dice", "dice_drop_points", "class_drop_points"), lacks)
+        target["per_class"] = {}
+        del target["worst_class"]
+    made = report.assemble(**changed)
+    states = {g["state"] for g in made["gates"] if g["name"].endswith("drop_points")}
+    assert states == {"open"} and gates.exit_status(made) == 0
+    text = FORMS[form](made)
+    assert "no held-out case has foreground in its labels" in text
+    assert "Dice is not scored" in text and "Dice per organ" not in text
+    strict = report.assemble(**changed, strict=True)
+    assert gates.exit_status(strict) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_dice_by_patient_is_shown_for_several_patients(form):
+    changed = parts()
+    assert "Dice per patient" not in FORMS[form](sample())
+    changed["reference"]["per_patient"] = {"p1": 0.911, "p2": 0.722}
+    changed["targets"]["ort"] |= {
+        "per_patient": {"p1": 0.913},
+        "drop_interval": {"low": -0.25, "high": 1.75, "patients": 12, "level": 0.95},
+    }
+    text = FORMS[form](report.assemble(**changed))
+    require_provenance(text.split("Dice per patient")[1], [("0.911", "", "measured")]
+                       if form == "markdown" else [])  # fmt: skip
+    assert "0.913" in text and "not scored" in text
+    assert "95% of \u22120.25 to 1.75 points over 12 patients" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_how_far_a_latency_can_be_trusted_is_shown(form):
+    changed = parts()
+    detail = changed["targets"]["ort"]["detail"]
+    detail["latency"] |= {
+        "min_ms": 44.44, "runs": 30, "load_average": 3.75, "spread": 1.45, "unsteady": True,
+    }  # fmt: skip
+    detail["float32"] = {
+        "form": "FP32 in ONNX Runtime", "median_ms": 122.6, "size_mb": 4.92, "speed_up": 2.0,
+        "compression": 4.0, "unsteady": False,
+    }  # fmt: skip
+    text = " ".join(FORMS[form](report.assemble(**changed)).split())
+    require_provenance(text, [("44.44", "ms", "measured"), ("122.6", "ms", "measured"),
+                              ("4.92", "MB", "measured")])  # fmt: skip
+    for said in (
+        "30 runs, load average 3.75", "1.45, above 1.2: UNSTEADY", "FP32 in ONNX Runtime, in the",
+        "2.00 times as fast, 4.0 times as small",
+    ):  # fmt: skip
+        assert said in text
+    assert "UNSTEADY" not in FORMS[form](sample())
+
+
+def test_long_tables_are_folded_and_fit_a_phone_and_paper():
+    page = render.html(sample())
+    for title in ("Agreement", "Files"):
+        part = page.split(f"<h2>{title}</h2>")[1]
+        assert 0 < part.index("<details>") < part.index("<table") < part.index("</details>")
+    assert "comparisons, all agree" in page
+    # the dark colours are for screens: on white paper their text would vanish
+    assert "@media screen and (prefers-color-scheme: dark)" in page
+    assert not re.search(r"@media \(prefers-color-scheme", page)
+    # on a phone the head of the table is gone, and each number has its column's name
+    assert re.search(r"\.organs thead \{ display: none", page)
+    for name in ("FP32, measured", "ort, measured"):
+        assert f'data-label="{name}"' in page

@@ -1,11 +1,12 @@
 import copy
+import itertools
 import json
 
 import numpy as np
 import pytest
 from report_sample import MADE, NO_GPU, measured, parts, sample
 
-from lmaunet.artifacts import Measurement
+from lmaunet.artifacts import PROVENANCES, Measurement
 from lmaunet.deploy import gates, report
 from lmaunet.errors import UserError
 
@@ -34,6 +35,7 @@ def test_the_report_survives_the_file(tmp_path):
     assert {p.name for p in paths[0].parent.iterdir()} == {p.name for p in paths}
     assert set(made) == {
         "schema", "made", "model", "data", "reference", "targets", "gates", "regressions",
+        "verdict",
     }  # fmt: skip
     assert made["targets"]["fpga"]["latency_ms"] == {
         "value": 10.37, "unit": "ms", "provenance": "estimated",
@@ -81,8 +83,8 @@ def test_a_missing_key_is_named(path):
     ("path", "value", "message"),
     [
         ("targets/fpga/latency_ms/provenance", "guessed",
-         "targets.fpga.latency_ms.provenance is 'guessed'; expected one of: measured, simulated,"
-         " estimated"),
+         "targets.fpga.latency_ms.provenance is 'guessed'; expected one of: measured, emulated,"
+         " simulated, estimated"),
         ("targets/fpga/latency_ms", None, "targets.fpga.latency_ms is None; expected an object"),
         ("targets/fpga/latency_ms/value", None,
          "targets.fpga.latency_ms.value is None; expected a number"),
@@ -102,8 +104,18 @@ def test_a_missing_key_is_named(path):
          "targets.ort.dice_drop_points has a value though targets.ort.dice has none"),
         ("targets/ort/latency", LOST,
          "targets.ort.latency is unknown; expected one of: size_mb, weights_mb, dice,"
-         " dice_drop_points, hd95_mm, latency_ms, per_class, agreement, files, arithmetic, detail,"
-         " summary, bitstream_mb"),
+         " dice_drop_points, class_drop_points, hd95_mm, latency_ms, per_class, agreement, files,"
+         " arithmetic, detail, summary, worst_class, per_case, per_patient, drop_interval,"
+         " false_positives, bitstream_mb"),
+        ("targets/ort/worst_class/dice", 0.5,
+         "targets.ort.worst_class is {'class': 'aorta', 'reference': 0.843, 'dice': 0.5, 'rela...,"
+         " but class_drop_points is 2.8000000000000025 and per_class has 0.815"),
+        ("targets/ort/drop_interval", {"low": 1, "high": 0, "patients": 9, "level": 0.95},
+         "targets.ort.drop_interval.high is 0; expected a number from 1"),
+        ("targets/ort/false_positives", {"a": {"liver": 0}},
+         "targets.ort.false_positives.a.liver is 0; expected a whole number from 1"),
+        ("reference/dice/mean", {"unavailable": {"tool": "x", "why": "y"}},
+         "reference.dice.mean.unavailable.fix is missing"),
         ("targets", {}, "targets is empty; a report has at least one target"),
         ("data/synthetic", "no", "data.synthetic is 'no'; expected true or false"),
         ("data/label_source", " ", "data.label_source is ' '; expected text"),
@@ -169,16 +181,69 @@ def test_the_default_gates():
     assert states(sample()) == {
         ("ort", "size_mb"): "passed",
         ("ort", "dice_drop_points"): "passed",
+        ("ort", "class_drop_points"): "passed",
         ("trt", "weights_mb"): "passed",
         ("trt", "dice_drop_points"): "passed",
+        ("trt", "class_drop_points"): "passed",
         ("fpga", "size_mb"): "passed",
         ("fpga", "dice_drop_points"): "passed",
+        ("fpga", "class_drop_points"): "passed",
         ("fpga", "latency_ms"): "passed",
     }
     entry = next(g for g in sample()["gates"] if g["name"] == "weights_mb")
     assert entry["beside"] == {"size_mb": sample()["targets"]["trt"]["size_mb"]}
     entry = next(g for g in sample()["gates"] if g["name"] == "latency_ms")
     assert (entry["limit"], entry["value"], entry["provenance"]) == (12.0, 10.37, "estimated")
+    assert {g["direction"] for g in sample()["gates"]} == {"at most"}
+
+
+def class_drop(name, before, now):
+    """Return the changes of a target whose class ``name`` fell from one Dice to another."""
+    loss = (before - now) / before
+    return {
+        "class_drop_points": measured("class_drop_points", 100 * (before - now)),
+        "worst_class": {"class": name, "reference": before, "dice": now, "relative_loss": loss},
+    }
+
+
+def test_the_gate_on_the_worst_class_names_it_with_its_relative_loss():
+    """The mean may hold while one organ is lost."""
+    changed = parts()
+    changed["reference"]["dice"]["per_class"]["pancreas"] = 0.167
+    changed["targets"]["ort"]["per_class"]["pancreas"] = 0.122
+    changed["targets"]["ort"] |= class_drop("pancreas", 0.167, 0.122)
+    made = report.assemble(**changed)
+    (entry,) = (
+        g for g in made["gates"] if (g["target"], g["name"]) == ("ort", "class_drop_points")
+    )
+    assert entry["state"] == "failed" and entry["value"] == pytest.approx(4.5)
+    assert (entry["class"], entry["reference"], entry["dice"]) == ("pancreas", 0.167, 0.122)
+    assert entry["relative_loss"] == pytest.approx(0.045 / 0.167)
+    assert states(made)["ort", "dice_drop_points"] == "passed"
+    assert gates.exit_status(made) == 1
+    for key, value in (("class", "liver"), ("relative_loss", 0.0), ("dice", 0.167)):
+        index = made["gates"].index(entry)
+        with pytest.raises(UserError, match=rf"^gates\[{index}\]\.{key} is"):
+            report.validate(altered(f"gates/{index}/{key}", value, source=made))
+
+
+@pytest.mark.parametrize(
+    ("reference", "own", "worst"),
+    [
+        ({"a": 0.9, "b": 0.2}, {"a": 0.88, "b": 0.19}, ("a", pytest.approx(0.02 / 0.9))),
+        ({"a": 0.9, "b": 0.2}, {"a": 0.95, "b": 0.21}, ("b", pytest.approx(-0.05))),
+        ({"a": 0.0}, {"a": 0.1}, ("a", None)),
+        ({"a": 0.9, "b": 0.2}, {"a": 0.9, "b": 0.0}, ("b", 1.0)),
+    ],
+)
+def test_the_class_that_lost_most(reference, own, worst):
+    found = gates.worst_class(reference, own)
+    assert (found["class"], found["relative_loss"]) == worst
+    assert (found["reference"], found["dice"]) == (reference[worst[0]], own[worst[0]])
+
+
+def test_no_class_is_no_worst_class():
+    assert gates.worst_class({}, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -190,6 +255,7 @@ def test_the_default_gates():
         ("trt", "dice_drop_points", 1.01, "failed"),
         ("trt", "dice_drop_points", -0.5, "passed"),
         ("fpga", "latency_ms", 12.1, "failed"),
+        ("fpga", "latency_ms", 12.0, "passed"),
     ],
 )
 def test_a_limit_holds_to_the_last_digit(target, figure, value, state):
@@ -206,19 +272,45 @@ def test_the_size_of_an_engine_is_shown_and_not_gated():
     assert gates.exit_status(report.assemble(**changed)) == 0
 
 
-def test_an_unavailable_figure_leaves_its_gate_open_and_strict_fails_it():
+@pytest.mark.parametrize("figure", [*report.UNITS])
+def test_an_unavailable_figure_leaves_its_gate_open_and_strict_fails_it(figure):
     changed = parts()
-    changed["targets"]["fpga"]["latency_ms"] = NO_GPU
-    made = report.assemble(**changed)
-    entry = next(g for g in made["gates"] if g["name"] == "latency_ms")
-    assert entry == {
-        "name": "latency_ms", "target": "fpga", "limit": 12.0, "state": "open",
-        **NO_GPU.to_json(),
-    }  # fmt: skip
+    changed["targets"]["fpga"][figure] = NO_GPU
+    if figure == "dice":
+        changed["targets"]["fpga"] |= dict.fromkeys(
+            ("dice_drop_points", "class_drop_points"), NO_GPU
+        )
+        del changed["targets"]["fpga"]["worst_class"]
+    limits = [gates.Gate(figure, 0.5, only=("fpga",))]
+    made = report.assemble(**changed, gates=limits)
+    direction = "at least" if figure == "dice" else "at most"
+    assert made["gates"] == [
+        {
+            "name": figure, "target": "fpga", "limit": 0.5, "direction": direction,
+            "state": "open", **NO_GPU.to_json(),
+        }
+    ]  # fmt: skip
     assert gates.exit_status(made) == 0
-    strict = report.assemble(**changed, strict=True)
-    assert states(strict)["fpga", "latency_ms"] == "failed"
+    strict = report.assemble(**changed, gates=limits, strict=True)
+    assert states(strict)["fpga", figure] == "failed"
     assert gates.exit_status(strict) == 1
+    assert strict["verdict"][2]["ship"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "state"),
+    [(0.7, 0.7, "passed"), (0.6999, 0.7, "failed"), (0.9, 0.7, "passed"), (0.0, 0.0, "passed")],
+)
+def test_a_limit_on_dice_is_a_floor(value, limit, state):
+    changed = parts()
+    changed["targets"]["ort"]["dice"] = measured("dice", value)
+    (entry,) = report.assemble(**changed, gates=[gates.Gate("dice", limit, only=("ort",))])["gates"]
+    assert (entry["state"], entry["direction"]) == (state, "at least")
+
+
+@pytest.mark.parametrize("figure", [*report.UNITS])
+def test_nan_passes_no_gate(figure):
+    assert not gates.Gate(figure, 0.5).passes(float("nan"))
 
 
 def test_another_budget():
@@ -314,16 +406,31 @@ def test_a_design_that_takes_more_of_its_board_is_a_note():
     assert designs(resources={"lut": 5}) == designs(resources=[]) == []
 
 
-def test_a_weaker_provenance_is_a_regression_and_a_stronger_one_a_note():
-    weaker = parts()
-    weaker["targets"]["ort"]["latency_ms"] = Measurement("latency_ms", 10.0, "ms", "estimated")
-    weaker = report.assemble(**weaker)
-    (entry,) = gates.regressions(weaker, sample())
+@pytest.mark.parametrize(("stronger", "weaker"), list(itertools.combinations(PROVENANCES, 2)))
+def test_a_weaker_provenance_is_a_regression_and_a_stronger_one_a_note(stronger, weaker):
+    def made(provenance, value):
+        changed = parts()
+        changed["targets"]["ort"]["latency_ms"] = Measurement("latency_ms", value, "ms", provenance)
+        return report.assemble(**changed)
+
+    before, after = made(stronger, 61.3), made(weaker, 10.0)
+    compared = report.with_baseline(after, before, "old.json")
+    (entry,) = compared["regressions"]
     assert entry["kind"] == "provenance"
-    assert entry["message"] == "ort latency_ms: was 61.3 ms (measured), is 10 ms (estimated)"
-    (entry,) = gates.regressions(sample(), weaker)
-    assert entry["kind"] == "note"
-    assert gates.exit_status(sample() | {"regressions": [entry]}) == 0
+    message = f"ort latency_ms: was 61.3 ms ({stronger}), is 10 ms ({weaker})"
+    assert entry["message"] == message
+    assert gates.exit_status(compared) == 1
+    assert compared["verdict"][0]["ship"] == "no"
+    assert f"regression: {message}" in compared["verdict"][0]["reasons"]
+    compared = report.with_baseline(before, after, "old.json")
+    assert [entry["kind"] for entry in compared["regressions"]] == ["note"]
+    assert gates.exit_status(compared) == 0
+
+
+@pytest.mark.parametrize("kind", gates.KINDS)
+def test_every_kind_but_a_note_sets_the_status(kind):
+    entry = {"kind": kind, "target": "ort", "figure": "", "message": "so"}
+    assert gates.exit_status(sample() | {"regressions": [entry]}) == (kind != "note")
 
 
 def test_a_figure_or_a_target_that_disappeared():
@@ -336,20 +443,35 @@ def test_a_figure_or_a_target_that_disappeared():
     assert gates.regressions(sample(), report.assemble(**changed)) == []
 
 
-def test_latency_on_another_device_is_said_and_not_compared():
-    changed = parts()
-    changed["targets"]["ort"]["detail"]["latency"] = {"cpu": "a slow CPU", "threads": 2}
-    changed["targets"]["ort"]["latency_ms"] = measured("latency_ms", 500.0)
-    (entry,) = gates.regressions(report.assemble(**changed), sample())
+@pytest.mark.parametrize("key", gates.DEVICE_KEYS)
+@pytest.mark.parametrize("nested", [True, False])
+def test_latency_on_another_device_is_said_and_not_compared(key, nested):
+    def made(device, latency):
+        changed = parts()
+        detail = {key: device}
+        changed["targets"]["ort"]["detail"] = {"latency": detail} if nested else detail
+        changed["targets"]["ort"]["latency_ms"] = measured("latency_ms", latency)
+        return report.assemble(**changed)
+
+    (entry,) = gates.regressions(made("slow", 500.0), made("fast", 60.0))
     assert entry["kind"] == "note"
-    assert entry["message"].endswith("not compared, cpu was a CPU, is a slow CPU")
+    assert entry["message"].endswith(f"not compared, {key} was fast, is slow")
+    (entry,) = gates.regressions(made("fast", 500.0), made("fast", 60.0))
+    assert entry["kind"] == "worse"
 
 
 @pytest.mark.parametrize(
     ("part", "key", "value", "said"),
     [
         ("model", "spec", "base", "model.spec was edge, is base"),
+        ("model", "params", 5, "model.params was 487654, is 5"),
+        ("model", "macs", 5, "model.macs was 1623456789, is 5"),
+        ("model", "input", [1, 1, 64, 64], "model.input was [1, 1, 256, 256], is [1, 1, 64, 64]"),
         ("data", "name", "other CT", "data.name was example CT, is other CT"),
+        ("data", "split", "By luck.", "data.split was By blocks of z., is By luck."),
+        ("data", "cases", ["mr"], "data.cases was ['ct'], is ['mr']"),
+        ("data", "slices", 14, "data.slices was {'training': 36, 'test': 14}, is 14"),
+        ("data", "label_source", "me", "data.label_source was TotalSegmentator 2.18.0, is me"),
         ("data", "synthetic", True, "data.synthetic was False, is True"),
     ],
 )
@@ -369,3 +491,49 @@ def test_the_report_is_json_without_nan():
     changed["targets"]["fpga"]["detail"]["interval_ms"] = float("inf")
     with pytest.raises(UserError, match=r"^report.targets.fpga.detail.interval_ms is inf; a fig"):
         report.assemble(**changed)
+
+
+def earlier(**arithmetic):
+    """Return the sample as an earlier version wrote it: no worst class, one file that ships."""
+    made = sample()
+    del made["verdict"]
+    for name, target in made["targets"].items():
+        del target["class_drop_points"], target["worst_class"]
+        target["arithmetic"] = arithmetic.get(name, target["arithmetic"])
+    made["gates"] = [
+        {key: value for key, value in gate.items() if key != "direction"}
+        for gate in made["gates"]
+        if gate["name"] != "class_drop_points"
+    ]
+    return made
+
+
+def test_a_report_of_an_earlier_version_is_a_baseline(tmp_path):
+    path = tmp_path / "old.json"
+    words = {"trt": "not the engine but its graph", "fpga": "the integers of the FPGA's graph"}
+    old = earlier(**words)
+    extra = {"name": "lmaunet_operators.so", "bytes": 500_000, "ships": False}
+    old["targets"]["ort"]["files"].append(extra)
+    path.write_text(json.dumps(old))
+    found = report.load(path)
+    assert found["targets"]["ort"]["class_drop_points"]["value"] == pytest.approx(2.8)
+    assert found["targets"]["ort"]["worst_class"]["class"] == "aorta"
+    # what it did not count, and what it called measured, is put right before it is compared
+    assert found["targets"]["ort"]["size_mb"]["value"] == pytest.approx(1.73)
+    for name, how in (("ort", "measured"), ("trt", "emulated"), ("fpga", "emulated")):
+        for figure in ("dice", "dice_drop_points", "class_drop_points", "hd95_mm"):
+            assert found["targets"][name][figure]["provenance"] == how
+    changed = parts()
+    for name in ("trt", "fpga"):
+        for figure in ("dice", "dice_drop_points", "class_drop_points", "hd95_mm"):
+            value = changed["targets"][name][figure].value
+            unit = report.UNITS[figure]
+            changed["targets"][name][figure] = Measurement(figure, value, unit, "emulated")
+    assert gates.regressions(report.assemble(**changed), found) == []
+
+
+def test_a_damaged_report_of_an_earlier_version_is_refused(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(altered("targets/ort/per_class", delete=True, source=earlier())))
+    with pytest.raises(UserError, match=r"is not a usable report: targets\.ort\.\S+ is missing"):
+        report.load(path)

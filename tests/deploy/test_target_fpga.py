@@ -183,7 +183,10 @@ def test_figures_carry_their_provenance(built, exported):
     figures = get_target("fpga").measure(build, exported[1])
     size, weights, latency = (figures[n] for n in ("size_mb", "weights_mb", "latency_ms"))
     assert isinstance(size, Measurement) and isinstance(weights, Measurement)
-    assert size.value == (build.folder / "weights.bin").stat().st_size / 1e6
+    shipped = ("weights.bin", "weights.json", "host.json")
+    assert build.ships == tuple(build.folder / name for name in shipped)
+    assert size.value == sum((build.folder / name).stat().st_size for name in shipped) / 1e6
+    assert get_target("fpga").provenance(build) == "emulated"
     assert 0 < weights.value < size.value
     assert isinstance(latency, Measurement) and latency.provenance == "estimated"
     assert latency.value == pytest.approx(build.detail["latency_cycles"] / 250e3, rel=1e-3)

@@ -155,13 +155,19 @@ def test_images_go_through_one_by_one(built):
 
 @needs_openvino
 def test_figures_are_measured(narrow):
-    figures = get_target("openvino").measure(narrow, images())
+    float32 = narrow.folder.parent / "network.onnx"
+    figures = get_target("openvino").measure(narrow, images(), float32)
     assert list(figures) == ["size_mb", "weights_mb", "latency_ms"]
     assert all(isinstance(f, Measurement) and f.provenance == "measured" for f in figures.values())
     assert figures["size_mb"].value == narrow.shipped.stat().st_size / 1e6
     assert figures["weights_mb"].value == sum(narrow.detail["initializer_bytes"].values()) / 1e6
     assert 0 < figures["weights_mb"].value < figures["size_mb"].value
-    assert figures["latency_ms"].value <= narrow.detail["latency"]["p90_ms"]
+    latency, beside = narrow.detail["latency"], narrow.detail["float32"]
+    assert latency["min_ms"] <= figures["latency_ms"].value <= latency["p90_ms"]
+    assert latency["cpu"] and latency["threads"] and latency["load_average"] >= 0
+    assert beside["speed_up"] == beside["median_ms"] / figures["latency_ms"].value
+    assert beside["size_mb"] > 0 and beside["form"] == "FP32 in OpenVINO"
+    assert narrow.ships == (narrow.shipped,)
     assert narrow.detail["load"]["load_ms"] > 0
 
 

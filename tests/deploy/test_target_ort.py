@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 
-from export import compact, cpu_form, operators, packing
+from export import compact, cpu_form, operators, packing, reference
 from export.check import run_onnx
 from export.packing import weight_bits_of
 from lmaunet.artifacts import Measurement
@@ -138,14 +138,56 @@ def test_figures_are_measured(built):
     figures = get_target("ort").measure(built, images())
     assert list(figures) == ["size_mb", "weights_mb", "latency_ms"]
     assert all(isinstance(f, Measurement) and f.provenance == "measured" for f in figures.values())
-    assert figures["size_mb"].value == built.shipped.stat().st_size / 1e6
+    assert get_target("ort").provenance(built) == "measured"
     arrays = [numpy_helper.to_array(i) for i in onnx.load(built.shipped).graph.initializer]
     assert figures["weights_mb"].value == sum(a.nbytes for a in arrays) / 1e6
     latency = built.detail["latency"]
-    assert figures["latency_ms"].value <= latency["p90_ms"]
+    assert latency["min_ms"] <= figures["latency_ms"].value <= latency["p90_ms"]
     assert latency["runs"] >= 20 and latency["threads"] >= 1 and latency["cpu"]
+    assert latency["load_average"] >= 0
+    assert latency["unsteady"] == (latency["spread"] > 1.2)
     load = built.detail["load"]
     assert load["packed_ms"] > 0 and load["unpacked_ms"] > 0 and load["loads"] >= 5
+    assert "float32" not in built.detail
+
+
+def test_the_size_is_that_of_all_that_ships(built):
+    """The latency is that with the operators, so the library counts."""
+    library = built.folder / "lmaunet_operators.so"
+    assert built.ships == (built.shipped, library)
+    size = get_target("ort").measure(built, images())["size_mb"].value
+    assert size == (built.shipped.stat().st_size + library.stat().st_size) / 1e6
+    assert size > built.shipped.stat().st_size / 1e6 + 0.01
+
+
+def test_a_build_without_operators_ships_one_file(tmp_path):
+    asked = dataclasses.replace(
+        request(tmp_path / "ort", small_network()), options={"operators": False}
+    )
+    alone = get_target("ort").build(asked)
+    assert alone.ships == (alone.shipped,)
+    size = get_target("ort").measure(alone, images())["size_mb"].value
+    assert size == alone.shipped.stat().st_size / 1e6
+
+
+@pytest.mark.parametrize("with_operators", [True, False])
+def test_the_fp32_network_is_timed_beside_with_the_same_operators(
+    built, tmp_path, monkeypatch, with_operators
+):
+    float32 = tmp_path / "float32.onnx"
+    onnx.save(small_network(), float32)
+    build = dataclasses.replace(built, detail={})
+    if not with_operators:
+        monkeypatch.setattr(ort_target, "has_operators", lambda build: False)
+    figures = get_target("ort").measure(build, images(), float32)
+    beside = build.detail["float32"]
+    assert beside["speed_up"] == beside["median_ms"] / figures["latency_ms"].value
+    assert beside["compression"] == beside["size_mb"] / figures["size_mb"].value
+    library = (built.folder / "lmaunet_operators.so").stat().st_size / 1e6
+    assert (beside["size_mb"] > library) == with_operators
+    assert beside["runs"] == build.detail["latency"]["runs"]
+    same = "FP32 in ONNX Runtime, with the same operators"
+    assert (beside["form"] == same) == with_operators
 
 
 def test_a_wrong_form_is_caught_and_both_tensors_are_kept(tmp_path, monkeypatch):
@@ -237,15 +279,24 @@ def test_without_operators_there_is_only_the_file(tmp_path):
 
 @pytest.mark.parametrize("vnni", [False, True])
 def test_weights_are_signed_in_memory_where_sums_cannot_saturate(built, monkeypatch, vnni):
-    monkeypatch.setattr(cpu_form, "adds_without_saturation", lambda: vnni)
+    """Both ways on any processor: one that saturates gets the other's sums from float kernels."""
+    exact = cpu_form.runtime_adds_without_saturation()
+    monkeypatch.setattr(cpu_form, "runtime_adds_without_saturation", lambda: vnni)
     signed = []
     original = cpu_form.signed_weights
     monkeypatch.setattr(
         cpu_form, "signed_weights", lambda model: signed.append(1) or original(model)
     )
+    if vnni and not exact:
+        opened = reference.open_session
+        monkeypatch.setattr(
+            reference, "open_session",
+            lambda model, optimize, **options: opened(model, optimize=False, **options),
+        )  # fmt: skip
     ort_target._session.cache_clear()
     got = get_target("ort").run(built, images(1))
     ort_target._session.cache_clear()
+    monkeypatch.undo()
     want = run_onnx(built.shipped, {"image": images(1)}, optimize=True)[0]
     assert len(signed) == vnni
     np.testing.assert_array_equal(got.argmax(1), want.argmax(1))

@@ -109,6 +109,7 @@ def test_without_a_gpu_the_engines_graph_runs_on_the_cpu(built):
     assert logits.shape == expected.shape == (3, 3, SIZE, SIZE)
     assert np.abs(logits - expected).max() < 1e-3 * np.abs(expected).max()
     assert built.detail["runs_here"] == probe_gpu().why
+    assert get_target("trt").provenance(built) == "emulated"
 
 
 @needs_tensorrt
@@ -116,8 +117,10 @@ def test_with_a_gpu_the_engine_runs(built, monkeypatch):
     monkeypatch.setattr(gpu, "probe_gpu", lambda: Gpu("RTX 3060", "SM86"))
     monkeypatch.setattr(runner, "infer", lambda plan, batch: (plan, len(batch)))
     assert get_target("trt").run(built, images(3, SIZE)) == (built.shipped, 3)
+    assert get_target("trt").provenance(built) == "measured"
     monkeypatch.setattr(gpu, "probe_gpu", lambda: Gpu("H200", "SM90"))
     assert get_target("trt").run(built, images(1, SIZE)).shape == (1, 3, SIZE, SIZE)
+    assert get_target("trt").provenance(built) == "emulated"
 
 
 @needs_tensorrt
@@ -134,13 +137,17 @@ def test_figures(built):
 
 @needs_tensorrt
 def test_a_timing_is_kept_with_the_build(built, monkeypatch):
-    timing = loaded_engine.Latency("RTX 3060", 1.5, 2.0, 2.5, 2.0, 2.5, 3.0, 700.0, 500, True)
+    timing = loaded_engine.Latency(
+        "RTX 3060", 1.5, 2.0, 2.5, 2.0, 2.5, 3.0, 700.0, 500, True, min_ms=1.25
+    )
     monkeypatch.setattr(runner, "time_engine", lambda plan, batch, sms: timing)
     expected = get_target("trt").run(built, images(1, SIZE))
     monkeypatch.setattr(runner, "infer", lambda plan, batch: expected + np.float32(0.5))
     figures = get_target("trt").measure(built, images(1, SIZE))
     assert figures["latency_ms"] == Measurement("latency_ms", 1.5, "ms", "measured")
-    assert built.detail["latency"]["p99_ms"] == 2.5
+    latency = built.detail["latency"]
+    assert latency["p99_ms"] == 2.5 and latency["min_ms"] == 1.25
+    assert latency["spread"] == 1.6 and latency["unsteady"]
     parity = built.detail["parity"]
     assert parity["max_abs"] == pytest.approx(0.5, abs=1e-5) and parity["classes_differ"] == 0
     assert parity["pixels"] == SIZE * SIZE

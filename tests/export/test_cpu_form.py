@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent))
 from packing_models import BITS, narrow_network, weight_model
 from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
 
-from export import cpu_form
+from export import cpu_form, reference
 from export.check import run_onnx
 from export.convolutions import Graph, prepare
 from export.cpu_form import (
@@ -268,3 +268,37 @@ def test_a_processor_tells_whether_sums_saturate(monkeypatch, machine, flags, an
     monkeypatch.setattr(cpu_form.platform, "machine", lambda: machine)
     monkeypatch.setattr(Path, "read_text", lambda *args, **options: f"flags : {flags}\n")
     assert adds_without_saturation() is answer
+
+
+class _Processor:
+    """A session on a processor that adds pairs of products in so many bits, 16 without VNNI."""
+
+    def __init__(self, model, bits):
+        constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.weights, self.step = constants["weights"], float(constants["step"])
+        self.largest = 2 ** (bits - 1) - 1
+
+    def run(self, names, feeds):
+        pixels = feeds["image"].astype(np.int64).transpose(0, 2, 3, 1)[..., None, :]
+        products = pixels * self.weights[:, :, 0, 0].astype(np.int64)
+        pairs = products.reshape(*products.shape[:-1], -1, 2).sum(-1)
+        sums = pairs.clip(-self.largest - 1, self.largest).sum(-1)
+        return [np.rint(sums / self.step).clip(0, 255).astype(np.uint8).transpose(0, 3, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "claims", "answer"),
+    [(16, True, False), (16, False, False), (32, True, True), (32, False, False)],
+)
+def test_sums_that_saturate_are_seen_whatever_the_processor_claims(
+    monkeypatch, bits, claims, answer
+):
+    """The mutant is the processor: an emulated one shows the flags of the machine below it."""
+    monkeypatch.setattr(cpu_form, "adds_without_saturation", lambda: claims)
+    monkeypatch.setattr(reference, "open_session", lambda model, optimize: _Processor(model, bits))
+    assert cpu_form._largest_sum() == {16: 51, 32: cpu_form.EXACT_SUM}[bits]
+    assert cpu_form.runtime_adds_without_saturation.__wrapped__() is answer
+
+
+def test_this_processor_does_one_or_the_other():
+    assert cpu_form._largest_sum() in (51, cpu_form.EXACT_SUM)

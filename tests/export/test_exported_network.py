@@ -5,8 +5,11 @@ import onnx
 import pytest
 import torch
 
-from export.agreement import check_exports, check_quantized, check_scans
+from export import check, reference, segments
+from export.agreement import check_exports, check_float32, check_quantized, check_scans
+from export.check import run_onnx
 from export.lower import lower
+from export.lowerings import executable_lowerings
 from export.network import export_float32, export_qcdq, export_qonnx, fold_pads
 from lmaunet.errors import Disagreement
 
@@ -74,6 +77,46 @@ def test_a_wrong_graph_is_caught(exported, samples, tiny_quantized, tmp_path):
         onnx.save(model, path)
         with pytest.raises(Disagreement, match="INT8 graph, scan as a function"):
             check_quantized(path, samples[:1], tiny_quantized, tmp_path)
+
+
+FORMS = ("as a function", *(f"as {name}" for name in executable_lowerings()))
+LEVELS = {False: "optimization off", True: "optimization full"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", FORMS)
+def test_one_form_that_is_wrong_at_one_level_of_optimization_is_named(
+    exported, samples, tiny_quantized, tmp_path, monkeypatch, form, level
+):
+    """The mutant: a runtime that computes one of the six otherwise than the others."""
+    opened = []
+
+    def open_session(model, *, optimize, **options):
+        here = (FORMS[len(opened) // 2], optimize)
+        opened.append(here)
+        if here == (form, level):
+            change_one_weight(model)
+        return reference.open_session(model, optimize=optimize, **options)
+
+    monkeypatch.setattr(segments, "open_session", open_session)
+    name = f"INT8 graph, scan {form}, {LEVELS[level]}, against torch"
+    with pytest.raises(Disagreement, match=name):
+        check_quantized(exported / "network.qcdq.onnx", samples[:1], tiny_quantized, tmp_path)
+    assert opened[-1] == (form, level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_float_graph_that_is_wrong_at_one_level_is_named(
+    exported, samples, tiny_model, tmp_path, monkeypatch, level
+):
+    def run(model, feeds, *, optimize):
+        (logits,) = run_onnx(model, feeds, optimize=optimize)
+        return [logits * 1.01 if optimize == level else logits]
+
+    monkeypatch.setattr(check, "run_onnx", run)
+    name = f"float32 graph, scan as a function, against torch, {LEVELS[level]}"
+    with pytest.raises(Disagreement, match=name):
+        check_float32(exported / "network.float32.onnx", samples[:1], tiny_model, tmp_path)
 
 
 def test_a_lowering_that_forgets_is_caught(exported, samples, tmp_path, monkeypatch):

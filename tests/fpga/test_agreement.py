@@ -119,6 +119,48 @@ def test_logits_of_another_scale_are_caught(whole, tmp_path):
         check_network(whole.lowered, logits, expected, tmp_path)
 
 
+def logits_with_one_margin(deviations):
+    """Logits of three classes; in one pixel the wrong one wins, by so many deviations."""
+    rng = np.random.default_rng(0)
+    expected = np.zeros((1, 3, 64, 64), np.float32)
+    expected[0, 0], expected[0, 1] = 30.0, -30.0
+    logits = expected + rng.normal(0.0, 1.0, expected.shape).astype(np.float32)
+    expected[0, :, 5, 9] = (0.0, 0.0, -30.0)
+    logits[0, :, 5, 9] = (0.0, 1.0, -30.0)
+    # the difference's deviation hardly changes with one pixel in 4096
+    expected[0, 0, 5, 9] = deviations * (logits - expected).std()
+    logits[0, 1, 5, 9] = expected[0, 0, 5, 9] / 2
+    logits[0, 0, 5, 9] = expected[0, 0, 5, 9] / 2 - 1.0
+    return logits, expected
+
+
+def test_a_class_that_is_decided_may_not_differ(tmp_path):
+    logits, expected = logits_with_one_margin(2 * 6.0 + 0.5)
+    with pytest.raises(Disagreement, match=r"where QONNX's are decided: 1 of 4096 elements") as e:
+        check_network(None, logits, expected, tmp_path)
+    assert "first at index (0, 5, 9): got 1, expected 0" in str(e.value)
+
+
+def test_a_class_that_is_not_decided_may_differ(tmp_path):
+    logits, expected = logits_with_one_margin(2 * 6.0 - 0.5)
+    (decided, whole_map), figures = check_network(None, logits, expected, tmp_path)
+    assert (decided.n_differ, decided.n_total, decided.allowed) == (0, 4096, 0)
+    assert (whole_map.n_differ, whole_map.allowed) == (1, 1)
+    assert figures["classes_equal"] == 4095 / 4096
+    assert figures["logits_max_abs"] == np.abs(logits - expected).max()
+
+
+def test_the_ratio_of_logits_is_worked_by_hand(tmp_path):
+    expected = np.array([0.0, 10.0, 0.0, 10.0], np.float32).reshape(1, 2, 2, 1) + 100.0
+    sign = np.array([1, -1, -1, 1], np.float32).reshape(expected.shape)
+    # the mean is no signal: 25 of power, over 0.25 and over 1/64 of noise
+    for noise, ratio in ((0.5, 20.0), (0.125, 32.0412)):
+        _, figures = check_network(None, expected + noise * sign, expected, tmp_path)
+        assert figures["logits_sqnr_db"] == pytest.approx(ratio, abs=1e-4)
+    with pytest.raises(Disagreement, match=r"have 19.7 dB"):
+        check_network(None, expected + 0.52 * sign, expected, tmp_path)
+
+
 def test_batches_change_nothing(whole):
     codes = host_codes(whole.lowered.host, whole.images)
     together = whole.executor.run(codes)

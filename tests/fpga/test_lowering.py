@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 from qonnx_nets import Net, mamba
 
-from fpga.agreement import host_codes
+from fpga.agreement import host_codes, host_logits
+from fpga.assemble import assemble
+from fpga.executor import Executor
 from fpga.lowering.walk import lower
 from fpga.reference import Reference
 from lmaunet.errors import UserError
@@ -84,6 +87,52 @@ def test_the_same_quantizer_again_makes_nothing(tmp_path):
     x = quantized(net, net.conv(net.image(), 4, 4))
     again = net.quant(x, 0.02)
     assert operators(net, net.conv(again, 4, 2), tmp_path) == ["MVAU", "Requantize", "MVAU"]
+
+
+@pytest.mark.parametrize(
+    ("relu", "bits", "signed", "scale", "same"),
+    [
+        (False, 8, 1, 0.02, True),
+        (False, 9, 1, 0.02, True),  # more codes than there are
+        (False, 7, 1, 0.02, False),  # clips on both sides
+        (False, 9, 0, 0.02, False),  # clips below zero
+        (False, 8, 1, 0.0201, False),
+        (True, 8, 0, 0.02, True),  # after a ReLU there is nothing below zero
+        (True, 7, 1, 0.02, False),  # clips above
+    ],
+)
+def test_a_quantizer_that_moves_a_code_is_never_left_out(tmp_path, relu, bits, signed, scale, same):
+    net = Net()
+    rectified = net.conv(net.image(), 4, 4)
+    x = quantized(net, net.op("Relu", rectified) if relu else rectified)
+    again = net.quant(x, scale, bits=bits, signed=signed)
+    found = operators(net, net.conv(again, 4, 2), tmp_path)
+    assert ("TableActivation" not in found) == same
+
+
+PADS = list(itertools.permutations((0, 1, 2, 3)))[:12]
+
+
+@pytest.mark.parametrize("own", [[0, 0, 0, 0], [2, 0, 1, 1]], ids=["Pad", "Pad and Conv"])
+@pytest.mark.parametrize("pads", PADS, ids=str)
+def test_a_border_may_be_another_on_each_side(tmp_path, pads, own):
+    """Top, left, bottom and right, of a map that is not square; the values are ONNX's."""
+    top, left, bottom, right = pads
+    net = Net(2, (5, 7))
+    amounts = net.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
+    padded = net.op("Pad", net.image(), amounts, mode="constant")
+    output = net.conv(padded, 2, 3, (2, 3), pads=own)
+    path, images = net.save(tmp_path / "net.onnx", output), net.images(2)
+    reference = Reference(path)
+    found = lower(path, reference.run(images, reference.scan_inputs()))
+    (border,) = [n for n in found.graph.nodes if n.op_type == "FMPadding"]
+    sides = next(list(a.ints) for a in border.attribute if a.name == "Padding")
+    assert sides == [a + b for a, b in zip(pads, own, strict=True)]
+    executor = Executor(assemble(found).model)
+    logits = host_logits(found.host, executor.run(host_codes(found.host, images)))
+    assert logits.shape[2:] == (5 + top + bottom + own[0] + own[2] - 1,
+                                7 + left + right + own[1] + own[3] - 2)  # fmt: skip
+    np.testing.assert_allclose(logits, reference.run(images)[output], atol=1e-4)
 
 
 def refuse(net: Net, output: str, tmp_path, message: str) -> None:

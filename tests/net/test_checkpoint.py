@@ -6,6 +6,7 @@ import torch
 
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore, save_checkpoint
+from lmaunet.stated_spec import StatedSpec
 
 
 @pytest.fixture
@@ -20,17 +21,6 @@ def test_round_trip(saved, tiny_model, tiny_spec):
     assert loaded.spec == tiny_spec and loaded.notes == {"dice": 0.5}
     for key, value in restore(loaded, saved).state_dict().items():
         assert torch.equal(value, tiny_model.state_dict()[key])
-
-
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s}])
-def test_plain_state_dicts_of_other_trainers_load(tmp_path, tiny_model, tiny_spec, wrap):
-    state = {f"module.{k}": v for k, v in tiny_model.state_dict().items()}
-    path = tmp_path / "foreign.pt"
-    torch.save(wrap(state), path)
-    model = restore(load_checkpoint(path, tiny_spec), path)
-    assert torch.equal(model.head.weight, tiny_model.head.weight)
-    with pytest.raises(UserError, match="plain state dict; name its network with --spec"):
-        load_checkpoint(path)
 
 
 class Evil:
@@ -112,7 +102,21 @@ def edited(spec, **changes):
         (lambda c: edited(c["spec"], classes=9.0), "classes=9.0; give 1 or more, whole"),
         (lambda c: edited(c["spec"], pyramid_width="8"), "pyramid_width='8'; give 1 or more"),
         (lambda c: edited(c["spec"], pyramid="bins", pyramid_bins=[0]), r"pyramid_bins=\(0,\)"),
-        (lambda c: edited(c["spec"], widths=[10**6] * 5), "of another network: it holds"),
+        (lambda c: edited(c["spec"], widths=[10**6] * 5), "widths=.*; give at most 16,384"),
+        (lambda c: edited(c["spec"], widths=[10**4] * 5), "of another network: 8 tensors missing"),
+        (lambda c: edited(c["spec"], states=900), r"expected \(8, 900\)"),
+        (
+            lambda c: edited(c["spec"], widths=c["state"]["head.weight"]),
+            "widths=.*, expected a list",
+        ),
+        (
+            lambda c: edited(c["spec"], widths=[4.0, 8, 8, 8, 8]),
+            "widths=.*, expected a list of whole",
+        ),
+        (lambda c: edited(c["spec"], widths="48888"), "widths='48888', expected a list of whole"),
+        (lambda c: edited(c["spec"], name=None), "name='None', expected text"),
+        (lambda c: edited(c["spec"], depth=3), "unknown 'depth'; its fields are name, widths"),
+        (lambda c: {"schema": torch.ones(2)}, r"has schema tensor.*, expected 1"),
         (lambda c: {"kind": None}, "lacks a usable kind or notes"),
         (lambda c: {"notes": [1]}, "lacks a usable kind or notes"),
         (lambda c: {"notes": {"classes": [1, 2]}}, "lacks a usable kind or notes"),
@@ -146,13 +150,14 @@ def test_a_checkpoint_with_odd_content_is_refused_by_name(saved, change, text):
 
 def test_a_spec_beside_the_file_s_own(saved, tiny_spec):
     text = r"differs from the one given in .*; give the spec that it was trained with, or none"
+    assert load_checkpoint(saved, StatedSpec.of(tiny_spec)).spec == tiny_spec
     with pytest.raises(UserError, match=text):
-        load_checkpoint(saved, tiny_spec.replace(states=4))
+        load_checkpoint(saved, StatedSpec.of(tiny_spec.replace(states=4)))
 
 
 def test_other_networks_are_named(saved, tmp_path, tiny_model, tiny_spec):
     loaded = load_checkpoint(saved)
-    with pytest.raises(UserError, match=r"other shapes: .* expected .*choose its --spec"):
+    with pytest.raises(UserError, match=r"other shapes .* expected .*docs/checkpoints.md"):
         restore(type(loaded)(tiny_spec.replace(states=4), loaded.state), saved)
     with pytest.raises(UserError, match="of another network: 1 tensors missing"):
         state = {k: v for k, v in loaded.state.items() if k != "head.weight"}

@@ -78,6 +78,25 @@ def test_the_allocation_is_the_best_of_all():
     assert sum(found[n][chosen.bits[n]] for n in sizes) == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.parametrize("quiet", WEIGHT_BITS[:-1])
+def test_a_width_that_seems_better_than_a_wider_one_is_no_better(quiet):
+    """Sensitivities are measured, with noise: fewer bits that seem to lose less gain nothing."""
+    spec = NetSpec("small", (4, 8, 8, 8, 8), states=2, kernels=(3, 3, 3, 3), input_size=(32, 32))
+    found = {
+        layer.path: {bits: 0.0 if bits == quiet else 1e-3 for bits in WEIGHT_BITS}
+        for layer in spec.layers()
+        if layer.weights
+    }
+    room = weight_bytes(spec, dict.fromkeys(found, 8))
+    assert set(allocate(spec, found, room).bits.values()) == {8}
+    # and a layer whose noise says so is not narrowed before one that loses by each bit
+    falling = dict(zip(WEIGHT_BITS, (4e-3, 2e-3, 1e-3, 0.0), strict=True))
+    noisy = dict(zip(WEIGHT_BITS, (4e-3, 2e-3, 1e-3, 1e-3), strict=True))
+    found["shallow.1"], found["decoder3.conv0"] = falling, noisy | {quiet: 0.0}
+    one_byte_short = allocate(spec, found, room - 1).bits
+    assert one_byte_short["shallow.1"] == 8
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_budgets_are_kept_and_protected_layers_stay(seed):
     spec = SPECS["base"]

@@ -87,3 +87,41 @@ def test_powers_of_two_are_powers_of_two(bits):
     exponent = torch.log2(quantized.conv.weight_quant.scale())
     assert torch.equal(exponent, exponent.round())
     assert quantized.conv.quant_weight().value.unique().numel() > 2
+
+
+@pytest.mark.parametrize("scales", SCALES)
+@pytest.mark.parametrize("bits", WEIGHT_BITS)
+@pytest.mark.parametrize("normalized", [False, True])
+def test_training_starts_at_the_best_scales(bits, scales, normalized):
+    """What Brevitas makes of the parameter is the scale that was searched, with a norm or none."""
+    conv, norm = conv_and_norm()
+    deployed = conv.weight
+    if normalized:
+        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        deployed = conv.weight * factor[:, None, None, None]
+    quantized = QuantConv(conv, bits, norm=norm if normalized else None, scales=scales).eval()
+    quantized.fold()
+    got = quantized.conv.quant_weight()
+    best = best_thresholds(deployed, bits, scales)
+    torch.testing.assert_close(got.scale.flatten(), best, rtol=1e-6, atol=0)
+    torch.testing.assert_close(got.value, round_weight(deployed, bits, scales))
+    assert torch.equal(got.int().unique(), got.int().unique().clamp(*code_range(bits)))
+
+
+def code_range(bits):
+    return -(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1
+
+
+def test_the_best_power_of_two_is_the_best_of_all():
+    weight = conv_and_norm()[0].weight.detach().reshape(12, -1)
+    for bits in WEIGHT_BITS:
+        best = best_thresholds(weight, bits, "pow2")
+        low, high = code_range(bits)
+        lost = []
+        for exponent in range(-20, 4):
+            scale = 2.0**exponent
+            codes = (weight / scale).round().clamp(low, high)
+            lost.append((codes * scale - weight).square().sum(1))
+        chosen = best[:, None]
+        got = ((weight / chosen).round().clamp(low, high) * chosen - weight).square().sum(1)
+        torch.testing.assert_close(got, torch.stack(lost).amin(0), rtol=1e-6, atol=0)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import math
 
@@ -19,7 +20,7 @@ from lmaunet.scan.choice import (
     merge,
 )
 from lmaunet.scan.formats import ScanStatistics, Widths
-from lmaunet.scan.integer import IntegerScan
+from lmaunet.scan.integer import IntegerScan, calibrate
 from lmaunet.scan.vectors import sqnr_db, synthetic
 
 
@@ -113,6 +114,37 @@ def test_statistics_are_merged_and_have_their_margin(bench, chosen):
     narrow = IntegerScan.from_real(found.spec, scan.scales, scan.A, scan.D)
     states = np.abs(narrow.run(*codes.stimuli).state).max((0, 2))
     assert (states <= found.spec.formats["state"].high / 2 + 1).all()
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_merged_statistics_are_the_largest_wherever_they_stand(order):
+    parts = [
+        ScanStatistics((1, 2), (4, 3), 5),
+        ScanStatistics((2, 1), (3, 4), 4),
+        ScanStatistics((0, 7), (9, 0), -8),
+    ]
+    assert merge(parts[i] for i in order) == ScanStatistics((2, 7), (9, 4), 5)
+
+
+def test_noise_is_measured_against_what_the_format_can_hold(bench):
+    """Where y saturates, so does the real scan's: that is no error of the integers."""
+    scan, codes = bench
+    loud = dataclasses.replace(scan.scales, y=scan.scales.y / 3)
+    loud_scan = calibrate(loud, scan.A, scan.D, *codes.stimuli[:3])
+    result = loud_scan.run(*codes.stimuli)
+    assert result.saturations["accumulator"] > 0
+    form = loud_scan.spec.formats["accumulator"]
+    low, high = np.ldexp((form.low, form.high), -form.frac)
+    real = loud_scan.run_real(*codes.stimuli).accumulator.swapaxes(0, 1)
+    exact = np.ldexp(result.accumulators.astype(float), -result.accumulator_frac)
+    got = np.ldexp(np.floor(np.ldexp(exact, form.frac) + 0.5), -form.frac)
+    got, clipped = np.clip(got, low, high), np.clip(real, low, high)
+    noise = measure(loud_scan, codes)
+    unit = loud_scan.scales.gain**2
+    np.testing.assert_allclose(noise.error, ((got - clipped) ** 2).mean((0, 1)) * unit)
+    np.testing.assert_allclose(noise.signal, (clipped**2).mean((0, 1)) * unit)
+    beyond = ((got - real) ** 2).mean((0, 1)) * unit
+    assert (beyond > 100 * noise.error).any(), "else clipping would not show"
 
 
 def test_spread_takes_images_from_everywhere(bench):

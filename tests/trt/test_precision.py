@@ -1,4 +1,5 @@
 import importlib.util
+import re
 
 import onnx
 import pytest
@@ -157,6 +158,31 @@ def test_int8_weights_with_a_float_input_are_not_int8():
     )  # fmt: skip
     with pytest.raises(Disagreement, match="/a is Half x Int8 in layer /a"):
         check_policy([mixed], [wanted])
+
+
+TYPES = ("Int8", "Float", "Half", "(none)")
+
+
+@pytest.mark.parametrize("form", [policy.W8A8, policy.WEIGHT_ONLY])
+@pytest.mark.parametrize("weights", TYPES)
+@pytest.mark.parametrize("multiplied", TYPES)
+def test_one_pair_of_types_is_as_planned(form, multiplied, weights):
+    """W8A8 is INT8 by INT8; weight-only is float by INT8: FP16 would not be what was promised."""
+    wanted = {policy.W8A8: ("Int8", "Int8"), policy.WEIGHT_ONLY: ("Float", "Int8")}[form]
+    planned = policy.PlannedConvolution(PLANNED.convolution, form)
+    operand = EngineTensor("w", (8, 8, 1, 1), "Float" if weights == "(none)" else weights)
+    layer = EngineLayer(
+        "/a", "correlation", ("/a",),
+        () if multiplied == "(none)" else (EngineTensor("x", (1, 8, 4, 4), multiplied),),
+        () if weights == "(none)" else (operand,), (EngineTensor("y", (1, 8, 4, 4), "Float"),),
+    )  # fmt: skip
+    if (multiplied, weights) == wanted:
+        (row,) = check_policy([layer], [planned])
+        assert (row.input, row.weights, row.output) == (*wanted, "Float")
+        return
+    words = rf"1 of 1 {form} convolutions .*: /a is {re.escape(f'{multiplied} x {weights}')} in lay"
+    with pytest.raises(Disagreement, match=words):
+        check_policy([layer], [planned])
 
 
 def test_a_convolution_that_no_layer_computes():

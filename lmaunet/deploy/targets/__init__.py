@@ -12,9 +12,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lmaunet.artifacts import Build, Figure
+from lmaunet.artifacts import Build, Figure, Provenance
 from lmaunet.errors import UserError
 from lmaunet.packages import module_of
 from lmaunet.registry import Missing, find_entries, get_entry
@@ -93,6 +93,19 @@ class BuildRequest:
     float32: Path | None = None
 
 
+class Measure(Protocol):
+    """Returns the figures ``size_mb``, ``weights_mb`` and ``latency_ms`` of a build."""
+
+    def __call__(
+        self, build: Build, images: np.ndarray, float32: Path | None = None
+    ) -> dict[str, Figure]:
+        """Measure a build on images ``(n, channels, H, W)``.
+
+        ``float32`` is the exported FP32 network, which a target of this machine times in turns.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Target:
     """One deployment target.
@@ -105,8 +118,9 @@ class Target:
             ToolNotFound or Disagreement.
         run: float32 images ``(n, channels, H, W)`` to float32 logits ``(n, classes, H, W)``, with
             the target's own arithmetic.
-        measure: returns the figures ``size_mb``, ``weights_mb`` and ``latency_ms`` of a build.
+        measure: see :class:`Measure`.
         arithmetic: what ``run`` executes on this machine, in words for the report.
+        provenance: how a score of ``run`` on this machine is obtained: measured, or emulated.
         run_note: what a user of ``run`` should know beside that, such as that it is slow.
         options: takes the target's options of the command line by keyword, and returns all of a
             build's; raises UserError for a bad one and ToolNotFound where a build of these would
@@ -118,8 +132,9 @@ class Target:
     probe: Callable[[], list[Tool]]
     build: Callable[[BuildRequest], Build]
     run: Callable[[Build, np.ndarray], np.ndarray]
-    measure: Callable[[Build, np.ndarray], dict[str, Figure]]
+    measure: Measure
     arithmetic: Callable[[Build], str]
+    provenance: Callable[[Build], Provenance] = lambda build: "measured"
     run_note: str = ""
     options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
 

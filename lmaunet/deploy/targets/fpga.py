@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Unavailable
@@ -13,7 +14,7 @@ from lmaunet.errors import ToolNotFound
 if TYPE_CHECKING:
     import numpy as np
 
-SHIPPED = "weights.bin"
+SHIPPED, INDEX = "weights.bin", "weights.json"
 RUN_BATCH = 4
 
 
@@ -79,12 +80,16 @@ def build_options(
 
 def build(request: BuildRequest) -> Build:
     """Build the hardware graph into ``request.folder``; see :func:`fpga.build.build`."""
+    from fpga.build import HOST
     from fpga.build import build as build_hardware
 
     built = build_hardware(
         request.qonnx, request.samples, request.folder, request.options, request.progress
     )
-    return Build("fpga", request.folder, request.folder / SHIPPED, built.agreements, built.detail)
+    return Build(
+        "fpga", request.folder, request.folder / SHIPPED, built.agreements, built.detail,
+        (request.folder / INDEX, request.folder / HOST),
+    )  # fmt: skip
 
 
 def run(build: Build, images: np.ndarray) -> np.ndarray:
@@ -112,18 +117,19 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     )
 
 
-def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
-    """Return the size of the memory image and the latency of one image: simulated, or estimated.
+def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> dict[str, Figure]:
+    """Return the size of what the host loads, and the latency of one image: simulated or estimated.
 
-    ``bitstream_mb`` is unavailable where ``--flow vivado`` made none. ``images`` is not used:
-    nothing runs here.
+    The host loads the memory image, its index and the constants of its own arithmetic. A bitstream
+    is as large as the chip, whatever the network: ``bitstream_mb`` is a figure of its own, and
+    unavailable where ``--flow vivado`` made none. ``images`` and ``float32`` are not used: nothing
+    runs here.
     """
     how: Provenance = (
         "simulated" if build.detail.get("latency_ms_provenance") == "simulated" else "estimated"
     )
-    size = (build.folder / SHIPPED).stat().st_size
     return {
-        "size_mb": Measurement("size_mb", size / 1e6, "MB", "measured"),
+        "size_mb": Measurement("size_mb", build.ships_mb(), "MB", "measured"),
         "weights_mb": Measurement(
             "weights_mb", build.detail["weights_bytes"] / 1e6, "MB", "measured"
         ),
@@ -154,6 +160,7 @@ TARGET = Target(
     measure=measure,
     arithmetic=lambda build: "the integers of the FPGA's hardware graph, executed on the CPU",
     options=build_options,
+    provenance=lambda build: "emulated",
     run_note=(
         "this computes the values that the hardware would, slowly; the times say nothing about it"
     ),

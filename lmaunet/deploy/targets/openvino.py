@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import statistics
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
+from lmaunet.deploy import timing
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
 SHIPPED, LAYERS = "model.onnx", "layers.json"
 CHECKED_IMAGES = 2
-WARM_UP_RUNS, TIMED_RUNS = 5, 30
 TIMED_LOADS = 5
 # The share of a quantizer's codes that may differ by one, from float sums in another order: 3 of
 # 65,536 was the largest that was measured, on an untrained network.
@@ -214,33 +216,44 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     return run_images(compiled_of(build), images)
 
 
-def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
+def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> dict[str, Figure]:
     """Return the file's size, the size of its weights and the time of one image on this CPU.
 
-    ``build.detail["latency"]`` receives what the time depends on, and ``build.detail["load"]`` how
-    long the file takes to load.
+    ``build.detail["latency"]`` receives what the time depends on, ``build.detail["float32"]`` how
+    the FP32 network in ``float32``, an exported graph, compares in OpenVINO, and
+    ``build.detail["load"]`` how long the file takes to load.
     """
+    import onnx
+
+    from export.compact import compact
+    from export.lower import lower
+    from export.openvino_file import LOWERING
     from export.openvino_runtime import compile_model, run_images
-    from export.reference import initializer_bytes, read_model, thread_count
-    from lmaunet.deploy.targets.ort import cpu_model
+    from export.reference import initializer_bytes, read_model
 
     compiled = compiled_of(build)
     weights = sum(initializer_bytes(read_model(build.shipped)).values())
     image = images[:1]
-    for _ in range(WARM_UP_RUNS):
-        run_images(compiled, image)
-    times = [_milliseconds(lambda: run_images(compiled, image)) for _ in range(TIMED_RUNS)]
+    works: dict[str, Callable[[], object]] = {"own": lambda: run_images(compiled, image)}
+    float32_mb = 0.0
+    if float32 is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            reference = Path(folder) / "float32.onnx"
+            onnx.save(compact(lower(read_model(float32), LOWERING)), reference)
+            float32_mb = reference.stat().st_size / 1e6
+            other = compile_model(reference)
+        works["float32"] = lambda: run_images(other, image)
+    times = timing.time_turns(works)
+    if float32 is not None:
+        build.detail["float32"] = timing.beside_float32(
+            times["own"], times["float32"], build.ships_mb(), float32_mb, "FP32 in OpenVINO"
+        )
     loads = [_milliseconds(lambda: compile_model(build.shipped)) for _ in range(TIMED_LOADS)]
-    build.detail["latency"] = {
-        "p90_ms": statistics.quantiles(times, n=10)[-1],
-        "runs": len(times),
-        "threads": thread_count(),
-        "cpu": cpu_model(),
-    }
+    build.detail["latency"] = {**times["own"], **timing.conditions()}
     build.detail["load"] = {"load_ms": statistics.median(loads), "loads": len(loads)}
-    size, latency = build.shipped.stat().st_size / 1e6, statistics.median(times)
+    latency = times["own"]["median_ms"]
     return {
-        "size_mb": Measurement("size_mb", size, "MB", "measured"),
+        "size_mb": Measurement("size_mb", build.ships_mb(), "MB", "measured"),
         "weights_mb": Measurement("weights_mb", weights / 1e6, "MB", "measured"),
         "latency_ms": Measurement("latency_ms", latency, "ms", "measured"),
     }

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
-import platform
 import shutil
 import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.operators import LIBRARY as OPERATORS
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
+from lmaunet.deploy import timing
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 SHIPPED = "model.onnx"
 CODE_FUNCTIONS = ("SelectiveScan", "SelectiveScanCodes", "SiluCodes")
 CHECKED_IMAGES = 2
-WARM_UP_RUNS, TIMED_RUNS = 5, 30
 TIMED_LOADS = 5
 # The share of a quantizer's codes that may differ by one where both sides have the same biases;
 # 0 was measured. A bias that is rounded to an integer of the accumulator may move any code by one:
@@ -164,7 +164,8 @@ def build(request: BuildRequest) -> Build:
         "initializer_bytes": dict(reference.initializer_bytes(model)),
         "bytes_by_purpose": bytes_by_purpose(model),
     }
-    return Build("ort", request.folder, shipped, tuple(agreements), detail)
+    beside = (operators,) if operators else ()
+    return Build("ort", request.folder, shipped, tuple(agreements), detail, beside)
 
 
 def check_packing(
@@ -236,10 +237,11 @@ def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int, operators: bool) -> Any:
-    from export.cpu_form import adds_without_saturation, signed_weights
+    from export.cpu_form import runtime_adds_without_saturation, signed_weights
     from export.reference import open_session, read_model
 
-    model: Any = signed_weights(read_model(path)) if adds_without_saturation() else path
+    signed = runtime_adds_without_saturation()
+    model: Any = signed_weights(read_model(path)) if signed else path
     library = path.with_name(OPERATORS) if operators else None
     return open_session(model, optimize=True, operators=library)
 
@@ -279,42 +281,55 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     return run_images(session_of(build), images)
 
 
-def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
-    """Return the file's size, the size of its weights and the time of one image on this CPU.
+def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> dict[str, Figure]:
+    """Return the size of what ships, the size of its weights and the time of one image on this CPU.
 
-    ``build.detail["latency"]`` receives what the time depends on, and ``build.detail["load"]`` how
-    long the file takes to load, and its form with INT8 weights.
+    ``build.detail["latency"]`` receives what the time depends on, ``build.detail["float32"]`` how
+    the FP32 network in ``float32``, an exported graph, compares with the same operators, and
+    ``build.detail["load"]`` how long the file takes to load, and its form with INT8 weights.
     """
-    from export.reference import initializer_bytes, read_model, thread_count
+    from export.reference import initializer_bytes, read_model
 
     model: onnx.ModelProto = read_model(build.shipped)
     weights = sum(initializer_bytes(model).values())
-    times = time_runs(build, images[:1])
-    median, p90 = statistics.median(times), statistics.quantiles(times, n=10)[-1]
-    build.detail["latency"] = {
-        "p90_ms": p90,
-        "runs": len(times),
-        "threads": thread_count(),
-        "cpu": cpu_model(),
-    }
+    image = images[:1]
+    works: dict[str, Callable[[], object]] = {"own": lambda: run(build, image)}
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder) / "float32.onnx"
+        if float32 is not None:
+            works["float32"] = _float32_work(build, float32, reference, image)
+        times = timing.time_turns(works)
+        if float32 is not None:
+            library = build.folder / OPERATORS
+            beside_mb = library.stat().st_size / 1e6 if has_operators(build) else 0.0
+            build.detail["float32"] = timing.beside_float32(
+                times["own"], times["float32"], build.ships_mb(),
+                reference.stat().st_size / 1e6 + beside_mb,
+                "FP32 in ONNX Runtime" + (", with the same operators" if beside_mb else ""),
+            )  # fmt: skip
+    build.detail["latency"] = {**times["own"], **timing.conditions()}
     build.detail["load"] = time_loads(build)
     return {
-        "size_mb": Measurement("size_mb", build.shipped.stat().st_size / 1e6, "MB", "measured"),
+        "size_mb": Measurement("size_mb", build.ships_mb(), "MB", "measured"),
         "weights_mb": Measurement("weights_mb", weights / 1e6, "MB", "measured"),
-        "latency_ms": Measurement("latency_ms", median, "ms", "measured"),
+        "latency_ms": Measurement("latency_ms", times["own"]["median_ms"], "ms", "measured"),
     }
 
 
-def time_runs(build: Build, image: np.ndarray) -> list[float]:
-    """Return the wall times of runs on one image ``(1, channels, H, W)``, in milliseconds."""
-    for _ in range(WARM_UP_RUNS):
-        run(build, image)
-    times = []
-    for _ in range(TIMED_RUNS):
-        started = time.perf_counter()
-        run(build, image)
-        times.append(1e3 * (time.perf_counter() - started))
-    return times
+def _float32_work(
+    build: Build, float32: Path, path: Path, image: np.ndarray
+) -> Callable[[], object]:
+    """Write the FP32 network as a file of this target and return what runs it on an image."""
+    import onnx
+
+    from export.code_functions import define_functions
+    from export.compact import compact
+    from export.reference import open_session, read_model, run_images
+
+    onnx.save(compact(define_functions(read_model(float32))), path)
+    library = build.folder / OPERATORS if has_operators(build) else None
+    session = open_session(path, optimize=True, operators=library)
+    return lambda: run_images(session, image)
 
 
 def time_loads(build: Build) -> dict[str, float | int]:
@@ -340,16 +355,6 @@ def time_loads(build: Build) -> dict[str, float | int]:
                 times[key].append(1e3 * (time.perf_counter() - started))
     medians = {key: statistics.median(values) for key, values in times.items()}
     return {**medians, "loads": TIMED_LOADS}
-
-
-def cpu_model() -> str:
-    """Return the CPU's name as the system gives it."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def arithmetic(build: Build) -> str:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.artifacts import Agreement, Build, Figure, Measurement
+from lmaunet.artifacts import Agreement, Build, Figure, Measurement, Provenance
+from lmaunet.deploy import timing
 from lmaunet.deploy.defaults import PRECISIONS, SMS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
@@ -286,7 +287,12 @@ def arithmetic(build: Build) -> str:
     return "not the engine but the graph that it was built from, in ONNX Runtime on the CPU"
 
 
-def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
+def provenance(build: Build) -> Provenance:
+    """Return ``measured`` where the engine itself computes the logits, ``emulated`` elsewhere."""
+    return "measured" if _no_gpu(_record(build).record["sms"]) is None else "emulated"
+
+
+def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> dict[str, Figure]:
     """Return the size of what ships, the size of the weights and the time of one image on the GPU.
 
     On a GPU ``build.detail["latency"]`` receives the timing, and ``build.detail["parity"]`` how far
@@ -299,10 +305,12 @@ def measure(build: Build, images: np.ndarray) -> dict[str, Figure]:
     latency = time_engine(build.shipped, images, engine.record["sms"])
     if isinstance(latency, Latency):
         build.detail["latency"] = asdict(latency)
+        if latency.min_ms is not None:
+            build.detail["latency"] |= timing.spread(latency.min_ms, latency.p90_ms)
         build.detail["parity"] = _parity(build, images[:CHECKED_IMAGES])
-    size, weights = build.shipped.stat().st_size / 1e6, build.detail["bytes"]["weights"] / 1e6
+    weights = build.detail["bytes"]["weights"] / 1e6
     return {
-        "size_mb": Measurement("size_mb", size, "MB", "measured"),
+        "size_mb": Measurement("size_mb", build.ships_mb(), "MB", "measured"),
         "weights_mb": Measurement("weights_mb", weights, "MB", "measured"),
         "latency_ms": latency_figure(latency),
     }
@@ -333,4 +341,5 @@ TARGET = Target(
     measure=measure,
     arithmetic=arithmetic,
     options=build_options,
+    provenance=provenance,
 )

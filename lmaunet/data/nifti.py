@@ -1,0 +1,398 @@
+"""NIfTI-1 and NIfTI-2: a header's forms, scaling and units, and masks that carry them on.
+
+A NIfTI file may say twice where it lies (qform and sform), and its voxel sizes a third time
+(pixdim). Readers differ in what they prefer. So a mask for a NIfTI image repeats all of it as it
+was: whatever a reader makes of the image, it makes of the mask too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmaunet.data.geometry import (
+    GRID_TOLERANCE_MM,
+    FileGrid,
+    farthest_mm,
+    flat,
+    is_orthogonal,
+    orthogonal_grid,
+)
+from lmaunet.data.image_file import GZIP, FileHead, inflate, open_regular, read_content
+from lmaunet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMS_TOLERANCE_MM = 0.1
+LARGEST_NIFTI1_SIDE = 32767
+QUATERNION_ROUNDING = 1e-4
+GZIP_LEVEL = 6
+
+_TYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
+    1280: "u8",
+}  # fmt: skip
+_OTHER_TYPES = {
+    1: "single bits", 32: "complex64", 128: "RGB (3 values per pixel)", 1536: "float128",
+    1792: "complex128", 2048: "complex256", 2304: "RGBA (4 values per pixel)",
+}  # fmt: skip
+_UNIT_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
+_UNIT_NAMES = {1: "metres", 3: "micrometres"}
+PLACING_FIELDS = (
+    "pixdim", "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+REMEDY = (
+    "resample it to a grid with axes at right angles (any program that resamples or registers "
+    "images can), or correct the header"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """What a NIfTI file says of where it lies: its header, as it was, and how many axes it has."""
+
+    header: Any
+    axes: int
+
+
+def read_nifti(
+    path: Path, head: FileHead
+) -> tuple[np.ndarray, FileGrid, Placement, tuple[str, ...]]:
+    """Return an image's array (slowest axis first), grid, placement and notes.
+
+    The grid comes from the sform where its code is 1 (scanner) and its axes are at right angles,
+    or where there is no qform; from the qform otherwise. That is ITK's choice. Where neither has a
+    code, the axes are taken for LPS, as ITK takes them. Values are scaled by slope and intercept;
+    a slope of 0 or NaN means that there is no scaling.
+
+    Raises:
+        UserError: for a damaged file, other than 2 or 3 axes, other pixels than real numbers, and
+            a grid that cannot be used.
+    """
+    import numpy as np
+
+    header, name = _header(path, head), str(path)
+    axes, dims = _dims(header, name)
+    kind = _type(header, name)
+    count = math.prod(dims)
+    data_path, data_head, offset = _data_file(path, head, header)
+    expected = offset + count * kind.itemsize
+    content = read_content(data_path, data_head, expected)
+    notes: list[str] = []
+    if int(header["bitpix"]) != 8 * kind.itemsize:
+        if len(content) != expected:
+            raise UserError(
+                f"{path}: bitpix {int(header['bitpix'])}, but its datatype has "
+                f"{8 * kind.itemsize} bits; expected equal; get the file again"
+            )
+        notes.append(
+            f"bitpix in the header is {int(header['bitpix'])}: the datatype's "
+            f"{8 * kind.itemsize} are used, which fit the file's length"
+        )
+    array = np.frombuffer(content, kind, count, offset).reshape(dims[::-1])
+    array = array.astype(kind.newbyteorder("="), copy=False)
+    array = _scaled(array, header, name)
+    array = array.reshape(array.shape[-3:] if axes >= 3 else array.shape)
+    shape = (*dims, 1)[:3] if axes == 2 else dims[:3]
+    grid, more = _grid(header, shape, name)
+    if axes == 2:
+        grid = flat(grid)
+        array = array if len(grid.size) == 2 else array[None]
+    return array, grid, Placement(header, min(axes, 3)), (*notes, *more)
+
+
+def _header(path: Path, head: FileHead) -> Any:
+    """Return the header of a file that begins as NIfTI files do, as it stands there."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    endian = "<" if int.from_bytes(head.start[:4], "little") in (348, 540) else ">"
+    size = int.from_bytes(head.start[:4], "little" if endian == "<" else "big")
+    block = head.start[:size]
+    if len(block) < size:
+        raise UserError(
+            f"{path} is cut short: {len(block)} bytes, expected a header of {size}; get the file "
+            "again"
+        )
+    kind = Nifti1Header if size == 348 else Nifti2Header
+    header = kind(block, endian, check=False)
+    return header
+
+
+def _dims(header: Any, name: str) -> tuple[int, tuple[int, ...]]:
+    """Return the number of axes, trailing ones beyond the third left out, and all sizes."""
+    stated = int(header["dim"][0])
+    if not 1 <= stated <= 7:
+        raise UserError(f"{name}: dim[0] is {stated}; expected 2 or 3 axes; get the file again")
+    dims = tuple(int(n) for n in header["dim"][1 : 1 + stated])
+    if min(dims) < 1:
+        raise UserError(
+            f"{name}: a size of {' x '.join(map(str, dims))}; expected 1 or more along each axis; "
+            "get the file again"
+        )
+    axes = stated
+    while axes > 3 and dims[axes - 1] == 1:
+        axes -= 1
+    if axes not in (2, 3):
+        raise UserError(
+            f"{name}: {axes} dimensions ({' x '.join(map(str, dims[:axes]))}); expected 3; save "
+            "one volume of it as a file of its own"
+        )
+    if int(header["intent_code"]) in (1004, 1005, 1007) and int(header["dim"][5]) > 1:
+        raise UserError(f"{name}: a vector or matrix in each pixel; expected one number")
+    return axes, dims
+
+
+def _type(header: Any, name: str) -> np.dtype:
+    import numpy as np
+
+    code = int(header["datatype"])
+    if code not in _TYPES:
+        what = _OTHER_TYPES.get(code, f"unknown type {code}")
+        raise UserError(
+            f"{name}: pixels of {what}; expected one real number per pixel; save each channel as "
+            "an image of its own, of integers or floats"
+        )
+    return np.dtype(_TYPES[code]).newbyteorder(header.endianness)
+
+
+def _data_file(path: Path, head: FileHead, header: Any) -> tuple[Path, FileHead, int]:
+    """Return the file that holds the pixels, its head, and where in it they begin."""
+    offset = float(header["vox_offset"])
+    single = bytes(header["magic"].tobytes())[:2] == b"n+"
+    least = (352 if header["sizeof_hdr"] == 348 else 544) if single else 0
+    if not math.isfinite(offset) or offset != int(offset) or offset < least:
+        raise UserError(
+            f"{path}: its pixels begin at byte {offset:g} (vox_offset); expected {least} or more; "
+            "get the file again"
+        )
+    if single:
+        return path, head, int(offset)
+    data = path.with_suffix(".img")
+    if not data.exists():
+        raise UserError(
+            f"{path} is the header of a pair of files, and {data.name} is not beside it; give both,"
+            " or save the image as one .nii file"
+        )
+    with open_regular(data) as stream:
+        start = stream.read(len(GZIP))
+        size = data.stat().st_size
+    return data, FileHead("NIfTI", start, start == GZIP, size), int(offset)
+
+
+def _scaled(array: np.ndarray, header: Any, name: str) -> np.ndarray:
+    """Return an array times the header's slope, plus its intercept."""
+    import numpy as np
+
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):
+        return array
+    if not (math.isfinite(slope) and math.isfinite(inter)):
+        raise UserError(
+            f"{name}: a slope of {slope:g} and an intercept of {inter:g} (scl_slope, scl_inter); "
+            "expected finite numbers; correct the header"
+        )
+    if (slope, inter) == (1.0, 0.0):
+        return array
+    scaled = array.astype(np.float64) * slope + inter
+    return scaled if array.dtype.itemsize == 8 else scaled.astype(np.float32)
+
+
+def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, tuple[str, ...]]:
+    """Return the grid that the network sees, in LPS and mm, and notes on it."""
+    import numpy as np
+
+    notes: list[str] = []
+    unit = int(header["xyzt_units"]) & 7
+    if unit not in _UNIT_MM:
+        raise UserError(
+            f"{name}: lengths in unit {unit} (xyzt_units); expected 1 (metres), 2 (mm) or 3 "
+            "(micrometres); correct the header"
+        )
+    if unit in _UNIT_NAMES:
+        notes.append(f"the file's lengths are in {_UNIT_NAMES[unit]}: converted to mm")
+    mm = np.diag([_UNIT_MM[unit]] * 3 + [1.0])
+    sizes = np.array(header["pixdim"][1:4], np.float64)
+    if not all(math.isfinite(step) and step != 0 for step in sizes[: len(size)]):
+        raise UserError(
+            f"{name}: voxels of {' x '.join(f'{step:g}' for step in sizes)} mm; expected a size; "
+            "correct pixdim in the file"
+        )
+    codes = {form: int(header[f"{form}_code"]) for form in ("qform", "sform")}
+    for form, code in codes.items():
+        if code < 0:
+            raise UserError(
+                f"{name}: {form}_code is {code}; expected 0 to 5; correct the header, because "
+                "readers disagree on what it means"
+            )
+    if (sizes < 0).any():
+        if not any(codes.values()):
+            raise UserError(
+                f"{name}: a negative voxel size ({' x '.join(f'{step:g}' for step in sizes)} mm) "
+                "and neither qform nor sform, so that left and right are not known; save it again "
+                "with a form"
+            )
+        notes.append("voxel sizes in pixdim are negative: their magnitudes are used")
+        sizes = np.abs(sizes)
+    forms: dict[str, np.ndarray] = {}
+    if codes["qform"] > 0:
+        forms["qform"] = mm @ _qform(header, sizes, name)
+    if codes["sform"] > 0:
+        sform = np.eye(4)
+        sform[:3] = [header[f"srow_{axis}"] for axis in "xyz"]
+        if not np.isfinite(sform).all():
+            raise UserError(f"{name}: NaN or infinity in its sform; {REMEDY}")
+        forms["sform"] = mm @ sform
+    sizes = sizes * _UNIT_MM[unit]
+    if not forms:
+        notes.append(
+            "the file has neither qform nor sform: its axes are taken to run to the left, the back "
+            "and the head, which it does not say"
+        )
+        return orthogonal_grid(np.diag(sizes), np.zeros(3), size, name, REMEDY)[0], tuple(notes)
+    prefers_sform = "sform" in forms and (
+        "qform" not in forms or (codes["sform"] == 1 and is_orthogonal(forms["sform"][:3, :3]))
+    )
+    chosen = "sform" if prefers_sform else "qform"
+    if len(forms) == 2:
+        apart = farthest_mm(forms["qform"], forms["sform"], size)
+        if apart > FORMS_TOLERANCE_MM:
+            notes.append(
+                f"the image's qform and sform lie up to {apart:.3g} mm apart: the network's "
+                f"orientation comes from the {chosen}; a NIfTI mask carries both as they are"
+            )
+    affine = forms[chosen]
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    if chosen == "sform" and (columns > 0).all():
+        off = np.abs(columns - sizes) * (np.array(size) - 1)
+        if off.max() <= FORMS_TOLERANCE_MM:
+            affine = affine @ np.diag([*(sizes / columns), 1.0])
+        else:
+            notes.append(
+                f"voxels are {_times(columns)} mm by the sform, which is used, and {_times(sizes)} "
+                "mm by pixdim"
+            )
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    grid, more = orthogonal_grid(lps[:3, :3], lps[:3, 3], size, name, REMEDY)
+    return grid, (*notes, *more)
+
+
+def _qform(header: Any, sizes: np.ndarray, name: str) -> np.ndarray:
+    """Return the affine ``(4, 4)`` of a header's qform, in the file's unit, towards RAS."""
+    import numpy as np
+    from nibabel.quaternions import quat2mat
+
+    bcd = np.array([header[f"quatern_{part}"] for part in "bcd"], np.float64)
+    offset = np.array([header[f"qoffset_{axis}"] for axis in "xyz"], np.float64)
+    squared = float(bcd @ bcd)
+    if not (squared <= 1 + QUATERNION_ROUNDING and np.isfinite(offset).all()):
+        raise UserError(
+            f"{name}: its qform is no rotation (a quaternion of length {math.sqrt(squared):g} "
+            f"beside a part that is missing, expected at most 1); {REMEDY}"
+        )
+    sign = float(header["pixdim"][0])
+    if sign not in (-1.0, 0.0, 1.0) and not sign > 0:
+        raise UserError(
+            f"{name}: pixdim[0] is {sign:g}; expected 1 or -1, which says on which side the third "
+            "axis of the qform runs; correct the header"
+        )
+    affine = np.eye(4)
+    rotation = quat2mat([math.sqrt(max(0.0, 1 - squared)), *bcd])
+    affine[:3, :3] = rotation * sizes * [1, 1, -1 if sign < 0 else 1]
+    affine[:3, 3] = offset
+    return affine
+
+
+def _times(steps: np.ndarray) -> str:
+    return " x ".join(f"{step:.4g}" for step in steps)
+
+
+def mask_header(shape: tuple[int, ...], kind: np.dtype, grid: FileGrid, placement: Any) -> Any:
+    """Return the header of a mask.
+
+    Args:
+        shape: voxels along each axis of the file, fastest first; 2 or 3.
+        kind: of its values.
+        grid: the image's.
+        placement: the image's, where it was NIfTI: its forms, codes, voxel sizes and units are
+            repeated bit by bit.
+    """
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    if placement is not None:
+        # the other byte order is that of the computer that wrote the image; it places nothing
+        header = placement.header.as_byteswapped("<")
+    else:
+        header = Nifti2Header() if max(shape) > LARGEST_NIFTI1_SIDE else Nifti1Header()
+        affine = ras_affine(grid)
+        header.set_qform(affine, 1)
+        header.set_sform(affine, 1)
+        header["xyzt_units"] = 2
+    header["dim"] = [len(shape), *shape, *[1] * (7 - len(shape))]
+    header["datatype"] = {1: 2, 2: 512}[kind.itemsize]
+    header["bitpix"] = 8 * kind.itemsize
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["cal_min"] = header["cal_max"] = 0
+    header["intent_code"] = 0
+    single = header["sizeof_hdr"] == 348
+    header["vox_offset"] = 352 if single else 544
+    header["magic"] = b"n+1" if single else b"n+2\0\r\n\x1a\n"
+    return header
+
+
+def ras_affine(grid: FileGrid) -> np.ndarray:
+    """Return the affine ``(4, 4)`` from index to RAS, as NIfTI has it, of a grid in LPS."""
+    import numpy as np
+
+    n = len(grid.size)
+    affine = np.eye(4)
+    affine[:n, :n] = np.reshape(grid.direction, (n, n)) * grid.spacing_mm
+    affine[:n, 3] = grid.origin
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def encode_mask(labels: np.ndarray, grid: FileGrid, placement: Any, *, gzipped: bool) -> bytes:
+    """Return a NIfTI file of labels that are in the axes of the file, slowest first."""
+    header = mask_header(labels.shape[::-1], labels.dtype, grid, placement)
+    content = (
+        header.binaryblock + bytes(4) + labels.astype(labels.dtype.newbyteorder("<")).tobytes()
+    )
+    return gzip.compress(content, GZIP_LEVEL, mtime=0) if gzipped else content
+
+
+def check_mask(path: Path, labels: np.ndarray, grid: FileGrid, placement: Any) -> None:
+    """Read a mask by nibabel and raise UserError where it is not what was to be written."""
+    import nibabel
+    import numpy as np
+    from nibabel.imageglobals import LoggingOutputSuppressor
+
+    with open_regular(path) as stream:
+        gzipped = stream.read(len(GZIP)) == GZIP
+        stream.seek(0)
+        content = inflate(stream, path, labels.nbytes + 544) if gzipped else stream.read()
+    single = content[:4] == (348).to_bytes(4, "little")
+    kind = nibabel.Nifti1Image if single else nibabel.Nifti2Image
+    try:
+        # it mends and reports what the image's own header has, which is not this mask's fault
+        with LoggingOutputSuppressor():
+            mask = kind.from_bytes(content)
+            stored, affine = np.asarray(mask.dataobj), mask.affine
+        header = kind.header_class(content[: 348 if single else 540], "<", check=False)
+    except Exception as error:  # whatever nibabel raises, the file is not good
+        reason = " ".join(str(error).split())
+        raise UserError(f"it cannot be read back ({reason})") from error
+    if stored.shape != labels.shape[::-1] or not np.array_equal(stored.T, labels):
+        raise UserError("its labels differ when they are read back")
+    if placement is not None:
+        image = placement.header.as_byteswapped("<")
+        for key in PLACING_FIELDS:
+            if image[key].tobytes() != header[key].tobytes():
+                raise UserError(f"its {key} differs from the image's when it is read back")
+    elif farthest_mm(affine, ras_affine(grid), (*grid.size, 1)[:3]) > GRID_TOLERANCE_MM:
+        raise UserError("it lies elsewhere than the image when it is read back")

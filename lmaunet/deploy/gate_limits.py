@@ -1,0 +1,144 @@
+"""Where limits come from: the default file, ``lmaunet.toml`` of the working folder, ``--gate``.
+
+Each is a table of limits by figure, for all targets or for one. A later source replaces an earlier
+one: a limit for all targets also replaces those that an earlier source has for one.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lmaunet.errors import UserError
+
+DEFAULTS = Path(__file__).with_name("gates.toml")
+SETTINGS = Path("lmaunet.toml")
+
+#: The figures that a gate may be on, and the largest limit that makes sense for each.
+LARGEST = {
+    "size_mb": math.inf,
+    "weights_mb": math.inf,
+    "dice": 1.0,
+    "dice_drop_points": 100.0,
+    "class_drop_points": 100.0,
+    "hd95_mm": math.inf,
+    "latency_ms": math.inf,
+}
+#: Figures of which more is better: their limit is a floor.
+FLOORS = frozenset({"dice"})
+
+Limits = dict[str, dict[str, float | None]]
+"""Limits by target, ``""`` for all targets, and by figure; None for no gate."""
+
+
+def read_limits(path: Path) -> Limits:
+    """Return the limits of a TOML file.
+
+    Raises:
+        UserError: where it cannot be read, or has another table, target, figure or limit.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+    for name in content:
+        if name != "gates":
+            raise UserError(f"{path}: unknown table {name!r}; expected [gates]")
+    table = content.get("gates", {})
+    if not isinstance(table, Mapping):
+        raise UserError(f"{path}: gates is {table!r}; expected a table [gates]")
+    found: Limits = {"": {}}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            target = _target(name, f"{path}: [gates.{name}]")
+            found[target] = {
+                figure: _limit(figure, limit, f"{path}: {name}.{figure}")
+                for figure, limit in value.items()
+            }
+        else:
+            found[""][name] = _limit(name, value, f"{path}: {name}")
+    return found
+
+
+def parse_gates(given: Iterable[str]) -> Limits:
+    """Return the limits of ``--gate`` options, each ``FIGURE=LIMIT`` or ``TARGET.FIGURE=LIMIT``.
+
+    ``>=`` and ``<=`` may stand for ``=`` and must then be the figure's own direction.
+
+    Raises:
+        UserError: for another form, an unknown target or figure, a limit that is none, or two
+            limits for the same.
+    """
+    found: Limits = {"": {}}
+    for text in given:
+        where = f"--gate {text}"
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals:
+            raise UserError(f"{where}: expected FIGURE=LIMIT, such as ort.latency_ms=50")
+        sign = name[-1:] if name[-1:] in ("<", ">") else ""
+        target, dot, figure = name.removesuffix(sign).strip().rpartition(".")
+        if dot:
+            _target(target, where)
+        try:
+            number: Any = float(value)
+        except ValueError:
+            number = value
+        limit = _limit(figure, number, where)
+        direction = ">" if figure in FLOORS else "<"
+        if sign not in ("", direction):
+            raise UserError(f"{where}: a limit on {figure} is {direction}=; turn the sign")
+        if figure in found.setdefault(target, {}):
+            raise UserError(f"{where}: {name.rstrip('<> ')} has two limits; give one")
+        found[target][figure] = limit
+    return found
+
+
+def chosen_limits(given: Iterable[str] = ()) -> Limits:
+    """Return the limits that hold: the defaults, ``lmaunet.toml`` where there is one, ``--gate``.
+
+    Raises:
+        UserError: as :func:`read_limits` and :func:`parse_gates`.
+    """
+    layers = [read_limits(DEFAULTS)]
+    if SETTINGS.exists():
+        layers.append(read_limits(SETTINGS))
+    return merge([*layers, parse_gates(given)])
+
+
+def merge(layers: Iterable[Limits]) -> Limits:
+    """Return the limits of several sources, the later before the earlier."""
+    merged: Limits = {"": {}}
+    for layer in layers:
+        for figure in layer.get("", {}):
+            for table in merged.values():
+                table.pop(figure, None)
+        for target, table in layer.items():
+            merged.setdefault(target, {}).update(table)
+    return merged
+
+
+def _target(name: str, where: str) -> str:
+    from lmaunet.deploy.targets import all_targets
+
+    known = all_targets()
+    if name not in known:
+        raise UserError(f"{where}: unknown target {name!r}; use one of: {', '.join(known)}")
+    return name
+
+
+def _limit(figure: str, value: Any, where: str) -> float | None:
+    if figure not in LARGEST:
+        raise UserError(f"{where}: unknown figure {figure!r}; use one of: {', '.join(LARGEST)}")
+    if value is False:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not 0 <= value <= LARGEST[figure]:
+        largest = f" to {LARGEST[figure]:g}" if math.isfinite(LARGEST[figure]) else " or more"
+        raise UserError(f"{where}: {value!r} is no limit; give a number from 0{largest}")
+    return float(value)

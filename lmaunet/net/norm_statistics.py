@@ -1,0 +1,105 @@
+"""Batch normalizations whose recorded variance is zero: dead channels, or a broken file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
+
+TINY_VARIANCE = 1e-10
+"""A variance below it is none: 1e-5 of a unit input's deviation, and far below the norms' 1e-5."""
+LARGEST_OUTPUT = 1e3
+"""Of a norm's outputs on standard normal images; trained networks stay below about 30."""
+TRIAL_IMAGES, TRIAL_TILES = 2, 4
+SHOWN = 8
+
+
+def check_statistics(model: LMaUNet, path: Path) -> tuple[str, ...]:
+    """Return notes on norms of no variance, in channels, and on norms that never saw data.
+
+    A channel that is always the same has variance 0, rightly so. Where such a channel is alive, its
+    norm multiplies it by up to 1/sqrt(eps), about 300, and a few of these in a row overflow: that
+    is tried on two random images.
+
+    Args:
+        model: in evaluation mode.
+        path: of its checkpoint, for messages.
+
+    Raises:
+        UserError: where outputs are absurd; the channels are named.
+    """
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    still: dict[str, list[int]] = {}
+    for name, norm in norms.items():
+        assert norm.running_var is not None
+        channels = (norm.running_var < TINY_VARIANCE).nonzero().flatten().tolist()
+        if channels:
+            still[name] = channels
+    notes = []
+    if still:
+        largest = _largest_outputs(model, {name: norms[name] for name in still}, still)
+        absurd = [n for n, value in largest.items() if not value <= LARGEST_OUTPUT]
+        if absurd:
+            shown = "; ".join(f"{n} ({_listed(still[n])})" for n in absurd[:4])
+            more = f" and {len(absurd) - 4} norms more" if len(absurd) > 4 else ""
+            worst = max(largest[n] for n in absurd)
+            raise UserError(
+                f"{path} holds running variances of 0 in {shown}{more}, for channels that are not "
+                f"constant: on random images these norms reach {worst:.0e}, expected about 1. The "
+                "statistics were lost or never recorded: run the network in train mode over some "
+                "training images (torch.optim.swa_utils.update_bn) and save it again"
+            )
+        listed = "; ".join(f"{n} ({_listed(c)})" for n, c in list(still.items())[:SHOWN])
+        notes.append(
+            f"running variances of 0: {listed}{'; ...' if len(still) > SHOWN else ''}. These "
+            "channels never change; if that is not meant, the statistics were not recorded"
+        )
+    if norms and all(_is_fresh(norm) for norm in norms.values()):
+        notes.append(
+            "every batch normalization has the mean 0 and variance 1 that it starts with: either "
+            "the network was not trained, or its statistics were not recorded"
+        )
+    return tuple(notes)
+
+
+def _is_fresh(norm: nn.BatchNorm2d) -> bool:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+
+
+def _listed(channels: list[int]) -> str:
+    shown = ", ".join(map(str, channels[:SHOWN]))
+    more = f" and {len(channels) - SHOWN} more" if len(channels) > SHOWN else ""
+    return f"channel{'s' * (len(channels) > 1)} {shown}{more}"
+
+
+@torch.no_grad()
+def _largest_outputs(
+    model: LMaUNet, norms: dict[str, nn.BatchNorm2d], still: dict[str, list[int]]
+) -> dict[str, float]:
+    """Return for each norm the largest output of the channels of no variance, on random images."""
+    largest: dict[str, float] = {}
+
+    def watch(name: str) -> Callable[[Any, Any, Tensor], None]:
+        def look(module: Any, inputs: Any, output: Tensor) -> None:
+            value = output[:, still[name]].abs().max()
+            largest[name] = float(value) if torch.isfinite(value) else float("inf")
+
+        return look
+
+    hooks = [norm.register_forward_hook(watch(name)) for name, norm in norms.items()]
+    step = model.spec.size_multiple
+    size = step * max(1, min(TRIAL_TILES, 128 // step))
+    generator = torch.Generator().manual_seed(0)
+    try:
+        model(torch.randn(TRIAL_IMAGES, model.spec.in_channels, size, size, generator=generator))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest

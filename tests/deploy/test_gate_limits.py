@@ -1,0 +1,118 @@
+import json
+import math
+
+import pytest
+from command_line import runner
+
+from lmaunet.deploy import gate_limits, gates
+from lmaunet.deploy.gate_limits import merge, parse_gates, read_limits
+from lmaunet.errors import UserError
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return runner(monkeypatch, capsys)
+
+
+def limits_of(limits, target):
+    return {gate.figure: gate.limit for gate in gates.gates_of(limits) if gate.applies(target)}
+
+
+def test_the_default_file():
+    defaults = read_limits(gate_limits.DEFAULTS)
+    common = {"dice_drop_points": 1.0, "class_drop_points": 3.0}
+    assert (
+        limits_of(defaults, "ort") == limits_of(defaults, "openvino") == common | {"size_mb": 4.2}
+    )
+    assert limits_of(defaults, "trt") == common | {"weights_mb": 4.2}
+    assert limits_of(defaults, "fpga") == common | {"size_mb": 4.2, "latency_ms": 12.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "target", "changed"),
+    [
+        ("ort.latency_ms=50", "ort", {"latency_ms": 50.0}),
+        ("ort.latency_ms=50", "openvino", {}),
+        ("latency_ms<=50", "ort", {"latency_ms": 50.0}),
+        ("latency_ms=50", "fpga", {"latency_ms": 50.0}),
+        ("dice=0.7", "ort", {"dice": 0.7}),
+        ("dice>=0.7", "trt", {"dice": 0.7}),
+        ("ort.dice >= 0.7", "ort", {"dice": 0.7}),
+        ("size_mb=1", "trt", {"size_mb": 1.0}),
+        ("class_drop_points=0", "ort", {"class_drop_points": 0.0}),
+    ],
+)
+def test_a_limit_of_the_command_line_replaces_the_default(given, target, changed):
+    defaults = read_limits(gate_limits.DEFAULTS)
+    merged = merge([defaults, parse_gates([given])])
+    assert limits_of(merged, target) == limits_of(defaults, target) | changed
+
+
+def test_the_command_line_comes_before_the_file_before_the_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lmaunet.toml").write_text(
+        "[gates]\ndice_drop_points = 2\ndice = 0.6\n[gates.ort]\nlatency_ms = 30\nsize_mb = false\n"
+    )
+    merged = gate_limits.chosen_limits(["ort.latency_ms=20", "dice=0.8"])
+    assert limits_of(merged, "ort") == {
+        "dice_drop_points": 2.0, "dice": 0.8, "latency_ms": 20.0, "class_drop_points": 3.0,
+    }  # fmt: skip
+    assert limits_of(merged, "openvino")["size_mb"] == 4.2
+
+
+BAD = [
+    ("latency_ms", "expected FIGURE=LIMIT, such as ort.latency_ms=50"),
+    ("latency=5", "unknown figure 'latency'; use one of: size_mb, weights_mb, dice,"),
+    ("tpu.latency_ms=5", "unknown target 'tpu'; use one of: fpga, openvino, ort, trt"),
+    (".latency_ms=5", "unknown target ''"),
+    ("latency_ms=fast", "'fast' is no limit; give a number from 0 or more"),
+    ("latency_ms=", "'' is no limit"),
+    ("latency_ms=nan", "nan is no limit"),
+    ("latency_ms=inf", "inf is no limit"),
+    ("latency_ms=-1", "-1.0 is no limit"),
+    ("dice=70", "70.0 is no limit; give a number from 0 to 1"),
+    ("dice<=0.7", "a limit on dice is >=; turn the sign"),
+    ("latency_ms>=5", "a limit on latency_ms is <=; turn the sign"),
+    ("", "expected FIGURE=LIMIT"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), BAD)
+def test_what_is_no_gate_is_refused_before_any_work(run, given, message):
+    status, out, err = run("report", "--gate", given)
+    assert status == 2 and not out
+    assert f"--gate {given}: " in err and message in err and "Traceback" not in err
+
+
+def test_two_limits_for_the_same_are_refused():
+    with pytest.raises(UserError, match=r"^--gate dice>=0.8: dice has two limits; give one$"):
+        parse_gates(["dice=0.7", "dice>=0.8"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[gates", "is not TOML"),
+        ("gates = 3", "gates is 3; expected a table [gates]"),
+        ("[gate]\nsize_mb = 3", "unknown table 'gate'; expected [gates]"),
+        ("[gates]\nsize = 3", "size: unknown figure 'size'"),
+        ("[gates.tpu]\nsize_mb = 3", "unknown target 'tpu'"),
+        ("[gates]\nsize_mb = nan", "size_mb: nan is no limit"),
+        ("[gates]\nsize_mb = true", "size_mb: True is no limit"),
+        ("[gates]\nsize_mb = '3'", "size_mb: '3' is no limit"),
+        ("[gates.ort]\nlatency_ms = -3", "ort.latency_ms: -3 is no limit"),
+    ],
+)
+def test_a_file_of_limits_with_a_fault_is_refused(run, tmp_path, text, message):
+    (tmp_path / "lmaunet.toml").write_text(text)
+    status, _, err = run("report")
+    assert status == 2 and err.startswith("lmaunet-deploy: lmaunet.toml") and message in err
+
+
+def test_every_figure_of_the_report_can_be_gated():
+    from lmaunet.deploy.schema import UNITS
+
+    assert set(gate_limits.LARGEST) == set(UNITS)
+    assert all(math.isinf(x) or x > 0 for x in gate_limits.LARGEST.values())
+    json.dumps(read_limits(gate_limits.DEFAULTS))

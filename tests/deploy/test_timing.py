@@ -1,0 +1,49 @@
+import itertools
+import os
+
+import pytest
+
+from lmaunet.deploy import timing
+
+
+def test_a_summary_by_hand():
+    found = timing.summary([10.0] * 27 + [12.0, 14.0, 30.0])
+    assert (found["min_ms"], found["median_ms"], found["runs"]) == (10.0, 10.0, 30)
+    assert found["p90_ms"] == pytest.approx(11.8)
+    assert found["spread"] == pytest.approx(1.18) and not found["unsteady"]
+
+
+@pytest.mark.parametrize(("p90", "unsteady"), [(1.2, False), (1.21, True), (12.0, True)])
+def test_a_spread_above_a_fifth_is_unsteady(p90, unsteady):
+    assert timing.spread(1.0, p90) == {"spread": p90, "unsteady": unsteady}
+
+
+def test_turns_are_taken_in_blocks_whose_first_run_does_not_count(monkeypatch):
+    calls = []
+    clock = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock) / 1e3)
+    works = {name: lambda name=name: calls.append(name) for name in ("own", "float32")}
+    found = timing.time_turns(works)
+    runs = timing.BLOCKS * timing.BLOCK_RUNS
+    assert all(
+        times["runs"] == runs and times["median_ms"] == pytest.approx(1.0)
+        for times in found.values()
+    )
+    # so that what slows the machine for a while slows both
+    blocks = [name for name, _ in itertools.groupby(calls[2 * timing.WARM_UP_RUNS :])]
+    assert blocks == ["own", "float32"] * timing.BLOCKS
+    assert len(calls) == 2 * (timing.WARM_UP_RUNS + runs + timing.BLOCKS)
+
+
+def test_the_conditions_of_a_time(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.14159, 9.0, 9.0))
+    found = timing.conditions()
+    assert found["load_average"] == 3.14
+    assert found["threads"] == len(os.sched_getaffinity(0)) and found["cpu"]
+
+
+def test_against_fp32():
+    own = timing.summary([2.0] * 10)
+    beside = timing.beside_float32(own, timing.summary([5.0] * 10), 0.5, 2.0, "FP32 in a runtime")
+    assert (beside["speed_up"], beside["compression"]) == (2.5, 4.0)
+    assert (beside["median_ms"], beside["size_mb"], beside["unsteady"]) == (5.0, 2.0, False)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_extra
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-FIX = "pip install 'lmaunet-deploy[openvino]'"
+FIX = install_extra("openvino")
 PURPOSE = "runs ONNX graphs on the CPU, with integer convolutions"
 HIDDEN = frozenset({"Const", "Input", "Output", "Parameter", "Result"})
 INTEGER_ENDINGS = ("i8", "u8")

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.errors import ToolNotFound
+from lmaunet.packages import install_extra
 
-FINN_FIX = "pip install 'lmaunet-deploy[fpga]'"
+FINN_FIX = install_extra("fpga")
 VIVADO_FIX = "install AMD Vivado 2024.2 or newer and source its settings64.sh"
 DOMAIN = "finn.custom_op.fpgadataflow"
 

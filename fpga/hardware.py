@@ -136,7 +136,7 @@ def write_memories(module: RtlModule, folder: Path) -> list[Path]:
     paths = []
     for name, words in module.memories.items():
         path = folder / name
-        path.write_text("".join(f"{word}\n" for word in words))
+        path.write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
         paths.append(path)
     return paths
 
@@ -146,7 +146,7 @@ def write_sources(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> li
     paths = [Path(shutil.copy(rtl / source, folder / source)) for source in module.sources]
     for name, text in module.generated.items():
         path = folder / name
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
 

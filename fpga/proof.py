@@ -134,4 +134,6 @@ def write_design(module: RtlModule, folder: Path) -> None:
     folder.mkdir()
     paths = write_sources(module, folder)
     write_memories(module, folder)
-    (folder / "sources.txt").write_text("".join(f"{path.name}\n" for path in paths))
+    (folder / "sources.txt").write_text(
+        "".join(f"{path.name}\n" for path in paths), encoding="utf-8"
+    )

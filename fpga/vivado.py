@@ -98,7 +98,7 @@ def period_ns(clock_mhz: float) -> float:
 def write_scripts(folder: Path, part: str, clock_mhz: float) -> Path:
     """Write ``implement.tcl`` and what it reads into a folder beside ``rtl``; return its path."""
     folder.mkdir()
-    (folder / "design.tcl").write_text(f"set part {part}\nset top {TOP}\n")
+    (folder / "design.tcl").write_text(f"set part {part}\nset top {TOP}\n", encoding="utf-8")
     (folder / "clock.xdc").write_text(
         f"create_clock -name ap_clk -period {period_ns(clock_mhz):.3f} [get_ports ap_clk]\n"
     )

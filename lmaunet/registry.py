@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lmaunet.errors import UserError
+from lmaunet.packages import missing_package
 
 Entry = TypeVar("Entry")
 
@@ -19,6 +20,7 @@ class Missing:
 
     name: str
     why: str
+    cause: Exception | None = None
 
 
 def find_entries(
@@ -45,15 +47,21 @@ def find_entries(
                 raise TypeError(f"{attribute} is a {type(entry).__name__}, not a {kind.__name__}")
             found[entry.name] = entry  # type: ignore[attr-defined]
         except Exception as error:
-            found[module.name] = Missing(module.name, f"{type(error).__name__}: {error}")
+            found[module.name] = Missing(module.name, f"{type(error).__name__}: {error}", error)
     return found
 
 
 def get_entry(entries: Mapping[str, Entry | Missing], name: str, word: str) -> Entry:
-    """Return one entry; raises :class:`UserError` where it is unknown or cannot be imported."""
+    """Return one entry.
+
+    Raises:
+        ToolNotFound: where it cannot be imported because a Python package is missing.
+        UserError: where it is unknown or cannot be imported.
+    """
     if name not in entries:
         raise UserError(f"unknown {word} {name!r}; use one of: {', '.join(entries)}")
     entry = entries[name]
     if isinstance(entry, Missing):
-        raise UserError(f"{word} {name} cannot be loaded: {entry.why}")
+        lacks = None if entry.cause is None else missing_package(entry.cause)
+        raise lacks or UserError(f"{word} {name} cannot be loaded: {entry.why}")
     return entry

@@ -3,7 +3,7 @@
 ``runs/NAME/STAGE/`` holds a stage's results and ``manifest.json``: what went in (digests), what
 came out (digests), the options, the seed, the command and the versions of the tools. A stage
 writes into ``.STAGE.partial`` beside it and is moved into place at the end, so that a killed
-command leaves either the old result or the new one.
+command leaves either the old result or the new one (see :mod:`lmaunet.exchange`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.errors import UserError
+from lmaunet.exchange import recover, swap
 
 SCHEMA = 1
 TOOLS = (
@@ -33,6 +35,9 @@ TOOLS = (
 
 SOURCES = frozenset({".cpp", ".hpp", ".py", ".sv", ".tcl"})
 """The suffixes of files that a package computes with."""
+
+KEY = ".key"
+"""The file in an unfinished folder that says which result it is going to be."""
 
 
 class DamagedStage(UserError):
@@ -45,7 +50,9 @@ def sha256(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         if path.is_dir():
-            digest.update(str(file.relative_to(path)).encode())
+            # with its length each, or a name that grows by what its content loses is not seen
+            name = os.fsencode(file.relative_to(path))
+            digest.update(b"%d %d " % (len(name), file.stat().st_size) + name)
         with file.open("rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
@@ -67,7 +74,7 @@ def source_digest(package: str) -> str:
     """Return the SHA-256 of an installed package's sources, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"package {package} is not installed; run: pip install lmaunet-deploy")
+        raise UserError(f"package {package} is not installed; install lmaunet-deploy again")
     digest = hashlib.sha256()
     root = Path(next(iter(spec.submodule_search_locations)))
     for path in sorted(p for p in root.rglob("*") if p.suffix in SOURCES):
@@ -83,12 +90,23 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to ``path`` atomically: the old file stays until the new one is complete."""
-    partial = path.with_name(f".{path.name}.partial")
+    write_texts({path: json.dumps(content, indent=2, sort_keys=False) + "\n"})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write files in UTF-8, atomically each; none is touched before all are written beside theirs.
+
+    A disk that fills thus leaves all the old ones.
+    """
+    partial = {path: path.with_name(f".{path.name}.partial") for path in texts}
     try:
-        partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        for path, text in texts.items():
+            partial[path].write_text(text, encoding="utf-8")
+        for path in texts:
+            partial[path].replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        for path in partial.values():
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,7 @@ class Stage:
     @property
     def partial(self) -> Path:
         """Where the stage writes until it is complete; training checkpoints survive in it."""
-        return self.folder.with_name(f".{self.folder.name}.partial")
+        return partial_of(self.folder)
 
     def key(self) -> str:
         """Return the digest of all that determines the result."""
@@ -142,12 +160,8 @@ class Stage:
 
         A damaged result is none: the stage is run again.
         """
-        if not (self.folder / "manifest.json").exists():
-            return False
-        try:
-            return read_stage(self.folder)["key"] == self.key()
-        except DamagedStage:
-            return False
+        recover_stage(self.folder)
+        return _holds(self.folder, self.key())
 
     def write(self, work: Callable[[Path], None], *, resume: bool = False) -> Path:
         """Run ``work(folder)`` into a fresh partial folder and move the result into place.
@@ -158,9 +172,17 @@ class Stage:
                 behind when this one is interrupted.
         """
         key = self.key()
+        recover_stage(self.folder)
+        if not _holds(self.partial, key):
+            self._make(work, key, resume)
+        # else a command was killed when all was done but for this
+        swap(self.partial, self.folder)
+        return self.folder
+
+    def _make(self, work: Callable[[Path], None], key: str, resume: bool) -> None:
         with _partial_folder(self.partial, key, resume) as partial:
             work(partial)
-            outputs = sorted(p for p in partial.rglob("*") if p.is_file() and p.name != ".key")
+            outputs = sorted(p for p in partial.rglob("*") if p.is_file() and p != partial / KEY)
             write_json(
                 partial / "manifest.json",
                 {
@@ -178,22 +200,59 @@ class Stage:
                     "tools": tool_versions(),
                 },
             )
-            (partial / ".key").unlink()
-            _swap(partial, self.folder)
-        return self.folder
+            (partial / KEY).unlink()
+
+    def clear(self) -> None:
+        """Remove what a killed command left beside a current result, but no work to go on from."""
+        if self.partial.exists() and not (self.partial / KEY).exists():
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def partial_of(folder: Path) -> Path:
+    """Return where a stage's folder is written until it is complete."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def recover_stage(folder: Path) -> None:
+    """Put a stage's folder in its place where a killed command left the place empty."""
+    partial = partial_of(folder)
+    finished = (partial / "manifest.json").exists() and not (partial / KEY).exists()
+    recover(folder, partial if finished else None)
+
+
+def recover_run(run: Path) -> None:
+    """Put every stage's folder of a run in its place; see :func:`recover_stage`."""
+    for folder in (run, run / "build", run / "measure"):
+        for old in folder.glob(".*.old"):
+            recover_stage(folder / old.name.removeprefix(".").removesuffix(".old"))
+
+
+def _holds(folder: Path, key: str) -> bool:
+    """Tell whether a folder holds a stage of this key, whole."""
+    if not (folder / "manifest.json").exists():
+        return False
+    try:
+        return read_stage(folder)["key"] == key
+    except DamagedStage:
+        return False
 
 
 @contextlib.contextmanager
 def _partial_folder(partial: Path, key: str, resume: bool) -> Iterator[Path]:
-    marker = partial / ".key"
+    marker = partial / KEY
     if partial.exists() and not (
-        resume and marker.exists() and marker.read_text(encoding="utf-8") == key
+        resume and marker.exists() and marker.read_text(encoding="utf-8", errors="replace") == key
     ):
+        # first: what is left of a folder that is removed in part is never taken for the whole
+        marker.unlink(missing_ok=True)
         shutil.rmtree(partial)
     made = [folder for folder in (partial.parent, partial.parent.parent) if not folder.exists()]
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        marker.write_text(key)
+        marker.write_text(key, encoding="utf-8")
+        # halves of files, and a manifest of what is going to be written again
+        for left in [*partial.rglob(".*.partial"), partial / "manifest.json"]:
+            left.unlink(missing_ok=True)
         yield partial
     except BaseException:
         # what was refused before it began leaves nothing to go on from
@@ -203,16 +262,6 @@ def _partial_folder(partial: Path, key: str, resume: bool) -> Iterator[Path]:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # only where it is empty
         raise
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: Path, command: str | None = None) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from lmaunet.errors import UserError
 from lmaunet.integer_program import quiet_solver
 from lmaunet.spec import NetSpec
 from quant.bits import protected_layers
-from quant.convolution import WEIGHT_BITS
 from quant.packed import packed_bytes
 from quant.sensitivity import Sensitivity
+from quant.settings import WEIGHT_BITS
 
 INDIFFERENCE = 1e-7
 """What a bit less counts for in itself, in shares of the largest sensitivity."""

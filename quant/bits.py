@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from lmaunet.errors import UserError
 from lmaunet.spec import Layer, NetSpec
-from quant.convolution import WEIGHT_BITS
+from quant.settings import WEIGHT_BITS
 
 DENSE = "3x3"
 
@@ -31,14 +31,7 @@ def parse_bits(spec: NetSpec, text: str) -> dict[str, int]:
     """
     bits = {layer.path: 8 for layer in spec.layers() if layer.weights}
     protected = protected_layers(spec)
-    for rule in text.split(","):
-        pattern, _, width = rule.strip().rpartition("=")
-        if not width.strip().isdecimal() or int(width) not in WEIGHT_BITS:
-            raise UserError(
-                f"--bits {text!r}: cannot read {rule.strip()!r}; give PATTERN=BITS with "
-                f"{', '.join(map(str, WEIGHT_BITS))} bits, such as 3x3=4 or decoder*=3"
-            )
-        pattern = pattern.strip() or "*"
+    for pattern, width in read_rules(text):
         matched = [layer for layer in spec.layers() if layer.weights and _matches(layer, pattern)]
         if not matched:
             raise UserError(
@@ -48,8 +41,26 @@ def parse_bits(spec: NetSpec, text: str) -> dict[str, int]:
             )
         for layer in matched:
             if layer.path not in protected or pattern == layer.path:
-                bits[layer.path] = int(width)
+                bits[layer.path] = width
     return bits
+
+
+def read_rules(text: str) -> list[tuple[str, int]]:
+    """Return the rules of a text as pairs of pattern and bits; see :func:`parse_bits`.
+
+    Raises:
+        UserError: for a rule that cannot be read, or other bits than 2, 3, 4 and 8.
+    """
+    rules = []
+    for rule in text.split(","):
+        pattern, _, width = rule.strip().rpartition("=")
+        if not width.strip().isdecimal() or int(width) not in WEIGHT_BITS:
+            raise UserError(
+                f"--bits {text!r}: cannot read {rule.strip()!r}; give PATTERN=BITS with "
+                f"{', '.join(map(str, WEIGHT_BITS))} bits, such as 3x3=4 or decoder*=3"
+            )
+        rules.append((pattern.strip() or "*", int(width)))
+    return rules
 
 
 def _matches(layer: Layer, pattern: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
-from lmaunet.train.loop import Progress
+from lmaunet.train.schedule import Progress
 from quant.allocation import Allocation, allocate, is_lkm, smallest_bits, weight_bytes
 from quant.calibration import MINIMUM_IMAGES, calibrate, spread
 from quant.convolution import Scales

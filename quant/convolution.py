@@ -13,8 +13,6 @@ codes, the same scales, and a bias.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from brevitas import nn as qnn
@@ -25,13 +23,7 @@ from torch import Tensor, nn
 
 from lmaunet.errors import UserError
 from quant.fake_quant import FusedIntQuant
-
-WEIGHT_BITS = (2, 3, 4, 8)
-
-Scales = Literal["free", "pow2"]
-"""What scales may be: any positive number, or powers of two only."""
-
-SCALES: tuple[Scales, ...] = ("free", "pow2")
+from quant.settings import WEIGHT_BITS, Scales
 
 SEARCHED = 40
 """Thresholds tried for each channel, from a fifth of its largest weight to all of it."""

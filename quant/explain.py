@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lmaunet.train.loop import Progress
 from lmaunet.train.metrics import divergence
+from lmaunet.train.schedule import Progress
 from quant.network import QuantLMaUNet
 
 

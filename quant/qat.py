@@ -7,8 +7,7 @@ extra training would be counted as quantization's merit.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.stage import read_json, write_json
-from lmaunet.train.loop import Progress, Schedule, Teacher, fit
+from lmaunet.train.loop import Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score
 from lmaunet.train.processes import Processes
+from lmaunet.train.schedule import Progress, Schedule
 from quant.budget import allocate_for_file
 from quant.calibration import (
     calibrate,
@@ -31,63 +31,16 @@ from quant.calibration import (
     notices,
     spread,
 )
-from quant.convolution import SCALES, Scales
 from quant.explain import explain
 from quant.network import QuantLMaUNet, count_weight_bits
 from quant.scan_formats import SiteFormats, choose_for_network, write_formats
+from quant.settings import QatSettings
 
 SCAN_IMAGES, EXPLAIN_IMAGES = 8, 8
 """Calibration images from which the scans' number formats are chosen, and costs explained."""
 
 FileBytes = Callable[[QuantLMaUNet], int]
 """Returns the size of the file that a calibrated network would ship as, in bytes."""
-
-
-@dataclass(frozen=True)
-class QatSettings:
-    """What QAT does.
-
-    Args:
-        schedule: of the extra training.
-        bits: weight bits by layer; 8 where absent.
-        budget_bytes: size of the shipped file for which bits are chosen instead.
-        scales: what scales may be: ``free`` or ``pow2``.
-        distillation: weight of the divergence from the float network's classes in the loss.
-        keep_norms: keep the batch normalizations while training and fold them afterwards.
-        explain: measure what each quantizer costs.
-    """
-
-    schedule: Schedule
-    bits: Mapping[str, int] = field(default_factory=dict)
-    budget_bytes: int | None = None
-    scales: Scales = "free"
-    distillation: float = 0.0
-    keep_norms: bool = True
-    explain: bool = False
-
-    def __post_init__(self) -> None:
-        if self.bits and self.budget_bytes is not None:
-            raise UserError("--bits and --budget-mb exclude each other; give one")
-        if self.budget_bytes is not None and self.budget_bytes <= 0:
-            raise UserError(
-                f"a budget of {self.budget_bytes / 1e6:g} MB; give a positive size, such as 4.2"
-            )
-        if self.scales not in SCALES:
-            raise UserError(f"scales {self.scales!r}; use one of: {', '.join(SCALES)}")
-        if not 0 <= self.distillation < float("inf"):
-            raise UserError(f"distillation {self.distillation}; give 0 or a positive weight")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return {
-            "schedule": self.schedule.to_json(),
-            "bits": dict(self.bits),
-            "budget_bytes": self.budget_bytes,
-            "scales": self.scales,
-            "distillation": self.distillation,
-            "keep_norms": self.keep_norms,
-            "explain": self.explain,
-        }
 
 
 def evaluate(model: Any, data: Dataset) -> Scores:

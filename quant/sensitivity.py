@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from lmaunet.net.fold import fold
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
-from lmaunet.train.loop import Progress
 from lmaunet.train.metrics import divergence
-from quant.convolution import WEIGHT_BITS, Scales, round_weight
+from lmaunet.train.schedule import Progress
+from quant.convolution import round_weight
+from quant.settings import WEIGHT_BITS, Scales
 
 Sensitivity = Mapping[str, Mapping[int, float]]
 """By layer and weight bits, the mean divergence of a pixel's classes, in nats."""

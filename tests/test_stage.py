@@ -1,10 +1,26 @@
+import itertools
 import json
+import os
+import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from lmaunet import exchange
 from lmaunet.errors import UserError
-from lmaunet.stage import Stage, command_of, read_manifest, read_stage, sha256, write_json
+from lmaunet.stage import (
+    Stage,
+    command_of,
+    read_manifest,
+    read_stage,
+    recover_run,
+    sha256,
+    tool_versions,
+    write_json,
+    write_texts,
+)
 
 
 @pytest.fixture
@@ -150,3 +166,196 @@ def test_manifests_of_other_versions_and_damaged_ones(tmp_path):
     (folder / "manifest.json").write_text(json.dumps({"schema": 1})[:-3])
     with pytest.raises(UserError, match="is damaged"):
         read_manifest(folder)
+
+
+def write_old_and_new(place, killed_at, without_exchange):
+    """Write one result over another in a child that is killed at its n-th change of a file.
+
+    Returns whether it was; operations are counted where Python's audit hooks announce them,
+    before they happen.
+    """
+    source = place / "in.txt"
+    source.write_text("in")
+    Stage(place / "run", "train", {"in": source}, {"epochs": 1}, 1).write(two_files("old"))
+    child = os.fork()
+    if not child:
+        count = 0
+
+        def kill(event, arguments):
+            nonlocal count
+            changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+            if event == "open":
+                changes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if changes:
+                count += 1
+                if count == killed_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            if without_exchange:
+                exchange._renameat2 = lambda: None
+            new = Stage(place / "run", "train", {"in": source}, {"epochs": 2}, 1)
+            sys.addaudithook(kill)
+            new.write(two_files("new"), resume=True)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def two_files(text):
+    def work(folder):
+        (folder / "out.txt").write_text(text)
+        (folder / "more").mkdir(exist_ok=True)
+        (folder / "more" / "out.txt").write_text(text * 2)
+
+    return work
+
+
+@pytest.mark.parametrize("without_exchange", [False, True], ids=["exchange", "two-renames"])
+def test_a_kill_at_any_change_of_a_file_loses_neither_result(tmp_path, without_exchange):
+    """SIGKILL before each; then a reader finds the old or the new one, and the same command ends
+    with the new one, byte for byte, with nothing left beside it."""
+    outcomes = set()
+    for killed_at in itertools.count(1):
+        place = tmp_path / str(killed_at)
+        place.mkdir()
+        killed = write_old_and_new(place, killed_at, without_exchange)
+        run = place / "run"
+        recover_run(run)
+        found = read_stage(run / "train")["options"]["epochs"]
+        text = {1: "old", 2: "new"}[found]
+        assert (run / "train" / "out.txt").read_text(encoding="utf-8") == text
+        assert (run / "train" / "more" / "out.txt").read_text(encoding="utf-8") == text * 2
+        outcomes.add(text)
+        stage = Stage(run, "train", {"in": place / "in.txt"}, {"epochs": 2}, 1)
+        if not stage.is_current():
+            stage.write(two_files("new"), resume=True)
+        stage.clear()
+        assert stage.is_current()
+        assert [p.name for p in run.iterdir() if p.name != ".train.old"] == ["train"]
+        assert (run / "train" / "out.txt").read_text(encoding="utf-8") == "new"
+        if not killed:
+            break
+    assert outcomes == {"old", "new"} and killed_at > 12
+
+
+def test_what_was_finished_but_not_moved_is_not_made_again(stage):
+    """Killed between the last file and the move: hours of training are not thrown away."""
+    finished = stage.write(put("one"))
+    finished.rename(stage.partial)
+    assert not stage.is_current()
+    stage.write(lambda folder: pytest.fail("made again"), resume=True)
+    assert stage.is_current() and not stage.partial.exists()
+    finished.rename(stage.partial)
+    (stage.partial / "out.txt").write_text("edited")
+    stage.write(put("one"), resume=True)
+    assert stage.is_current()
+
+
+def test_the_old_result_stands_until_the_new_one_takes_its_place(stage, monkeypatch):
+    """Also where the system exchanges nothing: what is moved is moved whole, by renaming."""
+    monkeypatch.setattr(exchange, "_renameat2", lambda: None)
+    folder = stage.write(put("old"))
+    renamed = []
+    rename = Path.rename
+    monkeypatch.setattr(
+        Path, "rename", lambda p, target: renamed.append((p.name, target.name)) or rename(p, target)
+    )
+    monkeypatch.setattr(shutil, "move", None)
+    monkeypatch.setattr(shutil, "copytree", None)
+    other = Stage(stage.run, stage.name, stage.inputs, {"epochs": 4}, 1)
+
+    def work(partial):
+        assert (folder / "out.txt").read_text(encoding="utf-8") == "old" and stage.is_current()
+        put("new")(partial)
+
+    other.write(work)
+    assert renamed == [("train", ".train.old"), (".train.partial", "train")]
+
+
+def test_json_is_moved_into_place_and_never_copied_over_the_old(tmp_path, monkeypatch):
+    """An old file keeps its inode until the new one is there whole: no reader sees half of one."""
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with path.open(encoding="utf-8") as old:
+        write_json(path, {"b": [2] * 10_000})
+        assert json.load(old) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_of_several_texts_none_is_replaced_where_one_cannot_be_written(tmp_path, monkeypatch):
+    old = {tmp_path / name: f"old {name}" for name in ("a", "b", "c")}
+    write_texts(old)
+    write = Path.write_text
+
+    def full(path, text, **options):
+        if path.name == ".c.partial":
+            raise OSError(28, "No space left on device")
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_texts({path: "new" for path in old})
+    assert {path: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == old
+
+
+def test_another_version_of_a_tool_makes_a_result_stale(stage, monkeypatch):
+    stage.write(put("one"))
+    versions = tool_versions()
+    assert versions["numpy"]
+    monkeypatch.setattr("lmaunet.stage.tool_versions", lambda: versions | {"numpy": "1.0"})
+    assert not stage.is_current()
+
+
+def test_another_source_of_a_package_makes_a_result_stale(stage, monkeypatch):
+    coded = Stage(stage.run, stage.name, stage.inputs, stage.options, 1, code=("lmaunet.scan",))
+    coded.write(put("one"))
+    assert coded.is_current()
+    monkeypatch.setattr("lmaunet.stage.source_digest", lambda package: f"other {package}")
+    assert not coded.is_current()
+
+
+def folder_of(path, **texts):
+    for name, text in texts.items():
+        file = path / name.replace("_", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return path
+
+
+def test_a_folder_is_digested_with_the_paths_in_it(tmp_path):
+    """Not the names alone, and no content may pass for a part of a name."""
+    folders = [
+        folder_of(tmp_path / "1", a_x="one", b_x="two"),
+        folder_of(tmp_path / "2", a_x="one", c_x="two"),
+        folder_of(tmp_path / "3", ax="one", bx="two"),
+        folder_of(tmp_path / "4", a="xone", b="xtwo"),
+        folder_of(tmp_path / "5", a="xonebxtwo"),
+    ]
+    assert len({sha256(folder) for folder in folders}) == len(folders)
+    assert sha256(folders[0]) == sha256(folder_of(tmp_path / "6", b_x="two", a_x="one"))
+
+
+def test_a_name_that_is_no_text_can_be_digested(tmp_path):
+    (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("x")
+    assert len(sha256(tmp_path)) == 64
+
+
+def test_work_that_is_thrown_away_is_marked_so_first(stage, monkeypatch):
+    """What a kill leaves of it is not gone on from by the command that it belonged to."""
+
+    def stop(partial):
+        put("half")(partial)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.write(stop, resume=True)
+    other = Stage(stage.run, stage.name, stage.inputs, {"epochs": 9}, 1)
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", stop)
+        with pytest.raises(BaseException):  # noqa: B017
+            other.write(put("new"), resume=True)
+    seen = []
+    stage.write(lambda folder: seen.append((folder / "out.txt").exists()), resume=True)
+    assert seen == [False]

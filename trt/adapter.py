@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_extra
 
-FIX = "pip install 'lmaunet-deploy[trt]'"
+FIX = install_extra("trt")
 PURPOSE = "builds the TensorRT engine and its precision table"
 
 

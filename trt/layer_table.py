@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lmaunet.errors import UserError
+from lmaunet.packages import install_extra
 
 BITS = {
     "Double": 64, "Int64": 64, "Float": 32, "Int32": 32, "Half": 16, "BFloat16": 16, "Int8": 8,
@@ -108,7 +109,7 @@ def parse_layers(message: str) -> list[EngineLayer]:
         if match is None:
             raise UserError(
                 f"TensorRT's layer table has a line in an unknown form: {line[:200]!r}; "
-                "install the version that 'lmaunet-deploy[trt]' names"
+                f"install the version that is declared: {install_extra('trt')}"
             )
         layers.append(
             EngineLayer(
@@ -187,7 +188,7 @@ def _tensors(text: str, line: str) -> tuple[EngineTensor, ...]:
     if len(found) != text.count("{ Name: "):
         raise UserError(
             f"TensorRT's layer table has a tensor in an unknown form in {line[:120]!r}; "
-            "install the version that 'lmaunet-deploy[trt]' names"
+            f"install the version that is declared: {install_extra('trt')}"
         )
     return tuple(found)
 

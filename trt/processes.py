@@ -51,7 +51,8 @@ def run_worker(
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=environment,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         try:
             assert process.stdout is not None

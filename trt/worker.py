@@ -151,7 +151,7 @@ def parser_errors(parser: Any) -> list[str]:
 
 def write(path: Path, content: Any) -> None:
     """Write ``content`` as JSON."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:

@@ -104,15 +104,15 @@ class StitchedNetwork_rtl(OwnRTL):  # noqa: N801
         """
         design = Path(self.get_nodeattr("design"))
         folder = Path(self.get_nodeattr("code_gen_dir_ipgen")).resolve()
-        order = (design / SOURCES).read_text().split()
-        network = (design / order[-1]).read_text()
+        order = (design / SOURCES).read_text(encoding="utf-8").split()
+        network = (design / order[-1]).read_text(encoding="utf-8")
         for path in sorted(design.iterdir()):
             if path.name == order[-1]:
                 continue
             shutil.copy(path, folder / path.name)
             if path.name != SOURCES and path.name not in order:
                 network = network.replace(f'"{path.name}"', f'"{folder / path.name}"')
-        (folder / order[-1]).write_text(network)
+        (folder / order[-1]).write_text(network, encoding="utf-8")
         top = self.get_verilog_top_module_name()
         ports = (
             (Port("in0_V", self.get_instream_width()),),
@@ -120,7 +120,7 @@ class StitchedNetwork_rtl(OwnRTL):  # noqa: N801
         )
         core = RtlModule(self.get_nodeattr("top"), (), {}, *ports)
         # a block design takes a module of Verilog only
-        (folder / f"{top}.v").write_text(wrapper(core, top))
+        (folder / f"{top}.v").write_text(wrapper(core, top), encoding="utf-8")
         self.set_nodeattr("gen_top_module", top)
         self.set_nodeattr("ipgen_path", str(folder))
         self.set_nodeattr("ip_path", str(folder))
@@ -131,5 +131,5 @@ class StitchedNetwork_rtl(OwnRTL):  # noqa: N801
         if not top:
             raise UserError(f"StitchedNetwork ({self.onnx_node.name}): generate its HDL first")
         folder = Path(self.get_nodeattr("code_gen_dir_ipgen")).resolve()
-        names = [*(folder / SOURCES).read_text().split(), f"{top}.v"]
+        names = [*(folder / SOURCES).read_text(encoding="utf-8").split(), f"{top}.v"]
         return [str(folder / name) if abspath else name for name in names]

@@ -139,8 +139,10 @@ class OwnRTL(RTLBackend):
         folder = Path(self.get_nodeattr("code_gen_dir_ipgen")).resolve()
         top = self.get_verilog_top_module_name()
         write_memories(module, folder)
-        (folder / f"{top}.v").write_text(wrapper(module, top, str(folder)))
-        (folder / SOURCES).write_text("".join(f"{source}\n" for source in module.sources))
+        (folder / f"{top}.v").write_text(wrapper(module, top, str(folder)), encoding="utf-8")
+        (folder / SOURCES).write_text(
+            "".join(f"{source}\n" for source in module.sources), encoding="utf-8"
+        )
         self.set_nodeattr("gen_top_module", top)
         self.set_nodeattr("ipgen_path", str(folder))
         self.set_nodeattr("ip_path", str(folder))
@@ -151,7 +153,9 @@ class OwnRTL(RTLBackend):
         folder = Path(self.get_nodeattr("code_gen_dir_ipgen")).resolve()
         if not top:
             raise UserError(f"{operator} ({self.onnx_node.name}): generate its HDL first")
-        sources = [RTL_FOLDER / name for name in (folder / SOURCES).read_text().split()]
+        sources = [
+            RTL_FOLDER / name for name in (folder / SOURCES).read_text(encoding="utf-8").split()
+        ]
         paths = [*sources, folder / f"{top}.v"]
         return [str(path) if abspath else path.name for path in paths]
 

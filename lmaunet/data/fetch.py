@@ -124,13 +124,17 @@ def info(folder: Path) -> dict[str, Any]:
 def _download(folder: Path) -> Path:
     # Only this package comes as source; what pip needs to read its metadata may come built.
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n")
+    requirements.write_text(
+        f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="utf-8"
+    )
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", PACKAGE,
         "--require-hashes", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
         "--dest", str(folder), "--requirement", str(requirements),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     archive = folder / ARCHIVE_NAME
     if done.returncode == 0 and archive.exists():
         return archive
@@ -210,7 +214,7 @@ def _move_into_place(unpacked: Path, folder: Path, digests: dict[str, str]) -> N
         "archive_sha256": ARCHIVE_SHA256,
         "sha256": digests,
     }
-    (unpacked / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n")
+    (unpacked / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
     (folder / SOURCE_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / DICOM_FOLDER, ignore_errors=True)
     for name in (DICOM_FOLDER, *FILES, LICENCE_FILE, SOURCE_FILE):

@@ -10,16 +10,26 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import typer
-
 from lmaunet.deploy import console, defaults
+from lmaunet.spec import SPECS
+
+try:
+    import typer
+
+    from lmaunet.deploy.command_options import command, offer
+except ImportError as lacking:  # a half-finished installation gets its one line too
+    found = console.explain(lacking)
+    if found is None:
+        raise
+    print(f"lmaunet-deploy: {found[0]}", file=sys.stderr)
+    raise SystemExit(found[1]) from None
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    no_args_is_help=True, pretty_exceptions_enable=False,
     rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
     help="Take a trained LMa-UNet to TensorRT, FPGA and CPU, and report what it costs. "
-    "Exit status: 0 good; 1 a gate or an agreement failed; 2 bad usage or input; "
-    "3 a tool is missing; 130 interrupted.",
+    "Exit status: 0 good; 1 a gate or an agreement failed, or a fault of this program; 2 bad "
+    "usage or input; 3 a tool or a Python package is missing; 130 interrupted.",
 )  # fmt: skip
 data_app = typer.Typer(no_args_is_help=True, help="Get or describe the example CT.")
 app.add_typer(data_app, name="data")
@@ -46,8 +56,20 @@ InputSizeOption = Annotated[Optional[int], typer.Option(help="Height and width."
 SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.", min=0, max=2**63 - 1)]
 
 
+def _open_standard_streams() -> None:
+    """Open what was closed at the start: a file of ours must not take its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+
+
 def main() -> None:
     """Run the command line; exits with the documented status."""
+    _open_standard_streams()
     # How long a thread of GNU OpenMP spins for work before it sleeps. A training step of the demo
     # on two idle cores took 0.31 s with the default of 300,000, 0.33 s with this and 0.7 s without
     # spinning; beside two busy processes 1.2 s, 0.9 s and 1.0 s.
@@ -59,10 +81,11 @@ def main() -> None:
     # what concerns a user is an error of ours; the libraries' notes on themselves are not
     warnings.simplefilter("ignore")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    console.choose_output(quiet=False, verbose=False)
 
     def call() -> int:
         try:
-            status = int(app(standalone_mode=False) or 0)
+            status = int(app(standalone_mode=False, prog_name="lmaunet-deploy") or 0)
         except typer.Exit as stop:
             status = stop.exit_code
         except typer.Abort:
@@ -81,16 +104,39 @@ def main() -> None:
     sys.exit(console.run_command(call))
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from lmaunet.deploy.doctor import version_line
+
+    console.show(None, [version_line()], False)
+    raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,  # noqa: E501
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more; also after a command.")] = False,  # noqa: E501
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only; also after a command.")] = False,  # noqa: E501
+) -> None:  # fmt: skip
+    """Note what is given before the command."""
+    console.choose_output(quiet=quiet, verbose=verbose)
+
+
+@command(app)
 def doctor(as_json: JsonOption = False) -> None:
-    """Show which targets and tools work on this machine, and the fix for each that does not."""
+    """Show what works on this machine, and the fix for what does not.
+
+    Status 3 where a package is missing that every command needs.
+    """
     from lmaunet.deploy.doctor import examine
 
-    content, lines = examine()
+    content, lines, status = examine()
     console.show(content, lines, as_json)
+    raise typer.Exit(status)
 
 
-@data_app.command("fetch")
+@command(data_app, "fetch")
 def data_fetch(
     folder: Annotated[Path, typer.Option("--to", help="Where to put it.")] = Path(
         "calibration_data"
@@ -103,7 +149,7 @@ def data_fetch(
     console.show(*data_commands.fetch(folder, phantom), False)
 
 
-@data_app.command("info")
+@command(data_app, "info")
 def data_info(
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     as_json: JsonOption = False,
@@ -114,17 +160,20 @@ def data_info(
     console.show(*data_commands.info(_source(data, phantom, class_map)), as_json)
 
 
-@app.command()
-def spec(name: Annotated[str, typer.Argument(help=SPEC_HELP)], as_json: JsonOption = False) -> None:
+@command(app)
+def spec(
+    name: Annotated[str, typer.Argument(help=SPEC_HELP, autocompletion=offer(*SPECS))],
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
     """Print a network's parameters, MACs and bytes, part by part."""
     from lmaunet.deploy.describe import describe
 
     console.show(*describe(name), as_json)
 
 
-@app.command()
+@command(app)
 def train(
-    spec_name: Annotated[str, typer.Option("--spec", help=SPEC_HELP)] = "demo",
+    spec_name: Annotated[str, typer.Option("--spec", help=SPEC_HELP, autocompletion=offer(*SPECS))] = "demo",  # noqa: E501
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
     run: RunOption = None,
     epochs: Annotated[int, typer.Option(help="Passes over the slices.")] = defaults.TRAIN_EPOCHS,
@@ -145,7 +194,7 @@ def train(
     )
 
 
-@app.command()
+@command(app)
 def qat(
     ckpt: Annotated[Path, typer.Option("--ckpt", help="The trained FP32 checkpoint.")],
     data: DataOption = None, phantom: PhantomOption = False, class_map: ClassMapOption = None,
@@ -156,7 +205,7 @@ def qat(
     weights: Annotated[Optional[str], typer.Option(help="Which weights of a checkpoint that holds several, such as model_ema; those that are no average if not given.")] = None,  # noqa: E501, UP045
     bits: Annotated[Optional[str], typer.Option(help="Weight bits: 4, or rules such as 3x3=4,decoder*=3; 8 if not given.")] = None,  # noqa: E501, UP045
     budget_mb: Annotated[Optional[float], typer.Option(help="Choose bits so that the ONNX file that ships takes at most this.")] = None,  # noqa: E501, UP045
-    scales: Annotated[str, typer.Option(help="free, or pow2 for powers of two.")] = "free",
+    scales: Annotated[str, typer.Option(help="free, or pow2 for powers of two.", autocompletion=offer("free", "pow2"))] = "free",  # noqa: E501
     distill: Annotated[float, typer.Option(help="Weight of keeping to the FP32 network's classes.")] = 0.0,  # noqa: E501
     keep_norms: Annotated[bool, typer.Option("--keep-norms/--fold-norms", help="Train with batch normalization, or fold it first.")] = True,  # noqa: E501
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
@@ -182,7 +231,7 @@ def qat(
     console.show(*quantize(run, ckpt, source, stated, options), as_json)
 
 
-@app.command()
+@command(app)
 def export(
     run: RunOption = None,
     lowering: Annotated[Optional[str], typer.Option(help="Also write this form of the scan.")] = None,  # noqa: E501, UP045
@@ -194,9 +243,9 @@ def export(
     console.show(*commands.export(run, lowering), as_json)
 
 
-@app.command()
+@command(app)
 def build(
-    target: Annotated[str, typer.Option("--target", help="ort, openvino, trt or fpga.")],
+    target: Annotated[str, typer.Option("--target", help="ort, openvino, trt or fpga.", autocompletion=offer("ort", "openvino", "trt", "fpga"))],  # noqa: E501
     run: RunOption = None,
     sm: Annotated[Optional[list[str]], typer.Option(help="trt: compute capability, such as SM86; repeatable.")] = None,  # noqa: E501, UP045
     precision: Annotated[Optional[str], typer.Option(help=f"trt: int8, or of the FP32 control fp16, fp32 or int4-weights; {defaults.PRECISIONS[0]} if not given.")] = None,  # noqa: E501, UP045
@@ -211,44 +260,19 @@ def build(
 ) -> None:  # fmt: skip
     """Build a deployment of the run's quantized network for one target."""
     from lmaunet.deploy import commands
-    from lmaunet.errors import UserError
+    from lmaunet.deploy.targets import build_options
 
-    for name, given, owner in (
-        ("cpu", cpu, "ort"),
-        ("operators", operators, "ort"),
-        ("sm", sm or None, "trt"),
-        ("precision", precision, "trt"),
-        ("board", board, "fpga"),
-        ("clock-mhz", clock_mhz, "fpga"),
-        ("target-ms", target_ms, "fpga"),
-        ("simulate", simulate or None, "fpga"),
-        ("flow", flow, "fpga"),
-    ):
-        if given is not None and target != owner:
-            raise UserError(f"--{name} is an option of --target {owner}; leave it out here")
-    options: dict[str, Any] = {}
-    if target == "ort":
-        from lmaunet.deploy.targets.ort import build_options
-
-        options = build_options(cpu, operators)
-    elif target == "trt":
-        chosen = precision or defaults.PRECISIONS[0]
-        if chosen not in defaults.PRECISIONS:
-            known = ", ".join(defaults.PRECISIONS)
-            raise UserError(f"--precision {chosen} is unknown; use one of {known}")
-        options = {"sms": list(sm or defaults.SMS), "precision": chosen}
-    elif target == "fpga":
-        options = {
-            "board": defaults.BOARD if board is None else board,
-            "clock_mhz": defaults.CLOCK_MHZ if clock_mhz is None else clock_mhz,
-            "target_ms": target_ms,
-            "simulate": simulate or flow not in (None, defaults.FLOW),
-            "flow": defaults.FLOW if flow is None else flow,
-        }
+    given = {
+        "cpu": cpu, "operators": operators, "sm": sm or None, "precision": precision,
+        "board": board, "clock_mhz": clock_mhz, "target_ms": target_ms,
+        "simulate": simulate or None, "flow": flow,
+    }  # fmt: skip
+    # before the export, which takes half a minute
+    options = build_options(target, {k: v for k, v in given.items() if v is not None})
     console.show(*commands.build(run, target, options), as_json)
 
 
-@app.command()
+@command(app)
 def measure(
     target: Annotated[Optional[str], typer.Option("--target", help="One target; all that are built if not given.")] = None,  # noqa: E501, UP045
     run: RunOption = None, as_json: JsonOption = False,
@@ -259,7 +283,7 @@ def measure(
     console.show(*commands.measure(run, target), as_json)
 
 
-@app.command()
+@command(app)
 def infer(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD or MetaImage file, or a DICOM folder; one for each channel of the network.")],  # noqa: E501
     folder: Annotated[Path, typer.Option("--build", help="The folder of a build, such as runs/NAME/build/ort.")],  # noqa: E501
@@ -274,7 +298,7 @@ def infer(
     console.show(*commands.infer(folder, images, output, overlap, batch), as_json)
 
 
-@app.command()
+@command(app)
 def report(
     run: RunOption = None,
     baseline: Annotated[Optional[Path], typer.Option(help="An older report.json to compare with.")] = None,  # noqa: E501, UP045
@@ -290,7 +314,7 @@ def report(
     raise typer.Exit(status)
 
 
-@app.command()
+@command(app)
 def demo(
     run: Annotated[Path, typer.Option("--run", help="The run's folder.")] = Path("runs/demo"),
     phantom: PhantomOption = False, seed: SeedOption = 0, as_json: JsonOption = False,

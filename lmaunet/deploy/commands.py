@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmaunet.deploy import defaults, measuring, pipeline, reporting
-from lmaunet.deploy.console import first_process, percent, progress_bar, table
+from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
 from lmaunet.deploy.gate_limits import chosen_limits
 from lmaunet.deploy.quantizing import QatOptions, qat
+from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
     DataSource,
@@ -20,6 +20,7 @@ from lmaunet.deploy.runs import (
 )
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, read_manifest
+from lmaunet.train.schedule import Schedule
 
 Shown = tuple[Any, list[str]]
 
@@ -33,12 +34,10 @@ def train(
     batch_size: int, seed: int,
 ) -> Shown:  # fmt: skip
     """Train a spec into a run."""
-    from lmaunet.train.loop import Schedule
-
+    schedule = Schedule(epochs, learning_rate, batch_size)
     run = run_for_training(run, spec, source)
     source = choose_data(run, source)
-    schedule = Schedule(epochs, learning_rate, batch_size)
-    with progress_bar(f"training {spec.name}") as progress:
+    with progress_bar(f"training {spec.name}") as progress, in_use(run):
         outcome = pipeline.train(run, spec, source, schedule, seed, progress)
     if not first_process():
         return {}, []
@@ -58,10 +57,19 @@ def export(run: Path | None, lowering: str | None) -> Shown:
 
         get_lowering(lowering)
     run = find_run(run)
-    outcome = _export(run)
-    content = read_json(outcome.folder / "export.json")
-    lines = [_agreement(a) for a in content["agreements"]]
-    if lowering is not None:
+    read_manifest(run / "qat")  # what is missing first is said first
+    with in_use(run):
+        outcome = _export(run)
+        content = read_json(outcome.folder / "export.json")
+        lines = [_agreement(a) for a in content["agreements"]]
+        if lowering is not None:
+            lines.append(f"wrote {_lower(run, outcome, lowering)}")
+    return content, [*lines, f"wrote {_where(outcome)}"]
+
+
+def _lower(run: Path, outcome: pipeline.Outcome, lowering: str) -> Path:
+    """Write the exported graph with another form of the scan beside the stages."""
+    with progress_bar(f"writing the scan as {lowering}"):
         import onnx
 
         from export.lower import lower
@@ -69,14 +77,15 @@ def export(run: Path | None, lowering: str | None) -> Shown:
         source = outcome.folder / "network.qcdq.onnx"
         path = run / f"network.{lowering}.onnx"
         partial = path.with_name(f".{path.name}.partial")
-        onnx.save(lower(onnx.load(source), lowering), partial)
-        partial.replace(path)
-        lines.append(f"wrote {path}")
-    return content, [*lines, f"wrote {_where(outcome)}"]
+        try:
+            onnx.save(lower(onnx.load(source), lowering), partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
 
 
 def _export(run: Path) -> pipeline.Outcome:
-    read_manifest(run / "qat")  # what is missing first is said first
     with progress_bar("exporting to ONNX") as progress:
         return pipeline.export(run, choose_data(run, None), progress)
 
@@ -87,10 +96,12 @@ def build(run: Path | None, target: str, options: Mapping[str, Any]) -> Shown:
 
     get_target(target)
     run = find_run(run)
-    exported = _export(run)
-    with progress_bar(f"building {target}") as progress:
-        outcome = pipeline.build(run, target, options, lambda line: progress(0.5, line))
-    built = pipeline.load_build(run, target)
+    read_manifest(run / "qat")
+    with in_use(run):
+        exported = _export(run)
+        with progress_bar(f"building {target}") as progress:
+            outcome = pipeline.build(run, target, options, lambda line: progress(0.5, line))
+        built = pipeline.load_build(run, target)
     shipped = ", ".join(f"{path} ({path.stat().st_size / 1e6:.3f} MB)" for path in built.ships)
     lines = [_agreement(a.to_json()) for a in built.agreements]
     lines += [f"ships {shipped}", f"wrote {_where(outcome)}"]
@@ -109,7 +120,7 @@ def measure(run: Path | None, target: str | None) -> Shown:
 
         get_target(target)
     run = find_run(run)
-    with progress_bar("measuring") as progress:
+    with progress_bar("measuring") as progress, in_use(run):
         folders = measuring.measure_all(run, target, progress)
     content = {name: read_json(f / "measure.json") for name, f in folders.items()}
     rows = []
@@ -139,8 +150,10 @@ def report(
 ) -> tuple[dict[str, Any], list[str], int]:
     """Write a run's report; ``limits`` are ``--gate`` options."""
     chosen_limits(limits)  # a limit that is none is refused before the run is looked for
+    import jinja2  # noqa: F401  what the report needs is missed before minutes of measuring
+
     run = find_run(run)
-    with progress_bar("measuring and reporting") as progress:
+    with progress_bar("measuring and reporting") as progress, in_use(run):
         return reporting.make_report(run, baseline, strict, progress, limits)
 
 
@@ -156,33 +169,24 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
         _say(data_commands.fetch(DEFAULT_DATA, False)[1])
     spec = named_spec("demo")
     schedule = defaults.TRAIN_EPOCHS, defaults.TRAIN_RATE, defaults.BATCH_SIZE
-    _say(train(run, spec, source, *schedule, seed)[1])
-    checkpoint = run / "train" / "model.pt"
-    _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
-    for target, options in demo_builds().items():
-        _say(build(run, target, options)[1])
-    return report(run, None, False)
+    with in_use(run):
+        _say(train(run, spec, source, *schedule, seed)[1])
+        checkpoint = run / "train" / "model.pt"
+        _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
+        for target, options in demo_builds().items():
+            _say(build(run, target, options)[1])
+        return report(run, None, False)
 
 
 def demo_builds() -> dict[str, dict[str, Any]]:
     """Return the builds of the demo with their options."""
-    from lmaunet.deploy.targets.ort import build_options
+    from lmaunet.deploy.targets import build_options
 
-    return {
-        "ort": build_options(),
-        "trt": {"sms": list(defaults.SMS), "precision": defaults.PRECISIONS[0]},
-        "fpga": {
-            "board": defaults.BOARD,
-            "clock_mhz": defaults.CLOCK_MHZ,
-            "target_ms": None,
-            "simulate": False,
-            "flow": defaults.FLOW,
-        },
-    }
+    return {name: build_options(name, {}) for name in ("ort", "trt", "fpga")}
 
 
 def _say(lines: list[str]) -> None:
-    print("\n".join(["", *lines]), file=sys.stderr, flush=True)
+    tell("\n".join(["", *lines]))
 
 
 def _agreement(a: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from lmaunet.deploy.pipeline import (
     require_data,
     run_stage,
 )
+from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import get_target
 from lmaunet.errors import Disagreement, UserError
@@ -34,7 +35,13 @@ Say = Callable[[float, str], None]
 
 
 def load_run_data(run: Path) -> tuple[NetSpec, DataSource, Dataset]:
-    """Return the spec and the data of a run's quantized network.
+    """Return the spec and the data of a run's quantized network; raises as below."""
+    images = open_run_data(run)
+    return images.spec, images.source, images.load()
+
+
+def open_run_data(run: Path) -> RunData:
+    """Return the data of a run's quantized network, not loaded where a note tells their digest.
 
     Raises:
         UserError: where the data are not those that the network was quantized with.
@@ -42,12 +49,13 @@ def load_run_data(run: Path) -> tuple[NetSpec, DataSource, Dataset]:
     options = read_stage(run / "qat")["options"]
     spec = NetSpec.from_json(options.get("spec", {}))
     source = choose_data(run, None)
-    data = source.load(spec)
-    require_data(options, data, source, run / "qat")
-    return spec, source, data
+    images = RunData(run, source, spec, fingerprint)
+    require_data(options, images, run / "qat")
+    images.remember()
+    return images
 
 
-def measure_reference(run: Path, data: Dataset) -> Outcome:
+def measure_reference(run: Path, images: RunData) -> Outcome:
     """Score the FP32 networks into ``RUN/measure/reference``.
 
     The reference is the better one of the checkpoint as it came and of the control, which had the
@@ -55,14 +63,14 @@ def measure_reference(run: Path, data: Dataset) -> Outcome:
     """
     folder = matching_control(run)
     inputs = {name: folder / f"{name}.pt" for name in ("float32", "control")}
-    options = {"data_sha256": fingerprint(data)}
+    options = {"data_sha256": images.sha256}
     stage = Stage(run, "measure/reference", inputs, options, code=("lmaunet.train",))
 
     def work(folder: Path) -> None:
         from lmaunet.net.checkpoint import load_checkpoint, restore
         from lmaunet.train.metrics import predict_logits
 
-        found = {}
+        data, found = images.load(), {}
         for name, path in inputs.items():
             model = restore(load_checkpoint(path), path)
             predicted = _classes(predict_logits(model, data.val.images), f"{name}, FP32")
@@ -73,22 +81,23 @@ def measure_reference(run: Path, data: Dataset) -> Outcome:
         write_json(folder / "measure.json", {"scores": scores, "best": best})
         np.savez_compressed(folder / "predictions.npz", classes=found[best][1].astype(np.uint8))
 
-    return run_stage(stage, work, first=True)
+    return run_stage(stage, work)
 
 
-def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
+def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
     """Score one build and measure it into ``RUN/measure/TARGET``."""
     build = load_build(run, name)
     target = get_target(name)
     float32 = run / "export" / "network.float32.onnx"
     # a score is that of what computed it: with the device at hand it is computed again
-    options = {"data_sha256": fingerprint(data), "arithmetic": target.arithmetic(build)}
+    options = {"data_sha256": images.sha256, "arithmetic": target.arithmetic(build)}
     stage = Stage(
         run, f"measure/{name}", {"build": build.folder, "float32": float32}, options,
         code=(*BUILD_CODE, "lmaunet.train"),
     )  # fmt: skip
 
     def work(folder: Path) -> None:
+        data = images.load()
         say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic(build)}")
         predicted = _classes(target.run(build, data.val.images), name)
         say(0.8, f"{name}: size and latency")
@@ -107,21 +116,22 @@ def measure_target(run: Path, name: str, data: Dataset, say: Say) -> Outcome:
         )
         np.savez_compressed(folder / "predictions.npz", classes=predicted.astype(np.uint8))
 
-    return run_stage(stage, work, first=True)
+    return run_stage(stage, work)
 
 
 def measure_all(run: Path, only: str | None, say: Say) -> dict[str, Path]:
     """Measure the reference and one build or all; return the folders by name."""
-    _, _, data = load_run_data(run)
+    say(0.0, "reading the run and its data")
+    images = open_run_data(run)
     names = [only] if only else built_targets(run)
     if not names:
         raise UserError(f"{run} has no builds; make one with: lmaunet-deploy build --target ort")
     say(0.0, "FP32 on held-out slices")
-    folders = {"reference": measure_reference(run, data).folder}
+    folders = {"reference": measure_reference(run, images).folder}
     for index, name in enumerate(names):
         share = 1 / (len(names) + 0.5)
         part = _part(say, (index + 0.5) * share, share)
-        folders[name] = measure_target(run, name, data, part).folder
+        folders[name] = measure_target(run, name, images, part).folder
     return folders
 
 

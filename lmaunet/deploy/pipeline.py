@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,48 +21,35 @@ from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
+from lmaunet.deploy.outcome import (
+    Outcome,
+    asked_of,
+    current_outcome,
+    matching_control,
+    run_stage,
+    write_origin,
+)
+from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
+from lmaunet.spec import NetSpec
 from lmaunet.stage import Stage, read_json, read_stage, sha256, write_json
+from lmaunet.train.processes import process_count
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
     from lmaunet.net.network import LMaUNet
     from lmaunet.net.origin import Origin
-    from lmaunet.spec import NetSpec
     from lmaunet.stated_spec import StatedSpec
-    from lmaunet.train.loop import Progress, Schedule
-    from quant.qat import QatSettings
+    from lmaunet.train.schedule import Progress, Schedule
+    from quant.settings import QatSettings
 
 BUILD_CODE = ("export", "fpga", "trt", "lmaunet.scan", "lmaunet.deploy.targets")
 
 ALLOCATION_PLOT = "allocation.svg"
-ORIGIN_FILE = "checkpoint.json"
-"""What the checkpoint of a stage was, and what was made of it."""
 
 SAMPLES = 4
 """Training images that go along with an export, to compare its forms and calibrate targets."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished stage: its folder, and whether it was there already."""
-
-    folder: Path
-    cached: bool
-
-
-def run_stage(
-    stage: Stage, work: Callable[[Path], None], *, first: bool, resume: bool = False
-) -> Outcome:
-    """Run a stage in this process; only the first of several processes writes its folder."""
-    # each process finds the same here: no result is moved into place before all have worked on it
-    if stage.is_current():
-        return Outcome(stage.folder, True)
-    if not first:
-        work(stage.partial)
-        return Outcome(stage.folder, False)
-    return Outcome(stage.write(work, resume=resume), False)
 
 
 def fingerprint(data: Dataset) -> str:
@@ -89,26 +75,28 @@ def train(
     run: Path, spec: NetSpec, source: DataSource, schedule: Schedule, seed: int, progress: Progress
 ) -> Outcome:
     """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``."""
-    import torch
-
-    from lmaunet.net.checkpoint import save_checkpoint
-    from lmaunet.net.network import LMaUNet
-    from lmaunet.train.loop import fit
-    from lmaunet.train.processes import join_processes
-    from quant.qat import evaluate
-
-    processes = join_processes()
-    data = source.load(spec)
+    images = RunData(run, source, spec, fingerprint)
+    progress(0.0, "reading the data")
     options = {
         "spec": spec.to_json(),
         "data": source.to_json(),
-        "data_sha256": fingerprint(data),
+        "data_sha256": images.sha256,
         "schedule": schedule.to_json(),
-        "processes": processes.world,
+        "processes": process_count(),
     }
     stage = Stage(run, "train", {}, options, seed)
 
     def work(folder: Path) -> None:
+        progress(0.0, "loading torch")
+        import torch
+
+        from lmaunet.net.checkpoint import save_checkpoint
+        from lmaunet.net.network import LMaUNet
+        from lmaunet.train.loop import fit
+        from lmaunet.train.processes import join_processes
+        from quant.qat import evaluate
+
+        processes, data = join_processes(), images.load()
         torch.manual_seed(seed)
         model = LMaUNet(spec)
         history = fit(
@@ -125,7 +113,9 @@ def train(
             (folder / "training.last.pt").unlink()
         processes.wait()
 
-    return run_stage(stage, work, first=processes.first, resume=True)
+    outcome = run_stage(stage, work, resume=True)
+    images.remember()
+    return outcome
 
 
 def control(
@@ -143,23 +133,30 @@ def control(
     It depends on nothing that quantization chooses, so that it serves every QAT of the checkpoint
     with the same schedule, data and seed. See :func:`quant.qat.train_control`.
     """
-    from lmaunet.train.processes import join_processes
-    from quant.qat import train_control
-
-    processes = join_processes()
-    model, data, options, origin = _network_and_data(checkpoint, source, stated, weights)
-    options |= {"schedule": schedule.to_json(), "processes": processes.world}
-    stage = Stage(run, "control", {"checkpoint": checkpoint}, options, seed)
+    own = {"schedule": schedule.to_json(), "processes": process_count()}
+    asked = asked_of(stated, weights)
+    current = current_outcome(run, "control", checkpoint, source, own, seed, asked, fingerprint)
+    if current is not None:
+        return current
+    progress(0.0, "loading torch and the checkpoint")
+    model, images, options, origin = _network_and_data(run, checkpoint, source, stated, weights)
+    stage = Stage(run, "control", {"checkpoint": checkpoint}, options | own, seed)
 
     def work(folder: Path) -> None:
+        from lmaunet.train.processes import join_processes
+        from quant.qat import train_control
+
+        processes = join_processes()
         train_control(
-            model, data, schedule, seed=seed, folder=folder, processes=processes,
+            model, images.load(), schedule, seed=seed, folder=folder, processes=processes,
             progress=progress,
         )  # fmt: skip
         if processes.first:
-            write_json(folder / ORIGIN_FILE, origin.to_json())
+            write_origin(folder, origin, asked)
 
-    return run_stage(stage, work, first=processes.first, resume=True)
+    outcome = run_stage(stage, work, resume=True)
+    images.remember()
+    return outcome
 
 
 def qat(
@@ -173,16 +170,21 @@ def qat(
     weights: str | None = None,
 ) -> Outcome:
     """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
-    from export.cpu_file import file_bytes
-    from lmaunet.train.processes import join_processes
-    from quant.qat import quantize
-
-    processes = join_processes()
-    model, data, options, origin = _network_and_data(checkpoint, source, stated, weights)
-    options |= {"settings": settings.to_json(), "processes": processes.world}
-    stage = Stage(run, "qat", {"checkpoint": checkpoint}, options, seed)
+    own = {"settings": settings.to_json(), "processes": process_count()}
+    asked = asked_of(stated, weights)
+    current = current_outcome(run, "qat", checkpoint, source, own, seed, asked, fingerprint)
+    if current is not None:
+        return current
+    progress(0.0, "loading torch and the checkpoint")
+    model, images, options, origin = _network_and_data(run, checkpoint, source, stated, weights)
+    stage = Stage(run, "qat", {"checkpoint": checkpoint}, options | own, seed)
 
     def work(folder: Path) -> None:
+        from export.cpu_file import file_bytes
+        from lmaunet.train.processes import join_processes
+        from quant.qat import quantize
+
+        processes, data = join_processes(), images.load()
         quantize(
             model, data, settings, seed=seed, folder=folder, processes=processes,
             progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
@@ -191,14 +193,20 @@ def qat(
             drawn = draw_allocation(read_json(folder / "allocation.json"))
             (folder / ALLOCATION_PLOT).write_text(drawn, encoding="utf-8")
         if processes.first:
-            write_json(folder / ORIGIN_FILE, origin.to_json())
+            write_origin(folder, origin, asked)
 
-    return run_stage(stage, work, first=processes.first, resume=True)
+    outcome = run_stage(stage, work, resume=True)
+    images.remember()
+    return outcome
 
 
 def _network_and_data(
-    checkpoint: Path, source: DataSource, stated: StatedSpec | None, weights: str | None
-) -> tuple[LMaUNet, Dataset, dict[str, Any], Origin]:
+    run: Path,
+    checkpoint: Path,
+    source: DataSource,
+    stated: StatedSpec | None,
+    weights: str | None,
+) -> tuple[LMaUNet, RunData, dict[str, Any], Origin]:
     """Return a checkpoint's network, data in its input size, a stage's options on both, its origin.
 
     Raises:
@@ -211,7 +219,8 @@ def _network_and_data(
 
     loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
-    data = source.load(model.spec)
+    images = RunData(run, source, model.spec, fingerprint)
+    data = images.load()
     classes = loaded.notes.get("classes")
     if classes is not None and list(classes) != list(data.classes):
         raise UserError(
@@ -221,7 +230,7 @@ def _network_and_data(
     options = {
         "spec": model.spec.to_json(),
         "data": source.to_json(),
-        "data_sha256": fingerprint(data),
+        "data_sha256": images.sha256,
     }
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
@@ -236,40 +245,7 @@ def _network_and_data(
             "the checkpoint does not say how its images were normalized: they are normalized as "
             "this program does for training"
         )
-    return model, data, options, dataclasses.replace(loaded.origin, notes=tuple(notes))
-
-
-def matching_control(run: Path) -> Path:
-    """Return ``RUN/control``, which ``RUN/qat`` is compared with.
-
-    Raises:
-        UserError: where one is damaged; or where it is of another checkpoint, or was trained on
-            other data, otherwise long or by another seed: the drop would be that of two unrelated
-            networks.
-    """
-    ours, theirs = read_stage(run / "qat"), read_stage(run / "control")
-    try:
-        pairs = {
-            "checkpoint": [m["inputs"]["checkpoint"]["sha256"] for m in (ours, theirs)],
-            "data": [m["options"]["data_sha256"] for m in (ours, theirs)],
-            "schedule": [ours["options"]["settings"]["schedule"], theirs["options"]["schedule"]],
-            "seed": [m["seed"] for m in (ours, theirs)],
-            # of one file two networks can be made: from two sets of weights, or in two sizes
-            "set of weights": [m["options"].get("weights") for m in (ours, theirs)],
-            "spec": [m["options"].get("spec") for m in (ours, theirs)],
-        }
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"the manifest of {run / 'qat'} or {run / 'control'} is damaged ({error!r}); run the "
-            "same lmaunet-deploy qat again"
-        ) from error
-    other = [name for name, (mine, its) in pairs.items() if mine != its]
-    if other:
-        raise UserError(
-            f"{run / 'control'} has another {' and '.join(other)} than {run / 'qat'}, which it is "
-            "to be compared with; run the same lmaunet-deploy qat again, it makes what is missing"
-        )
-    return run / "control"
+    return model, images, options, dataclasses.replace(loaded.origin, notes=tuple(notes))
 
 
 def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
@@ -282,16 +258,8 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     Raises:
         UserError: where the data are not those that the network was quantized with.
     """
-    from export import network
-    from export.agreement import check_exports
-    from export.scan_metadata import write_scan_formats
-    from lmaunet.net.checkpoint import load_checkpoint, restore
-    from quant.qat import load_quantized
-    from quant.scan_formats import read_formats
-
     folder = run / "qat"
     manifest, controlled = read_stage(folder), matching_control(run)
-    quantized = load_quantized(folder / "model.pt")
     options = {
         "data": source.to_json(), "spec": manifest["options"].get("spec"),
         "interface": DEPLOYMENT_SCHEMA,
@@ -304,34 +272,42 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     stage = Stage(run, "export", inputs, options, code=("export",))
 
     def work(out: Path) -> None:
+        progress(0.0, "loading torch and the networks")
+        from export import network
+        from export.agreement import check_exports
+        from export.scan_metadata import write_scan_formats
+        from lmaunet.net.checkpoint import load_checkpoint, restore
+        from quant.qat import load_quantized
+        from quant.scan_formats import read_formats
+
+        quantized = load_quantized(folder / "model.pt")
         float32 = restore(load_checkpoint(inputs["control"]), inputs["control"])
-        data = source.load(quantized.spec)
-        require_data(manifest["options"], data, source, folder)
-        images = samples_of(data)
+        images = RunData(run, source, quantized.spec, fingerprint)
+        require_data(manifest["options"], images, folder)
+        data = images.load()
+        samples = samples_of(data)
         came_from = {
             "checkpoint": manifest["inputs"].get("checkpoint", {}).get("sha256", ""),
             "quantized": sha256(inputs["model"]),
         }
         interface = Interface.of(quantized.spec, data, came_from)
         write_json(out / INTERFACE_FILE, interface.to_json())
-        write_graphs(out, float32, quantized, images, progress)
+        write_graphs(out, float32, quantized, samples, progress)
         formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]
         for name in (network.QCDQ, network.QONNX) if formats else ():
             write_scan_formats(out / name, formats)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
-        agreements = check_exports(out, images[:1], float32, quantized)
+        agreements = check_exports(out, samples[:1], float32, quantized)
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
-    return run_stage(stage, work, first=True)
+    return run_stage(stage, work)
 
 
-def require_data(
-    options: Mapping[str, Any], data: Dataset, source: DataSource, folder: Path
-) -> None:
+def require_data(options: Mapping[str, Any], images: RunData, folder: Path) -> None:
     """Raise UserError where data are not those that ``RUN/qat``, of these options, was made on."""
-    if fingerprint(data) != options.get("data_sha256"):
+    if images.sha256 != options.get("data_sha256"):
         raise UserError(
-            f"the data in {source.path} have changed since {folder} was made; run "
+            f"the data in {images.source.path} have changed since {folder} was made; run "
             "lmaunet-deploy qat again, or put the data back"
         )
 
@@ -394,7 +370,7 @@ def build(
         interface = Interface.from_json(read_json(inputs["interface"]), str(inputs["interface"]))
         write_build(built, interface, inputs["qcdq"])
 
-    return run_stage(stage, work, first=True)
+    return run_stage(stage, work)
 
 
 def load_build(run: Path, target_name: str) -> Build:

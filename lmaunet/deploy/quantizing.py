@@ -8,11 +8,16 @@ from typing import Any
 
 from lmaunet.deploy import defaults, pipeline
 from lmaunet.deploy.console import first_process, percent, progress_bar, table
+from lmaunet.deploy.outcome import ORIGIN_FILE, asked_of, noted_spec
+from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json
 from lmaunet.stated_spec import StatedSpec
+from lmaunet.train.schedule import Progress, Schedule
+from quant.bits import parse_bits, read_rules
+from quant.settings import QatSettings
 
 QAT_SHARE = 0.65
 EXPLAINED = 15
@@ -41,12 +46,14 @@ class QatOptions:
     explain: bool = False
     weights: str | None = None
 
-    def settings(self, spec: NetSpec) -> Any:
-        """Return the settings of QAT for a network; raises UserError for what does not fit it."""
-        from lmaunet.train.loop import Schedule
-        from quant.bits import parse_bits
-        from quant.qat import QatSettings
+    def settings(self, spec: NetSpec | None = None) -> QatSettings:
+        """Return the settings of QAT for a network; raises UserError for what does not fit it.
 
+        Without a network the bits are only read, before anything is loaded.
+        """
+        bits: dict[str, int] = {}
+        if self.bits is not None:
+            bits = dict(read_rules(self.bits)) if spec is None else parse_bits(spec, self.bits)
         if self.budget_mb is not None and not 1e-6 <= self.budget_mb < 1e6:
             raise UserError(
                 f"--budget-mb {self.budget_mb:g}; give a positive size of a byte (1e-6) or more "
@@ -54,7 +61,7 @@ class QatOptions:
             )
         return QatSettings(
             Schedule(self.epochs, self.learning_rate, self.batch_size),
-            bits={} if self.bits is None else parse_bits(spec, self.bits),
+            bits=bits,
             budget_bytes=None if self.budget_mb is None else int(self.budget_mb * 1e6),
             scales=self.scales,  # type: ignore[arg-type]
             distillation=self.distillation,
@@ -71,15 +78,13 @@ def qat(
     options: QatOptions,
 ) -> tuple[Any, list[str]]:
     """Quantize a checkpoint into a run, beside its FP32 control."""
-    from lmaunet.net.checkpoint import load_checkpoint, require_file, restore
-
-    require_file(checkpoint)
-    loaded = load_checkpoint(checkpoint, stated, options.weights)
-    restore(loaded, checkpoint)
-    settings = options.settings(loaded.spec)
+    options.settings()  # what is refused is refused before anything is loaded
+    if not checkpoint.is_file():
+        raise UserError(f"checkpoint {checkpoint} does not exist or is not a file; give a .pt file")
     run = run_for_checkpoint(run, checkpoint)
-    source = choose_data(run, source)
-    with progress_bar("quantizing") as progress:
+    with progress_bar("quantizing") as progress, in_use(run):
+        settings = options.settings(_network_of(run, checkpoint, stated, options.weights, progress))
+        source = choose_data(run, source)
         # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
             run, checkpoint, source, settings, options.seed,
@@ -95,9 +100,8 @@ def qat(
     content = read_json(outcome.folder / "qat.json")
     content["scores"] = {**read_json(trained.folder / "control.json")["scores"],
                          **content["scores"]}  # fmt: skip
-    origin = outcome.folder / pipeline.ORIGIN_FILE
-    content["checkpoint"] = read_json(origin) if origin.exists() else loaded.origin.to_json()
-    lines = [f"checkpoint: {checkpoint} {loaded.origin.line()}"]
+    content["checkpoint"] = read_json(outcome.folder / ORIGIN_FILE)
+    lines = [f"checkpoint: {checkpoint} {content['checkpoint']['line']}"]
     lines += [f"note: {note}" for note in content["checkpoint"]["notes"]]
     lines.append(f"data: {'the phantom (synthetic)' if source.path is None else source.path}")
     if settings.budget_bytes is not None:
@@ -115,6 +119,21 @@ def qat(
         f"wrote {outcome.folder}{cached}; next: lmaunet-deploy build --target ort --run {run}"
     )
     return content, lines
+
+
+def _network_of(
+    run: Path, checkpoint: Path, stated: StatedSpec | None, weights: str | None, progress: Progress
+) -> NetSpec:
+    """Return a checkpoint's network: as the run noted it, or by loading the checkpoint."""
+    noted = noted_spec(run, "qat", checkpoint, asked_of(stated, weights))
+    if noted is not None:
+        return noted
+    progress(0.0, "loading torch and the checkpoint")
+    from lmaunet.net.checkpoint import load_checkpoint, restore
+
+    loaded = load_checkpoint(checkpoint, stated, weights)
+    restore(loaded, checkpoint)
+    return loaded.spec
 
 
 def _allocation(content: dict[str, Any]) -> list[str]:

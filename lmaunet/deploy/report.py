@@ -22,7 +22,7 @@ from lmaunet.deploy import gates as gating
 from lmaunet.deploy.schema import SCHEMA, UNITS, validate
 from lmaunet.deploy.verdict import verdicts
 from lmaunet.errors import UserError
-from lmaunet.stage import read_json, tool_versions, write_json
+from lmaunet.stage import read_json, tool_versions, write_texts
 
 __all__ = ["SCHEMA", "UNITS", "assemble", "load", "validate", "with_baseline", "write_report"]
 
@@ -180,7 +180,7 @@ def _upgrade_target(target: dict[str, Any], reference: Mapping[str, float]) -> d
 def write_report(
     folder: Path, report: Mapping[str, Any], pictures: Mapping[str, Any] | None = None
 ) -> tuple[Path, Path, Path]:
-    """Write report.json, report.md and report.html, each whole or not at all.
+    """Write report.json, report.md and report.html, all of them or none.
 
     Args:
         folder: where they go; made if it is not there.
@@ -193,24 +193,17 @@ def write_report(
     from lmaunet.deploy import render
 
     validate(report)
-    texts = {"report.md": render.markdown(report), "report.html": render.html(report, pictures)}
+    texts = {
+        "report.json": json.dumps(report, indent=2) + "\n",
+        "report.md": render.markdown(report),
+        "report.html": render.html(report, pictures),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "report.json", report)
-        for name, text in texts.items():
-            _write_text(folder / name, text)
+        write_texts({folder / name: text for name, text in texts.items()})
     except OSError as error:
         raise UserError(
             f"the report cannot be written to {folder}: {error.strerror}; free space there, or "
             "use another --run folder"
         ) from error
     return folder / "report.json", folder / "report.md", folder / "report.html"
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from lmaunet.deploy.measuring import (
 from lmaunet.deploy.patients import by_patient, drop_interval
 from lmaunet.deploy.pictures import overlay_rows
 from lmaunet.deploy.pipeline import built_targets, load_build, matching_control
+from lmaunet.deploy.report_record import record_report, recorded_report, report_key
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, read_manifest, sha256
 
@@ -37,6 +38,11 @@ def make_report(
     chosen = gates.gates_of(chosen_limits(limits))
     require_builds(run, limits)
     folders = measure_all(run, None, say)
+    asked = [repr(chosen), strict, None if baseline is None else [str(baseline), sha256(baseline)]]
+    key = report_key(run, folders.values(), asked)
+    paths = recorded_report(run, key)
+    if paths is not None:
+        return _told(report.load(run / "report.json"), paths)
     spec, _, data = load_run_data(run)
     scores, predictions = _scores(folders.pop("reference"))
     targets: dict[str, Any] = {}
@@ -54,6 +60,12 @@ def make_report(
         data.val.images[:, 0], data.val.labels, predictions, data.classes, titles=titles
     )
     paths = report.write_report(run, content, pictures)
+    record_report(run, key, paths)
+    return _told(content, paths)
+
+
+def _told(content: dict[str, Any], paths: Sequence[Path]) -> tuple[dict[str, Any], list[str], int]:
+    """Return a report, its lines for a person and the status."""
     from lmaunet.deploy.render import markdown
 
     lines = [markdown(content), *(f"wrote {path}" for path in paths)]

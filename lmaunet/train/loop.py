@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +17,11 @@ from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import read_file, save_atomically
 from lmaunet.train.metrics import divergence
 from lmaunet.train.processes import Processes
+from lmaunet.train.schedule import Progress, Schedule
 
-Progress = Callable[[float, str], None]
-"""Called with the fraction done and a line on what is being done."""
-
-WARMUP_FRACTION = 0.1
 CLIP_NORM = 2.0
-LARGEST_RATE = 1.0
 RAREST = 1e5
 SMOOTHING = 0.9
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train: AdamW, linear warm-up, then half a cosine to zero."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int = 8
-    weight_decay: float = 1e-3
-    augment: bool = True
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate <= LARGEST_RATE:
-            raise UserError(
-                f"epochs={self.epochs}, batch_size={self.batch_size}, "
-                f"learning_rate={self.learning_rate}; each must be positive, the rate at most "
-                f"{LARGEST_RATE:g}"
-            )
-
-    def rate(self, fraction: float) -> float:
-        """Return the learning rate after a fraction 0..1 of the training."""
-        if fraction < WARMUP_FRACTION:
-            return self.learning_rate * max(fraction / WARMUP_FRACTION, 0.01)
-        cooled = (fraction - WARMUP_FRACTION) / (1 - WARMUP_FRACTION)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(cooled, 1.0)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 LONGEST_WAIT = datetime.timedelta(hours=6)
 """The others wait this long while the first process scores, allocates bits and chooses formats."""
@@ -32,18 +33,34 @@ class Processes:
         model.to(self.device)
         if self.world == 1:
             return model
+        from torch import nn
+
         return nn.parallel.DistributedDataParallel(model)
 
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.world > 1:
+            import torch.distributed as dist
+
             dist.barrier()
+
+
+def process_count() -> int:
+    """Return how many processes ``torchrun`` started; 1 without it. It loads no torch."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_rank() -> int:
+    """Return which of them this one is, from 0."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def join_processes() -> Processes:
     """Join the group that ``torchrun`` started (nccl with CUDA, gloo without), or stand alone."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
+    import torch
+    import torch.distributed as dist
+
+    world, rank = process_count(), process_rank()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")

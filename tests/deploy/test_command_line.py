@@ -62,7 +62,8 @@ def test_doctor_names_what_is_missing_and_its_fix(run, monkeypatch):
     status, out, _ = run("doctor", "--json")
     content = json.loads(out)
     monai = next(t for t in content["core"] if t["name"] == "monai")
-    assert status == 0 and not monai["found"] and monai["fix"] == "pip install lmaunet-deploy"
+    assert status == 3 and not content["works"]
+    assert not monai["found"] and monai["fix"] == "python -m pip install 'monai>=1.5'"
     assert set(content["targets"]) == {"fpga", "openvino", "ort", "trt"}
     for target in content["targets"].values():
         for tool in target["tools"]:
@@ -147,12 +148,23 @@ def test_each_error_has_its_status_and_one_line(capsys, error, status, text):
     assert text in err and err.count("\n") == 1
 
 
-def test_a_fault_of_ours_is_not_hidden():
-    def fail():
-        raise ZeroDivisionError
+def test_a_fault_of_ours_is_called_one(capsys):
+    """Not the user's, never status 0, and with -v the whole traceback."""
 
-    with pytest.raises(ZeroDivisionError):
-        console.run_command(fail)
+    def fail():
+        raise ZeroDivisionError("by zero")
+
+    assert console.run_command(fail) == console.FAULT == 1
+    err = capsys.readouterr().err
+    assert "a fault in lmaunet-deploy itself: ZeroDivisionError: by zero" in err
+    assert "test_command_line.py:" in err and err.count("\n") == 1
+    console.choose_output(verbose=True)
+    try:
+        assert console.run_command(fail) == 1
+    finally:
+        console.choose_output(verbose=False)
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "a fault in lmaunet-deploy itself" in err
 
 
 def test_a_full_disk_keeps_the_old_result(run, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from lmaunet.spec import SPECS, NetSpec
 from quant import sensitivity
 from quant.allocation import LKM_PARTS, allocate, is_lkm, smallest_bits, weight_bytes
 from quant.bits import parse_bits, protected_layers
-from quant.convolution import SCALES, WEIGHT_BITS
+from quant.settings import SCALES, WEIGHT_BITS
 
 SILENT = lambda fraction, line: None  # noqa: E731
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from quant.convolution import SCALES, WEIGHT_BITS, QuantConv, best_thresholds, round_weight
+from quant.convolution import QuantConv, best_thresholds, round_weight
+from quant.settings import SCALES, WEIGHT_BITS
 
 
 def conv_and_norm():

@@ -38,7 +38,8 @@ def test_the_full_library_builds_for_the_gpu_that_is_present(monkeypatch):
         adapter.check_sms(adapter.FULL, [])
     assert str(error.value).startswith(
         "a CUDA GPU is missing: it is needed because tensorrt builds only for the GPU that is "
-        "present: no driver; pip install 'lmaunet-deploy[trt]' for TensorRT for RTX, which builds"
+        "present: no driver; python -m pip install tensorrt-rtx-cu13==1.7.1.116 "
+        "'cuda-bindings>=13' for TensorRT for RTX, which builds"
     )
 
 
@@ -93,7 +94,7 @@ def test_neither_library(monkeypatch):
         adapter.require()
     assert str(error.value) == (
         "tensorrt-rtx is missing: it is needed to build a TensorRT engine; "
-        "pip install 'lmaunet-deploy[trt]'"
+        "python -m pip install tensorrt-rtx-cu13==1.7.1.116 'cuda-bindings>=13'"
     )
 
 

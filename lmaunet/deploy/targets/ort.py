@@ -19,6 +19,7 @@ from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agr
 from lmaunet.deploy import timing
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ def probe() -> list[Tool]:
         "runs exported graphs on the CPU",
         version,
         place,
-        "pip install lmaunet-deploy",
+        install_command("onnxruntime"),
     )
     compiler = operators.compiler() or ""
     found = operators.compiler_version(compiler) if compiler else ""
@@ -370,4 +371,5 @@ TARGET = Target(
     run=run,
     measure=measure,
     arithmetic=arithmetic,
+    options=build_options,
 )

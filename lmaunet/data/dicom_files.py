@@ -49,6 +49,29 @@ class Header:
     path: Path
     dataset: Any = field(repr=False)
 
+    def text(self, keyword: str) -> str:
+        """Return a tag as text, empty where it is missing.
+
+        Raises:
+            UserError: where its bytes are no value, which pydicom finds when it is asked for it.
+        """
+        try:
+            with quiet():
+                value = self.dataset.get(keyword)
+        except Exception as error:
+            raise UserError(damaged(self.path, error)) from error
+        return "" if value is None else printable(str(value)).strip()
+
+    def integer(self, keyword: str) -> int | None:
+        """Return a tag as a whole number, None where it is missing; raise UserError for others."""
+        text = self.text(keyword)
+        try:
+            return int(text) if text else None
+        except ValueError as error:
+            raise UserError(
+                f"{self.path}: {keyword} is {text}; expected a whole number; get the file again"
+            ) from error
+
 
 def is_dicom(path: Path) -> bool:
     """Tell whether a file begins as DICOM files do, with or without the preamble of 128 bytes."""
@@ -78,7 +101,7 @@ def read_headers(path: Path) -> tuple[list[Header], tuple[str, ...]]:
         if not is_dicom(path):
             raise UserError(f"{path} is no DICOM file; give a DICOM file or the series' folder")
         headers = [read_header(path)]
-    directories, headers = _part(headers, lambda h: _sop_class(h) == MEDIA_DIRECTORY)
+    directories, headers = _part(headers, lambda h: h.text("SOPClassUID") == MEDIA_DIRECTORY)
     if not headers and directories:
         place = directories[0].path
         raise UserError(_only_a_directory(place, _folders_below(place.parent)))
@@ -134,9 +157,13 @@ def needed_package(name: str, why: str) -> Any:
 
 def damaged(path: Path | str, error: Exception | str) -> str:
     """Return the message on a file that cannot be read."""
-    reason = str(error).strip().splitlines()
-    text = reason[0] if reason else type(error).__name__
+    text = printable(str(error)).strip() or type(error).__name__
     return f"{path} is damaged or no DICOM image ({text}); get the file again, or move it away"
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, as a message holds it, whatever bytes it was made of."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 @contextlib.contextmanager
@@ -299,15 +326,11 @@ def _part(
     return parts
 
 
-def _sop_class(header: Header) -> str:
-    return str(header.dataset.get("SOPClassUID") or "")
-
-
 def _is_image(header: Header) -> bool:
     """Tell whether a file is an image; raise UserError for an image without pixels."""
     from pydicom.uid import UID
 
-    sop_class = _sop_class(header)
+    sop_class = header.text("SOPClassUID")
     if sop_class in DERIVED:
         return False
     if any(keyword in header.dataset for keyword in PIXELS):
@@ -321,7 +344,7 @@ def _kinds(headers: Sequence[Header]) -> str:
     """Return how many files of which kind there are, each kind with the name of a file."""
     kinds: dict[str, list[str]] = {}
     for header in headers:
-        kind = DERIVED.get(_sop_class(header)) or str(header.dataset.get("Modality") or "other")
+        kind = DERIVED.get(header.text("SOPClassUID")) or header.text("Modality") or "other"
         kinds.setdefault(kind, []).append(header.path.name)
     return ", ".join(f"{len(names)} {kind} ({listing(names, 1)})" for kind, names in kinds.items())
 
@@ -332,7 +355,7 @@ def _without_captures(images: list[Header]) -> tuple[list[Header], list[Header]]
     def is_capture(header: Header) -> bool:
         tags = header.dataset
         placed = "ImagePositionPatient" in tags or "PerFrameFunctionalGroupsSequence" in tags
-        return _sop_class(header).startswith(SECONDARY_CAPTURE) and not placed
+        return header.text("SOPClassUID").startswith(SECONDARY_CAPTURE) and not placed
 
     captures, slices = _part(images, is_capture)
     return (slices, captures) if slices else (images, [])
@@ -342,7 +365,7 @@ def _check_one_series(images: Sequence[Header], path: Path) -> str:
     """Return the series' UID, empty where an anonymiser took it; raise UserError for several."""
     series: dict[str, list[Header]] = {}
     for header in images:
-        uid = str(header.dataset.get("SeriesInstanceUID") or "")
+        uid = header.text("SeriesInstanceUID")
         series.setdefault(uid, []).append(header)
     if len(series) > 1:
         known = "; ".join(_describe(headers) for headers in series.values())
@@ -355,34 +378,35 @@ def _check_one_series(images: Sequence[Header], path: Path) -> str:
 
 def _describe(headers: Sequence[Header]) -> str:
     """Return a series in words: kind, number, description, size, and where it begins."""
-    first = headers[0].dataset
-    number = first.get("SeriesNumber")
-    text = f"{first.get('Modality') or 'series'}{'' if number is None else f' {number}'}"
-    description = str(first.get("SeriesDescription") or "").strip()
-    if description:
-        text += f" '{description}'"
+    first = headers[0]
+    text = f"{first.text('Modality') or 'series'} {first.text('SeriesNumber')}".strip()
+    if first.text("SeriesDescription"):
+        text += f" '{first.text('SeriesDescription')}'"
     slices = 0
     for header in headers:
-        with contextlib.suppress(TypeError, ValueError):
-            slices += int(header.dataset.get("NumberOfFrames") or 1)
+        slices += _count(header.text("NumberOfFrames")) or 1
     return f"{text}, {slices} slice(s), {listing([h.path.name for h in headers], 1)}"
 
 
 def _check_whole(images: Sequence[Header], path: Path) -> None:
     """Raise UserError where files of one image that was split (a concatenation) are missing."""
-    parts = [h for h in images if h.dataset.get("ConcatenationUID")]
+    parts = [h for h in images if h.text("ConcatenationUID")]
     if not parts:
         return
-    uids = Counter(str(h.dataset.ConcatenationUID) for h in parts)
+    uids = Counter(h.text("ConcatenationUID") for h in parts)
     if len(uids) > 1 or len(parts) < len(images):
         raise UserError(
             f"{path} holds {len(uids)} split image(s) and {len(images) - len(parts)} other(s) in "
             "one series; expected one image; move each into a folder of its own"
         )
-    numbers = sorted(int(h.dataset.get("InConcatenationNumber") or 0) for h in parts)
-    total = int(parts[0].dataset.get("InConcatenationTotalNumber") or numbers[-1])
+    numbers = sorted(_count(h.text("InConcatenationNumber")) for h in parts)
+    total = _count(parts[0].text("InConcatenationTotalNumber")) or numbers[-1]
     if numbers != list(range(1, total + 1)):
         raise UserError(
             f"{path} holds part(s) {', '.join(map(str, numbers))} of an image that was split into "
             f"{total} files; expected all of them, each once; give the folder with all parts"
         )
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isdigit() else 0

@@ -233,9 +233,7 @@ def test_compressed_12_bits_with_a_sign(tmp_path, syntax, signed):
 
 
 def test_compressed_pixels_need_a_temporary_folder_and_say_so(tmp_path, monkeypatch):
-    dataset = one(0, V[0])
-    dataset.compress(JPEGLSLossless, generate_instance_uid=False)
-    path = save(dataset, tmp_path / "a.dcm")
+    path, _, _ = compressed(tmp_path / "a", "JPEG2000")
 
     def none(*_, **__):
         raise FileNotFoundError(2, "No usable temporary directory found")
@@ -252,6 +250,10 @@ def test_compressed_pixels_need_a_temporary_folder_and_say_so(tmp_path, monkeypa
         ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "expected 54"),
         ({"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}, "expected 8, 16, 32 or 64"),
         ({"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}, "expected 8, 16, 32 or 64"),
+        ({"PixelRepresentation": None}, "has no BitsStored, or no PixelRepresentation of 0 or 1"),
+        ({"PixelRepresentation": 7}, "has no BitsStored, or no PixelRepresentation of 0 or 1"),
+        ({"BitsStored": None}, "has no BitsStored, or no PixelRepresentation"),
+        ({"BitsStored": 0}, "0 bits stored up to bit 15 of 16"),
         ({"HighBit": 16}, "16 bits stored up to bit 16 of 16"),
         ({"BitsStored": 12, "HighBit": 8}, "12 bits stored up to bit 8 of 16"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "is in colour (3 samples"),
@@ -340,6 +342,59 @@ def test_a_mark_that_pixels_of_the_body_have_is_no_mark(tmp_path):
 def test_what_the_unit_of_the_values_is_is_said(tmp_path, tags, text):
     image = read_dicom(series(tmp_path / "a", lambda z: tags))
     assert any(text in note for note in image.notes) and np.array_equal(image.array, V)
+
+
+def compressed(folder, compressor):
+    """One slice of 33 x 40 in a syntax, with its frame as bytes."""
+    values = maker.volume((1, 33, 40))
+    if compressor in ("JPEG2000", "JPEG"):
+        gdcm(folder, values + 1100, compressor, signed=False)
+        path = folder / "0.dcm"
+    else:
+        dataset = one(0, values[0])
+        dataset.compress(compressor, generate_instance_uid=False)
+        path = save(dataset, folder / "0.dcm")
+    dataset = pydicom.dcmread(path)
+    return (
+        path,
+        dataset,
+        next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)),
+    )
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_frame_that_is_cut_short_in_a_whole_file_is_refused(tmp_path, compressor, share):
+    """Decoders fill the rest with something."""
+    path, dataset, frame = compressed(tmp_path / "a", compressor)
+    read_dicom(path)
+    short = frame[: int(len(frame) * share)]
+    dataset.PixelData = pydicom.encaps.encapsulate([short])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    refused(path, "0.dcm is damaged")
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize(("rows", "columns"), [(32, 40), (40, 33), (33, 41), (66, 20)])
+def test_a_frame_of_another_size_than_the_tags_is_refused(tmp_path, compressor, rows, columns):
+    path, dataset, _ = compressed(tmp_path / "a", compressor)
+    if (rows, columns) in ((40, 33), (66, 20)) and compressor == RLELossless:
+        dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 64])  # as many bytes: no size in it
+        dataset["PixelData"].is_undefined_length = True
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.save_as(path)
+    refused(path, "0.dcm is damaged")
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])
+def test_frames_too_few_or_too_many_are_refused(tmp_path, compressor):
+    path, dataset, frame = compressed(tmp_path / "a", compressor)
+    for frames in ([frame, frame], [frame[:-20], b"\xff\xd9" * 20]):
+        dataset.PixelData = pydicom.encaps.encapsulate(frames)
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(path)
+        refused(path, "0.dcm is damaged")
 
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.9])

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmaunet.data.dicom_files import Header, damaged, holds_dicom, is_dicom, read_headers
+from lmaunet.data.dicom_files import holds_dicom, is_dicom, read_headers
 from lmaunet.data.dicom_frames import Frame, frames_of
 from lmaunet.data.dicom_geometry import GEOMETRY_TOLERANCE_MM, stack
+from lmaunet.data.dicom_header import Header, damaged
 from lmaunet.data.dicom_pixels import read_pixels
 from lmaunet.errors import UserError
 
@@ -63,7 +64,7 @@ def read_dicom(path: Path) -> DicomImage:
     """
     try:
         return _read(path)
-    except UserError:
+    except (UserError, NameError, ImportError):
         raise
     except Exception as error:  # damaged bytes make pydicom raise anything, anywhere
         raise UserError(damaged(path, error)) from error

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.dicom_codestream import check_frames
-from lmaunet.data.dicom_files import PIXELS, Header, damaged, listing, quiet
+from lmaunet.data.dicom_files import PIXELS, listing
 from lmaunet.data.dicom_frames import Frame
+from lmaunet.data.dicom_header import Header, damaged, quiet
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.dicom import DicomImage
 from lmaunet.data.dicom_codes import segment_code
-from lmaunet.data.dicom_files import Header, needed_package, quiet
+from lmaunet.data.dicom_header import Header, needed_package, quiet
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

@@ -167,6 +167,8 @@ def test_files_without_a_preamble_are_read(tmp_path):
             pydicom.dcmwrite(path, dataset, implicit_vr=True, little_endian=True)
             assert path.read_bytes()[:2] == b"\x08\x00" and is_dicom(path)
     assert np.array_equal(read_dicom(folder).array, V) and is_volume(folder)
+    alone, of_folder = read_image(folder / maker.name(1)), read_image(folder)
+    assert np.array_equal(alone[0].squeeze(), of_folder[0][1])
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_a_missing_package_is_said_with_what_installs_it(tmp_path, monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("lmaunet.data.dicom_files.importlib.import_module", absent)
+    monkeypatch.setattr("lmaunet.data.dicom_header.importlib.import_module", absent)
     with pytest.raises(ToolNotFound, match=r"pydicom is missing.*pip install pydicom"):
         read_image(folder)
 

@@ -131,8 +131,9 @@ def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]
     if suffix.startswith(".nii") and geometry.placement is None:
         import numpy as np
 
-        from lmaunet.data.nifti import mask_header, ras_affine
+        from lmaunet.data.nifti import mask_header, ras_affine, require_nibabel
 
+        require_nibabel()
         grid = geometry.grid
         header = mask_header(grid.size, np.dtype("u1"), grid, None)
         size = (*grid.size, 1)[:3]

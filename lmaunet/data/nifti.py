@@ -8,6 +8,7 @@ was: whatever a reader makes of the image, it makes of the mask too.
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from lmaunet.data.geometry import (
     orthogonal_grid,
 )
 from lmaunet.data.image_file import GZIP, FileHead, inflate, open_regular, read_content
-from lmaunet.errors import UserError
+from lmaunet.errors import ToolNotFound, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +77,7 @@ def read_nifti(
     """
     import numpy as np
 
+    require_nibabel()
     header, name = _header(path, head), str(path)
     axes, dims = _dims(header, name)
     kind = _type(header, name)
@@ -104,6 +106,14 @@ def read_nifti(
         grid = flat(grid)
         array = array if len(grid.size) == 2 else array[None]
     return array, grid, Placement(header, min(axes, 3)), (*notes, *more)
+
+
+def require_nibabel() -> None:
+    """Raise ToolNotFound where nibabel is not installed, which knows NIfTI's headers."""
+    if importlib.util.find_spec("nibabel") is None:
+        raise ToolNotFound(
+            "nibabel", "to read and write NIfTI", "install it: python -m pip install nibabel"
+        )
 
 
 def _header(path: Path, head: FileHead) -> Any:

@@ -278,3 +278,20 @@ def test_a_killed_write_leaves_the_old_mask_and_the_next_run_is_clean(folder, tm
         assert len(left) == (1 if how == "die" else 0)
         assert ((tmp_path / "m.nii").read_bytes() == b"old") == (how == "die")
     assert np.array_equal(np.asarray(nibabel.load(tmp_path / "m.nii").dataobj), body() > 75)
+
+
+def test_a_build_keeps_what_values_trained_it_and_one_without_is_opened():
+    from dataclasses import replace
+
+    from lmaunet.deploy.deployment import Interface
+    from lmaunet.errors import UserError
+
+    made = lone_build.interface()
+    record = ({"dark": [0.5, 0.75], "inside": [0.1, 0.2]},)
+    made = replace(made, preparation=replace(made.preparation, intensity=record))
+    content = json.loads(json.dumps(made.to_json()))
+    assert Interface.from_json(content, "x").preparation.intensity == record
+    del content["intensity"]
+    assert Interface.from_json(content, "x").preparation.intensity == ()
+    with pytest.raises(UserError, match="x is damaged"):
+        Interface.from_json({**content, "intensity": [{"dark": [1]}]}, "x")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from lmaunet.data.dataset import patient_of
+from lmaunet.data.patients import patient_of
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json

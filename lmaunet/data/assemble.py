@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from lmaunet.data import normalization as norm
 from lmaunet.data.dataset import Dataset, SliceSet
 from lmaunet.data.framing import SPACING_TOLERANCE, Framing, zoom_to
 from lmaunet.data.intensity import Recorder
+from lmaunet.data.patients import Patients, alone
 from lmaunet.data.split import GAP, split_by_blocks, useful_slices
 from lmaunet.errors import UserError
 
@@ -28,7 +30,8 @@ class Volume:
         case: its name, for cases and messages.
         role: ``train`` or ``val``, or ``blocks`` to divide it by blocks of z.
         labels: uint8 ``(n, H, W)``.
-        image: returns the image ``(n, H, W)``, so that large sets are read one volume at a time.
+        channels: each returns a channel's image ``(n, H, W)``, so that large sets are read one
+            volume at a time.
         spacing_mm: z, y, x; NaN where unknown.
         z: ``(n,)`` slice numbers where they are not 0 .. n-1.
         keep_all: whether slices without a label all stay, instead of every eighth.
@@ -37,7 +40,7 @@ class Volume:
     case: str
     role: Role
     labels: np.ndarray
-    image: Callable[[], np.ndarray]
+    channels: Sequence[Callable[[], np.ndarray]]
     spacing_mm: tuple[float, float, float] = (float("nan"),) * 3
     z: np.ndarray | None = None
     keep_all: bool = False
@@ -45,7 +48,10 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Volumes as a loader found them, and what is known of them."""
+    """Volumes as a loader found them, and what is known of them.
+
+    ``channels`` are names, in order; without ``patients`` each case is of a patient of its own.
+    """
 
     name: str
     label_source: str
@@ -54,6 +60,8 @@ class Source:
     split: str
     layout: str
     normalization: Mapping[str, Any]
+    channels: tuple[str, ...] = ("image",)
+    patients: Patients | None = None
     synthetic: bool = False
     fit: bool | None = None
     notes: tuple[str, ...] = field(default=())
@@ -104,7 +112,10 @@ def assemble(
         )
     normalization = norm.with_statistics(source.normalization, train.images)
     for side in (train, val):
-        side.images[:] = norm.standardize(side.images, normalization)
+        for index in range(len(source.channels)):
+            images = side.images[:, index]
+            images[:] = norm.standardize(images, norm.channel(normalization, index))
+    patients = source.patients or alone([v.case for v in source.volumes])
     return Dataset(
         name=source.name,
         label_source=source.label_source,
@@ -119,6 +130,9 @@ def assemble(
         layout=source.layout,
         gap=GAP if any(v.role == "blocks" for v in source.volumes) else 0,
         notes=tuple(notes),
+        channels=source.channels,
+        patients={v.case: patients.of[v.case] for v in source.volumes},
+        told_apart=patients.how,
         resampled_mm=target_mm,
         fit=fit,
         intensity=recorder.record(),
@@ -211,32 +225,68 @@ def _slices(
     fit: bool,
 ) -> tuple[SliceSet, SliceSet, dict[str, tuple[float, float, float]]]:
     """Return the framed slices before standardization, and the spacing of each case of val."""
-    parts: dict[str, list[tuple[np.ndarray, ...]]] = {"train": [], "val": []}
+    counts = {side: sum(len(getattr(c, side)) for c in chosen) for side in ("train", "val")}
+    for side, count in counts.items():
+        if count == 0:
+            raise UserError(f"{source.name}: no slice is left to {side}; give more cases")
+    _check_memory(sum(counts.values()), len(source.channels), size, source.name)
+    images, labels = (
+        {side: np.empty((count, *shape), kind) for side, count in counts.items()}
+        for shape, kind in (((len(source.channels), *size), np.float32), (size, np.uint8))
+    )
+    names: dict[str, list[np.ndarray]] = {"train": [], "val": []}
+    numbers: dict[str, list[np.ndarray]] = {"train": [], "val": []}
     spacings: dict[str, tuple[float, float, float]] = {}
+    filled = dict.fromkeys(counts, 0)
     for volume, choice in zip(source.volumes, chosen, strict=True):
         framing = _framing(volume, size, target_mm, fit)
-        unit = norm.to_unit(volume.image(), source.normalization)
-        images = framing.images(unit, norm.fill(unit, source.normalization))
-        labels = framing.labels(volume.labels)
-        numbers = np.arange(len(images)) if volume.z is None else volume.z
+        z = np.arange(len(volume.labels)) if volume.z is None else volume.z
+        places = {}
+        framed = framing.labels(volume.labels)
         for side, picked in (("train", choice.train), ("val", choice.val)):
-            names = np.full(len(picked), volume.case, dtype=object)
-            parts[side].append((images[picked], labels[picked], names, numbers[picked]))
+            places[side] = slice(filled[side], filled[side] + len(picked)), picked
+            filled[side] += len(picked)
+            labels[side][places[side][0]] = framed[picked]
+            names[side].append(np.full(len(picked), volume.case, dtype=object))
+            numbers[side].append(z[picked])
+        for index, read in enumerate(volume.channels):
+            image = read()
+            kind = norm.bind(norm.channel(source.normalization, index), image)
+            unit = norm.to_unit(image, kind)
+            framed = framing.images(unit, norm.fill(unit, kind))
+            for side, (place, picked) in places.items():
+                images[side][place, index] = framed[picked]
         if len(choice.val):
             spacings[volume.case] = (
                 volume.spacing_mm[0],
                 volume.spacing_mm[1] / framing.shrink[0],
                 volume.spacing_mm[2] / framing.shrink[1],
             )
-    sets = []
-    for side in ("train", "val"):
-        images, labels, names, numbers = (np.concatenate(c) for c in zip(*parts[side], strict=True))
-        if len(images) == 0:
-            raise UserError(f"{source.name}: no slice is left to {side}; give more cases")
-        sets.append(
-            SliceSet(images[:, None].astype(np.float32), labels, names.astype(str), numbers)
+    train, val = (
+        SliceSet(
+            images[side],
+            labels[side],
+            np.concatenate(names[side]).astype(str),
+            np.concatenate(numbers[side]),
         )
-    return sets[0], sets[1], spacings
+        for side in counts
+    )
+    return train, val, spacings
+
+
+def _check_memory(slices: int, channels: int, size: tuple[int, int], name: str) -> None:
+    """Raise UserError where the slices alone would not fit into the machine's memory."""
+    needed = slices * channels * size[0] * size[1] * np.dtype(np.float32).itemsize
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return
+    if needed > there:
+        raise UserError(
+            f"{name}: {slices} slices of {channels}x{size[0]}x{size[1]} need "
+            f"{needed / 2**30:.1f} GiB and the machine has {there / 2**30:.1f}; give fewer cases "
+            "or a network of a smaller --input-size"
+        )
 
 
 def _common(spacings: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.dataset_json import parse_dataset_json
+from lmaunet.data.user_json import check_names, is_name, is_whole, read_user_json, shown
 from lmaunet.errors import UserError
-from lmaunet.stage import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +24,12 @@ SYNAPSE_CLASSES = (
 CARDIAC_CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 CLASS_FILE = "classes.json"
 LARGEST_CODE = 2**53
-OPTIONS = ("label_source", "name", "normalization")
+LARGEST_LABEL = 65535
+TOLERANCE = 1e-3
+OPTIONS = ("label_source", "name", "normalization", "patients")
+EXPECTED = 'expected {"classes": ["background", ...], "codes": {"1": 1, ...}}'
+
+_CODE = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -55,22 +62,45 @@ class ClassMap:
 
         codes = integral(labels, where)
         known = {0: 0, **self.codes}
-        present = np.unique(codes)
-        unknown = [int(c) for c in present if int(c) not in known]
+        present, counts = np.unique(codes, return_counts=True)
+        unknown = [
+            (int(code), int(count))
+            for code, count in zip(present, counts, strict=True)
+            if int(code) not in known
+        ]
+        odd = [pair for pair in unknown if not 0 <= pair[0] <= LARGEST_LABEL]
+        if odd and self.others is not None:
+            raise UserError(
+                f"{where}: {_counted(odd)}; expected labels of 0 to {LARGEST_LABEL}; check that "
+                "this is a label image, or list the value in the class map"
+            )
         if unknown and self.others is None:
             raise UserError(
-                f"{where}: label {unknown[0]} is beyond the {len(self.classes)} classes "
-                f"(known codes: {', '.join(map(str, sorted(known)))}); correct the labels or give "
-                f"a class map ({CLASS_FILE}) that lists it"
+                f"{where}: label {unknown[0][0]} is beyond the {len(self.classes)} classes "
+                f"(known codes: {_some(sorted(known))}): {_counted(unknown)}; correct the labels "
+                f"or give a class map ({CLASS_FILE}) that lists it"
             )
         mapped = [known.get(int(c), self.others) for c in present]
         return np.array(mapped, np.uint8)[np.searchsorted(present, codes)]
 
 
-def integral(labels: np.ndarray, where: str, what: str = "label") -> np.ndarray:
-    """Return labels as int64; raises :class:`UserError` where one is not a whole number.
+def _counted(labels: list[tuple[int, int]]) -> str:
+    each = [f"{count} pixel(s) have label {code}" for code, count in labels[:5]]
+    return ", ".join(each) + (f", and there are {len(labels) - 5} more" if len(labels) > 5 else "")
 
-    ``what`` names one of them in the message.
+
+def _some(codes: list[int]) -> str:
+    return ", ".join(map(str, codes[:20])) + (" ..." if len(codes) > 20 else "")
+
+
+def integral(labels: np.ndarray, where: str, what: str = "label") -> np.ndarray:
+    """Return labels as int64, those within 0.001 of a whole number rounded to it.
+
+    Some programs write labels as floats, or with a slope that does not give whole numbers back
+    exactly. ``what`` names one of them in the message.
+
+    Raises:
+        UserError: for another type, NaN, infinity, a fraction or a number out of range.
     """
     import numpy as np
 
@@ -83,12 +113,15 @@ def integral(labels: np.ndarray, where: str, what: str = "label") -> np.ndarray:
             raise UserError(
                 f"{where}: {what}s hold NaN or infinity; expected whole numbers; replace them"
             )
-        if (labels != np.round(labels)).any():
-            bad = labels[labels != np.round(labels)].flat[0]
+        whole = np.round(labels)
+        wrong = np.abs(labels - whole) > TOLERANCE
+        if wrong.any():
             raise UserError(
-                f"{where}: {what} {bad:g} is not a whole number; expected codes such as 0, 1, 2; "
-                "correct the file"
+                f"{where}: {what} {labels[wrong].flat[0]:g} is not a whole number, nor "
+                f"{np.count_nonzero(wrong)} of {labels.size} in all; expected codes such as 0, 1, "
+                f"2 (to {TOLERANCE:g}); correct the file"
             )
+        labels = whole
     if labels.dtype.kind in "fu" and labels.size and float(labels.max()) > LARGEST_CODE:
         raise UserError(
             f"{where}: {what} {labels.max()} is out of range; expected at most {LARGEST_CODE}; "
@@ -143,9 +176,9 @@ def read_class_map(given: str | Path) -> ClassMap:
     """Return a named map, or the one that a JSON file holds.
 
     The file holds ``{"classes": ["background", ...], "codes": {"1": 1, ...}}`` and may hold
-    ``"others": 0`` (unlisted codes are background), ``"label_source"``, ``"name"`` and
-    ``"normalization"`` (``{"kind": "window", "low": -125, "high": 275}`` or
-    ``{"kind": "zscore"}``).
+    ``"others": 0`` (unlisted codes are background), ``"label_source"``, ``"name"``, ``"patients"``
+    (see :func:`lmaunet.data.patients.given_patients`) and ``"normalization"`` (see
+    :func:`lmaunet.data.normalization.check`). It may also be nnU-Net's ``dataset.json``.
 
     Raises:
         UserError: where there is no such map or file, or the file is not of that form.
@@ -157,54 +190,55 @@ def read_class_map(given: str | Path) -> ClassMap:
         raise UserError(
             f"no class map {str(given)!r}; give a JSON file or one of: {', '.join(NAMED_MAPS)}"
         )
-    try:
-        content = dict(read_json(path))
-        classes = tuple(_text(c) for c in _list(content.pop("classes")))
-        codes = {int(k): _whole(v) for k, v in content.pop("codes").items()}
-        others = content.pop("others", None)
-        others = None if others is None else _whole(others)
-        for key in OPTIONS[:2]:
-            if key in content:
-                _text(content[key])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not a class map ({type(error).__name__}: {error}); expected "
-            '{"classes": ["background", ...], "codes": {"1": 1, ...}}'
-        ) from error
-    targets = [*codes.values(), *([] if others is None else [others])]
-    if len(classes) < 2 or len(classes) > 255 or any(not 0 <= t < len(classes) for t in targets):
-        raise UserError(
-            f"{path}: {len(classes)} classes and a code for class {max(targets, default=0)}; every "
-            "code must point to one of 2 to 255 classes"
-        )
-    twice = sorted({c for c in classes if classes.count(c) > 1})
-    if twice:
-        raise UserError(
-            f"{path}: class {twice[0]!r} is listed {classes.count(twice[0])} times; expected a "
-            "name once, because scores are told by name; give several codes one class"
-        )
-    unknown = sorted(content.keys() - set(OPTIONS))
+    content = read_user_json(path)
+    if isinstance(content, dict) and "labels" in content and "classes" not in content:
+        dataset = parse_dataset_json(content, path)
+        options = {"normalization": dataset.normalization, "name": dataset.name}
+        kept = {key: value for key, value in options.items() if value is not None}
+        return ClassMap(dataset.classes, dataset.codes, options=kept)
+    return _parse(content, path)
+
+
+def _parse(content: Any, path: Path) -> ClassMap:
+    if not isinstance(content, dict) or not content.keys() >= {"classes", "codes"}:
+        raise UserError(f"{path} is not a class map: {shown(content)}; {EXPECTED}")
+    options = {k: v for k, v in content.items() if k not in ("classes", "codes", "others")}
+    unknown = sorted(options.keys() - set(OPTIONS))
     if unknown:
         raise UserError(
-            f"{path}: unknown key {unknown[0]!r}; expected classes, codes, others, "
+            f"{path}: unknown key {shown(unknown[0])}; expected classes, codes, others, "
             f"{', '.join(OPTIONS)}; correct or remove it"
         )
-    return ClassMap(classes, codes, others, content)
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TypeError(f"{value!r} is no name")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
+    for key in OPTIONS[:2]:
+        if key in options and not is_name(options[key]):
+            raise UserError(f"{path}: {key} {shown(options[key])} is no name; give a text")
+    names = content["classes"]
+    if not isinstance(names, list) or not all(is_name(name) for name in names):
+        raise UserError(f"{path}: classes {shown(names)} is no list of names; {EXPECTED}")
+    classes = tuple(" ".join(name.split()) for name in names)
+    check_names(classes, str(path))
+    listed, others = content["codes"], content.get("others")
+    if not isinstance(listed, dict):
+        raise UserError(f"{path}: codes {shown(listed)} is no object; {EXPECTED}")
+    codes: dict[int, int] = {}
+    for key, index in [*listed.items(), *([] if others is None else [(None, others)])]:
+        if not is_whole(index) or not 0 <= index < len(classes):
+            what = "others" if key is None else f"the class of code {shown(key)}"
+            raise UserError(
+                f"{path}: {what} is {shown(index)}; expected 0 to {len(classes) - 1}, the place "
+                f"of a name in classes ({len(classes)} of them)"
+            )
+        if key is None:
+            continue
+        if not _CODE.fullmatch(key):
+            raise UserError(f"{path}: code {shown(key)} is no whole number; {EXPECTED}")
+        if int(key) in codes:
+            raise UserError(f"{path}: code {int(key)} is given twice; correct one")
+        codes[int(key)] = index
+    idle = [name for i, name in enumerate(classes) if i and i not in codes.values()]
+    if idle:
+        raise UserError(
+            f"{path}: no code leads to class {idle[0]!r}; expected one for each class but the "
+            "background; add it (any unused code where these labels do not show the class)"
+        )
+    return ClassMap(classes, codes, others, options)

@@ -53,11 +53,6 @@ class SliceSet:
         )
 
 
-def patient_of(case: str) -> str:
-    """Return the patient of a case: a patient's several frames are named ``PATIENT_frameNN``."""
-    return case.rsplit("_frame", 1)[0]
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Slices that train and slices that validate, which no training, calibration or QAT sees.
@@ -81,6 +76,10 @@ class Dataset:
         fit: whether slices that were then larger than the network's input were shrunk to it.
         intensity: what values the training images had before normalization, for each channel (see
             :mod:`lmaunet.data.intensity`); empty where it is not known.
+        channels: names, in the order in which images hold them.
+        patients: the patient of each case; none trains and validates, but for a volume that is
+            divided by blocks.
+        told_apart: a clause on how patients were told apart.
     """
 
     name: str
@@ -99,12 +98,24 @@ class Dataset:
     resampled_mm: tuple[float, float] | None = None
     fit: bool = False
     intensity: tuple[Mapping[str, Any], ...] = ()
+    channels: tuple[str, ...] = ("image",)
+    patients: Mapping[str, str] = field(default_factory=dict)
+    told_apart: str = ""
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):
             train_z = self.train.z[self.train.cases == case]
             check_gap(train_z, self.val.z[self.val.cases == case], self.gap)
+        shared = set(self.train.cases) & set(self.val.cases)
+        sides = [
+            {self.patients.get(case, case) for case in set(side.cases) - shared}
+            for side in (self.train, self.val)
+        ]
+        if sides[0] & sides[1]:
+            raise ValueError(f"patient {min(sides[0] & sides[1])} trains and validates")
         for side in (self.train, self.val):
+            if side.images.shape[1] != len(self.channels):
+                raise ValueError(f"images {side.images.shape} of channels {self.channels}")
             if len(side) and int(side.labels.max()) >= len(self.classes):
                 raise ValueError(f"label {side.labels.max()} of {len(self.classes)} classes")
         if self.synthetic and not ("synthetic" in self.name and "synthetic" in self.label_source):
@@ -123,6 +134,10 @@ class Dataset:
             for name, side in (("train", self.train), ("val", self.val))
         }
 
+    def patients_of(self, side: str) -> list[str]:
+        """Return the patients of a side, ``train`` or ``val``."""
+        return sorted({self.patients.get(c, c) for c in map(str, getattr(self, side).cases)})
+
     def to_json(self) -> dict[str, Any]:
         """Return what a report says on the data, without the pixels."""
         return {
@@ -134,6 +149,11 @@ class Dataset:
             "layout": self.layout,
             "spacing_mm": [None if np.isnan(s) else s for s in self.spacing_mm],
             "normalization": dict(self.normalization),
+            "channels": list(self.channels),
+            "patients": {
+                **{side: len(self.patients_of(side)) for side in ("train", "val")},
+                "told_apart": self.told_apart,
+            },
             "cases": {
                 "train": sorted({str(c) for c in self.train.cases}),
                 "val": sorted({str(c) for c in self.val.cases}),
@@ -155,8 +175,8 @@ def load(
 ) -> Dataset:
     """Load a folder of labelled images whatever its layout; ``Dataset.layout`` says which.
 
-    Understood are the fetched CT, image and label folders with NIfTI or NRRD files, TransUNet's
-    Synapse folders, and ``*_train.npz`` with ``*_val.npz``.
+    Understood are the fetched CT, image and label folders with NIfTI or NRRD files, nnU-Net's raw
+    folders, BraTS, TransUNet's Synapse folders, and ``*_train.npz`` with ``*_val.npz``.
 
     Args:
         source: the folder, or one of the two npz files.

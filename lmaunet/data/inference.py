@@ -80,6 +80,12 @@ class PreparedVolume:
         return self.geometry.shape[0]
 
     @functools.cached_property
+    def _kinds(self) -> list[Mapping[str, Any]]:
+        """The channels' normalizations, with the statistics of this volume where they need them."""
+        kind = self.preparation.normalization
+        return [norm.bind(norm.channel(kind, i), c) for i, c in enumerate(self.channels)]
+
+    @functools.cached_property
     def _operators(self) -> tuple[AxisOperator, AxisOperator] | None:
         return self.framing.operators()
 
@@ -87,9 +93,8 @@ class PreparedVolume:
         """Return slices ``start`` to ``stop``, normalised: float32 ``(n, channels, H, W)``."""
         import numpy as np
 
-        kind = self.preparation.normalization
         framed = []
-        for channel in self.channels:
+        for channel, kind in zip(self.channels, self._kinds, strict=True):
             unit = norm.to_unit(channel[start:stop], kind)
             images = self.framing.images(unit, norm.fill(unit, kind), self._operators)
             framed.append(norm.standardize(images, kind))

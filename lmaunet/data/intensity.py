@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data import normalization as norm
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -75,7 +77,12 @@ class Recorder:
             train: the slices of each that train, by their positions.
         """
         volumes = [
-            dataclasses.replace(volume, image=self._watched(volume.image, picked, 0))
+            dataclasses.replace(
+                volume,
+                channels=tuple(
+                    self._watched(read, picked, index) for index, read in enumerate(volume.channels)
+                ),
+            )
             for volume, picked in zip(source.volumes, train, strict=True)
         ]
         return dataclasses.replace(source, volumes=volumes)
@@ -84,7 +91,7 @@ class Recorder:
         def measured() -> np.ndarray:
             image: np.ndarray = read()
             if len(picked):
-                kind = self.normalization
+                kind = norm.channel(self.normalization, channel)
                 self.measured.setdefault(channel, []).append(measure(image[picked], kind))
             return image
 
@@ -166,7 +173,7 @@ def compare(
     """Return what was seen and expected of each channel, as JSON, and notes on what is unlike."""
     content, notes = [], []
     for index, image in enumerate(channels):
-        kind = normalization
+        kind = norm.channel(normalization, index)
         expected = trained[index] if index < len(trained) else None
         seen = measure(image, kind)
         reasons = unlike(seen, expected, kind, modalities[index])

@@ -132,7 +132,7 @@ def phantom_source(seed: int) -> Source:
         name=NAME,
         label_source=LABEL_SOURCE,
         classes=SYNAPSE_CLASSES,
-        volumes=[Volume(f"phantom{seed}", "blocks", labels, lambda: hu, spacing)],
+        volumes=[Volume(f"phantom{seed}", "blocks", labels, (lambda: hu,), spacing)],
         split="",
         layout="drawn by this program",
         normalization=norm.window(*norm.ABDOMEN_WINDOW_HU),

@@ -7,6 +7,7 @@ on what was trained. Contiguous blocks with slices dropped between them do not.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,14 +140,18 @@ def _best_blocks(
     )
 
 
-def split_subjects(subjects: list[str], seed: int, val_share: float = 0.2) -> set[str]:
+def split_subjects(subjects: Sequence[str], seed: int, val_share: float = 0.2) -> list[str]:
     """Return the subjects that validate: a fifth of them, at least one, drawn by ``seed``."""
+    names = drawn(subjects, seed)
+    return names[: max(1, round(val_share * len(names)))]
+
+
+def drawn(subjects: Sequence[str], seed: int) -> list[str]:
+    """Return the subjects, each once, in an order drawn by ``seed``."""
     import numpy as np
 
     names = sorted(set(subjects))
-    count = max(1, round(val_share * len(names)))
-    drawn = np.random.default_rng(seed).permutation(len(names))[:count]
-    return {names[i] for i in drawn}
+    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
 def useful_slices(pixels: np.ndarray) -> np.ndarray:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy.console import progress_bar, table
 from lmaunet.deploy.runs import DEFAULT_DATA, DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import named_spec
+
+if TYPE_CHECKING:
+    from lmaunet.data.dataset import Dataset
 
 
 def fetch(folder: Path, phantom: bool) -> tuple[dict[str, Any], list[str]]:
@@ -39,6 +42,7 @@ def info(source: DataSource | None) -> tuple[dict[str, Any], list[str]]:
             )
         source = DataSource(DEFAULT_DATA)
     from lmaunet.data.dataset import load, load_phantom
+    from lmaunet.data.normalization import describe
 
     size = named_spec("demo").input_size
     if source.path is None:
@@ -51,11 +55,22 @@ def info(source: DataSource | None) -> tuple[dict[str, Any], list[str]]:
         for name in data.classes
     ]
     lines = [
-        f"{data.name} ({data.layout})",
+        f"{data.name}: {data.layout}",
         f"labels: {data.label_source}",
+        f"patients: {_patients(data)}",
         f"split: {data.split}",
+        f"channels: {', '.join(f'{i} {name}' for i, name in enumerate(data.channels))}",
+        *(f"intensities: {line}" for line in describe(data.normalization, data.channels)),
         "",
         *table(["class", "train slices", "pixels", "val slices", "pixels"], rows),
         *data.notes,
     ]
     return {**data.to_json(), "counts": counts}, lines
+
+
+def _patients(data: Dataset) -> str:
+    train, val = (set(data.patients_of(side)) for side in ("train", "val"))
+    cases = len(set(data.train.cases) | set(data.val.cases))
+    text = f"{len(train | val)} with {cases} case(s); {data.told_apart}"
+    both = sorted(train & val)
+    return text + (f"; {', '.join(both)} is on both sides, divided by blocks" if both else "")

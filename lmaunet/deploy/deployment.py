@@ -99,14 +99,9 @@ class Interface:
                 target = (height, width)
             z, y, x = (None if mm is None else _lengths([mm], 1)[0] for mm in content["spacing_mm"])
             fit, data, digests = content["shrunk_to_fit"], content["data"], content["sha256"]
-            checked = norm.check(kind, where)
+            checked = norm.check_trained(kind, where, network.in_channels)
             # builds of before have no record
             intensity = check_record(content.get("intensity", []))
-            if kind["kind"] == "window":
-                mean, std = float(kind["mean"]), float(kind["std"])
-                if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-                    raise ValueError(f"mean {mean}, std {std}")
-                checked |= {"mean": mean, "std": std}
             if not isinstance(fit, bool):
                 raise TypeError(f"shrunk_to_fit {fit!r}")
             named = {

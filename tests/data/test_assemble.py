@@ -13,7 +13,8 @@ def volume(case, role, shape=(12, 12), spacing=(3.0, 1.0, 1.0)):
     labels = np.zeros((4, *shape), np.uint8)
     labels[:, : shape[0] - 1, : shape[1] - 1] = 1
     rng = np.random.default_rng(len(case))
-    return Volume(case, role, labels, lambda: rng.normal(size=labels.shape), spacing, keep_all=True)
+    image = rng.normal(size=labels.shape)
+    return Volume(case, role, labels, (lambda: image,), spacing, keep_all=True)
 
 
 def dataset(*volumes, size=(12, 12), fit=False):

@@ -6,7 +6,7 @@ import functools
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ import numpy as np
 from lmaunet.data import normalization as norm
 from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import CLASS_FILE, ClassMap
-from lmaunet.data.split import split_subjects
+from lmaunet.data.layouts.cases import divide_volumes
+from lmaunet.data.layouts.folders import hidden
+from lmaunet.data.patients import Patients, given_patients, patients_by_name
 from lmaunet.data.volumes import check_pixels, check_shapes
 from lmaunet.errors import UserError
 
@@ -69,17 +71,13 @@ def read_transunet(folder: Path, class_map: ClassMap | None, seed: int) -> Sourc
             f"synapse-aorta-first, synapse-spleen-first, or a {CLASS_FILE} in the folder"
         )
     cases = _train_cases(folder)
-    tests = sorted((folder / TEST).glob("*.h5")) if (folder / TEST).is_dir() else []
+    tests = _shown((folder / TEST).glob("*.h5"))
     listed = _listed(folder, "test_vol.txt")
     if listed is not None:
         tests = _pick(tests, listed, lambda p: p.name.removesuffix(".npy.h5"), folder / TEST)
-    val = set() if tests else split_subjects(list(cases), seed)
     if not tests and len(cases) < 2:
         raise UserError(f"{folder / TEST} holds no .npy.h5 and {TRAIN} one case; give another case")
-    volumes = [
-        _slices_volume(case, files, "val" if case in val else "train", class_map)
-        for case, files in cases.items()
-    ]
+    volumes = [_slices_volume(case, files, class_map) for case, files in cases.items()]
     shapes = {volume.labels.shape[1:] for volume in volumes}
     volumes += [_h5_volume(path, class_map, shapes) for path in tests]
     names = [v.case for v in volumes]
@@ -88,24 +86,53 @@ def read_transunet(folder: Path, class_map: ClassMap | None, seed: int) -> Sourc
         raise UserError(
             f"{folder}: case {twice[0]} is in {TRAIN} and in {TEST}; expected it in one of them"
         )
-    n_val = sum(v.role == "val" for v in volumes)
-    how = f"as divided by {TRAIN} and {TEST}" if tests else f"drawn by seed {seed}"
+    patients = given_patients(folder, names, class_map.options.get("patients"), CLASS_FILE)
+    patients = patients or patients_by_name(names)
+    if tests:
+        split, notes = _as_stored(volumes, patients, folder), ()
+    else:
+        volumes, split, notes = divide_volumes(folder, volumes, patients, class_map.classes, seed)
     return Source(
         name=str(class_map.options.get("name", "Synapse (TransUNet's preparation)")),
         label_source=str(class_map.options.get("label_source", "as in the files")),
         classes=class_map.classes,
         volumes=volumes,
-        split=f"by case: {len(volumes) - n_val} train, {n_val} validate, {how}; none in both.",
+        split=split,
         layout="TransUNet's Synapse",
         normalization=norm.window(0.0, 1.0),
         # These slices are 512x512 with no spacing; TransUNet itself zooms them to its input.
         fit=True,
-        notes=("the files hold no spacing, so distances are in pixels",),
+        patients=patients,
+        notes=("the files hold no spacing, so distances are in pixels", *notes),
     )
 
 
+def _as_stored(volumes: Sequence[Volume], patients: Patients, folder: Path) -> str:
+    """Return a sentence on the split of the folders; raises UserError unless it is by patient."""
+    sides = {
+        role: {patients.of[v.case]: v.case for v in volumes if v.role == role}
+        for role in ("train", "val")
+    }
+    both = sorted(sides["train"].keys() & sides["val"].keys())
+    if both:
+        raise UserError(
+            f"{folder}: {sides['train'][both[0]]} in {TRAIN} and {sides['val'][both[0]]} in {TEST} "
+            f"are of one patient ({patients.how}); move one, or, if they are of two, say so in "
+            'patients.json: {"CASE": "PATIENT", ...}'
+        )
+    n_val = sum(v.role == "val" for v in volumes)
+    return (
+        f"by case: {len(volumes) - n_val} train, {n_val} validate, as divided by {TRAIN} and "
+        f"{TEST}; none in both: {patients.how}."
+    )
+
+
+def _shown(files: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in files if not hidden(file))
+
+
 def _train_cases(folder: Path) -> dict[str, list[Path]]:
-    files = sorted((folder / TRAIN).glob("*.npz"))
+    files = _shown((folder / TRAIN).glob("*.npz"))
     listed = _listed(folder, "train.txt")
     if listed is not None:
         files = _pick(files, listed, lambda p: p.stem, folder / TRAIN)
@@ -123,7 +150,7 @@ def _train_cases(folder: Path) -> dict[str, list[Path]]:
 def _listed(folder: Path, name: str) -> list[str] | None:
     for place in LIST_FOLDERS:
         if (folder / place / name).is_file():
-            return (folder / place / name).read_text(encoding="utf-8").split()
+            return (folder / place / name).read_text(encoding="utf-8-sig").split()
     return None
 
 
@@ -138,7 +165,7 @@ def _pick(files: list[Path], listed: list[str], key, folder: Path) -> list[Path]
     return [by_name[name] for name in sorted(listed)]
 
 
-def _slices_volume(case: str, files: list[Path], role: str, class_map: ClassMap) -> Volume:
+def _slices_volume(case: str, files: list[Path], class_map: ClassMap) -> Volume:
     files = sorted(files, key=_slice_number)
     labels = [_plane(read_npz(file, ("label",))["label"], file) for file in files]
     for file, plane in zip(files, labels, strict=True):
@@ -146,7 +173,7 @@ def _slices_volume(case: str, files: list[Path], role: str, class_map: ClassMap)
     mapped = class_map.apply(np.stack(labels), str(files[0].parent / case))
     z = np.array([_slice_number(file) for file in files], np.int64)
     image = functools.partial(_read_slices, files, mapped.shape[1:])
-    return Volume(case, role, mapped, image, z=z, keep_all=True)  # type: ignore[arg-type]
+    return Volume(case, "train", mapped, (image,), z=z, keep_all=True)
 
 
 def _slice_number(path: Path) -> int:
@@ -176,7 +203,7 @@ def _h5_volume(path: Path, class_map: ClassMap, shapes: set[tuple[int, ...]]) ->
     axis = _slice_axis(codes.shape, shapes, path)
     labels = class_map.apply(np.moveaxis(codes, axis, 0), str(path))
     image = functools.partial(_read_h5_image, path, axis, codes.shape)
-    return Volume(path.name.removesuffix(".npy.h5"), "val", labels, image, keep_all=True)
+    return Volume(path.name.removesuffix(".npy.h5"), "val", labels, (image,), keep_all=True)
 
 
 def _slice_axis(shape: tuple[int, ...], shapes: set[tuple[int, ...]], path: Path) -> int:

@@ -1,0 +1,1 @@
+"""The layouts of folders that are understood, a file for each."""

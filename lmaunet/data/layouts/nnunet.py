@@ -1,0 +1,94 @@
+"""nnU-Net's raw folder: imagesTr, labelsTr and the dataset.json that names classes and channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmaunet.data import normalization as norm
+from lmaunet.data.assemble import Source, Volume
+from lmaunet.data.class_map import ClassMap
+from lmaunet.data.dataset_json import (
+    CT,
+    DATASET_FILE,
+    DatasetJson,
+    normalization_of,
+    read_dataset_json,
+)
+from lmaunet.data.layouts.cases import Case, Wanted, labelled_window, read_cases
+from lmaunet.data.layouts.pairs import match_cases
+from lmaunet.data.volumes import SUFFIXES
+from lmaunet.errors import UserError
+
+IMAGES, LABELS = "imagesTr", "labelsTr"
+
+
+def is_nnunet(folder: Path) -> bool:
+    """Tell whether a folder is one of nnU-Net's with a dataset.json."""
+    return (folder / IMAGES).is_dir() and (folder / DATASET_FILE).is_file()
+
+
+def read_nnunet(folder: Path, class_map: ClassMap | None, classes: int | None, seed: int) -> Source:
+    """Read ``imagesTr/CASE_0000.nii.gz`` ... and ``labelsTr/CASE.nii.gz`` as dataset.json says.
+
+    Class names, channels and what is done to their intensities are dataset.json's; a class map
+    overrules the classes. ``imagesTs`` is not read.
+
+    Raises:
+        UserError: where dataset.json is of another form, or the folders hold other files than it
+            says.
+    """
+    path = folder / DATASET_FILE
+    dataset = read_dataset_json(path)
+    notes: tuple[str, ...] = ()
+    if class_map is None:
+        class_map = ClassMap(dataset.classes, dataset.codes)
+    elif class_map.classes != dataset.classes:
+        notes = (f"class names are those of the class map, not of {DATASET_FILE}",)
+    if dataset.listed is None:
+        cases, found = _in_folders(folder, dataset, path)
+        notes += found
+    else:
+        cases = [Case(case.name, case.images, case.label) for case in dataset.listed]
+        for file in (file for case in cases for file in (*case.images, case.label)):
+            if not file.exists():
+                raise UserError(f"{path} lists {file}, which does not exist; correct its dataset")
+        notes += (f"cases are the {len(cases)} that {DATASET_FILE} lists",)
+    if dataset.count not in (None, len(cases)):
+        notes += (f"{DATASET_FILE} says {dataset.count} training cases; there are {len(cases)}",)
+
+    def from_training(volumes: Sequence[Volume]) -> Mapping[str, Any]:
+        return norm.of_channels(
+            [
+                labelled_window(volumes, index) if name.casefold() == CT else _checked(name, path)
+                for index, name in enumerate(dataset.channels)
+            ]
+        )
+
+    wanted = Wanted(
+        name=dataset.name or folder.resolve().name,
+        layout=f"nnU-Net's raw folder ({IMAGES}/, {LABELS}/ and {DATASET_FILE})",
+        channels=dataset.channels,
+        normalization=from_training,
+        notes=notes,
+    )
+    return read_cases(folder, cases, wanted, class_map, classes=classes, seed=seed)
+
+
+def _checked(name: str, path: Path) -> dict[str, Any]:
+    return norm.check(normalization_of(name), str(path))
+
+
+def _in_folders(
+    folder: Path, dataset: DatasetJson, path: Path
+) -> tuple[list[Case], tuple[str, ...]]:
+    ending = dataset.file_ending
+    if ending is not None and ending.lower() not in SUFFIXES:
+        raise UserError(
+            f"{path}: file_ending {ending!r} is not read; expected one of {', '.join(SUFFIXES)}; "
+            "convert the files"
+        )
+    if not (folder / LABELS).is_dir():
+        raise UserError(f"{folder} has {IMAGES}/ but no {LABELS}/; training needs labels")
+    return match_cases(folder / IMAGES, folder / LABELS, len(dataset.channels), ending)

@@ -144,10 +144,12 @@ def divide_as_listed(
 
 def _tally(shows: Mapping[str, Any], val: frozenset[str], patients: Patients) -> str:
     train = [case for case in shows if case not in val]
-    text = f"{len(train)} cases train, {len(val)} validate ({_named(sorted(val))})"
+    trained = "1 case trains" if len(train) == 1 else f"{len(train)} cases train"
+    held = "1 validates" if len(val) == 1 else f"{len(val)} validate"
+    text = f"{trained}, {held} ({_named(val)})"
     counts = [len({patients.of[case] for case in side}) for side in (train, val)]
     if counts != [len(train), len(val)]:
-        text += f", which is {counts[0]} patients and {counts[1]}"
+        text += f", of {counts[0]} and {counts[1]} patients"
     return text
 
 

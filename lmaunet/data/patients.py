@@ -115,7 +115,7 @@ def patients_by_name(cases: Sequence[str]) -> Patients:
 
 def alone(cases: Sequence[str]) -> Patients:
     """Return each case as a patient of its own."""
-    how = "every case counts as a patient of its own, as nothing in the names says otherwise"
+    how = "every case counts as a patient, as no names tell that two are of one"
     return Patients({case: case for case in cases}, how)
 
 

@@ -30,7 +30,7 @@ def test_several_cases_are_divided_by_case(maker, suffix):
     assert data.classes == ("background", "class 1", "class 2")
     assert set(data.train.cases).isdisjoint(data.val.cases)
     assert len(set(data.train.cases)) == 4 and len(set(data.val.cases)) == 1
-    assert "4 cases train, 1 validate" in data.split
+    assert "4 cases train, 1 validates" in data.split
     assert data.spacing_mm == pytest.approx((3, 3, 3))
     assert aligned(data.train) and aligned(data.val)
     assert data.normalization["kind"] == "window" and "CT, abdomen window" in data.notes[0]

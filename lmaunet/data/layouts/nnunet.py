@@ -16,7 +16,13 @@ from lmaunet.data.dataset_json import (
     normalization_of,
     read_dataset_json,
 )
-from lmaunet.data.layouts.cases import Case, Wanted, labelled_window, read_cases
+from lmaunet.data.layouts.cases import (
+    WINDOW_PERCENTILES,
+    Case,
+    Wanted,
+    labelled_window,
+    read_cases,
+)
 from lmaunet.data.layouts.pairs import match_cases
 from lmaunet.data.volumes import SUFFIXES
 from lmaunet.errors import UserError
@@ -57,6 +63,14 @@ def read_nnunet(folder: Path, class_map: ClassMap | None, classes: int | None, s
         notes += (f"cases are the {len(cases)} that {DATASET_FILE} lists",)
     if dataset.count not in (None, len(cases)):
         notes += (f"{DATASET_FILE} says {dataset.count} training cases; there are {len(cases)}",)
+
+    for index, name in enumerate(dataset.channels):
+        if name.casefold() == CT and "normalization" not in class_map.options:
+            notes += (
+                f"channel {index} ({name}) is clipped to the percentiles "
+                f"{WINDOW_PERCENTILES[0]:g} and {WINDOW_PERCENTILES[1]:g} of the labelled voxels "
+                "that train",
+            )
 
     def from_training(volumes: Sequence[Volume]) -> Mapping[str, Any]:
         return norm.of_channels(

@@ -1,0 +1,133 @@
+"""Cases divided by patient: by the seed's draw, or as nnU-Net's file lists them."""
+
+import json
+
+import pytest
+
+from lmaunet.data.division import divide_as_listed, divide_cases
+from lmaunet.data.patients import Patients, alone, patients_by_name
+from lmaunet.errors import UserError
+
+CLASSES = ("background", "a", "b")
+BOTH = frozenset({1, 2})
+
+
+def singles(count, shows=BOTH):
+    return {f"case{i:02d}": shows for i in range(count)}
+
+
+def divided(shows, patients=None, seed=0):
+    return divide_cases(shows, patients or alone(list(shows)), CLASSES, seed)
+
+
+# what the program drew before it knew of patients: scores on such sets stay comparable
+@pytest.mark.parametrize(
+    ("count", "seed", "val"),
+    [(5, 0, [2]), (5, 1, [4]), (5, 2, [2]), (2, 0, [0]), (12, 0, [2, 9]), (12, 7, [4, 6]),
+     (20, 3, [8, 12, 16, 18])],
+)  # fmt: skip
+def test_a_case_for_each_patient_is_drawn_as_ever(count, seed, val):
+    division = divided(singles(count), seed=seed)
+    assert sorted(division.val) == [f"case{i:02d}" for i in val]
+    assert f"drawn by seed {seed}; no patient is on both sides: every case" in division.sentence
+    assert division.notes == () and not division.unused
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_patient_is_on_both_sides(seed):
+    shows = {f"p{i}_frame{f:02d}": BOTH for i in range(6) for f in (1, 12)}
+    patients = patients_by_name(list(shows))
+    division = divided(shows, patients, seed)
+    sides = [{patients.of[c] for c in shows if (c in division.val) == held} for held in (0, 1)]
+    assert len(sides[0]) == 5 and len(sides[1]) == 1 and not sides[0] & sides[1]
+    assert len(division.val) == 2 and "of 5 and 1 patients" in division.sentence
+    assert "told apart by their names (p0_frame01 and p0_frame12 are of p0)" in division.sentence
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cases_with_labels_validate(seed):
+    shows = {**singles(6, frozenset()), "x": BOTH, "y": BOTH, "z": BOTH}
+    division = divided(shows, seed=seed)
+    assert division.val <= {"x", "y", "z"} and len(division.val) == 2
+    assert division.notes == (
+        "6 case(s) have no label of a class: case00, case01, case02, case03, case04, case05",
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_rare_class_is_held_out_too_and_still_trained(seed):
+    shows = singles(10, frozenset({1})) | {"case03": BOTH, "case07": BOTH}
+    division = divided(shows, seed=seed)
+    assert len(division.val & {"case03", "case07"}) == 1 or {"case03", "case07"} <= division.val
+    assert not any("held-out" in note for note in division.notes)
+    assert 2 <= len(division.val) <= 3
+
+
+def test_a_class_that_is_on_one_side_only_is_named():
+    shows = {"a": frozenset({1}), "b": frozenset({1}), "c": BOTH}
+    notes = {divided(shows, seed=seed).notes for seed in range(9)}
+    assert notes == {("no held-out case shows b",), ("no training case shows b",)}
+
+
+def test_one_patient_is_refused_with_the_ways_out():
+    shows = dict.fromkeys(("pat1_pre", "pat1_post"), BOTH)
+    with pytest.raises(UserError, match=r"all 2 cases are of one patient \(pat1, told .*patients\.j"):
+        divided(shows, patients_by_name(list(shows)))
+
+
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_fewer_than_two_patients_with_labels_are_refused(labelled):
+    shows = singles(4, frozenset()) | {f"case0{i}": BOTH for i in range(labelled)}
+    with pytest.raises(UserError, match=rf"show a class are of {labelled} of 4 patients; expected"):
+        divided(shows)
+
+
+def listed(tmp_path, content, shows=None, patients=None):
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps(content))
+    shows = shows or singles(4)
+    return divide_as_listed(path, shows, patients or alone(list(shows)), CLASSES)
+
+
+def test_fold_0_of_nnunet_is_kept_to(tmp_path):
+    folds = [{"train": ["CASE00"], "val": ["case03", "case01"]}, {"train": [], "val": []}]
+    division = listed(tmp_path, folds)
+    assert division.val == {"case03", "case01"} and division.unused == {"case02"}
+    assert "1 case trains, 2 validate (case01, case03), as fold 0 of spl" in division.sentence
+    assert division.notes == ("fold 0 of splits_final.json leaves 1 case(s) out: case02",)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([], "no list of cases to train in fold 0"),
+        ({}, "no list of cases to train in fold 0"),
+        ([[]], "no list of cases to train in fold 0"),
+        ([{"train": ["case00"]}], "no list of cases to val in fold 0"),
+        ([{"train": "case00", "val": ["case01"]}], "no list of cases to train"),
+        ([{"train": ["case00"], "val": [1]}], "lists 1, which is no case here"),
+        ([{"train": ["case00"], "val": ["x"]}], "lists 'x', which is no case here (there are case"),
+        ([{"train": ["case00"], "val": ["case00"]}], "trains on case00 and validates on case00"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(tmp_path, content, text):
+    with pytest.raises(UserError) as raised:
+        listed(tmp_path, content)
+    assert text in str(raised.value) and "splits_final.json" in str(raised.value)
+
+
+def test_a_fold_that_divides_a_patient_is_refused(tmp_path):
+    shows = dict.fromkeys(("p1_frame1", "p1_frame2", "p2_frame1"), BOTH)
+    fold = [{"train": ["p1_frame1", "p2_frame1"], "val": ["p1_frame2"]}]
+    with pytest.raises(
+        UserError, match="trains on p1_frame1 and validates on p1_frame2, which are of one patient"
+    ):
+        listed(tmp_path, fold, shows, patients_by_name(list(shows)))
+    apart = Patients({case: case for case in shows}, "as patients.json says")
+    assert listed(tmp_path, fold, shows, apart).val == {"p1_frame2"}
+
+
+def test_a_fold_with_a_side_without_labels_is_refused(tmp_path):
+    shows = {"a": BOTH, "b": frozenset()}
+    with pytest.raises(UserError, match="no case of fold 0 to val has a label"):
+        listed(tmp_path, [{"train": ["a"], "val": ["b"]}], shows)

@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from lmaunet.data.class_map import NAMED_MAPS, SYNAPSE_CLASSES, identity_map, read_class_map
+from lmaunet.data.class_map import (
+    NAMED_MAPS,
+    SYNAPSE_CLASSES,
+    ClassMap,
+    identity_map,
+    integral,
+    read_class_map,
+)
 from lmaunet.data.normalization import check
 from lmaunet.errors import UserError
 
@@ -63,23 +70,111 @@ def test_a_map_from_a_file(tmp_path):
     assert chosen.options == {"name": "mine"}
 
 
+GOOD = {"classes": ["background", "a", "b"], "codes": {"1": 1, "2": 2}}
+
+
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", '{"classes": ["a"], "codes": {}}',
-                '{"classes": ["a", "b"], "codes": {"1": 2}}',
-                '{"classes": ["a", "b"], "codes": {"x": 1}}',
-                '{"classes": "ab", "codes": {"1": 1}}',
-                '{"classes": ["a", ""], "codes": {"1": 1}}',
-                '{"classes": ["a", "b"], "codes": {"1": 1.7}}',
-                '{"classes": ["a", "b"], "codes": {"1": 1}, "others": 1e400}',
-                '{"classes": ["a", "b"], "codes": {"1": 1}, "name": ""}',
-                '{"classes": ["a", "b"], "codes": {"1": 1}, "label_source": null}',
-                "[" * 100_000]
-)  # fmt: skip
-def test_a_damaged_map_is_refused(tmp_path, content):
+    ("content", "text"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"classes": ["background", "a"], "codes": {"1": 1}, "codes": {"2": 1}}', "given twice"),
+        ('{"classes": ["background", "a"], "codes": {"1": 1, "1": 1}}', "key '1' is given twice"),
+        ('{"classes": ["background", "a"], "codes": {"1": NaN}}', "NaN is no number of JSON"),
+        ('{"classes": ["background", "a"], "codes": {"1": ' + "9" * 5000 + "}}", "as JSON"),
+        ("[]", "is not a class map"),
+        ("{}", "is not a class map"),
+        ("null", "is not a class map"),
+        ("3", "is not a class map"),
+        ({"classes": "abc"}, "classes 'abc' is no list of names"),
+        ({"classes": {"background": 0}}, "is no list of names"),
+        ({"classes": ["background", ""]}, "is no list of names"),
+        ({"classes": ["background", 1]}, "is no list of names"),
+        ({"classes": []}, "0 classes; expected 2 to 255"),
+        ({"classes": ["background"]}, "1 classes; expected 2 to 255"),
+        ({"classes": [f"c{i}" for i in range(256)]}, "256 classes; expected 2 to 255"),
+        ({"classes": ["a", "b", "background"]}, "'background' is not the first class"),
+        ({"codes": [1, 2]}, "codes [1, 2] is no object"),
+        ({"codes": {"x": 1, "2": 2}}, "code 'x' is no whole number"),
+        ({"codes": {"1.0": 1, "2": 2}}, "code '1.0' is no whole number"),
+        ({"codes": {"1_0": 1, "2": 2}}, "code '1_0' is no whole number"),
+        ({"codes": {"9" * 30: 1, "2": 2}}, "is no whole number"),
+        ({"codes": {"1": 1, "01": 2}}, "code 1 is given twice"),
+        ({"codes": {"1": 1, "2": 3}}, "the class of code '2' is 3; expected 0 to 2"),
+        ({"codes": {"1": 1, "2": -1}}, "the class of code '2' is -1"),
+        ({"codes": {"1": 1, "2": 1.7}}, "the class of code '2' is 1.7"),
+        ({"codes": {"1": 1, "2": "2"}}, "the class of code '2' is '2'"),
+        ({"codes": {"1": 1, "2": True}}, "the class of code '2' is True"),
+        ({"codes": {"1": 1, "2": 10**40}}, "the class of code '2' is 1000"),
+        ({"codes": {"1": 1, "2": {"a": [1]}}}, "the class of code '2' is {'a': [1]}"),
+        ({"codes": {"1": 1}}, "no code leads to class 'b'"),
+        ({"others": 3}, "others is 3; expected 0 to 2"),
+        ({"others": "0"}, "others is '0'"),
+        ({"others": False}, "others is False"),
+        ({"name": ""}, "name '' is no name"),
+        ({"label_source": None}, "label_source None is no name"),
+        ({"name": ["a"]}, "name ['a'] is no name"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_map_that_cannot_be_is_refused_in_a_line(tmp_path, content, text):
     path = tmp_path / "classes.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=r"classes\.json"):
+    path.write_text(content if isinstance(content, str) else json.dumps(GOOD | content))
+    with pytest.raises(UserError) as raised:
         read_class_map(path)
+    message = str(raised.value)
+    assert text in message and "classes.json" in message
+    assert "\n" not in message and len(message) < 500
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_map_of_any_unicode_encoding_is_read(tmp_path, encoding):
+    path = tmp_path / "classes.json"
+    named = GOOD | {"classes": ["background", "Ösophagus", "脾"]}
+    path.write_bytes(json.dumps(named, ensure_ascii=False).encode(encoding))
+    assert read_class_map(path).classes == ("background", "Ösophagus", "脾")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe{", b"\xef\xbb\xbf", b"\x80{}", b"{\0}", b"\xd8\x00"]
+)
+def test_bytes_that_are_no_text_are_refused(tmp_path, content):
+    path = tmp_path / "classes.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        read_class_map(path)
+
+
+def test_labels_near_whole_numbers_are_rounded():
+    near = np.array([0.0, 0.9995, 2.0009, 2.9991], np.float32)
+    assert integral(near, "x").tolist() == [0, 1, 2, 3]
+    assert identity_map(3).apply(np.float32([0.99999994, 2.0000002]), "x").tolist() == [1, 2]
+    far = np.array([0.0, 1.002, 0.5, 2.0])
+    with pytest.raises(
+        UserError, match=r"x: label 1\.002 is not a whole number, nor 2 of 4 in all; expected codes"
+    ):
+        integral(far, "x")
+
+
+def test_labels_that_are_no_labels_are_refused_even_where_others_are_background():
+    chosen = ClassMap(("background", "a"), {1: 1, 70_000: 1}, others=0)
+    assert chosen.apply(np.array([0, 1, 9, 65_535, 70_000]), "x").tolist() == [0, 1, 0, 0, 1]
+    with pytest.raises(UserError, match=r"x: 2 pixel\(s\) have label -1024; .* is a label image"):
+        chosen.apply(np.array([-1024, 0, -1024]), "x")
+    with pytest.raises(UserError, match=r"x: 1 pixel\(s\) have label 65536"):
+        chosen.apply(np.array([65_536, 0, 5]), "x")
+
+
+def test_all_unknown_labels_are_counted():
+    labels = np.repeat([0, 5, 7, 8, 9, 10, 11], [3, 2, 1, 1, 1, 1, 1])
+    with pytest.raises(UserError) as raised:
+        identity_map(3).apply(labels, "f")
+    assert (
+        "label 5 is beyond the 3 classes (known codes: 0, 1, 2): 2 pixel(s) have label 5, 1 "
+        in (str(raised.value))
+        and "and there are 1 more" in str(raised.value)
+    )
 
 
 def test_names_that_occur_twice_and_unknown_keys_are_refused(tmp_path):

@@ -71,7 +71,9 @@ def test_a_class_that_is_on_one_side_only_is_named():
 
 def test_one_patient_is_refused_with_the_ways_out():
     shows = dict.fromkeys(("pat1_pre", "pat1_post"), BOTH)
-    with pytest.raises(UserError, match=r"all 2 cases are of one patient \(pat1, told .*patients\.j"):
+    with pytest.raises(
+        UserError, match=r"all 2 cases are of one patient \(pat1, told .*patients\.j"
+    ):
         divided(shows, patients_by_name(list(shows)))
 
 

@@ -1,6 +1,7 @@
 """Every layout that is understood, and what each must refuse."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -158,6 +159,150 @@ def test_an_absent_folder_is_said(tmp_path):
         load(tmp_path / "none", size=SIZE)
 
 
+def test_hidden_files_of_the_system_are_passed_over(maker):
+    for name in ("a", "b"):
+        maker.pair(name)
+        for folder in ("images", "labels"):
+            (maker.folder / folder / f"._{name}.nii.gz").write_bytes(b"\0\5\26\7")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (maker.folder / "images" / name).write_bytes(b"x")
+    data = load(maker.folder, size=SIZE)
+    assert set(data.train.cases) | set(data.val.cases) == {"a", "b"}
+    assert not any("left aside" in note for note in data.notes)
+
+
+def test_images_of_other_formats_are_named(maker):
+    for name in ("a", "b"):
+        maker.pair(name)
+    (maker.folder / "images" / "c.png").write_bytes(b"x")
+    (maker.folder / "images" / "notes.txt").write_text("x")
+    assert "1 file(s) in images/ are left aside: c.png" in load(maker.folder, size=SIZE).notes
+    for path in (maker.folder / "images").glob("*.nii.gz"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"images holds no NIfTI.*, but c\.png; convert the files"):
+        load(maker.folder, size=SIZE)
+
+
+@pytest.mark.parametrize("other", ["A.nii.gz", "a.nii", "a.nrrd", "image_a.nii.gz"])
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_two_files_of_one_name_are_refused(maker, other, folder):
+    maker.pair("a")
+    maker.pair("b")
+    maker.write(maker.folder / folder / other, maker.labels())
+    with pytest.raises(UserError, match="have the same case name 'a'; expected one file a case"):
+        load(maker.folder, size=SIZE)
+
+
+def test_links_are_followed_but_one_image_is_no_two_cases(maker):
+    maker.pair("a")
+    maker.pair("b")
+    (maker.folder / "images" / "b.nii.gz").rename(maker.folder / "store.nii.gz")
+    (maker.folder / "images" / "b.nii.gz").symlink_to(maker.folder / "store.nii.gz")
+    assert len(load(maker.folder, size=SIZE).train) > 0
+    for folder in ("images", "labels"):
+        (maker.folder / folder / "c.nii.gz").symlink_to(maker.folder / folder / "a.nii.gz")
+    with pytest.raises(
+        UserError, match="is the same file as an image of case 'a'; expected a file"
+    ):
+        load(maker.folder, size=SIZE)
+    (maker.folder / "images" / "c.nii.gz").unlink()
+    (maker.folder / "labels" / "c.nii.gz").unlink()
+    (maker.folder / "labels" / "a.nii.gz").unlink()
+    (maker.folder / "labels" / "a.nii.gz").symlink_to(maker.folder / "images" / "a.nii.gz")
+    with pytest.raises(UserError, match="is the same file as its label"):
+        load(maker.folder, size=SIZE, class_map="totalsegmentator")
+
+
+def test_two_time_points_of_a_patient_stay_on_one_side(maker):
+    for patient in (1, 2, 3):
+        for frame in (1, 12):
+            maker.pair(f"patient{patient:03d}_frame{frame:02d}")
+    for seed in range(4):
+        data = load(maker.folder, size=SIZE, seed=seed)
+        sides = [{str(c)[:10] for c in side.cases} for side in (data.train, data.val)]
+        assert not sides[0] & sides[1] and len(data.val.z) == 2 * len(set(data.val.z))
+        assert "no patient is on both sides: told apart by their names" in data.split
+        assert data.to_json()["patients"] == {
+            "train": 2, "val": 1, "told_apart": data.told_apart
+        }  # fmt: skip
+
+
+def test_folders_are_patients_and_patients_json_overrules(maker):
+    for patient in ("x", "y", "z"):
+        for scan in ("first", "second"):
+            for folder in ("images", "labels"):
+                labels = maker.labels()
+                array = labels if folder == "labels" else maker.image(labels)
+                maker.write(maker.folder / folder / patient / f"{scan}.nii.gz", array)
+    data = load(maker.folder, size=SIZE)
+    assert len(set(data.val.cases)) == 2 and len({c[0] for c in data.val.cases}) == 1
+    cases = sorted(set(data.train.cases) | set(data.val.cases))
+    assert cases[:2] == ["x/first", "x/second"]
+    (maker.folder / "patients.json").write_text(json.dumps({c: c[2:] for c in cases}))
+    data = load(maker.folder, size=SIZE)
+    assert len({str(c)[2:] for c in data.val.cases}) == 1 and len(set(data.val.cases)) == 3
+    assert data.told_apart == "as patients.json says"
+
+
+def test_a_fold_of_nnunet_chooses_and_what_it_leaves_out_is_left_out(maker):
+    for name in ("a", "b", "c"):
+        maker.pair(name)
+    (maker.folder / "splits_final.json").write_text('[{"train": ["a"], "val": ["c"]}]')
+    data = load(maker.folder, size=SIZE)
+    assert set(data.train.cases) == {"a"} and set(data.val.cases) == {"c"}
+    assert set(data.patients) == {"a", "c"}
+
+
+def test_scans_of_one_patient_alone_are_refused(maker):
+    maker.pair("pat1_pre")
+    maker.pair("pat1_post")
+    with pytest.raises(UserError, match=r"all 2 cases are of one patient \(pat1"):
+        load(maker.folder, size=SIZE)
+
+
+def test_cases_without_labels_are_named_and_do_not_validate(maker):
+    for name in ("a", "b", "c", "d", "e"):
+        labels = maker.labels()
+        maker.pair(name, labels=labels if name in "ab" else labels * 0, image=maker.image(labels))
+    for seed in range(4):
+        data = load(maker.folder, size=SIZE, seed=seed)
+        assert set(data.val.cases) < {"a", "b"}
+        assert "3 case(s) have no label of a class: c, d, e" in data.notes
+
+
+@pytest.mark.parametrize("slope", [0.99999994, 1.0000001])
+def test_labels_that_are_nearly_whole_are_read(maker, slope):
+    for name in ("a", "b"):
+        labels = maker.labels()
+        maker.pair(name, labels=labels.astype(np.float32) * np.float32(slope),
+                   image=maker.image(labels))  # fmt: skip
+    data = load(maker.folder, size=SIZE)
+    assert set(np.unique(data.train.labels)) == {0, 1, 2} and aligned(data.train)
+
+
+def test_data_info_shows_what_was_understood(maker, capsys):
+    from lmaunet.deploy.console import show
+    from lmaunet.deploy.data_commands import info as describe
+    from lmaunet.deploy.runs import DataSource
+
+    for patient in (1, 2):
+        for frame in (1, 12):
+            maker.pair(f"patient{patient:03d}_frame{frame:02d}")
+    content, lines = describe(DataSource(maker.folder))
+    show(content, lines, False)
+    shown = capsys.readouterr().out
+    for text in (
+        "images/ and labels/ with NIfTI or NRRD files",
+        "patients: 2 with 4 case(s); told apart by their names (patient001_frame01 and",
+        "no patient is on both sides",
+        "channels: 0 image",
+        "intensities: clipped to a window of -125 to 275",
+        "class 2",
+    ):
+        assert text in shown
+    assert content["patients"]["train"] == content["patients"]["val"] == 1
+
+
 # TransUNet's Synapse ---------------------------------------------------------------------------
 
 
@@ -229,6 +374,26 @@ def test_synapse_files_that_are_damaged_or_do_not_fit(synapse):
         load(folder, size=SIZE, class_map="synapse-aorta-first")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="cannot be read as npz"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+
+
+def test_synapse_without_volumes_is_divided_by_patient(synapse):
+    folder = synapse(names=("case0005_t1", "case0005_t2", "case0006_t1", "case0006_t2"))
+    shutil.rmtree(folder / "test_vol_h5")
+    (folder / "train_npz" / "._case0005_t1_slice000.npz").write_bytes(b"x")
+    for seed in range(3):
+        data = load(folder, size=SIZE, class_map="synapse-aorta-first", seed=seed)
+        assert len({str(c)[:8] for c in data.val.cases}) == 1 and len(set(data.val.cases)) == 2
+
+
+def test_synapse_patient_on_both_sides_is_refused(synapse):
+    folder = synapse(names=("case0001_t2", "case0002_t1"))
+    (folder / "test_vol_h5" / "case0001.npy.h5").rename(
+        folder / "test_vol_h5" / "case0001_t1.npy.h5"
+    )
+    with pytest.raises(
+        UserError, match="case0001_t2 in train_npz and case0001_t1 in test_vol_h5 a"
+    ):
         load(folder, size=SIZE, class_map="synapse-aorta-first")
 
 

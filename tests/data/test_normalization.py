@@ -71,7 +71,7 @@ def test_each_channel_has_its_own():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (None, "normalization None"), ("zscore", "normalization 'zscore'"), ({}, "normalization {}"),
+        (None, "normalization None"), ("zscore", "'zscore'; expected"), ({}, "normalization {}"),
         ({"kind": "z"}, "expected"), ({"kind": ["zscore"]}, "expected"), ([], "of 0 channel"),
         ({"kind": "window", "low": True, "high": 2}, "expected"),
         ({"kind": "window", "low": [], "high": 2}, "expected"),
@@ -126,8 +126,6 @@ def test_infer_prepares_an_image_to_the_bit_as_training_did(maker, kind, size):
     # slices that are larger than the network's are kept whole there, so that windows cover them
     whole = np.concatenate([volume.images(z, z + 1) for z in data.val.z])
     surplus = [have - want for have, want in zip(whole.shape[2:], size, strict=True)]
-    rows, columns = (
-        slice(n // 2, n // 2 + want) for n, want in zip(surplus, size, strict=True)
-    )
+    rows, columns = (slice(n // 2, n // 2 + want) for n, want in zip(surplus, size, strict=True))
     assert np.array_equal(whole[:, :, rows, columns], data.val.images)
     assert len(np.unique(data.val.images[:, 0])) > 10

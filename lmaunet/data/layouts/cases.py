@@ -157,9 +157,9 @@ def _check_apart(cases: Sequence[Case]) -> None:
         for image in case.images:
             other = owner.setdefault(image.resolve(), case.name)
             if other != case.name or image.resolve() == case.label.resolve():
-                what = f"of case {other!r} too" if other != case.name else "its label too"
+                what = f"an image of case {other!r}" if other != case.name else "its label"
                 raise UserError(
-                    f"{image}, an image of case {case.name!r}, is the same file as that {what}; "
+                    f"{image}, an image of case {case.name!r}, is the same file as {what}; "
                     "expected a file for each; remove the link"
                 )
         if len({image.resolve() for image in case.images}) < len(case.images):

@@ -178,7 +178,9 @@ def _target_spacing(
     first = next((i for i, v in enumerate(volumes) if v.role != "train"), 0)
     wanted = known[first]
     if (np.abs(known / wanted - 1) > SPACING_TOLERANCE).any():
-        notes.append(f"in-plane spacings differ; all are resampled to {wanted[0]:g} mm")
+        notes.append(
+            f"in-plane spacings differ; all are resampled to {wanted[0]:g}x{wanted[1]:g} mm"
+        )
     return (float(wanted[0]), float(wanted[1]))
 
 

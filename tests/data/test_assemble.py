@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lmaunet.data.assemble import Source, Volume, assemble
-from lmaunet.data.normalization import zscore
+from lmaunet.data.normalization import of_channels, window, zscore
+from lmaunet.errors import UserError
 
 NAN = float("nan")
 
@@ -52,3 +53,109 @@ def test_an_unknown_spacing_among_known_ones_is_unknown():
     assert np.isnan(data.spacing_mm).all() and np.isnan(data.case_spacing_mm["c"]).all()
     assert data.case_spacing_mm["b"] == (3.0, 1.0, 1.0)
     assert not any("by each case's own" in note for note in data.notes)
+
+
+OBLONG = (3.0, 1.5, 1.0)
+
+
+def block(shape, rows, columns):
+    labels = np.zeros((4, *shape), np.uint8)
+    labels[:, rows, columns] = 1
+    return labels
+
+
+def oblong(case, role, labels, spacing=OBLONG):
+    rng = np.random.default_rng(len(labels))
+    image = rng.normal(size=labels.shape) + 9 * labels
+    return Volume(case, role, labels, (lambda: image,), spacing, keep_all=True)
+
+
+def test_height_and_width_have_spacings_of_their_own():
+    """A case of 1.5 mm by 1 mm validates, so one of 3 mm by 1 mm doubles in height only."""
+    other = block((8, 20), slice(2, 6), slice(4, 16))
+    data = dataset(
+        oblong("a", "train", other, (3.0, 3.0, 1.0)),
+        oblong("b", "val", block((16, 20), slice(4, 12), slice(4, 16))),
+        size=(18, 24),
+    )
+    assert data.resampled_mm == (1.5, 1.0) and data.spacing_mm == pytest.approx(OBLONG)
+    for side in (data.train, data.val):  # 8 by 12 pixels, in the middle of 18 by 24
+        rows, columns = np.nonzero(side.labels[0])
+        assert (rows.min(), rows.max() + 1) == (5, 13)
+        assert (columns.min(), columns.max() + 1) == (6, 18)
+    assert any("all are resampled to 1.5x1 mm" in note for note in data.notes)
+
+
+def test_a_spacing_that_is_asked_for_counts_for_both_axes():
+    source = Source("x", "y", ("background", "a"), [
+        oblong("a", "train", block((16, 24), slice(4, 12), slice(4, 20))),
+        oblong("b", "val", block((16, 24), slice(4, 12), slice(4, 20))),
+    ], "", "", zscore())  # fmt: skip
+    data = assemble(source, size=(16, 16), spacing_mm=2.0)
+    assert data.resampled_mm == (2.0, 2.0) and data.spacing_mm == (3.0, 2.0, 2.0)
+    rows, columns = np.nonzero(data.val.labels[0])
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "lost"),
+    [
+        (slice(0, 20), slice(10, 12), 20),  # 20 rows into 16: two are cut at each end
+        (slice(8, 12), slice(0, 30), 20),  # 30 columns into 24
+        (slice(0, 2), slice(8, 10), 100),  # above what is kept
+        (slice(18, 20), slice(8, 10), 100),
+        (slice(8, 10), slice(0, 3), 100),
+        (slice(8, 10), slice(27, 30), 100),
+        (slice(2, 18), slice(3, 27), 0),
+    ],
+)
+def test_what_a_crop_loses_is_counted_on_the_right_axis(rows, columns, lost):
+    labels = block((20, 30), rows, columns)
+    whole = block((20, 30), slice(2, 18), slice(3, 27))
+    share = lost / 100 * labels.sum() / (labels.sum() + whole.sum())
+    data = dataset(oblong("a", "train", labels), oblong("b", "val", whole), size=(16, 24), fit=None)
+    if share > 0.1:
+        want = [
+            f"slices are shrunk to fit 16x24: a centre crop would lose {100 * share:.0f}% of th"
+        ]
+    elif share:
+        want = [
+            f"the centre crop to 16x24 loses {100 * share:.1f}% of the labelled pixels, which n"
+        ]
+    else:
+        want = []
+    assert [note[: len(text)] for note, text in zip(data.notes, want, strict=True)] == want
+    assert data.fit == (share > 0.1)
+
+
+def test_shrinking_to_fit_keeps_the_aspect_and_each_axis_its_spacing():
+    labels = block((20, 60), slice(5, 15), slice(10, 50))
+    data = dataset(
+        oblong("a", "train", labels), oblong("b", "val", labels), size=(16, 30), fit=True
+    )
+    assert data.spacing_mm == pytest.approx((3.0, 3.0, 2.0))  # 20x60 becomes 10x30
+    rows, columns = np.nonzero(data.val.labels[0])
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (5, 20)
+
+
+def test_channels_are_read_in_order_and_normalised_apart():
+    labels = block((12, 12), slice(2, 9), slice(3, 9))
+    pair = [
+        Volume(case, role, labels, (lambda: labels + 1.0, lambda: labels * -7.0), OBLONG)
+        for case, role in (("a", "train"), ("b", "val"))
+    ]
+    kinds = of_channels([window(0, 4), {"kind": "none"}])
+    source = Source("x", "y", ("background", "a"), pair, "", "", kinds, channels=("p", "q"))
+    data = assemble(source, size=(12, 12))
+    first, second = data.val.images[:, 0], data.val.images[:, 1]
+    assert np.array_equal(second, labels[data.val.z] * np.float32(-7))
+    kept = data.normalization["channels"][0]
+    assert np.allclose(first * kept["std"] + kept["mean"], (labels[data.val.z] + 1) / 4, atol=1e-6)
+    assert abs(float(data.train.images[:, 0].mean())) < 1e-6
+
+
+def test_more_slices_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 50 if name == "SC_PHYS_PAGES" else 100)
+    with pytest.raises(UserError, match=r"x: 8 slices of 1x13x13 need 0\.0 GiB and .* fewer cases"):
+        dataset(volume("a", "train"), volume("b", "val"), size=(13, 13))
+    assert len(dataset(volume("a", "train"), volume("b", "val"), size=(12, 12)).train) == 4

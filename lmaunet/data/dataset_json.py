@@ -87,7 +87,7 @@ def parse_dataset_json(content: Any, path: Path) -> DatasetJson:
         ending,
         count,
         _listed(content.get("dataset"), len(channels), path),
-        " ".join(name.split()) if is_name(name) else None,
+        " ".join(str(name).split()) if is_name(name) else None,
     )
 
 

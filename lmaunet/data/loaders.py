@@ -10,6 +10,7 @@ from lmaunet.data.assemble import Source
 from lmaunet.data.class_map import CLASS_FILE, ClassMap, read_class_map
 from lmaunet.data.layouts import transunet
 from lmaunet.data.layouts.arrays import read_arrays
+from lmaunet.data.layouts.beside import read_beside
 from lmaunet.data.layouts.brats import is_brats, read_brats
 from lmaunet.data.layouts.fetched import read_fetched
 from lmaunet.data.layouts.folders import hidden, named, understood, visible
@@ -54,6 +55,9 @@ def read_source(
         return read_arrays(str(pairs[0]).removesuffix("_train.npz"), class_map)
     if is_brats(path):
         return read_brats(path, _given_map(path, class_map), classes, seed)
+    beside = read_beside(path, _given_map(path, class_map), classes, seed)
+    if beside is not None:
+        return beside
     if all(hidden(p) or p.name.startswith("README") for p in path.iterdir()):
         raise UserError(
             f"{path} is empty; fill it (lmaunet-deploy data fetch), use --phantom, or give a "

@@ -280,6 +280,25 @@ def test_labels_that_are_nearly_whole_are_read(maker, slope):
     assert set(np.unique(data.train.labels)) == {0, 1, 2} and aligned(data.train)
 
 
+def test_labels_may_lie_beside_their_images_in_a_patients_folder(maker):
+    """As in the ACDC challenge, with its film of the heart, which has no labels."""
+    for patient in ("patient001", "patient002", "patient003"):
+        place = maker.folder / patient
+        for frame in ("frame01", "frame12"):
+            labels = maker.labels()
+            maker.write(place / f"{patient}_{frame}.nii.gz", maker.image(labels))
+            maker.write(place / f"{patient}_{frame}_gt.nii.gz", labels)
+        maker.write(place / f"{patient}_4d.nii.gz", maker.image(labels))
+        (place / "Info.cfg").write_text("ED: 1")
+    data = load(maker.folder, size=SIZE)
+    assert data.layout == "labels beside their images" and aligned(data.train)
+    assert len(set(data.val.cases)) == 2 and len(data.patients_of("val")) == 1
+    assert any("3 file(s) without labels are left aside: patient001_4d" in n for n in data.notes)
+    (maker.folder / "patient001" / "patient001_frame01.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"patient001_frame01_gt\.nii\.gz has no image beside it"):
+        load(maker.folder, size=SIZE)
+
+
 def test_data_info_shows_what_was_understood(maker, capsys):
     from lmaunet.deploy.console import show
     from lmaunet.deploy.data_commands import info as describe

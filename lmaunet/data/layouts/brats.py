@@ -40,7 +40,8 @@ def read_brats(folder: Path, class_map: ClassMap | None, classes: int | None, se
         UserError: where a modality or the segmentation of a case is missing, or the names are of
             both kinds.
     """
-    cases, years = [], {}
+    cases: list[Case] = []
+    years: dict[str, Path] = {}
     for place in _case_folders(folder):
         files = _files(place)
         if not files:

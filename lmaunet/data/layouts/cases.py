@@ -94,8 +94,8 @@ def read_cases(
     patients = given_patients(folder, names, options.get("patients"), CLASS_FILE)
     if patients is None:
         patients = _told_apart({case.name: case.folders for case in cases})
-    volumes, split, notes = divide_volumes(folder, volumes, patients, class_map.classes, seed)
-    notes = [*wanted.notes, *notes]
+    volumes, split, amiss = divide_volumes(folder, volumes, patients, class_map.classes, seed)
+    notes = [*wanted.notes, *amiss]
     given = options.get("normalization", wanted.normalization)
     if given is None:
         normalization, note = _by_values(volumes[0], cases[0], len(wanted.channels))
@@ -128,7 +128,9 @@ def divide_volumes(
     if len(volumes) == 1:
         return [dataclasses.replace(volumes[0], role="blocks")], "", ()
     shows = {
-        v.case: frozenset(np.flatnonzero(np.bincount(v.labels.ravel(), minlength=2)[1:]) + 1)
+        v.case: frozenset(
+            (np.flatnonzero(np.bincount(v.labels.ravel(), minlength=2)[1:]) + 1).tolist()
+        )
         for v in volumes
     }
     path = folder / SPLITS_FILE

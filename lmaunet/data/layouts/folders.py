@@ -15,6 +15,7 @@ LAYOUTS = (
     "images/ and labels/ (or img/ and label/, imagesTr/ and labelsTr/) with NIfTI or NRRD files",
     "nnU-Net's raw folder (imagesTr/, labelsTr/, dataset.json)",
     "BraTS (a folder for each case with t1, t1ce, t2, flair, seg)",
+    "CASE.nii.gz and CASE_gt.nii.gz beside each other, also in a folder for each patient",
     "TransUNet's Synapse (train_npz/*.npz and test_vol_h5/*.npy.h5)",
     "NAME_train.npz and NAME_val.npz with arrays image, label, patient, frame, slice",
 )
@@ -58,14 +59,14 @@ def visible(folder: Path) -> list[Path]:
         raise UserError(f"{folder} cannot be read ({error.strerror or error})") from error
 
 
-def find_volumes(folder: Path) -> tuple[list[Found], list[Path]]:
+def find_volumes(folder: Path, deepest: int = DEEPEST) -> tuple[list[Found], list[Path]]:
     """Return the volumes in a folder and in folders in it, and images of formats that are unread.
 
-    A folder of DICOM files is a volume.
+    A folder of DICOM files is a volume. Folders are looked into ``deepest`` levels down.
     """
     found: list[Found] = []
     unread: list[Path] = []
-    for path, folders in _walk(folder, ()):
+    for path, folders in _walk(folder, (), deepest):
         if path.is_dir() or is_volume(path):
             found.append(Found(path, folders))
         elif path.name.lower().endswith(UNREAD):
@@ -73,12 +74,14 @@ def find_volumes(folder: Path) -> tuple[list[Found], list[Path]]:
     return found, unread
 
 
-def _walk(folder: Path, folders: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def _walk(
+    folder: Path, folders: tuple[str, ...], deepest: int
+) -> Iterator[tuple[Path, tuple[str, ...]]]:
     for path in visible(folder):
         if not path.is_dir() or is_volume(path):
             yield path, folders
-        elif len(folders) < DEEPEST:
-            yield from _walk(path, (*folders, path.name))
+        elif len(folders) < deepest:
+            yield from _walk(path, (*folders, path.name), deepest)
 
 
 def named(paths: list[Path]) -> str:

@@ -17,6 +17,7 @@ FORMATS = "NIfTI, NRRD or DICOM image"
 _PREFIX = re.compile(
     r"^(image|img|label|lbl|seg|segmentation|mask|volume)s?[-_]?(?=.)", re.IGNORECASE
 )
+LABEL_WORDS = re.compile(r"(?<=.)[-_](label|lbl|seg|segmentation|mask|gt)s?$", re.IGNORECASE)
 _SUFFIX = re.compile(r"(?<=.)[-_](image|img|label|lbl|seg|segmentation|mask|gt)s?$", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -36,12 +37,10 @@ def read_pairs(
         seed: draws the cases that validate.
     """
     cases, notes = match_cases(images, labels)
-    channels = {len(case.images) for case in cases}
-    names = ("image",) if channels == {1} else tuple(f"channel {i}" for i in range(max(channels)))
     wanted = Wanted(
         name=images.parent.resolve().name,
         layout=f"{images.name}/ and {labels.name}/ with NIfTI or NRRD files",
-        channels=names,
+        channels=channel_names(cases),
         notes=notes,
     )
     return read_cases(images.parent, cases, wanted, class_map, classes=classes, seed=seed)
@@ -60,12 +59,26 @@ def match_cases(
     Raises:
         UserError: where a file has no partner, two have one case's name, or a channel is missing.
     """
-    label_of = _by_case(_volumes(labels, ending)[0], labels)
+    drawn = _volumes(labels, ending)[0]
     found, notes = _volumes(images, ending)
+    cases, lonely = match_found(found, drawn, images, channels)
+    if lonely:
+        raise UserError(
+            f"{named(sorted(lonely))} in {images.parent} have no partner: {images.name}/ and "
+            f"{labels.name}/ must hold files of the same names"
+        )
+    return cases, notes
+
+
+def match_found(
+    images: list[Found], labels: list[Found], where: Path, channels: int | None = None
+) -> tuple[list[Case], list[Path]]:
+    """Return the cases of some images and labels, and the files that have no partner."""
+    label_of = _by_case(labels)
     exact = {(f.folders, f.stem.lower()): key for key, f in label_of.items()}
     of_case: dict[str, dict[int, Path]] = {}
     lonely = []
-    for image in found:
+    for image in images:
         key, channel = _place(image, exact, label_of)
         if key not in label_of:
             lonely.append(image.path)
@@ -76,13 +89,8 @@ def match_cases(
                 f"{image.path} and {other.name} have the same case name {key!r}; expected one file "
                 "a case and channel; rename or remove one"
             )
-    lonely += [found_label.path for key, found_label in label_of.items() if key not in of_case]
-    if lonely:
-        raise UserError(
-            f"{named(sorted(lonely))} in {images.parent} have no partner: {images.name}/ and "
-            f"{labels.name}/ must hold files of the same names"
-        )
-    _check_channels(of_case, channels, images)
+    lonely += [label.path for key, label in label_of.items() if key not in of_case]
+    _check_channels(of_case, channels, where)
     cases = [
         Case(
             key,
@@ -90,9 +98,15 @@ def match_cases(
             label_of[key].path,
             label_of[key].folders,
         )
-        for key in sorted(label_of)
+        for key in sorted(of_case)
     ]
-    return cases, notes
+    return cases, lonely
+
+
+def channel_names(cases: list[Case]) -> tuple[str, ...]:
+    """Return names for the channels of cases whose files give none."""
+    count = max(len(case.images) for case in cases)
+    return ("image",) if count == 1 else tuple(f"channel {i}" for i in range(count))
 
 
 def _volumes(folder: Path, ending: str | None) -> tuple[list[Found], tuple[str, ...]]:
@@ -126,7 +140,7 @@ def _key(folders: tuple[str, ...], stem: str) -> str:
     return "/".join([*map(str.lower, folders), _bare(stem)])
 
 
-def _by_case(labels: list[Found], folder: Path) -> dict[str, Found]:
+def _by_case(labels: list[Found]) -> dict[str, Found]:
     by_case: dict[str, Found] = {}
     for label in labels:
         key = _key(label.folders, label.stem)
@@ -158,7 +172,7 @@ def _place(
 def _check_channels(
     of_case: dict[str, dict[int, Path]], channels: int | None, folder: Path
 ) -> None:
-    count = channels or max(len(found) for found in of_case.values())
+    count = channels or max((len(found) for found in of_case.values()), default=1)
     for case, found in sorted(of_case.items()):
         lacking = sorted(set(range(count)) - found.keys())
         if lacking:

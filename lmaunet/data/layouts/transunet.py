@@ -88,8 +88,9 @@ def read_transunet(folder: Path, class_map: ClassMap | None, seed: int) -> Sourc
         )
     patients = given_patients(folder, names, class_map.options.get("patients"), CLASS_FILE)
     patients = patients or patients_by_name(names)
+    notes: tuple[str, ...] = ()
     if tests:
-        split, notes = _as_stored(volumes, patients, folder), ()
+        split = _as_stored(volumes, patients, folder)
     else:
         volumes, split, notes = divide_volumes(folder, volumes, patients, class_map.classes, seed)
     return Source(

@@ -149,10 +149,8 @@ def test_a_network_of_other_channels_is_told_all_that_it_needs(raw):
     from lmaunet.spec import named_spec
 
     source, demo = DataSource(raw()), named_spec("demo")
-    with pytest.raises(
-        UserError, match=r"2 channel\(s\), spec demo takes 1 .*T1, T2\); use a network trained with "
-        r"--channels 2 --classes 3$"
-    ):  # fmt: skip
+    wanted = r"spec demo takes 1 .*T1, T2\); use a network trained with --channels 2 --classes 3$"
+    with pytest.raises(UserError, match=wanted):
         source.load(demo)
     fitting = demo.replace(in_channels=2, classes=3, input_size=(32, 32))
     assert source.load(fitting).train.images.shape[1:] == (2, 32, 32)

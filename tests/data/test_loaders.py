@@ -299,6 +299,20 @@ def test_labels_may_lie_beside_their_images_in_a_patients_folder(maker):
         load(maker.folder, size=SIZE)
 
 
+def test_a_class_that_one_side_does_not_show_is_named(maker):
+    for name in ("a", "b", "c"):
+        labels = maker.labels()
+        maker.pair(name, labels=labels if name == "c" else np.minimum(labels, 1),
+                   image=maker.image(labels))  # fmt: skip
+    seen = set()
+    for seed in range(6):
+        data = load(maker.folder, size=SIZE, seed=seed)
+        side = "training" if set(data.val.cases) == {"c"} else "held-out"
+        assert [n for n in data.notes if "shows" in n] == [f"no {side} slice shows class 2"]
+        seen.add(side)
+    assert seen == {"training", "held-out"}
+
+
 def test_data_info_shows_what_was_understood(maker, capsys):
     from lmaunet.deploy.console import show
     from lmaunet.deploy.data_commands import info as describe

@@ -94,7 +94,7 @@ def read_cases(
     patients = given_patients(folder, names, options.get("patients"), CLASS_FILE)
     if patients is None:
         patients = _told_apart({case.name: case.folders for case in cases})
-    volumes, split, amiss = divide_volumes(folder, volumes, patients, class_map.classes, seed)
+    volumes, split, amiss = divide_volumes(folder, volumes, patients, seed)
     notes = [*wanted.notes, *amiss]
     given = options.get("normalization", wanted.normalization)
     if given is None:
@@ -119,7 +119,7 @@ def read_cases(
 
 
 def divide_volumes(
-    folder: Path, volumes: list[Volume], patients: Patients, classes: Sequence[str], seed: int
+    folder: Path, volumes: list[Volume], patients: Patients, seed: int
 ) -> tuple[list[Volume], str, tuple[str, ...]]:
     """Return the volumes with their roles, a sentence on the split, and notes.
 
@@ -135,9 +135,9 @@ def divide_volumes(
     }
     path = folder / SPLITS_FILE
     if path.exists():
-        division = divide_as_listed(path, shows, patients, classes)
+        division = divide_as_listed(path, shows, patients)
     else:
-        division = divide_cases(shows, patients, classes, seed)
+        division = divide_cases(shows, patients, seed)
     kept = [
         dataclasses.replace(v, role="val" if v.case in division.val else "train")
         for v in volumes

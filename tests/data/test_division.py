@@ -61,6 +61,25 @@ def test_a_rare_class_is_held_out_too_and_still_trained(seed):
     assert 2 <= len(division.val) <= 3
 
 
+def test_a_patient_who_alone_shows_a_class_is_left_to_train():
+    shows = singles(10, frozenset({1}))
+    shows |= {"case03": frozenset({1, 2}), "case07": frozenset({1, 2, 3})}
+    added = 0
+    for seed in range(12):
+        drawn = divided(singles(10), seed=seed).val
+        val = divided(shows, seed=seed).val
+        if "case07" not in drawn:
+            assert val == drawn | {"case03"}
+            added += "case03" not in drawn
+    assert added >= 5
+
+
+def test_at_most_half_of_the_patients_validate():
+    each = {"a": {1}, "b": {1}, "c": {2}, "d": {2, 3}, "e": {3}}
+    shows = {case: frozenset(found) for case, found in each.items()}
+    assert {len(divided(shows, seed=seed).val) for seed in range(12)} == {2}
+
+
 def test_one_patient_is_refused_with_the_ways_out():
     shows = dict.fromkeys(("pat1_pre", "pat1_post"), BOTH)
     with pytest.raises(

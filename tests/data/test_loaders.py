@@ -154,6 +154,15 @@ def test_a_folder_that_is_not_understood_lists_the_layouts(tmp_path, content):
         load(tmp_path, size=SIZE)
 
 
+def test_the_folder_that_was_meant_is_named(maker):
+    maker.folder = maker.folder / "Task07"
+    maker.pair("a")
+    with pytest.raises(
+        UserError, match=r"understood; .*/Task07 has one: give that; else give a fol"
+    ):
+        load(maker.folder.parent, size=SIZE)
+
+
 def test_an_absent_folder_is_said(tmp_path):
     with pytest.raises(UserError, match="does not exist; give a folder with one of"):
         load(tmp_path / "none", size=SIZE)
@@ -203,6 +212,12 @@ def test_links_are_followed_but_one_image_is_no_two_cases(maker):
         (maker.folder / folder / "c.nii.gz").symlink_to(maker.folder / folder / "a.nii.gz")
     with pytest.raises(
         UserError, match="is the same file as an image of case 'a'; expected a file"
+    ):
+        load(maker.folder, size=SIZE)
+    (maker.folder / "images" / "c.nii.gz").unlink()
+    (maker.folder / "images" / "c.nii.gz").hardlink_to(maker.folder / "images" / "b.nii.gz")
+    with pytest.raises(
+        UserError, match="is the same file as an image of case 'b'; expected a file"
     ):
         load(maker.folder, size=SIZE)
     (maker.folder / "images" / "c.nii.gz").unlink()

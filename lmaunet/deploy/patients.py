@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmaunet.data.dataset import patient_of
+from lmaunet.data.patients import patient_of
 
 LEAST_PATIENTS = 5
 RESAMPLES, LEVEL = 5000, 0.95

@@ -68,13 +68,16 @@ def main(arguments: argparse.Namespace) -> int:
 def load_libraries() -> None:
     """Import what the commands import, so that each case starts with it."""
     import importlib
+    import pkgutil
 
+    import lmaunet.data
+
+    ours = [m.name for m in pkgutil.walk_packages(lmaunet.data.__path__, "lmaunet.data.")]
     for name in (
         "lmaunet.deploy.cli", "lmaunet.deploy.commands", "lmaunet.deploy.inferring",
-        "lmaunet.deploy.data_commands", "lmaunet.deploy.targets.ort", "lmaunet.data.dataset",
-        "lmaunet.net.checkpoint", "lmaunet.train.loop", "quant.qat", "export.network", "numpy",
-        "onnx", "onnxruntime", "torch", "SimpleITK", "nibabel", "pydicom", "pydicom.encaps",
-        "highdicom", "lmaunet.data.transunet",
+        "lmaunet.deploy.data_commands", "lmaunet.deploy.targets.ort", "lmaunet.net.checkpoint",
+        "lmaunet.train.loop", "quant.qat", "export.network", "onnx", "onnxruntime", "torch",
+        "SimpleITK", "nibabel", "pydicom", "pydicom.encaps", "highdicom", *ours,
     ):  # fmt: skip
         importlib.import_module(name)
     network.register_tiny()

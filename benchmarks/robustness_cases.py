@@ -72,7 +72,7 @@ def rng_of(seed: int, kind: str, number: int) -> np.random.Generator:
 
 def infer_case(
     rng: np.random.Generator, place: Path, fixtures: Fixtures, image: Path, note: str, sound: bool,
-    suffixes: Sequence[str] = (".nii.gz", ".nii.gz", ".nii.gz", ".nii", ".nrrd", ".mha"),
+    suffixes: Sequence[str],
 ) -> Case:  # fmt: skip
     """Return the case of ``infer`` on an image that lies in ``place/work``."""
     work = place / "work"
@@ -103,12 +103,18 @@ def infer_case(
     return Case(arguments, note, (output,), sound, judge)
 
 
-def image_maker(write: Callable[..., tuple[Path, str, bool]]) -> Maker:
+SUFFIXES = (".nii.gz", ".nii.gz", ".nii.gz", ".nii", ".nrrd", ".mha")
+OF_DICOM = (*SUFFIXES, ".dcm", ".dcm", ".dcm")
+
+
+def image_maker(
+    write: Callable[..., tuple[Path, str, bool]], suffixes: Sequence[str] = SUFFIXES
+) -> Maker:
     """Return the maker of cases of ``infer`` on images that a function writes."""
 
     def make(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
         image, note, sound = write(rng, place / "work")
-        return infer_case(rng, place, fixtures, image, note, sound)
+        return infer_case(rng, place, fixtures, image, note, sound, suffixes)
 
     return make
 
@@ -166,7 +172,7 @@ def _with_build(
     rng: np.random.Generator, place: Path, fixtures: Fixtures, said: list[str], fits: bool
 ) -> Case:
     image = builds.sound_image(rng, place / "work")
-    case = infer_case(rng, place, fixtures, image, "; ".join(said), False)
+    case = infer_case(rng, place, fixtures, image, "; ".join(said), False, SUFFIXES)
     arguments = [*case.arguments]
     arguments[2] = "build"
     # where the digests fit, the build may be of another network, of which nothing is known
@@ -224,8 +230,8 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "nifti": (3.0, image_maker(images.nifti_case)),
     "nrrd": (0.7, image_maker(headers.nrrd_case)),
     "metaimage": (0.6, image_maker(headers.metaimage_case)),
-    "dicom": (2.0, image_maker(dicom.dicom_case)),
-    "enhanced": (0.8, image_maker(enhanced.enhanced_case)),
+    "dicom": (2.0, image_maker(dicom.dicom_case, OF_DICOM)),
+    "enhanced": (0.8, image_maker(enhanced.enhanced_case, OF_DICOM)),
     "checkpoint": (1.2, checkpoint_case),
     "build": (0.8, build_case),
     "onnx": (0.4, onnx_case),

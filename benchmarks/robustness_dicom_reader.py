@@ -188,3 +188,46 @@ def _stacked(frames: list[Frame]) -> Image:
     voxels = np.stack([frame.values.T for frame in frames], -1)
     exact = all(frame.exact for frame in frames)
     return Image(voxels, {"the frames' tags": TO_RAS @ affine}, exact)
+
+
+def read_segmentation(path: Path, image: Image) -> np.ndarray:
+    """Return the labels of a DICOM SEG in the index order of the image that it is of.
+
+    A frame belongs to the slice that its own tags lay it on.
+
+    Raises:
+        Refused: where pydicom cannot read it.
+        NotABox: where a frame lies on no slice of the image, or segments overlap.
+    """
+    try:
+        data = pydicom.dcmread(path)
+        pixels = data.pixel_array.reshape(-1, int(data.Rows), int(data.Columns))
+        frames = _enhanced(data, pixels)
+        segments = [
+            int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            for group in data.PerFrameFunctionalGroupsSequence
+        ]
+    except NotABox:
+        raise
+    except Exception as error:
+        raise Refused(f"pydicom: {type(error).__name__}: {error}") from error
+    (affine,) = image.forms.values()
+    lps = TO_RAS @ affine
+    labels = np.zeros(image.voxels.shape, np.int64)
+    columns, rows, slices = image.voxels.shape
+    for frame, segment in zip(frames, segments, strict=True):
+        if frame.values.shape != (rows, columns):
+            raise NotABox(f"a frame of {frame.values.shape}, slices of {(rows, columns)}")
+        place = np.linalg.solve(lps, [*frame.position, 1])
+        k = int(np.clip(np.rint(place[2]), 0, slices - 1))
+        ends = np.array([[0, 0, k, 1], [columns - 1, 0, k, 1], [0, rows - 1, k, 1],
+                         [columns - 1, rows - 1, k, 1]])  # fmt: skip
+        off = float(np.abs(frame.corners - (ends @ lps.T)[:, :3]).max())
+        # the slices themselves may be off an even step by this much
+        if off > (1 + UNSURE) * max(NEAR_MM, JITTER * float(np.linalg.norm(lps[:3, 2]))):
+            raise NotABox(f"a frame lies {off:.3g} mm off the slice that it is of")
+        inside = frame.values.T > 0
+        if (labels[:, :, k][inside] != 0).any():
+            raise NotABox("segments overlap")
+        labels[:, :, k][inside] = segment
+    return labels

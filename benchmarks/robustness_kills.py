@@ -94,8 +94,9 @@ def undisturbed(place: Path, data: Path) -> list[Step]:
 def counting(last: int, program: process.Program = process.command_line) -> process.Program:
     """Return a program that does the same and is killed before it touches its ``last``-th file.
 
-    With 0 it never is. What counts is opening to write, renaming, removing and making, below its working folder. The
-    number is written into ``operations`` beside that folder where it ends by itself.
+    With 0 it never is. What counts is opening to write, renaming, removing and making, below its
+    working folder. The number is written into ``operations`` beside that folder where it ends by
+    itself.
     """
 
     def counted(arguments: Sequence[str]) -> int | None:

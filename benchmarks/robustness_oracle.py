@@ -54,9 +54,11 @@ def judge_mask(image_path: Path, mask_path: Path, build: Path, said: str, place:
     except Refused as error:
         return Verdict(unverified=f"the independent reader refuses the image: {error}")
     try:
-        mask = read(mask_path)
+        mask = _read_mask(mask_path, image)
     except Refused as error:
         return Verdict((f"the mask cannot be read: {error}",))
+    except NotABox as error:
+        return Verdict((f"the mask does not lie on the image: {error}",))
     if not np.isfinite(image.voxels).all():
         return Verdict(("accepted NaN or infinity",))
     labels = mask.voxels
@@ -85,6 +87,14 @@ def judge_mask(image_path: Path, mask_path: Path, build: Path, said: str, place:
             return Verdict()
         shares.append(share)
     return Verdict((f"computed from other voxels: {100 * min(shares):.1f}% of labels differ",))
+
+
+def _read_mask(path: Path, image: Image) -> Image:
+    if path.suffix != ".dcm":
+        return read(path)
+    from robustness_dicom_reader import read_segmentation
+
+    return Image(read_segmentation(path, image), image.forms, True)
 
 
 def _same_forms(image: Image, mask: Image) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -132,8 +132,10 @@ def fork(
 
 
 def _become(place: Path, environment: Mapping[str, str], file_bytes: int) -> None:
+    import faulthandler
     import tempfile
 
+    faulthandler.disable()  # a test runner's, which would write into its own output
     os.setpgid(0, 0)
     for stream, name in ((1, "out.txt"), (2, "err.txt")):
         file = os.open(place / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)

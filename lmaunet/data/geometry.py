@@ -16,6 +16,7 @@ GRID_TOLERANCE_MM = 0.05
 SKEW_TOLERANCE_DEG = 0.1
 SKEW_TOLERANCE_MM = 0.05
 SKEW_ROUNDING = 1e-4  # what is left of orthogonal axes in float32, and of decimals in a text
+NO_STEP = 1e-12  # of a direction
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,8 @@ def orthogonal_grid(
         tuple(int(n) for n in size),
         tuple(float(s) for s in spacing),
         tuple(float(o) for o in origin),
-        tuple(float(d) for d in direction.ravel()),
+        # ITK's inverse complains on the terminal of steps that are all but 0
+        tuple(float(d) if abs(d) > NO_STEP else 0.0 for d in direction.ravel()),
     ), notes
 
 

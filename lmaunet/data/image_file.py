@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import struct
 import zlib
@@ -18,6 +19,8 @@ from typing import IO
 from lmaunet.data.dicom_files import begins_as_dicom
 from lmaunet.errors import UserError
 
+NIFTI_1 = (b"n+1\0", b"ni1\0")
+NIFTI_2 = (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
 GZIP = b"\x1f\x8b"
 HEAD_BYTES = 1024
 HEAD_STEP = 16  # the fewer, the more is had of a stream before its damage
@@ -217,6 +220,20 @@ def inflate(stream: IO[bytes], path: Path, most: int) -> bytes:
     return b"".join(parts)
 
 
+def header_line(line: bytes, path: Path) -> str:
+    """Return a line of a text header; raise UserError where it holds other than printable text."""
+    if not all(byte > 31 or byte == 9 for byte in line) or 127 in line:
+        raise UserError(
+            f"{path}: its header holds a control character in {line[:40]!r}; get the file again"
+        )
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: {line[:40]!r} in its header is no UTF-8 text; get the file again"
+        ) from error
+
+
 def check_memory(size: int, path: Path) -> None:
     """Raise UserError where an image of so many bytes and its labels do not fit in memory."""
     try:
@@ -237,7 +254,7 @@ def _cut_short(path: Path, held: int | str, expected: int) -> str:
 def _kind(start: bytes) -> str | None:
     if start[128:132] == b"DICM":
         return "DICOM"
-    if start.startswith(b"NRRD0"):
+    if re.match(rb"NRRD000[1-5]\r?\n", start):
         return "NRRD"
     if start.startswith((b"ObjectType", b"NDims", b"Comment")) and b"=" in start:
         return "MetaImage"
@@ -245,7 +262,7 @@ def _kind(start: bytes) -> str | None:
         if len(start) < 4 or struct.unpack_from(f"{order}i", start)[0] not in (348, 540):
             continue
         # Analyze has the same length and no magic
-        if start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2"):
+        if start[344:348] in NIFTI_1 or start[4:12] in NIFTI_2:
             return "NIfTI"
     # last, because it also takes what has no mark and only begins as a header does
     return "DICOM" if begins_as_dicom(start) else None
@@ -259,7 +276,10 @@ def _other(path: Path, start: bytes, gzipped: bool) -> str:
         if len(start) >= 4 and struct.unpack_from(f"{order}i", start)[0] == 348:
             if len(start) < 348:
                 return "a NIfTI or Analyze header, cut short"
-            return "an Analyze 7.5 header, which does not say which side is left"
+            return (
+                "an Analyze 7.5 header, which does not say which side is left (or a damaged NIfTI "
+                "header)"
+            )
     for magic, name in _MAGIC:
         if start.startswith(magic):
             return name

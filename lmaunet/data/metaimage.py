@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmaunet.data.geometry import FileGrid, orthogonal_grid
-from lmaunet.data.image_file import MOST_SHRINKING, check_memory, open_regular
+from lmaunet.data.image_file import MOST_SHRINKING, check_memory, header_line, open_regular
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,10 +94,7 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         place += len(line) + len(newline)
         if not line.strip():
             continue
-        try:
-            key, mark, value = line.decode("utf-8").partition("=")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: a line of its header is no text; {AGAIN}") from error
+        key, mark, value = header_line(line.rstrip(b"\r"), path).partition("=")
         key = _NAMES.get(key.strip(), key.strip())
         if not mark or (key in fields and fields[key] != value.strip()):
             raise UserError(
@@ -177,7 +174,7 @@ def _pixels(path: Path, fields: dict[str, str], start: int, expected: int) -> by
     """Return the bytes of the pixels."""
     target, name = fields["ElementDataFile"], str(path)
     file = path
-    if target.upper() != "LOCAL":
+    if target not in ("LOCAL", "Local", "local"):
         file, start = path.parent / target, 0
         if target.upper().startswith("LIST") or "%" in target:
             raise UserError(

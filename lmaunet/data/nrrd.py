@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmaunet.data.geometry import FileGrid, orthogonal_grid
-from lmaunet.data.image_file import check_memory, inflate, open_regular
+from lmaunet.data.image_file import check_memory, header_line, inflate, open_regular
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ _SPACES = {
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
 }  # fmt: skip
+_NOWHERE = (
+    "", "scanner-xyz", "3d-right-handed", "3d-left-handed", "3dr", "3dl",
+)  # fmt: skip
 _ENCODINGS = {
     "raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2",
     "ascii": "text", "text": "text", "txt": "text",
@@ -112,16 +115,11 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
             break
         if number == 0 or line.startswith(b"#"):
             continue
-        try:
-            plain = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}: line {number + 1} of its header is no text; {AGAIN}"
-            ) from error
+        plain = header_line(line, path)
         key, mark, value = plain.partition(":")
         if value.startswith("="):  # a pair of the user's own
             continue
-        key = _NAMES.get(key.strip().lower(), key.strip().lower())
+        key = _NAMES.get(key.lower(), key.lower())
         if not mark or key in fields or key not in _FIELDS:
             what = "is given twice" if key in fields else "is no field of NRRD"
             raise UserError(f"{path}: {plain[:40]!r} in its header {what}; {AGAIN}")
@@ -199,11 +197,14 @@ def _grid(
                 "correct the header"
             )
         return orthogonal_grid(np.diag(steps), np.zeros(n), size, name, REMEDY)[0], tuple(notes)
-    matrix = np.array([vectors[axis] for axis in keep], np.float64).T
+    if "space" not in fields and "space dimension" not in fields:
+        raise UserError(f"{name}: space directions without a space; {AGAIN}")
+    steps_of = [vectors[axis] or [] for axis in keep]
+    matrix = np.array(steps_of, np.float64).T if len(set(map(len, steps_of))) == 1 else np.empty(0)
     if matrix.shape != (n, n):
         raise UserError(
-            f"{name}: {n} axes in a space of {len(matrix)} dimensions; expected as many; save it "
-            "as a volume of 3"
+            f"{name}: space directions {fields['space directions']} of {n} axes; expected vectors "
+            f"of {n} numbers; save it as a volume of 3 axes"
         )
     origin = np.zeros(n)
     if "space origin" in fields:
@@ -216,9 +217,10 @@ def _grid(
     if space in _SPACES and n == 3:
         sign = np.array(_SPACES[space])
     else:
-        if space.endswith("-time") or space in _SPACES:
+        if space not in _NOWHERE:
             raise UserError(
-                f"{name}: space {space!r} with {n} axes in space; expected 3; save one volume"
+                f"{name}: space {space!r} with {n} axes in space; expected one of 3 axes, such as "
+                "left-posterior-superior; correct the header, or save one volume"
             )
         what = f"space {space!r}" if space else "no space"
         notes.append(

@@ -145,6 +145,32 @@ def test_what_a_header_leaves_open_is_said(tmp_path, fields, note):
     assert (notes == ()) if note is None else any(note in n for n in notes), notes
 
 
+def test_negative_voxel_sizes_mirror_nothing(tmp_path):
+    """Where only the qform places the image, which uses them; nibabel takes magnitudes too."""
+    fields = {"pixdim": (1, -1, 1.5, -3, 0, 0, 0, 0), "sform_code": 0}
+    path = write(tmp_path / "a.nii", **fields)
+    grid = read_volume(path).geometry.grid
+    affine = np.diag([-1.0, -1, 1, 1]) @ nibabel.load(path).affine
+    assert np.allclose(np.reshape(grid.direction, (3, 3)) * grid.spacing_mm, affine[:3, :3])
+    assert np.allclose(affine[:3, :3], np.diag(STEPS)) and np.allclose(grid.origin, affine[:3, 3])
+
+
+def test_a_bitpix_that_is_wrong_is_read_only_where_the_length_says_so(tmp_path):
+    path = tmp_path / "a.nii"
+    path.write_bytes(content(bitpix=8) + bytes(16))
+    with pytest.raises(UserError, match="bitpix 8, but its datatype has 16 bits"):
+        read_volume(path)
+
+
+def test_a_mask_has_no_meaning_that_the_image_had(tmp_path):
+    """An image may be a map of z-scores, and is scaled; its mask is labels."""
+    path = write(tmp_path / "a.nii", intent_code=5, scl_slope=2.0, scl_inter=7.0)
+    mask_of(path, tmp_path / "s.nii")
+    # an image's header in nibabel has lost the slope
+    header = nibabel.Nifti1Header(content_of(tmp_path / "s.nii")[:348])
+    assert int(header["intent_code"]) == 0 and header.get_slope_inter() == (1.0, 0.0)
+
+
 def test_the_units_of_a_file_are_those_of_the_network(tmp_path):
     for name in ("plain", "metres", "micrometres and seconds"):
         geometry = read_volume(write(tmp_path / "a.nii", **PLACEMENTS[name])).geometry

@@ -179,13 +179,18 @@ def test_a_nrrd_file_that_cannot_be_right_is_refused(tmp_path, change, pixels, t
         (NRRD + "spacings: 2 3\n\n", "expected 3 numbers"),
         (NRRD + "spacings: 2 3 4\naxis mins: 1 2 3\n\n", "a place .* without space directions"),
         (LPS, "its header has no end"),
+        (NRRD + "#space: LPS\n" + TURNED + "\n", "space directions without a space"),
+        (NRRD + "space: laft-posterior-superior\n" + TURNED + "\n", "correct the header"),
+        (LPS.replace("(-3,0,0)", "(-3,0)") + "\n", "expected vectors of 3 numbers"),
+        (LPS.replace("NRRD0005", "NRRD0009") + "\n", "cannot be read as an image"),
+        (LPS.replace("(-3,0,0)", "(-3,0\0,0)") + "\n", "a control character"),
         (LPS + "data file: LIST\na.raw\n\n", "a list of files"),
         (LPS + "data file: a%03d.raw 1 7 1\n\n", "which is not there"),
     ],
 )
 def test_a_nrrd_file_that_leaves_its_place_open_is_refused(tmp_path, header, text):
     with pytest.raises(UserError, match=text):
-        read_nrrd(write(tmp_path / "a.nrrd", header, b"" if header == LPS else PIXELS))
+        read_volume(write(tmp_path / "a.nrrd", header, b"" if header == LPS else PIXELS))
 
 
 @pytest.mark.parametrize(
@@ -264,6 +269,8 @@ COMPRESSED = ("CompressedData = False", "CompressedData = True")
         (("NDims = 3", "NDims = 3\nNDims = 2"), PIXELS, "given twice"),
         (("NDims = 3", "NDims = 3\nno field"), PIXELS, "is no field"),
         (("LOCAL", "b.raw"), PIXELS, r"b\.raw, which is not there"),
+        (("LOCAL", "LOCaL"), PIXELS, "LOCaL, which is not there"),
+        (("Offset =", "Offset\x1f="), PIXELS, "a control character"),
         (("LOCAL", "LIST"), PIXELS, "in several files"),
         (("LOCAL", "a%02d.raw 1 7 1"), PIXELS, "in several files"),
         (("ElementDataFile = LOCAL\n", ""), b"", "no ElementDataFile"),

@@ -27,6 +27,7 @@ LEAST_DARK, LEAST_DARK_IN_TRAINING = 1e-3, 1e-2
 LEAST_INSIDE, OF_TRAINING = 0.02, 0.1
 MOST_BRIGHT, BEYOND_TRAINING = 0.5, 0.3
 NEGATIVE, LEAST_NEGATIVE = -200.0, 0.01  # no MRI has such values, and the air of every CT has
+SPREAD = 5.0  # times as wide or as narrow as in training, where values are taken as they are
 UNKNOWN_INSIDE, UNKNOWN_BRIGHT = 0.1, 0.1  # for builds without a record of their training images
 
 
@@ -136,7 +137,7 @@ def unlike(
                 "of a CT is"
                 + ("; training had none below 0" if trained else "; such a network is for MRI")
             ]
-        return []
+        return _unscaled(seen, trained) if kind["kind"] == "none" and trained else []
     found = []
     low, high = kind["low"], kind["high"]
     dark = low + DARK * (high - low)
@@ -161,6 +162,24 @@ def unlike(
         )
     if low < 0 and modality not in ("", "CT"):
         found.append(f"the file's modality is {modality}, and the network's window is of a CT")
+    return found
+
+
+def _unscaled(seen: Mapping[str, float], trained: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return in what values that a network takes as they are lie elsewhere than in training."""
+    found = []
+    low, high = trained["q001"][0], trained["q999"][1]
+    if not low <= seen["q500"] <= high:
+        found.append(
+            f"the median is {seen['q500']:.4g}; the pixels of training were {low:.4g} to {high:.4g}"
+        )
+    spread = seen["q950"] - seen["q050"]
+    widest = trained["q950"][1] - trained["q050"][0]
+    narrowest = trained["q950"][0] - trained["q050"][1]
+    if spread > SPREAD * widest or spread < narrowest / SPREAD:
+        found.append(
+            f"90% of the pixels span {spread:.4g}; in training they spanned about {widest:.4g}"
+        )
     return found
 
 

@@ -99,6 +99,18 @@ def test_a_set_of_another_window_is_held_to_it():
     assert any("are above 1" in r for r in unlike(measure(bits, kind), trained, kind))
 
 
+def test_a_network_that_takes_values_as_they_are_is_told_of_others():
+    kind = {"kind": "none"}
+    mri = [np.abs(ct(seed) + 1000) for seed in range(3)]
+    trained = combine([measure(image, kind) for image in mri[:2]])
+    assert unlike(measure(mri[2], kind), trained, kind) == []
+    assert unlike(measure(mri[2] * 2, kind), trained, kind) == []
+    for other in (mri[2] * 10, mri[2] / 10):
+        assert "in training they spanned" in unlike(measure(other, kind), trained, kind)[0]
+    assert "the median is" in unlike(measure(mri[2] + 5000, kind), trained, kind)[0]
+    assert unlike(measure(mri[2] * 10, kind), None, kind) == []
+
+
 def test_all_columns_of_a_large_image_are_looked_at():
     """A step that divides the width would see some columns only."""
     image = np.full((5, 1024, 1024), -1000.0, np.float32)

@@ -174,7 +174,9 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
     highest = int(labels.max()) if labels.size else 0
     if highest > HIGHEST_LABEL or (labels.size and labels.min() < 0):
         raise UserError(f"labels from {labels.min()} to {highest}; expected 0 to {HIGHEST_LABEL}")
-    turned = in_file_axes(labels.astype(np.uint8 if highest <= 255 else np.uint16), geometry)
+    # labels of more than 256 classes come in 16 bits, and stay so where none is that high
+    wide = highest > 255 or labels.dtype == np.uint16
+    turned = in_file_axes(labels.astype(np.uint16 if wide else np.uint8), geometry)
     if suffix.startswith(".nii"):
         from lmaunet.data import nifti_mask
 

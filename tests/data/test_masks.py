@@ -48,6 +48,13 @@ def test_labels_come_back(tmp_path, suffix, highest, kind):
     assert np.allclose(by_itk.GetDirection(), geometry.grid.direction)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_mask_of_many_classes_has_16_bits_whatever_is_in_it(tmp_path, image, suffix):
+    labels = labels_of(image, 3).astype(np.uint16)
+    stored = read_labels(write_labels(tmp_path / f"s{suffix}", labels, image.geometry))[0]
+    assert stored.dtype == np.uint16 and np.array_equal(stored, labels)
+
+
 @pytest.mark.parametrize("labels", [65536, -1])
 def test_a_label_that_no_format_holds_is_refused(tmp_path, image, labels):
     with pytest.raises(UserError, match="expected 0 to 65535"):

@@ -180,7 +180,7 @@ def _check_places(frames: Sequence[Frame], along: np.ndarray, path: Path) -> Non
     differing = [
         (name, pair[0].hints[name], pair[1].hints[name])
         for name in pair[0].hints
-        if name != "SOPInstanceUID" and pair[0].hints[name] != pair[1].hints[name]
+        if pair[0].hints[name] != pair[1].hints[name]
     ]
     if places > 1 and len(twice) < places:
         raise UserError(

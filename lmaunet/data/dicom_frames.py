@@ -284,7 +284,7 @@ def _hints(dataset: Any, get: Callable[..., Any]) -> dict[str, Any]:
     keywords = (
         "ImageType", "AcquisitionNumber", "TriggerTime", "NominalCardiacTriggerDelayTime",
         "FrameAcquisitionDateTime", "AcquisitionTime", "AcquisitionDateTime", "ContentTime",
-        "ConvolutionKernel", "SOPInstanceUID",
+        "ConvolutionKernel",
     )  # fmt: skip
     return {keyword: _plain(_either(get, dataset, keyword)) for keyword in keywords}
 

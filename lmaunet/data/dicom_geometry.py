@@ -180,7 +180,7 @@ def _check_places(frames: Sequence[Frame], along: np.ndarray, path: Path) -> Non
     differing = [
         (name, pair[0].hints[name], pair[1].hints[name])
         for name in pair[0].hints
-        if name != "SOPInstanceUID" and pair[0].hints[name] != pair[1].hints[name]
+        if pair[0].hints[name] != pair[1].hints[name]
     ]
     if places > 1 and len(twice) < places:
         raise UserError(
@@ -221,10 +221,12 @@ def _step(
     aside = positions - positions[0]
     aside = aside - (aside @ normal)[:, None] * normal
     shift = float(np.linalg.norm(aside, axis=1).max())
+    # a tilt moves each slice by as much more as it is farther; the rest is single slices' own
+    tilt = aside[-1] * ((along - along[0]) / span)[:, None]
+    alone = float(np.linalg.norm(aside - tilt, axis=1).max())
     angle = math.degrees(math.atan2(float(np.linalg.norm(aside[-1])), span))
-    pixel = min(frames[0].spacing_mm)
-    small = angle <= TILT_TOLERANCE_DEGREES and shift <= pixel / 4
-    if shift > GEOMETRY_TOLERANCE_MM and not small:
+    small = angle <= TILT_TOLERANCE_DEGREES and shift <= min(frames[0].spacing_mm) / 4
+    if alone > GEOMETRY_TOLERANCE_MM or (shift > GEOMETRY_TOLERANCE_MM and not small):
         raise UserError(
             f"{path}: slices are shifted by up to {shift:.3g} mm within their plane, {angle:.2g} "
             "degrees from the normal (a tilted gantry, or a shift); expected slices one above the "

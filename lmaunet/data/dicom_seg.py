@@ -63,6 +63,11 @@ def check_segmentation_source(source: DicomImage | None, path: Path) -> tuple[st
             f"or share; {INSTEAD}"
         )
     first = source.headers[0]
+    if "Image Storage" not in _class_name(first):
+        raise UserError(
+            f"{path}: the image's SOPClassUID {first.text('SOPClassUID')} is no class of images "
+            f"that a DICOM SEG could refer to; {INSTEAD}"
+        )
     if not first.text("FrameOfReferenceUID"):
         raise UserError(
             f"{path}: DICOM SEG lies in the frame of reference of its image, and the image has no "
@@ -137,6 +142,12 @@ def write_segmentation(
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
     return path
+
+
+def _class_name(header: Header) -> str:
+    from pydicom.uid import UID
+
+    return UID(header.text("SOPClassUID")).name
 
 
 def _highdicom() -> Any:

@@ -92,12 +92,12 @@ def save(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def series(folder: Path, change=lambda z: {}, values=None, skip=()) -> Path:
+def series(folder: Path, change=lambda z: {}, values=None, skip=(), naming="") -> Path:
     """A folder of slices; ``change(z)`` gives tags of slice z that differ. Names tell no order."""
     values = volume() if values is None else values
     for z in range(len(values)):
         if z not in skip:
-            save(one(z, values[z], **change(z)), folder / name(z))
+            save(one(z, values[z], **change(z)), folder / (naming.format(z) or name(z)))
     return folder
 
 

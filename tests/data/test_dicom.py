@@ -283,20 +283,51 @@ def test_a_tilted_gantry_is_refused_with_a_remedy(tmp_path, direction, kind):
     refused(path, "shifted by up to 1.2 mm within their plane, 6.8 degrees", "dcm2niix")
 
 
-def test_a_shift_below_a_tenth_of_a_degree_is_tolerated_and_said(tmp_path):
-    folder = series(
-        tmp_path / "a", lambda z: {"ImagePositionPatient": maker.text(place(z, (0.003 * z, 0)))}
-    )
-    image = read_dicom(folder)
-    assert any("shifted by up to 0.012 mm within their plane" in note for note in image.notes)
-    folder = series(  # one slice alone is moved
-        tmp_path / "b",
-        lambda z: {"ImagePositionPatient": maker.text(place(z, (0.4 * (z == 2), 0)))},
-    )
-    refused(folder, "shifted by up to 0.4 mm within their plane")
+@pytest.mark.parametrize(
+    ("aside", "text"),
+    [
+        ([0, 0.003, 0.006, 0.009, 0.012], ""),  # 0.07 degrees
+        ([0, 0, 0.04, 0, 0], ""),
+        ([0, 0.025, 0.05, 0.075, 0.1], "shifted by up to 0.1 mm"),  # 0.57 degrees
+        ([0, 0, 0.1, 0, 0], "shifted by up to 0.1 mm"),  # one slice alone, the ends in line
+        ([0.1, 0, 0, 0, 0], "shifted by up to 0.1 mm"),
+        ([0, 0, 0.4, 0, 0], "shifted by up to 0.4 mm"),
+    ],
+)
+@pytest.mark.parametrize("direction", [0, 1])
+def test_only_small_shifts_within_the_plane_are_tolerated_and_said(
+    tmp_path, aside, text, direction
+):
+    def change(z):
+        shift = [0.0, 0.0]
+        shift[direction] = aside[z]
+        return {"ImagePositionPatient": maker.text(place(z, shift))}
+
+    folder = series(tmp_path / "a", change)
+    if text:
+        refused(folder, text, "within their plane")
+        return
+    notes = read_dicom(folder).notes
+    assert any(f"shifted by up to {max(aside):g} mm within their plane" in n for n in notes)
+
+
+def test_a_tilt_of_many_slices_may_add_up_to_a_quarter_of_a_pixel(tmp_path):
+    """Over 60 slices of 2.5 mm a twentieth of a degree is 0.13 mm; pixels are of 0.75 mm."""
+    values = maker.volume((60, 3, 4))
+    for per_slice, good in ((0.0022, True), (0.0035, False), (0.005, False)):
+        change = lambda z, s=per_slice: {  # noqa: E731
+            "ImagePositionPatient": maker.text(place(z, (s * z, 0)))
+        }
+        folder = series(tmp_path / f"{per_slice}", change, values, naming="{:03d}")
+        if good:
+            assert any("shifted by up to 0.13 mm" in n for n in read_dicom(folder).notes)
+        else:
+            refused(folder, "within their plane")
 
 
 def test_positions_count_and_not_what_tags_say_of_the_distance(tmp_path):
+    near = read_dicom(series(tmp_path / "b", lambda z: {"SpacingBetweenSlices": "2.53"}))
+    assert np.isclose(near.spacing_mm[2], 2.5) and near.notes == ()
     image = read_dicom(series(tmp_path / "a", lambda z: {"SpacingBetweenSlices": "9"}))
     assert np.isclose(image.spacing_mm[2], 2.5)
     assert any("positions give 2.5 mm" in n and "SpacingBetweenSlices 9 mm" in n

@@ -249,6 +249,25 @@ def test_padding_stored_without_its_sign_is_no_metal(tmp_path, tag):
     assert any("held 62512, brighter than all others" in note for note in notes)
 
 
+@pytest.mark.parametrize(("first", "last"), [(-2048, -1800), (-1800, -2048)])
+def test_a_range_of_marks(tmp_path, first, last):
+    def change(z):
+        words = V[z].astype("<i2")
+        words[0, :3] = -2048, -1900, -1800
+        words[0, 3] = -1799
+        return {"PixelData": words.tobytes(), "PixelRepresentation": 1, "RescaleIntercept": "0"}
+
+    folder = series(tmp_path / "a", change)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.add_new(0x00280120, "SS", first)
+        dataset.add_new(0x00280121, "SS", last)
+        dataset.save_as(path)
+    image = read_dicom(folder)
+    assert image.array[:, 0, :4].tolist() == [[-2048, -1900, -1800, -1799]] * SHAPE[0]
+    assert any("15 pixel(s) outside the field of view" in note for note in image.notes)
+
+
 def test_a_mark_that_pixels_of_the_body_have_is_no_mark(tmp_path):
     corner, notes = padded(tmp_path, 0, 0, signed=1)
     assert (corner == 0).all() and not notes

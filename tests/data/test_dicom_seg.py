@@ -284,6 +284,9 @@ def test_what_a_seg_cannot_refer_to_is_refused_with_a_remedy(tmp_path):
     folder = series(tmp_path / "b", lambda z: {"SOPInstanceUID": "1.2.9"})
     with pytest.raises(UserError, match="SOPInstanceUID, which the image's files lack or share"):
         check_segmentation_source(read_dicom(folder), tmp_path / "seg.dcm")
+    folder = series(tmp_path / "d", lambda z: {"SOPClassUID": "1.2.840.99"})
+    with pytest.raises(UserError, match=r"SOPClassUID 1\.2\.840\.99 is no class of images"):
+        check_segmentation_source(read_dicom(folder), tmp_path / "seg.dcm")
     for part, order in enumerate([(4, 0), (1, 3, 2)]):
         save(enhanced(order), tmp_path / "c" / f"{part}.dcm")
     with pytest.raises(UserError, match="split into 2 multi-frame files"):

@@ -45,7 +45,7 @@ from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.net.network import LMaUNet
-from lmaunet.sampling import evenly_spread
+from lmaunet.sampling import evenly_spread, labelled_first
 from lmaunet.scan.choice import ScanCodes, measure
 from lmaunet.scan.formats import Widths, spec_for
 from lmaunet.scan.real import selective_scan
@@ -101,7 +101,7 @@ class Bench:
         stored: list[SiteFormats] | None = None,
     ) -> None:
         self.model, self.data = model, data
-        self.val = data.val.take(evenly_spread(len(data.val), images))
+        self.val = data.val.take(labelled_first(data.val.labels, images))
         self.sites = scan_sites(model)
         self.chosen_row = "chosen here" if stored is None else "chosen by qat"
         self.seconds_to_choose = None
@@ -347,7 +347,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--run", type=Path, required=True, help="a run with train or qat")
     parser.add_argument("--data", type=Path, help="other data than the run's")
-    parser.add_argument("--images", type=int, default=40, help="validation slices, evenly spread")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=40,
+        help="validation slices, evenly spread over those with labels",
+    )
     parser.add_argument("--epochs", type=int, default=6, help="of the leaning network")
     parser.add_argument("--target-db", type=float, default=TARGET_DB,
                         help="SQNR of the formats that are chosen here")  # fmt: skip

@@ -110,6 +110,10 @@ def assemble(
         notes.append(
             "cases that validate differ in in-plane spacing; distances in mm are by each case's own"
         )
+    for name, side in (("training", train), ("held-out", val)):
+        absent = sorted(set(range(1, len(source.classes))) - set(np.unique(side.labels).tolist()))
+        if absent:
+            notes.append(f"no {name} slice shows {', '.join(source.classes[i] for i in absent)}")
     normalization = norm.with_statistics(source.normalization, train.images)
     for side in (train, val):
         for index in range(len(source.channels)):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lmaunet.data.patients import patient_of
 from lmaunet.data.split import check_gap
 from lmaunet.errors import UserError
 
@@ -108,7 +109,7 @@ class Dataset:
             check_gap(train_z, self.val.z[self.val.cases == case], self.gap)
         shared = set(self.train.cases) & set(self.val.cases)
         sides = [
-            {self.patients.get(case, case) for case in set(side.cases) - shared}
+            {self.patient(case) for case in set(side.cases) - shared}
             for side in (self.train, self.val)
         ]
         if sides[0] & sides[1]:
@@ -134,9 +135,13 @@ class Dataset:
             for name, side in (("train", self.train), ("val", self.val))
         }
 
+    def patient(self, case: str) -> str:
+        """Return the patient of a case: the one that is known, else the one its name tells."""
+        return self.patients.get(str(case)) or patient_of(str(case))
+
     def patients_of(self, side: str) -> list[str]:
         """Return the patients of a side, ``train`` or ``val``."""
-        return sorted({self.patients.get(c, c) for c in map(str, getattr(self, side).cases)})
+        return sorted({self.patient(case) for case in getattr(self, side).cases})
 
     def to_json(self) -> dict[str, Any]:
         """Return what a report says on the data, without the pixels."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lmaunet.data.dicom_files import Header, holds_dicom, is_dicom, read_headers
+from lmaunet.data.dicom_files import holds_dicom, is_dicom, read_headers
 from lmaunet.data.dicom_frames import Frame, frames_of
 from lmaunet.data.dicom_geometry import GEOMETRY_TOLERANCE_MM, stack
+from lmaunet.data.dicom_header import Header, damaged
 from lmaunet.data.dicom_pixels import read_pixels
+from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +62,15 @@ def read_dicom(path: Path) -> DicomImage:
         UserError: where it is not exactly one series, or no box of voxels, or damaged; the message
             names the file or frame.
     """
+    try:
+        return _read(path)
+    except (UserError, NameError, ImportError):
+        raise
+    except Exception as error:  # damaged bytes make pydicom raise anything, anywhere
+        raise UserError(damaged(path, error)) from error
+
+
+def _read(path: Path) -> DicomImage:
     headers, notes = read_headers(path)
     frames = frames_of(headers)
     box = stack(frames, path)
@@ -71,12 +82,8 @@ def read_dicom(path: Path) -> DicomImage:
         box.origin,
         box.direction,
         (*notes, *box.notes, *of_values),
-        _modality(headers[0].dataset),
+        headers[0].text("Modality") or "unknown",
         tuple(headers[frame.source].path for frame in frames),
         tuple(frames),
         tuple(headers),
     )
-
-
-def _modality(dataset: Any) -> str:
-    return str(dataset.get("Modality") or "unknown")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import logging
 import os
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.data.dicom_header import Header, damaged, read_header
+from lmaunet.errors import UserError
 
 JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -27,9 +23,6 @@ DERIVED = {
     "1.2.840.10008.5.1.4.1.1.481.2": "RTDOSE",
 }
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-DEFERRED_BYTES = 16_384
-"""Elements above this, the pixels above all, are left in the file until they are asked for."""
 LOOK_BELOW = 5_000
 _VRS = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR "
@@ -37,24 +30,15 @@ _VRS = frozenset(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Header:
-    """The tags of one file.
-
-    Args:
-        path: the file.
-        dataset: pydicom's; its pixels are read from the file when they are asked for.
-    """
-
-    path: Path
-    dataset: Any = field(repr=False)
-
-
 def is_dicom(path: Path) -> bool:
     """Tell whether a file begins as DICOM files do, with or without the preamble of 128 bytes."""
     with path.open("rb") as stream:
-        start = stream.read(132)
-    return start[128:] == b"DICM" or _begins_without_preamble(start)
+        return begins_as_dicom(stream.read(132))
+
+
+def begins_as_dicom(start: bytes) -> bool:
+    """Tell whether the first 132 bytes or more are those of a DICOM file."""
+    return start[128:132] == b"DICM" or _begins_without_preamble(start)
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -78,7 +62,7 @@ def read_headers(path: Path) -> tuple[list[Header], tuple[str, ...]]:
         if not is_dicom(path):
             raise UserError(f"{path} is no DICOM file; give a DICOM file or the series' folder")
         headers = [read_header(path)]
-    directories, headers = _part(headers, lambda h: _sop_class(h) == MEDIA_DIRECTORY)
+    directories, headers = _part(headers, lambda h: h.text("SOPClassUID") == MEDIA_DIRECTORY)
     if not headers and directories:
         place = directories[0].path
         raise UserError(_only_a_directory(place, _folders_below(place.parent)))
@@ -95,62 +79,6 @@ def read_headers(path: Path) -> tuple[list[Header], tuple[str, ...]]:
         notes.append("no file has a SeriesInstanceUID: all are taken for one series")
     _check_whole(images, path)
     return images, tuple(notes)
-
-
-def read_header(path: Path) -> Header:
-    """Return the tags of one DICOM file.
-
-    Raises:
-        UserError: where they cannot be read to their end.
-    """
-    pydicom = needed_package("pydicom", "to read DICOM files")
-    try:
-        with quiet():
-            dataset = pydicom.dcmread(path, defer_size=DEFERRED_BYTES, force=True)
-            if str(dataset.file_meta.get("TransferSyntaxUID", "")) == DEFLATED:
-                # what is deflated has no places in the file that could be read later
-                dataset = pydicom.dcmread(path, force=True)
-            elif not _complete(dataset, path):
-                raise EOFError("the file ends within an element")
-            # some anonymisers empty what the file's own header still says
-            for keyword in ("SOPClassUID", "SOPInstanceUID"):
-                if not dataset.get(keyword):
-                    value = dataset.file_meta.get(f"MediaStorage{keyword}")
-                    setattr(dataset, keyword, value or "")
-            if len(dataset) < 3 or not dataset.SOPClassUID:
-                raise EOFError("no SOPClassUID")
-    except Exception as error:  # a damaged header makes pydicom raise anything
-        raise UserError(damaged(path, error)) from error
-    return Header(path, dataset)
-
-
-def needed_package(name: str, why: str) -> Any:
-    """Return a package by name; raise ToolNotFound where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ToolNotFound(name, why, f"install it: pip install {name}") from error
-
-
-def damaged(path: Path | str, error: Exception | str) -> str:
-    """Return the message on a file that cannot be read."""
-    reason = str(error).strip().splitlines()
-    text = reason[0] if reason else type(error).__name__
-    return f"{path} is damaged or no DICOM image ({text}); get the file again, or move it away"
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings off the terminal; what matters is raised."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def listing(names: Sequence[str], most: int = 3) -> str:
@@ -275,20 +203,6 @@ def _only_a_directory(path: Path, below: Sequence[Path]) -> str:
     return f"{path} is only the index of a medium; give one series: {places}"
 
 
-def _complete(dataset: Any, path: Path) -> bool:
-    """Tell whether every element that was read, or left for later, lies within the file."""
-    size = path.stat().st_size
-    for tag in list(dataset.keys()):
-        element = dataset.get_item(tag, keep_deferred=True)
-        length = getattr(element, "length", None)
-        tell = getattr(element, "value_tell", None)
-        if length is None or tell is None or length == 0xFFFFFFFF:
-            continue
-        if tell + length > size:
-            return False
-    return True
-
-
 def _part(
     headers: Sequence[Header], which: Callable[[Header], bool]
 ) -> tuple[list[Header], list[Header]]:
@@ -299,15 +213,11 @@ def _part(
     return parts
 
 
-def _sop_class(header: Header) -> str:
-    return str(header.dataset.get("SOPClassUID") or "")
-
-
 def _is_image(header: Header) -> bool:
     """Tell whether a file is an image; raise UserError for an image without pixels."""
     from pydicom.uid import UID
 
-    sop_class = _sop_class(header)
+    sop_class = header.text("SOPClassUID")
     if sop_class in DERIVED:
         return False
     if any(keyword in header.dataset for keyword in PIXELS):
@@ -321,7 +231,7 @@ def _kinds(headers: Sequence[Header]) -> str:
     """Return how many files of which kind there are, each kind with the name of a file."""
     kinds: dict[str, list[str]] = {}
     for header in headers:
-        kind = DERIVED.get(_sop_class(header)) or str(header.dataset.get("Modality") or "other")
+        kind = DERIVED.get(header.text("SOPClassUID")) or header.text("Modality") or "other"
         kinds.setdefault(kind, []).append(header.path.name)
     return ", ".join(f"{len(names)} {kind} ({listing(names, 1)})" for kind, names in kinds.items())
 
@@ -332,7 +242,7 @@ def _without_captures(images: list[Header]) -> tuple[list[Header], list[Header]]
     def is_capture(header: Header) -> bool:
         tags = header.dataset
         placed = "ImagePositionPatient" in tags or "PerFrameFunctionalGroupsSequence" in tags
-        return _sop_class(header).startswith(SECONDARY_CAPTURE) and not placed
+        return header.text("SOPClassUID").startswith(SECONDARY_CAPTURE) and not placed
 
     captures, slices = _part(images, is_capture)
     return (slices, captures) if slices else (images, [])
@@ -342,7 +252,7 @@ def _check_one_series(images: Sequence[Header], path: Path) -> str:
     """Return the series' UID, empty where an anonymiser took it; raise UserError for several."""
     series: dict[str, list[Header]] = {}
     for header in images:
-        uid = str(header.dataset.get("SeriesInstanceUID") or "")
+        uid = header.text("SeriesInstanceUID")
         series.setdefault(uid, []).append(header)
     if len(series) > 1:
         known = "; ".join(_describe(headers) for headers in series.values())
@@ -355,34 +265,35 @@ def _check_one_series(images: Sequence[Header], path: Path) -> str:
 
 def _describe(headers: Sequence[Header]) -> str:
     """Return a series in words: kind, number, description, size, and where it begins."""
-    first = headers[0].dataset
-    number = first.get("SeriesNumber")
-    text = f"{first.get('Modality') or 'series'}{'' if number is None else f' {number}'}"
-    description = str(first.get("SeriesDescription") or "").strip()
-    if description:
-        text += f" '{description}'"
+    first = headers[0]
+    text = f"{first.text('Modality') or 'series'} {first.text('SeriesNumber')}".strip()
+    if first.text("SeriesDescription"):
+        text += f" '{first.text('SeriesDescription')}'"
     slices = 0
     for header in headers:
-        with contextlib.suppress(TypeError, ValueError):
-            slices += int(header.dataset.get("NumberOfFrames") or 1)
+        slices += _count(header.text("NumberOfFrames")) or 1
     return f"{text}, {slices} slice(s), {listing([h.path.name for h in headers], 1)}"
 
 
 def _check_whole(images: Sequence[Header], path: Path) -> None:
     """Raise UserError where files of one image that was split (a concatenation) are missing."""
-    parts = [h for h in images if h.dataset.get("ConcatenationUID")]
+    parts = [h for h in images if h.text("ConcatenationUID")]
     if not parts:
         return
-    uids = Counter(str(h.dataset.ConcatenationUID) for h in parts)
+    uids = Counter(h.text("ConcatenationUID") for h in parts)
     if len(uids) > 1 or len(parts) < len(images):
         raise UserError(
             f"{path} holds {len(uids)} split image(s) and {len(images) - len(parts)} other(s) in "
             "one series; expected one image; move each into a folder of its own"
         )
-    numbers = sorted(int(h.dataset.get("InConcatenationNumber") or 0) for h in parts)
-    total = int(parts[0].dataset.get("InConcatenationTotalNumber") or numbers[-1])
+    numbers = sorted(_count(h.text("InConcatenationNumber")) for h in parts)
+    total = _count(parts[0].text("InConcatenationTotalNumber")) or numbers[-1]
     if numbers != list(range(1, total + 1)):
         raise UserError(
             f"{path} holds part(s) {', '.join(map(str, numbers))} of an image that was split into "
             f"{total} files; expected all of them, each once; give the folder with all parts"
         )
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isdigit() else 0

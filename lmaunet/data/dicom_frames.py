@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmaunet.data.dicom_files import Header, damaged, quiet
+from lmaunet.data.dicom_header import Header, damaged, printable, quiet
 from lmaunet.errors import UserError
 
 MOST_FRAMES = 100_000
@@ -183,7 +183,8 @@ def _numbers(get: Callable[..., Any], keyword: str, count: int, name: str) -> li
         value = get(keyword)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(
-            f"{name}: {keyword} is no number ({error}); expected {count} number(s); correct the tag"
+            f"{name}: {keyword} is no number ({printable(str(error))}); expected {count} "
+            "number(s); correct the tag"
         ) from error
     if value is None or value == "":
         raise UserError(
@@ -196,7 +197,8 @@ def _numbers(get: Callable[..., Any], keyword: str, count: int, name: str) -> li
         numbers = [float(v) for v in values]
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{name}: {keyword} is no number ({error}); expected {count} number(s); correct the tag"
+            f"{name}: {keyword} is no number ({printable(str(error))}); expected {count} "
+            "number(s); correct the tag"
         ) from error
     if len(numbers) != count or not all(math.isfinite(v) for v in numbers):
         raise UserError(
@@ -295,7 +297,7 @@ def _either(get: Callable[..., Any], dataset: Any, keyword: str) -> Any:
 def _kind(image_type: Any) -> str:
     """Return the third value of an image type, such as AXIAL, LOCALIZER or VOLUME."""
     values = [image_type] if isinstance(image_type, str) else list(image_type or [])
-    return str(values[2]) if len(values) > 2 else ""
+    return printable(str(values[2])).strip() if len(values) > 2 else ""
 
 
 def _plain(value: Any) -> Any:
@@ -306,7 +308,7 @@ def _plain(value: Any) -> Any:
         return tuple(_plain(v) for v in value)
     if isinstance(value, (int, float)):
         return round(float(value), 4)
-    return str(value)
+    return printable(str(value)).strip()
 
 
 def _tenths(value: Any) -> Any:

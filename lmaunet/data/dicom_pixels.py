@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.dicom_files import PIXELS, Header, damaged, listing, quiet
+from lmaunet.data.dicom_codestream import check_frames
+from lmaunet.data.dicom_files import PIXELS, listing
 from lmaunet.data.dicom_frames import Frame
+from lmaunet.data.dicom_header import Header, damaged, quiet
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +23,9 @@ if TYPE_CHECKING:
 
 LONGEST_PADDING = 3
 """Bytes after the pixels that are taken for padding; more says that their size is another."""
-RLE = "1.2.840.10008.1.2.5"
+STRICT = frozenset({"1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
+"""RLE and JPEG-LS, for which pydicom has decoders that refuse what is damaged: GDCM refuses small
+frames of RLE, and takes damaged ones of JPEG-LS."""
 WORDS = "1.2.840.10008.5.1.4.1.1.7.3"  # Multi-frame Grayscale Word Secondary Capture
 BYTES = "1.2.840.10008.5.1.4.1.1.7.2"  # Multi-frame Grayscale Byte Secondary Capture
 
@@ -99,18 +106,21 @@ def _stored(header: Header, traits: dict[str, Any]) -> np.ndarray:
     from pydicom.uid import UID
 
     dataset = header.dataset
-    count = int(dataset.get("NumberOfFrames") or 1)
+    count = header.integer("NumberOfFrames") or 1
     shape = (count, traits["Rows"], traits["Columns"])
     try:
         with quiet():
             keyword = next(keyword for keyword in PIXELS if keyword in dataset)
             syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
-            if syntax == RLE:
-                # pydicom's own decoder: GDCM refuses small frames of it
-                stored, _ = get_decoder(RLE).as_array(dataset, raw=True)
-                stored = stored.reshape(shape)
-            elif syntax.is_valid and syntax.is_encapsulated:
-                stored = _compressed(header, syntax, count)
+            if syntax.is_valid and syntax.is_encapsulated:
+                check_frames(dataset.PixelData, *shape)
+                if syntax in STRICT and get_decoder(syntax).is_available:
+                    # RLE tells no size: what is more than the tags say is a warning only
+                    warnings.filterwarnings("error", ".*RLE segment contains")
+                    stored, _ = get_decoder(syntax).as_array(dataset, raw=True)
+                    stored = stored.reshape(shape)
+                else:
+                    stored = _compressed(header, syntax, count)
             else:
                 stored = _native(header, keyword, syntax, shape, traits)
             del dataset[keyword]
@@ -198,7 +208,8 @@ def _compressed(header: Header, syntax: Any, count: int) -> np.ndarray:
         with tempfile.TemporaryDirectory(prefix="lmaunet-") as folder:
             file = Path(folder) / "pixels.dcm"
             alone.save_as(file, enforce_file_format=True)
-            image = SimpleITK.ReadImage(str(file), imageIO="GDCMImageIO")
+            with _mute():
+                image = SimpleITK.ReadImage(str(file), imageIO="GDCMImageIO")
     except OSError as error:
         raise UserError(
             f"{header.path}: its compressed pixels need a temporary file: {error.strerror}; set "
@@ -215,22 +226,42 @@ def _compressed(header: Header, syntax: Any, count: int) -> np.ndarray:
     return stored[None] if stored.ndim == 2 else stored
 
 
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """Keep what decoders print of damaged pixels off the terminal: the refusal says it."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no terminal
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _used_bits(stored: np.ndarray, header: Header) -> np.ndarray:
     """Return integers of the bits that are stored; others may hold an overlay, or anything."""
     import numpy as np
 
-    dataset = header.dataset
     allocated = stored.dtype.itemsize * 8
-    bits = int(dataset.get("BitsStored") or allocated)
-    high = dataset.get("HighBit")
-    high = bits - 1 if high is None else int(high)
+    bits, sign = header.integer("BitsStored"), header.integer("PixelRepresentation")
+    if bits is None or sign not in (0, 1):
+        raise UserError(
+            f"{header.path} has no BitsStored, or no PixelRepresentation of 0 or 1; expected both, "
+            "which say what number a pixel is; get the file again"
+        )
+    high = header.integer("HighBit")
+    high = bits - 1 if high is None else high
     if not 0 < bits <= high + 1 <= allocated:
         raise UserError(
             f"{header.path}: {bits} bits stored up to bit {high} of {allocated}; expected them to "
             "fit; correct the tags"
         )
-    signed = int(dataset.get("PixelRepresentation") or 0) == 1
-    kind = np.dtype(f"{'i' if signed else 'u'}{stored.dtype.itemsize}")
+    kind = np.dtype(f"{'i' if sign else 'u'}{stored.dtype.itemsize}")
     numbers = stored.view(stored.dtype.newbyteorder("=")) if stored.dtype.isnative else (
         stored.astype(stored.dtype.newbyteorder("="))
     )  # fmt: skip
@@ -245,7 +276,7 @@ def _values(plane: np.ndarray, frame: Frame, header: Header) -> np.ndarray:
     """Return what stored numbers stand for, by the frame's slope and intercept, or table."""
     import numpy as np
 
-    if header.dataset.get("ModalityLUTSequence"):
+    if "ModalityLUTSequence" in header.dataset:
         from pydicom.pixels import apply_modality_lut
 
         try:
@@ -314,23 +345,16 @@ class _Padding:
 
 def _padded(stored: np.ndarray, header: Header) -> np.ndarray | None:
     """Return which stored numbers mark pixels outside the field of view; None where no tag does."""
-    dataset = header.dataset
-    try:
-        value = dataset.get("PixelPaddingValue")
-        limit = dataset.get("PixelPaddingRangeLimit")
-        if value is None or value == "" or stored.dtype.kind == "f":
-            return None
-        first, last = sorted((int(value), int(value if limit in (None, "") else limit)))
-    except (TypeError, ValueError):
+    value = header.integer("PixelPaddingValue")
+    if value is None or stored.dtype.kind == "f":
         return None
-    if first == last:
-        # compared by bits: some files write the mark with a sign and pixels without, or reversed
-        bits = int(dataset.get("BitsStored") or stored.dtype.itemsize * 8)
-        mask = (1 << bits) - 1
-        return (stored & stored.dtype.type(mask if stored.dtype.kind == "u" else -1)) == (
-            _signed(first & mask, bits) if stored.dtype.kind == "i" else first & mask
-        )
-    return (stored >= first) & (stored <= last)
+    limit = header.integer("PixelPaddingRangeLimit")
+    if limit not in (None, value):
+        return (stored >= min(value, limit)) & (stored <= max(value, limit))
+    # compared by bits: some files write the mark with a sign and pixels without, or reversed
+    bits = header.integer("BitsStored") or stored.dtype.itemsize * 8
+    number = value & ((1 << bits) - 1)
+    return stored == (_signed(number, bits) if stored.dtype.kind == "i" else number)
 
 
 def _signed(number: int, bits: int) -> int:
@@ -341,9 +365,8 @@ def _notes(frames: Sequence[Frame], headers: Sequence[Header]) -> list[str]:
     """Return what a user should know of the unit of the values."""
     notes = []
     traits = frames[0].traits
-    first = headers[frames[0].source].dataset
-    table = bool(first.get("ModalityLUTSequence"))
-    if traits["Modality"] == "CT" and not table:
+    first = headers[frames[0].source]
+    if traits["Modality"] == "CT" and "ModalityLUTSequence" not in first.dataset:
         kind = traits["RescaleType"]
         if frames[0].slope is None:
             notes.append(
@@ -353,10 +376,10 @@ def _notes(frames: Sequence[Frame], headers: Sequence[Header]) -> list[str]:
             notes.append(f"values are in {kind} (RescaleType), expected HU for CT")
     if traits["Modality"] == "PT":
         notes.append(
-            f"values are in {first.get('Units') or 'an unknown unit'}, as the scanner gives them, "
+            f"values are in {first.text('Units') or 'an unknown unit'}, as the scanner gives them, "
             "not turned into SUV"
         )
-    lossy = [h.path.name for h in headers if str(h.dataset.get("LossyImageCompression")) == "01"]
+    lossy = [h.path.name for h in headers if h.text("LossyImageCompression") == "01"]
     if lossy:
         notes.append(f"compressed with loss: {listing(lossy, 1)}")
     return notes

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.dicom import DicomImage
 from lmaunet.data.dicom_codes import segment_code
-from lmaunet.data.dicom_files import needed_package, quiet
+from lmaunet.data.dicom_header import Header, needed_package, quiet
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,24 +56,24 @@ def check_segmentation_source(source: DicomImage | None, path: Path) -> tuple[st
             f"{INSTEAD}, or give the DICOM series"
         )
     _highdicom()
-    datasets = [header.dataset for header in source.headers]
-    uids = [str(dataset.get("SOPInstanceUID") or "") for dataset in datasets]
+    uids = [header.text("SOPInstanceUID") for header in source.headers]
     if not all(uids) or len(set(uids)) < len(uids):
         raise UserError(
             f"{path}: DICOM SEG refers to slices by SOPInstanceUID, which the image's files lack "
             f"or share; {INSTEAD}"
         )
-    if not datasets[0].get("FrameOfReferenceUID"):
+    first = source.headers[0]
+    if not first.text("FrameOfReferenceUID"):
         raise UserError(
             f"{path}: DICOM SEG lies in the frame of reference of its image, and the image has no "
             f"FrameOfReferenceUID; {INSTEAD}"
         )
-    if len(datasets) > 1 and any(frame.number is not None for frame in source.frames):
+    if len(source.headers) > 1 and any(frame.number is not None for frame in source.frames):
         raise UserError(
-            f"{path}: the image is split into {len(datasets)} multi-frame files; a DICOM SEG "
+            f"{path}: the image is split into {len(source.headers)} multi-frame files; a DICOM SEG "
             f"refers to one; {INSTEAD}"
         )
-    lost = [key for key in ("StudyInstanceUID", "SeriesInstanceUID") if not datasets[0].get(key)]
+    lost = [key for key in ("StudyInstanceUID", "SeriesInstanceUID") if not first.text(key)]
     if lost:
         return (
             f"the image has no {' and '.join(lost)} (anonymised): the SEG gets new ones, by which "
@@ -171,8 +171,7 @@ def _segmentation(
     from highdicom.seg import Segmentation
 
     version = _version()
-    first = source.headers[0].dataset
-    number = _whole(first.get("SeriesNumber"))
+    number = source.headers[0].text("SeriesNumber")
     places = None
     if not labels.any():
         # a SEG needs a frame, and highdicom would write all of them: one is enough to say nothing
@@ -190,7 +189,7 @@ def _segmentation(
             if index > 0
         ],
         series_instance_uid=hd.UID(),
-        series_number=SERIES_OFFSET + max(number, 0),
+        series_number=SERIES_OFFSET + (int(number) if number.isdigit() else 0),
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer=PRODUCT,
@@ -245,10 +244,10 @@ def _sources(source: DicomImage) -> list[Any]:
     for z, frame in enumerate(source.frames):
         by_source.setdefault(frame.source, []).append(z)
     for index in sorted(by_source):
-        header = source.headers[index].dataset
+        header = source.headers[index]
         image = _described(header)
         for key in ("SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID", *new):
-            setattr(image, key, str(header.get(key) or new.get(key)))
+            setattr(image, key, header.text(key) or new.get(key))
         image.Modality = source.modality
         image.Rows, image.Columns = rows, columns
         _place(image, source, by_source[index])
@@ -256,7 +255,7 @@ def _sources(source: DicomImage) -> list[Any]:
     return images
 
 
-def _described(header: Any) -> Any:
+def _described(header: Header) -> Any:
     """Return a dataset with patient and study of a header; what is no legal value is left empty."""
     from pydicom import Dataset
     from pydicom.valuerep import DA, TM
@@ -279,12 +278,11 @@ def _described(header: Any) -> Any:
     return image
 
 
-def _value(header: Any, key: str) -> str:
+def _value(header: Header, key: str) -> str:
     """Return a tag as text without control characters; empty where it is missing or damaged."""
-    try:
-        return re.sub(r"[\x00-\x1f\x7f\\]", "", str(header.get(key) or "")).strip()
-    except Exception:  # a header may be of any bytes
-        return ""
+    with contextlib.suppress(UserError):
+        return re.sub(r"[\x00-\x1f\x7f\\]", "", header.text(key)).strip()
+    return ""
 
 
 def _place(image: Any, source: DicomImage, slices: Sequence[int]) -> None:
@@ -367,13 +365,6 @@ def _another(path: Path, what: str) -> UserError:
 def _text(value: str) -> str:
     """Return a text as DICOM's LO takes it: one line of 64 characters, no backslash."""
     return re.sub(r"[\x00-\x1f\x7f\\]+", " ", value).strip()[:LONGEST_TEXT].strip()
-
-
-def _whole(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return 0
 
 
 def _version() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,7 @@ class Division:
     unused: frozenset[str] = frozenset()
 
 
-def divide_cases(
-    shows: Mapping[str, frozenset[int]], patients: Patients, classes: Sequence[str], seed: int
-) -> Division:
+def divide_cases(shows: Mapping[str, frozenset[int]], patients: Patients, seed: int) -> Division:
     """Divide cases by patient: a fifth of the patients, drawn by ``seed``, validates.
 
     Patients without a label are passed over. Where a class that two patients or more show is in
@@ -39,7 +37,6 @@ def divide_cases(
     Args:
         shows: for each case the classes, background aside, that its labels show.
         patients: the patient of each case.
-        classes: names, the background first.
         seed: draws the order.
 
     Raises:
@@ -80,12 +77,12 @@ def divide_cases(
         chosen,
         f"{_tally(shows, chosen, patients)}, drawn by seed {seed}; no patient is on both sides: "
         f"{patients.how}.",
-        _absences(shows, chosen, classes),
+        _without_labels(shows),
     )
 
 
 def divide_as_listed(
-    path: Path, shows: Mapping[str, frozenset[int]], patients: Patients, classes: Sequence[str]
+    path: Path, shows: Mapping[str, frozenset[int]], patients: Patients
 ) -> Division:
     """Divide cases as fold 0 of nnU-Net's ``splits_final.json`` does.
 
@@ -130,7 +127,7 @@ def divide_as_listed(
                 "correct or remove the file"
             )
     unused = frozenset(shows) - used.keys()
-    notes = _absences(used, chosen, classes)
+    notes = _without_labels(used)
     if unused:
         notes += (f"fold 0 of {path.name} leaves {len(unused)} case(s) out: {_named(unused)}",)
     return Division(
@@ -158,17 +155,6 @@ def _named(cases: Collection[str]) -> str:
     return ", ".join(names[:NAMED_CASES]) + (" ..." if len(names) > NAMED_CASES else "")
 
 
-def _absences(
-    shows: Mapping[str, frozenset[int]], val: frozenset[str], classes: Sequence[str]
-) -> tuple[str, ...]:
-    notes = []
-    sides = (("held-out", val), ("training", shows.keys() - val))
-    for side, cases in sides:
-        seen = set().union(*(shows[case] for case in cases))
-        absent = [name for index, name in enumerate(classes) if index and index not in seen]
-        if absent:
-            notes.append(f"no {side} case shows {', '.join(absent)}")
+def _without_labels(shows: Mapping[str, frozenset[int]]) -> tuple[str, ...]:
     empty = sorted(case for case in shows if not shows[case])
-    if empty:
-        notes.append(f"{len(empty)} case(s) have no label of a class: {_named(empty)}")
-    return tuple(notes)
+    return (f"{len(empty)} case(s) have no label of a class: {_named(empty)}",) if empty else ()

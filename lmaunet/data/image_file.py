@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from lmaunet.data.dicom_files import begins_as_dicom
 from lmaunet.errors import UserError
 
 GZIP = b"\x1f\x8b"
@@ -246,7 +247,8 @@ def _kind(start: bytes) -> str | None:
         # Analyze has the same length and no magic
         if start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2"):
             return "NIfTI"
-    return None
+    # last, because it also takes what has no mark and only begins as a header does
+    return "DICOM" if begins_as_dicom(start) else None
 
 
 def _other(path: Path, start: bytes, gzipped: bool) -> str:

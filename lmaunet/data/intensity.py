@@ -79,9 +79,9 @@ class Recorder:
         volumes = [
             dataclasses.replace(
                 volume,
-                channels=[
+                channels=tuple(
                     self._watched(read, picked, index) for index, read in enumerate(volume.channels)
-                ],
+                ),
             )
             for volume, picked in zip(source.volumes, train, strict=True)
         ]

@@ -13,7 +13,7 @@ from lmaunet.data.layouts.arrays import read_arrays
 from lmaunet.data.layouts.beside import read_beside
 from lmaunet.data.layouts.brats import is_brats, read_brats
 from lmaunet.data.layouts.fetched import read_fetched
-from lmaunet.data.layouts.folders import hidden, named, understood, visible
+from lmaunet.data.layouts.folders import hidden, is_folder, named, understood, visible
 from lmaunet.data.layouts.nnunet import is_nnunet, read_nnunet
 from lmaunet.data.layouts.pairs import PAIR_FOLDERS, read_pairs
 from lmaunet.errors import UserError
@@ -63,7 +63,20 @@ def read_source(
             f"{path} is empty; fill it (lmaunet-deploy data fetch), use --phantom, or give a "
             f"folder with {understood()}"
         )
-    raise UserError(f"{path} has no layout that is understood; give a folder with {understood()}")
+    inside = [sub for sub in visible(path) if is_folder(sub) and _looks_known(sub)]
+    hint = f"{inside[0]} has one: give that; else " if inside else ""
+    raise UserError(
+        f"{path} has no layout that is understood; {hint}give a folder with {understood()}"
+    )
+
+
+def _looks_known(folder: Path) -> bool:
+    try:
+        if any((folder / a).is_dir() and (folder / b).is_dir() for a, b in PAIR_FOLDERS):
+            return True
+        return (folder / transunet.TRAIN).is_dir() or is_brats(folder)
+    except (OSError, UserError):
+        return False
 
 
 def _given_map(folder: Path, given: str | Path | None) -> ClassMap | None:

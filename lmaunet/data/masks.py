@@ -131,8 +131,10 @@ def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]
     if suffix.startswith(".nii") and geometry.placement is None:
         import numpy as np
 
-        from lmaunet.data.nifti import mask_header, ras_affine
+        from lmaunet.data.nifti import require_nibabel
+        from lmaunet.data.nifti_mask import mask_header, ras_affine
 
+        require_nibabel()
         grid = geometry.grid
         header = mask_header(grid.size, np.dtype("u1"), grid, None)
         size = (*grid.size, 1)[:3]
@@ -174,16 +176,16 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
         raise UserError(f"labels from {labels.min()} to {highest}; expected 0 to {HIGHEST_LABEL}")
     turned = in_file_axes(labels.astype(np.uint8 if highest <= 255 else np.uint16), geometry)
     if suffix.startswith(".nii"):
-        from lmaunet.data import nifti
+        from lmaunet.data import nifti_mask
 
         grid, placement = geometry.grid, geometry.placement
         if placement is not None and placement.axes == 2:
             turned = turned.reshape(turned.shape[-2:])
-        content = nifti.encode_mask(turned, grid, placement, gzipped=suffix.endswith(".gz"))
+        content = nifti_mask.encode_mask(turned, grid, placement, gzipped=suffix.endswith(".gz"))
         return replace_file(
             path,
             lambda partial: _write_bytes(partial, content),
-            lambda partial: nifti.check_mask(partial, turned, grid, placement),
+            lambda partial: nifti_mask.check_mask(partial, turned, grid, placement),
         )
     return replace_file(
         path,
@@ -320,7 +322,7 @@ def _check_text_header(path: Path, labels: np.ndarray, grid: FileGrid) -> None:
     import numpy as np
 
     from lmaunet.data.metaimage import read_metaimage
-    from lmaunet.data.nifti import ras_affine
+    from lmaunet.data.nifti_mask import ras_affine
     from lmaunet.data.nrrd import read_nrrd
 
     read = read_nrrd if identify(path).kind == "NRRD" else read_metaimage

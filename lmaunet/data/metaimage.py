@@ -73,8 +73,8 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, FileGrid, tuple[str, ...]]:
         )
     if not _true(fields, "BinaryData", True, name):
         raise UserError(f"{path}: its pixels are written as text; expected binary; save it so")
-    order = ">" if _true(fields, "BinaryDataByteOrderMSB", False, name) else "<"
-    dtype = np.dtype(_TYPES[kind]).newbyteorder(order)
+    big = _true(fields, "BinaryDataByteOrderMSB", False, name)
+    dtype = np.dtype(_TYPES[kind]).newbyteorder(">" if big else "<")
     grid, notes = _grid(fields, sizes, name)
     pixels = _pixels(path, fields, start, math.prod(sizes) * dtype.itemsize)
     array = np.frombuffer(pixels, dtype, math.prod(sizes)).reshape(grid.size[::-1])
@@ -200,15 +200,15 @@ def _pixels(path: Path, fields: dict[str, str], start: int, expected: int) -> by
             raise UserError(f"{path}: HeaderSize {skip} before compressed pixels; save it again")
         if len(content) * MOST_SHRINKING < expected:
             raise UserError(f"{path} is cut short: expected {expected} bytes; {AGAIN}")
-        stream = zlib.decompressobj(wbits=47)  # zlib or gzip
+        packed = zlib.decompressobj(wbits=47)  # zlib or gzip
         try:
-            content = stream.decompress(content, expected + 1)
-            if len(content) == expected and not stream.eof:
+            content = packed.decompress(content, expected + 1)
+            if len(content) == expected and not packed.eof:
                 # the checksum stands behind the last byte
-                content += stream.decompress(stream.unconsumed_tail, 1)
+                content += packed.decompress(packed.unconsumed_tail, 1)
         except zlib.error as error:
             raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
-        if len(content) == expected and not stream.eof:
+        if len(content) == expected and not packed.eof:
             raise UserError(f"{path} is damaged: its compressed pixels are cut short; {AGAIN}")
     elif skip:
         content = content[len(content) - expected :] if skip == -1 else content[skip:]

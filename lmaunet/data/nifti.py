@@ -1,36 +1,32 @@
-"""NIfTI-1 and NIfTI-2: a header's forms, scaling and units, and masks that carry them on.
+"""NIfTI-1 and NIfTI-2: a header's forms, scaling and units.
 
 A NIfTI file may say twice where it lies (qform and sform), and its voxel sizes a third time
-(pixdim). Readers differ in what they prefer. So a mask for a NIfTI image repeats all of it as it
-was: whatever a reader makes of the image, it makes of the mask too.
+(pixdim); readers differ in what they prefer.
 """
 
 from __future__ import annotations
 
-import gzip
+import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.geometry import (
-    GRID_TOLERANCE_MM,
     FileGrid,
     farthest_mm,
     flat,
     is_orthogonal,
     orthogonal_grid,
 )
-from lmaunet.data.image_file import GZIP, FileHead, inflate, open_regular, read_content
-from lmaunet.errors import UserError
+from lmaunet.data.image_file import GZIP, FileHead, open_regular, read_content
+from lmaunet.errors import ToolNotFound, UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 FORMS_TOLERANCE_MM = 0.1
-LARGEST_NIFTI1_SIDE = 32767
 QUATERNION_ROUNDING = 1e-4
-GZIP_LEVEL = 6
 
 _TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
@@ -42,10 +38,6 @@ _OTHER_TYPES = {
 }  # fmt: skip
 _UNIT_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
-PLACING_FIELDS = (
-    "pixdim", "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d",
-    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
 REMEDY = (
     "resample it to a grid with axes at right angles (any program that resamples or registers "
     "images can), or correct the header"
@@ -76,6 +68,7 @@ def read_nifti(
     """
     import numpy as np
 
+    require_nibabel()
     header, name = _header(path, head), str(path)
     axes, dims = _dims(header, name)
     kind = _type(header, name)
@@ -104,6 +97,14 @@ def read_nifti(
         grid = flat(grid)
         array = array if len(grid.size) == 2 else array[None]
     return array, grid, Placement(header, min(axes, 3)), (*notes, *more)
+
+
+def require_nibabel() -> None:
+    """Raise ToolNotFound where nibabel is not installed, which knows NIfTI's headers."""
+    if importlib.util.find_spec("nibabel") is None:
+        raise ToolNotFound(
+            "nibabel", "to read and write NIfTI", "install it: python -m pip install nibabel"
+        )
 
 
 def _header(path: Path, head: FileHead) -> Any:
@@ -310,89 +311,3 @@ def _qform(header: Any, sizes: np.ndarray, name: str) -> np.ndarray:
 
 def _times(steps: np.ndarray) -> str:
     return " x ".join(f"{step:.4g}" for step in steps)
-
-
-def mask_header(shape: tuple[int, ...], kind: np.dtype, grid: FileGrid, placement: Any) -> Any:
-    """Return the header of a mask.
-
-    Args:
-        shape: voxels along each axis of the file, fastest first; 2 or 3.
-        kind: of its values.
-        grid: the image's.
-        placement: the image's, where it was NIfTI: its forms, codes, voxel sizes and units are
-            repeated bit by bit.
-    """
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
-    if placement is not None:
-        # the other byte order is that of the computer that wrote the image; it places nothing
-        header = placement.header.as_byteswapped("<")
-    else:
-        header = Nifti2Header() if max(shape) > LARGEST_NIFTI1_SIDE else Nifti1Header()
-        affine = ras_affine(grid)
-        header.set_qform(affine, 1)
-        header.set_sform(affine, 1)
-        header["xyzt_units"] = 2
-    header["dim"] = [len(shape), *shape, *[1] * (7 - len(shape))]
-    header["datatype"] = {1: 2, 2: 512}[kind.itemsize]
-    header["bitpix"] = 8 * kind.itemsize
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["cal_min"] = header["cal_max"] = 0
-    header["intent_code"] = 0
-    single = header["sizeof_hdr"] == 348
-    header["vox_offset"] = 352 if single else 544
-    header["magic"] = b"n+1" if single else b"n+2\0\r\n\x1a\n"
-    return header
-
-
-def ras_affine(grid: FileGrid) -> np.ndarray:
-    """Return the affine ``(4, 4)`` from index to RAS, as NIfTI has it, of a grid in LPS."""
-    import numpy as np
-
-    n = len(grid.size)
-    affine = np.eye(4)
-    affine[:n, :n] = np.reshape(grid.direction, (n, n)) * grid.spacing_mm
-    affine[:n, 3] = grid.origin
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-
-
-def encode_mask(labels: np.ndarray, grid: FileGrid, placement: Any, *, gzipped: bool) -> bytes:
-    """Return a NIfTI file of labels that are in the axes of the file, slowest first."""
-    header = mask_header(labels.shape[::-1], labels.dtype, grid, placement)
-    content = (
-        header.binaryblock + bytes(4) + labels.astype(labels.dtype.newbyteorder("<")).tobytes()
-    )
-    return gzip.compress(content, GZIP_LEVEL, mtime=0) if gzipped else content
-
-
-def check_mask(path: Path, labels: np.ndarray, grid: FileGrid, placement: Any) -> None:
-    """Read a mask by nibabel and raise UserError where it is not what was to be written."""
-    import nibabel
-    import numpy as np
-    from nibabel.imageglobals import LoggingOutputSuppressor
-
-    with open_regular(path) as stream:
-        gzipped = stream.read(len(GZIP)) == GZIP
-        stream.seek(0)
-        content = inflate(stream, path, labels.nbytes + 544) if gzipped else stream.read()
-    single = content[:4] == (348).to_bytes(4, "little")
-    kind = nibabel.Nifti1Image if single else nibabel.Nifti2Image
-    try:
-        # it mends and reports what the image's own header has, which is not this mask's fault
-        with LoggingOutputSuppressor():
-            mask = kind.from_bytes(content)
-            stored, affine = np.asarray(mask.dataobj), mask.affine
-        header = kind.header_class(content[: 348 if single else 540], "<", check=False)
-    except Exception as error:  # whatever nibabel raises, the file is not good
-        reason = " ".join(str(error).split())
-        raise UserError(f"it cannot be read back ({reason})") from error
-    if stored.shape != labels.shape[::-1] or not np.array_equal(stored.T, labels):
-        raise UserError("its labels differ when they are read back")
-    if placement is not None:
-        image = placement.header.as_byteswapped("<")
-        for key in PLACING_FIELDS:
-            if image[key].tobytes() != header[key].tobytes():
-                raise UserError(f"its {key} differs from the image's when it is read back")
-    elif farthest_mm(affine, ras_affine(grid), (*grid.size, 1)[:3]) > GRID_TOLERANCE_MM:
-        raise UserError("it lies elsewhere than the image when it is read back")

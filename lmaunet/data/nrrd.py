@@ -212,19 +212,19 @@ def _grid(
             raise UserError(f"{name}: space origin {fields['space origin']!r}; {AGAIN}")
         origin = np.array(given)
     space = fields.get("space", "").lower()
-    signs, notes = _SPACES.get(space), []
-    if signs is None or n != 3:
-        if space.endswith("-time") or (space in _SPACES and n != 3):
+    sign, notes = np.ones(n), []
+    if space in _SPACES and n == 3:
+        sign = np.array(_SPACES[space])
+    else:
+        if space.endswith("-time") or space in _SPACES:
             raise UserError(
                 f"{name}: space {space!r} with {n} axes in space; expected 3; save one volume"
             )
-        signs = (1,) * n
         what = f"space {space!r}" if space else "no space"
         notes.append(
             f"the file gives {what}, which names no patient directions: its axes are taken for "
             "left, back and head"
         )
-    sign = np.array(signs)
     grid, more = orthogonal_grid(sign[:, None] * matrix, sign * origin, size, name, REMEDY)
     return grid, (*notes, *more)
 

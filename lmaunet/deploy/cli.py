@@ -285,9 +285,9 @@ def measure(
 
 @command(app)
 def infer(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD or MetaImage file, or a DICOM folder; one for each channel of the network.")],  # noqa: E501
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD, MetaImage or DICOM file, or a DICOM folder; one for each channel of the network.")],  # noqa: E501
     folder: Annotated[Path, typer.Option("--build", help="The folder of a build, such as runs/NAME/build/ort.")],  # noqa: E501
-    output: Annotated[Path, typer.Option("--output", "-o", help="The segmentation: .nii.gz, .nii, .nrrd or .mha.")],  # noqa: E501
+    output: Annotated[Path, typer.Option("--output", "-o", help="The segmentation: .nii.gz, .nii, .nrrd, .mha, or .dcm for DICOM SEG.")],  # noqa: E501
     overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
     batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
     as_json: JsonOption = False,

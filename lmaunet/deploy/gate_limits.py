@@ -1,5 +1,7 @@
 """Where limits come from: the default file, ``lmaunet.toml`` of the working folder, ``--gate``.
 
+The demo has a file of its own between the first two.
+
 Each is a table of limits by figure, for all targets or for one. A later source replaces an earlier
 one: a limit for all targets also replaces those that an earlier source has for one.
 """
@@ -9,12 +11,14 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmaunet.errors import UserError
 
 DEFAULTS = Path(__file__).with_name("gates.toml")
+DEMO = Path(__file__).with_name("demo_gates.toml")
 SETTINGS = Path("lmaunet.toml")
 
 #: The figures that a gate may be on, and the largest limit that makes sense for each.
@@ -30,8 +34,17 @@ LARGEST = {
 #: Figures of which more is better: their limit is a floor.
 FLOORS = frozenset({"dice"})
 
-Limits = dict[str, dict[str, float | None]]
-"""Limits by target, ``""`` for all targets, and by figure; None for no gate."""
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit, None for no gate, and why it is this one where that is stated."""
+
+    value: float | None
+    why: str = ""
+
+
+Limits = dict[str, dict[str, Limit]]
+"""Limits by target, ``""`` for all targets, and by figure."""
 
 
 def read_limits(path: Path) -> Limits:
@@ -54,7 +67,7 @@ def read_limits(path: Path) -> Limits:
         raise UserError(f"{path}: gates is {table!r}; expected a table [gates]")
     found: Limits = {"": {}}
     for name, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name not in LARGEST:
             target = _target(name, f"{path}: [gates.{name}]")
             found[target] = {
                 figure: _limit(figure, limit, f"{path}: {name}.{figure}")
@@ -99,13 +112,15 @@ def parse_gates(given: Iterable[str]) -> Limits:
     return found
 
 
-def chosen_limits(given: Iterable[str] = ()) -> Limits:
+def chosen_limits(given: Iterable[str] = (), *, demo: bool = False) -> Limits:
     """Return the limits that hold: the defaults, ``lmaunet.toml`` where there is one, ``--gate``.
+
+    ``demo`` puts the demo's own limits in place of the defaults that they replace.
 
     Raises:
         UserError: as :func:`read_limits` and :func:`parse_gates`.
     """
-    layers = [read_limits(DEFAULTS)]
+    layers = [read_limits(path) for path in (DEFAULTS, *([DEMO] if demo else []))]
     if SETTINGS.exists():
         layers.append(read_limits(SETTINGS))
     return merge([*layers, parse_gates(given)])
@@ -132,13 +147,18 @@ def _target(name: str, where: str) -> str:
     return name
 
 
-def _limit(figure: str, value: Any, where: str) -> float | None:
+def _limit(figure: str, value: Any, where: str) -> Limit:
+    """Return a number, ``false``, or a table of ``limit`` and ``why`` as a limit."""
     if figure not in LARGEST:
         raise UserError(f"{where}: unknown figure {figure!r}; use one of: {', '.join(LARGEST)}")
+    if isinstance(value, Mapping):
+        if set(value) != {"limit", "why"} or not isinstance(value["why"], str):
+            raise UserError(f"{where}: {dict(value)!r}; expected {{ limit = NUMBER, why = TEXT }}")
+        return Limit(_limit(figure, value["limit"], where).value, value["why"])
     if value is False:
-        return None
+        return Limit(None)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 <= value <= LARGEST[figure]:
         largest = f" to {LARGEST[figure]:g}" if math.isfinite(LARGEST[figure]) else " or more"
         raise UserError(f"{where}: {value!r} is no limit; give a number from 0{largest}")
-    return float(value)
+    return Limit(float(value))

@@ -7,11 +7,11 @@ figure of a baseline. A gate on an unavailable figure is open: it neither passed
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmaunet.artifacts import PROVENANCES
-from lmaunet.deploy.gate_limits import DEFAULTS, FLOORS, Limits, read_limits
+from lmaunet.deploy.gate_limits import DEFAULTS, FLOORS, Limit, Limits, read_limits
 
 PASSED, FAILED, OPEN = "passed", "failed", "open"
 AT_MOST, AT_LEAST = "at most", "at least"
@@ -42,6 +42,7 @@ class Gate:
         only: the targets it applies to; empty for all.
         exempt: targets that it does not apply to.
         beside: another figure to show next to it, where the gated one alone would mislead.
+        why: why the limit is this one, to be shown with it.
     """
 
     figure: str
@@ -49,6 +50,7 @@ class Gate:
     only: tuple[str, ...] = ()
     exempt: tuple[str, ...] = ()
     beside: str = ""
+    why: str = ""
 
     def applies(self, target: str) -> bool:
         """Whether the gate is on this target."""
@@ -70,15 +72,18 @@ def gates_of(limits: Limits) -> tuple[Gate, ...]:
     gates = []
     for figure, limit in limits.get("", {}).items():
         exempt = tuple(target for target, table in tables.items() if figure in table)
-        if limit is not None:
-            gates.append(Gate(figure, limit, exempt=exempt, beside=BESIDE.get(figure, "")))
+        gates += _gate(figure, limit, exempt=exempt)
     for target, table in tables.items():
-        gates += [
-            Gate(figure, limit, only=(target,), beside=BESIDE.get(figure, ""))
-            for figure, limit in table.items()
-            if limit is not None
-        ]
+        for figure, limit in table.items():
+            gates += _gate(figure, limit, only=(target,))
     return tuple(gates)
+
+
+def _gate(figure: str, limit: Limit, **targets: tuple[str, ...]) -> list[Gate]:
+    if limit.value is None:
+        return []
+    beside = BESIDE.get(figure, "")
+    return [Gate(figure, limit.value, beside=beside, why=limit.why, **targets)]  # type: ignore[arg-type]
 
 
 def default_gates(budget_mb: float | None = None) -> tuple[Gate, ...]:
@@ -87,13 +92,11 @@ def default_gates(budget_mb: float | None = None) -> tuple[Gate, ...]:
     A TensorRT engine holds compiled kernels next to the weights, so its gate is on ``weights_mb``
     and shows ``size_mb`` beside it.
     """
-    limits = read_limits(DEFAULTS)
-    if budget_mb is not None:
-        for table in limits.values():
-            for figure in ("size_mb", "weights_mb"):
-                if table.get(figure) is not None:
-                    table[figure] = budget_mb
-    return gates_of(limits)
+    gates = gates_of(read_limits(DEFAULTS))
+    if budget_mb is None:
+        return gates
+    sizes = ("size_mb", "weights_mb")
+    return tuple(replace(g, limit=budget_mb) if g.figure in sizes else g for g in gates)
 
 
 def evaluate(
@@ -134,6 +137,8 @@ def _evaluate_one(gate: Gate, name: str, target: Mapping[str, Any], strict: bool
         }
         if gate.figure == "class_drop_points":
             entry |= {key: target["worst_class"][key] for key in CLASS_KEYS}
+    if gate.why:
+        entry["why"] = gate.why
     if gate.beside:
         entry["beside"] = {gate.beside: target[gate.beside]}
     return entry

@@ -144,9 +144,11 @@ class DataSource:
             data = load(self.path, size=spec.input_size, seed=self.seed, class_map=self.class_map)
         channels = data.train.images.shape[1]
         if channels != spec.in_channels:
+            other = "" if len(data.classes) == spec.classes else f" --classes {len(data.classes)}"
             raise UserError(
                 f"{data.name} has {channels} channel(s), spec {spec.name} takes "
-                f"{spec.in_channels}; choose another spec or --channels {channels}"
+                f"{spec.in_channels} (the data's are {', '.join(data.channels)}); use a network "
+                f"trained with --channels {channels}{other}"
             )
         if len(data.classes) != spec.classes:
             raise UserError(

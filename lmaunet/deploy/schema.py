@@ -325,11 +325,12 @@ def _unavailable(figure: Any, where: str) -> None:
 def _gate(gate: Any, where: str, targets: Mapping[str, Any]) -> None:
     """Check a gate's entry, and that it says the same as the figure that it is on."""
     kept = ("direction", "value", "unit", "provenance", "unavailable", "state", *gating.CLASS_KEYS)
-    optional = ("beside", *kept)
+    optional = ("beside", "why", *kept)
     _keys(gate, where, ("name", "target", "limit", "state"), optional)
     _one_of(gate["target"], f"{where}.target", targets)
     _one_of(gate["name"], f"{where}.name", UNITS)
     _number(gate["limit"], f"{where}.limit")
+    _text(gate.get("why", "none"), f"{where}.why")
     gate = {"direction": gating.AT_MOST, **gate}
     figure = targets[gate["target"]][gate["name"]]
     again = gating.evaluate(

@@ -88,7 +88,9 @@ def _figures(target: Mapping[str, Any]) -> str:
     if "value" in target["dice"]:
         parts = [f"Dice {100 * target['dice']['value']:.1f}{_word(target['dice'])}"]
         if "value" in target["dice_drop_points"]:
-            parts[0] += f" ({_points(-target['dice_drop_points']['value'])})"
+            count = len(target.get("per_patient", ()))
+            on = f" on {count} patient{'s' if count > 1 else ''}" if count else ""
+            parts[0] += f" ({_points(-target['dice_drop_points']['value'])}{on})"
         worst = target.get("worst_class")
         if worst:
             parts.append(f"worst organ {worst['class']} {class_loss(worst)}")

@@ -212,6 +212,7 @@ def _gate(
         "shown": show(gate, name, key, missing, gate["limit"], _mark(name, target)),
         "limit": f"{gate.get('direction', gating.AT_MOST)} {gate['limit']:g} {unit}".rstrip(),
         "state": gate["state"],
+        "why": gate.get("why", ""),
         "worst": _worst(target) if "class" in gate else None,
         "beside": beside,
         "share": min(max(gate["value"] / gate["limit"], 0.0), 1.0)

@@ -22,7 +22,14 @@ from lmaunet.net.network import LMaUNet
 from lmaunet.net.norm_statistics import check_statistics
 from lmaunet.net.origin import Origin, described, listed, trainer_of
 from lmaunet.net.recognition import HERE, recognise, recognise_altered
-from lmaunet.net.unwrapping import WeightSet, choose_weights, find_weights, is_whole
+from lmaunet.net.unwrapping import (
+    WeightSet,
+    choose_weights,
+    find_weights,
+    holds_its_numbers,
+    is_whole,
+    printable,
+)
 from lmaunet.spec import NetSpec
 from lmaunet.stated_spec import StatedSpec
 
@@ -32,8 +39,6 @@ __all__ = [
 ]  # fmt: skip
 
 SCHEMA = 1
-LARGEST_VIEW = 1_000_000
-"""Numbers in a tensor up to which several may be one in the file, as after ``expand``."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -188,8 +193,9 @@ def _own_checkpoint(
             "file as it was written"
         )
     state = content.get("state")
+    if isinstance(state, Mapping):
+        state = {k: Tensor.detach(v) if isinstance(v, Tensor) else v for k, v in state.items()}
     _check_state(path, state)
-    state = {name: Tensor.detach(value) for name, value in state.items()}  # type: ignore[union-attr]
     said: list[str] = _conversion(state) if content["kind"] == "float32" else []
     spec = own
     if stated is not None:
@@ -229,22 +235,17 @@ def _check_state(path: Path, state: Any) -> None:
     ]  # fmt: skip
     if odd:
         raise UserError(
-            f"{path} holds sparse or complex tensors, or quantized ones: {odd[:3]} "
-            f"({state[odd[0]].dtype}); expected dense real ones; convert and save them again"
+            f"{path} holds sparse or complex tensors, or quantized ones: "
+            f"{[printable(name) for name in odd[:3]]} ({state[odd[0]].dtype}); expected dense real "
+            "ones; convert and save them again"
         )
-    absent = [
-        k for k, v in state.items()
-        if v.device.type != "cpu" or (v.numel() > LARGEST_VIEW and v.nbytes > _stored_bytes(v))
-    ]  # fmt: skip
+    absent = [k for k, v in state.items() if not holds_its_numbers(v)]
     if absent:
         raise UserError(
-            f"{path} declares numbers that it does not hold: {absent[:3]}; save the weights from "
+            f"{path} declares numbers that it does not hold: "
+            f"{[printable(name) for name in absent[:3]]}; save the weights from "
             "memory: torch.save(model.state_dict(), path)"
         )
-
-
-def _stored_bytes(tensor: Tensor) -> int:
-    return tensor.untyped_storage().nbytes()
 
 
 def restore(loaded: LoadedCheckpoint, path: Path) -> LMaUNet:
@@ -276,7 +277,7 @@ def _expected(spec: NetSpec) -> Mapping[str, Tensor]:
 def check_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
     """Raise :class:`UserError` unless names and shapes equal the network's exactly."""
     missing = sorted(own.keys() - state.keys())
-    surplus = sorted(state.keys() - own.keys())
+    surplus = [printable(name) for name in sorted(state.keys() - own.keys())]
     if missing or surplus:
         raise UserError(
             f"{path} is of another network: {len(missing)} tensors missing {missing[:3]}, "

@@ -74,6 +74,9 @@ _COUNTERS = frozenset(
 _PROFILED = frozenset(("total_ops", "total_params"))
 """Buffers that the profiler thop leaves in every layer."""
 
+LARGEST_VIEW = 1_000_000
+"""Numbers in a tensor up to which several may be one in the file, as after ``expand``."""
+
 MAX_DEPTH, MAX_MAPPINGS, MAX_ITEMS, MAX_NETWORKS = 8, 2000, 16, 32
 
 
@@ -316,9 +319,19 @@ def choose_weights(sets: list[WeightSet], wanted: str | None, path: Path) -> Wei
     return plain[0]
 
 
+def holds_its_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and in memory, not a view of few numbers as very many."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    stored = tensor.untyped_storage().nbytes()
+    return tensor.numel() <= LARGEST_VIEW or tensor.numel() * tensor.element_size() <= stored
+
+
 def _equal(a: WeightSet, b: WeightSet) -> bool:
     return a.tensors.keys() == b.tensors.keys() and all(
-        v.shape == b.tensors[k].shape and v.dtype == b.tensors[k].dtype
-        and v.layout == b.tensors[k].layout == torch.strided and torch.equal(v, b.tensors[k])
+        holds_its_numbers(v)
+        and holds_its_numbers(b.tensors[k])
+        and v.dtype == b.tensors[k].dtype
+        and torch.equal(v, b.tensors[k])
         for k, v in a.tensors.items()
-    )  # fmt: skip
+    )

@@ -14,7 +14,7 @@ import torch
 
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import save_checkpoint
-from lmaunet.sampling import evenly_spread
+from lmaunet.sampling import labelled_first
 from lmaunet.scan.choice import measure
 from lmaunet.scan.formats import Widths, spec_for
 from lmaunet.stage import read_json, sha256, write_json
@@ -166,7 +166,7 @@ def test_the_formats_that_qat_chose_are_evaluated(
     kept = read_formats(quantized_run / "qat" / "scan.json")
     assert network["chosen"] == json.loads(json.dumps([entry.to_json() for entry in kept]))
     assert network["seconds_to_choose"] is None
-    images = tiny_data.val.images[evenly_spread(len(tiny_data.val), 4)]
+    images = tiny_data.val.images[labelled_first(tiny_data.val.labels, 4)]
     codes = record_scans(tiny_quantized, images)
     for formats, same in ((stored, True), (anew, False)):
         ratios = [

@@ -124,7 +124,8 @@ def test_what_a_crop_loses_is_counted_on_the_right_axis(rows, columns, lost):
         ]
     else:
         want = []
-    assert [note[: len(text)] for note, text in zip(data.notes, want, strict=True)] == want
+    notes = [note for note in data.notes if "slice shows" not in note]
+    assert [note[: len(text)] for note, text in zip(notes, want, strict=True)] == want
     assert data.fit == (share > 0.1)
 
 

@@ -38,6 +38,18 @@ def test_a_slice_on_both_sides_or_within_the_gap_is_never_a_dataset():
         dataset(slice_set([0, 1]), slice_set([1]), gap=0)
 
 
+def test_a_patient_on_both_sides_is_never_a_dataset():
+    apart = {"a": "p", "b": "q"}
+    sides = slice_set([0, 1]), slice_set([0, 1], case="b")
+    assert dataset(*sides, patients=apart).patients_of("val") == ["q"]
+    with pytest.raises(ValueError, match="patient p trains and validates"):
+        dataset(*sides, patients={"a": "p", "b": "p"})
+    with pytest.raises(ValueError, match="patient p1 trains and validates"):
+        dataset(slice_set([0], case="p1_frame01"), slice_set([0], case="p1_frame02"))
+    with pytest.raises(ValueError, match=r"images \(2, 1, 4, 4\) of channels \('a', 'b'\)"):
+        dataset(*sides, channels=("a", "b"))
+
+
 def test_labels_and_shapes_are_held_by_the_types():
     with pytest.raises(ValueError, match="label 2 of 2 classes"):
         dataset(slice_set([0], label=2), slice_set([5]))

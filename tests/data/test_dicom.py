@@ -247,7 +247,11 @@ def test_jitter_below_a_hundredth_of_the_step_is_tolerated_and_said(tmp_path):
     refused(shifted(tmp_path, [0, 0.08, 0, 0.08, 0, 0.08, 0], "b"), "from equal steps", "2.42 to")
 
 
-@pytest.mark.parametrize("offsets", [[0, 0, 0.5, 0, 0], [0, 0, 0, 0, 1.2], [0, 0.3, 0.3, 0.3, 0.3]])
+@pytest.mark.parametrize(
+    "offsets",
+    [[0, 0, 0.5, 0, 0], [0, 0, 0, 0, 1.2], [0, 0.3, 0.3, 0.3, 0.3],
+     [0, 0.04, 0.08, 0.12, 0.16, 0.12, 0.08, 0.04, 0]],  # each step by itself is near the usual
+)  # fmt: skip
 def test_uneven_steps_are_refused(tmp_path, offsets):
     refused(shifted(tmp_path, offsets), "mm apart, the most unusual", "resample it")
 

@@ -167,6 +167,8 @@ def test_files_without_a_preamble_are_read(tmp_path):
             pydicom.dcmwrite(path, dataset, implicit_vr=True, little_endian=True)
             assert path.read_bytes()[:2] == b"\x08\x00" and is_dicom(path)
     assert np.array_equal(read_dicom(folder).array, V) and is_volume(folder)
+    alone, of_folder = read_image(folder / maker.name(1)), read_image(folder)
+    assert np.array_equal(alone[0].squeeze(), of_folder[0][1])
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,29 @@ def test_a_missing_package_is_said_with_what_installs_it(tmp_path, monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("lmaunet.data.dicom_files.importlib.import_module", absent)
+    monkeypatch.setattr("lmaunet.data.dicom_header.importlib.import_module", absent)
     with pytest.raises(ToolNotFound, match=r"pydicom is missing.*pip install pydicom"):
         read_image(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"UI\x08\x001.2.3.5\0", b"TI\x08\x001.2.3.5\0"),  # a kind of value that is none
+        (b"1.2.3.5\0", b"1.\n.3.5\0"),
+        (b"CS\x02\0CT", b"CS\x02\0\n\xff"),
+        (b"CT Image", b"CT Image"),
+    ],
+)
+def test_bytes_that_are_no_values_are_refused_in_one_line(tmp_path, old, new):
+    folder = series(tmp_path / "a", lambda z: {"ProtocolName": "CT Image"})
+    path = folder / maker.name(2)
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    if old == new:
+        assert np.array_equal(read_dicom(folder).array, V)
+        return
+    with pytest.raises(UserError) as raised:
+        read_dicom(folder)
+    assert path.name in str(raised.value) and "\n" not in str(raised.value)

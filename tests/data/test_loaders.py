@@ -154,6 +154,15 @@ def test_a_folder_that_is_not_understood_lists_the_layouts(tmp_path, content):
         load(tmp_path, size=SIZE)
 
 
+def test_the_folder_that_was_meant_is_named(maker):
+    maker.folder = maker.folder / "Task07"
+    maker.pair("a")
+    with pytest.raises(
+        UserError, match=r"understood; .*/Task07 has one: give that; else give a fol"
+    ):
+        load(maker.folder.parent, size=SIZE)
+
+
 def test_an_absent_folder_is_said(tmp_path):
     with pytest.raises(UserError, match="does not exist; give a folder with one of"):
         load(tmp_path / "none", size=SIZE)
@@ -203,6 +212,12 @@ def test_links_are_followed_but_one_image_is_no_two_cases(maker):
         (maker.folder / folder / "c.nii.gz").symlink_to(maker.folder / folder / "a.nii.gz")
     with pytest.raises(
         UserError, match="is the same file as an image of case 'a'; expected a file"
+    ):
+        load(maker.folder, size=SIZE)
+    (maker.folder / "images" / "c.nii.gz").unlink()
+    (maker.folder / "images" / "c.nii.gz").hardlink_to(maker.folder / "images" / "b.nii.gz")
+    with pytest.raises(
+        UserError, match="is the same file as an image of case 'b'; expected a file"
     ):
         load(maker.folder, size=SIZE)
     (maker.folder / "images" / "c.nii.gz").unlink()
@@ -297,6 +312,20 @@ def test_labels_may_lie_beside_their_images_in_a_patients_folder(maker):
     (maker.folder / "patient001" / "patient001_frame01.nii.gz").unlink()
     with pytest.raises(UserError, match=r"patient001_frame01_gt\.nii\.gz has no image beside it"):
         load(maker.folder, size=SIZE)
+
+
+def test_a_class_that_one_side_does_not_show_is_named(maker):
+    for name in ("a", "b", "c"):
+        labels = maker.labels()
+        maker.pair(name, labels=labels if name == "c" else np.minimum(labels, 1),
+                   image=maker.image(labels))  # fmt: skip
+    seen = set()
+    for seed in range(6):
+        data = load(maker.folder, size=SIZE, seed=seed)
+        side = "training" if set(data.val.cases) == {"c"} else "held-out"
+        assert [n for n in data.notes if "shows" in n] == [f"no {side} slice shows class 2"]
+        seen.add(side)
+    assert seen == {"training", "held-out"}
 
 
 def test_data_info_shows_what_was_understood(maker, capsys):

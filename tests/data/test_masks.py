@@ -16,7 +16,7 @@ import pytest
 import SimpleITK
 from nifti_files import voxels, write
 
-from lmaunet.data import masks, metaimage, nifti, nrrd
+from lmaunet.data import masks, metaimage, nifti_mask, nrrd
 from lmaunet.data.masks import check_format, check_output, write_labels
 from lmaunet.data.volumes import read_labels, read_volume
 from lmaunet.errors import UserError
@@ -136,7 +136,7 @@ def test_a_reader_that_fails_is_a_mask_that_fails(tmp_path, monkeypatch, image, 
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(nifti, "check_mask", fail)
+    monkeypatch.setattr(nifti_mask, "check_mask", fail)
     monkeypatch.setattr(nrrd, "read_nrrd", fail)
     monkeypatch.setattr(metaimage, "read_metaimage", fail)
     with pytest.raises(UserError, match=f"cannot write .*s{suffix}"):

@@ -12,7 +12,7 @@ import SimpleITK
 from nifti_files import AFFINE, SHAPE, STEPS, content, voxels, write
 
 from lmaunet.data.masks import write_labels
-from lmaunet.data.nifti import PLACING_FIELDS
+from lmaunet.data.nifti_mask import PLACING_FIELDS
 from lmaunet.data.volumes import read_pixels, read_volume
 from lmaunet.errors import UserError
 

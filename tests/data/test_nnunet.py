@@ -144,6 +144,18 @@ def read_path(path, maker):
     return path
 
 
+def test_a_network_of_other_channels_is_told_all_that_it_needs(raw):
+    from lmaunet.deploy.runs import DataSource
+    from lmaunet.spec import named_spec
+
+    source, demo = DataSource(raw()), named_spec("demo")
+    wanted = r"spec demo takes 1 .*T1, T2\); use a network trained with --channels 2 --classes 3$"
+    with pytest.raises(UserError, match=wanted):
+        source.load(demo)
+    fitting = demo.replace(in_channels=2, classes=3, input_size=(32, 32))
+    assert source.load(fitting).train.images.shape[1:] == (2, 32, 32)
+
+
 def test_a_channel_that_is_missing_is_named(raw):
     folder = raw()
     (folder / "imagesTr" / "c1_0001.nii.gz").unlink()

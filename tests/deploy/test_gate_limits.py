@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -102,6 +101,9 @@ def test_two_limits_for_the_same_are_refused():
         ("[gates]\nsize_mb = true", "size_mb: True is no limit"),
         ("[gates]\nsize_mb = '3'", "size_mb: '3' is no limit"),
         ("[gates.ort]\nlatency_ms = -3", "ort.latency_ms: -3 is no limit"),
+        ("[gates]\nsize_mb = { limit = -3, why = 'so' }", "size_mb: -3 is no limit"),
+        ("[gates]\nsize_mb = { limit = 3 }", "size_mb: {'limit': 3}; expected { limit = NUMBER"),
+        ("[gates]\nsize_mb = { limit = 3, why = 3 }", "expected { limit = NUMBER, why = TEXT }"),
     ],
 )
 def test_a_file_of_limits_with_a_fault_is_refused(run, tmp_path, text, message):
@@ -115,4 +117,27 @@ def test_every_figure_of_the_report_can_be_gated():
 
     assert set(gate_limits.LARGEST) == set(UNITS)
     assert all(math.isinf(x) or x > 0 for x in gate_limits.LARGEST.values())
-    json.dumps(read_limits(gate_limits.DEFAULTS))
+
+
+def test_why_a_limit_is_what_it_is_goes_into_the_gate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lmaunet.toml").write_text(
+        "[gates.ort]\nsize_mb = { limit = 9, why = 'A large flash.' }\n"
+    )
+    merged = gates.gates_of(gate_limits.chosen_limits())
+    assert {g.figure: g.why for g in merged if g.applies("ort") and g.why} == {
+        "size_mb": "A large flash."
+    }
+    assert not [g for g in merged if g.applies("openvino") and g.why]
+    # another limit is not for that reason
+    merged = gates.gates_of(gate_limits.chosen_limits(["size_mb=2"]))
+    assert not any(g.why for g in merged)
+
+
+def test_the_limits_of_the_demo_say_why_they_are_others_than_the_defaults():
+    defaults, demo = read_limits(gate_limits.DEFAULTS), read_limits(gate_limits.DEMO)
+    for target, table in demo.items():
+        for figure, limit in table.items():
+            assert limit.why and limit != defaults[target][figure]
+    for target in ("ort", "trt", "fpga"):
+        assert set(limits_of(merge([defaults, demo]), target)) == set(limits_of(defaults, target))

@@ -330,6 +330,13 @@ def test_a_floor_is_shown_as_one_and_rounding_does_not_contradict_it(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_why_a_limit_is_another_is_shown_once(form):
+    wide = [gates.Gate("class_drop_points", 6.0, why="Fifteen slices of one patient.")]
+    text = FORMS[form](sample(gates=wide))
+    assert text.count("Fifteen slices of one patient.") == 1 and "at most 6 points" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_what_was_not_scored_is_named(form):
     changed = parts()
     changed["data"]["not_scored"] = {"classes": ["spleen"], "cases": ["empty1", "empty2"]}

@@ -87,6 +87,14 @@ def test_an_organ_without_any_overlap_is_named():
     assert ", no overlap at all: pancreas, " in report.assemble(**changed)["verdict"][0]["figures"]
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "on 1 patient)"), (7, "on 7 patients)")])
+def test_how_many_patients_it_was_scored_on_is_said(count, said):
+    changed = parts()
+    changed["targets"]["ort"]["per_patient"] = {f"p{i}": 0.8 for i in range(count)}
+    figures = report.assemble(**changed)["verdict"][0]["figures"]
+    assert figures.startswith(f"Dice 87.7 measured (-0.6 points {said}, ")
+
+
 def test_an_unsteady_latency_is_marked():
     changed = parts()
     changed["targets"]["ort"]["detail"]["latency"] |= {"spread": 1.4, "unsteady": True}

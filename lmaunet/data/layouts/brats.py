@@ -9,8 +9,8 @@ from lmaunet.data import normalization as norm
 from lmaunet.data.assemble import Source
 from lmaunet.data.class_map import ClassMap
 from lmaunet.data.layouts.cases import Case, Wanted, read_cases
-from lmaunet.data.layouts.folders import named, visible
-from lmaunet.data.volumes import is_volume, stem
+from lmaunet.data.layouts.folders import is_folder, named, readable_volume, visible
+from lmaunet.data.volumes import stem
 from lmaunet.errors import UserError
 
 CHANNELS = ("T1", "T1 with contrast", "T2", "FLAIR")
@@ -89,7 +89,7 @@ def read_brats(folder: Path, class_map: ClassMap | None, classes: int | None, se
 
 
 def _case_folders(folder: Path) -> list[Path]:
-    return [path for path in visible(folder) if path.is_dir()]
+    return [path for path in visible(folder) if is_folder(path)]
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -97,7 +97,7 @@ def _files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in visible(folder):
         match = _MODALITY.fullmatch(stem(path))
-        if match is None or not is_volume(path):
+        if match is None or not readable_volume(path):
             continue
         other = files.setdefault(match["modality"].lower(), path)
         if other != path:

@@ -94,7 +94,7 @@ def read_cases(
     patients = given_patients(folder, names, options.get("patients"), CLASS_FILE)
     if patients is None:
         patients = _told_apart({case.name: case.folders for case in cases})
-    volumes, split, amiss = divide_volumes(folder, volumes, patients, class_map.classes, seed)
+    volumes, split, amiss = divide_volumes(folder, volumes, patients, seed)
     notes = [*wanted.notes, *amiss]
     given = options.get("normalization", wanted.normalization)
     if given is None:
@@ -119,7 +119,7 @@ def read_cases(
 
 
 def divide_volumes(
-    folder: Path, volumes: list[Volume], patients: Patients, classes: Sequence[str], seed: int
+    folder: Path, volumes: list[Volume], patients: Patients, seed: int
 ) -> tuple[list[Volume], str, tuple[str, ...]]:
     """Return the volumes with their roles, a sentence on the split, and notes.
 
@@ -135,9 +135,9 @@ def divide_volumes(
     }
     path = folder / SPLITS_FILE
     if path.exists():
-        division = divide_as_listed(path, shows, patients, classes)
+        division = divide_as_listed(path, shows, patients)
     else:
-        division = divide_cases(shows, patients, classes, seed)
+        division = divide_cases(shows, patients, seed)
     kept = [
         dataclasses.replace(v, role="val" if v.case in division.val else "train")
         for v in volumes
@@ -153,22 +153,33 @@ def _told_apart(folders: Mapping[str, Sequence[str]]) -> Patients:
 
 
 def _check_apart(cases: Sequence[Case]) -> None:
-    """Raise UserError where one file is the image of two cases, such as by a link."""
-    owner: dict[Path, str] = {}
+    """Raise UserError where a file is the image of two cases, such as by a link, or its label."""
+    owner: dict[Any, str] = {}
     for case in cases:
+        label = _identity(case.label)
         for image in case.images:
-            other = owner.setdefault(image.resolve(), case.name)
-            if other != case.name or image.resolve() == case.label.resolve():
+            own = _identity(image)
+            other = owner.setdefault(own, case.name)
+            if other != case.name or own == label:
                 what = f"an image of case {other!r}" if other != case.name else "its label"
                 raise UserError(
                     f"{image}, an image of case {case.name!r}, is the same file as {what}; "
                     "expected a file for each; remove the link"
                 )
-        if len({image.resolve() for image in case.images}) < len(case.images):
+        if len({_identity(image) for image in case.images}) < len(case.images):
             raise UserError(
                 f"case {case.name!r}: two channels are the same file ({case.images[0]}); expected "
                 "a file for each"
             )
+
+
+def _identity(path: Path) -> Any:
+    """Return what is the same for all links to a file; its path where it cannot be looked at."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return path
+    return status.st_dev, status.st_ino
 
 
 def pair_volume(

@@ -59,6 +59,22 @@ def visible(folder: Path) -> list[Path]:
         raise UserError(f"{folder} cannot be read ({error.strerror or error})") from error
 
 
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder; what cannot be looked at is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def readable_volume(path: Path) -> bool:
+    """Tell whether a path is a volume's; what cannot be looked into is none."""
+    try:
+        return is_volume(path)
+    except OSError:
+        return False
+
+
 def find_volumes(folder: Path, deepest: int = DEEPEST) -> tuple[list[Found], list[Path]]:
     """Return the volumes in a folder and in folders in it, and images of formats that are unread.
 
@@ -67,7 +83,7 @@ def find_volumes(folder: Path, deepest: int = DEEPEST) -> tuple[list[Found], lis
     found: list[Found] = []
     unread: list[Path] = []
     for path, folders in _walk(folder, (), deepest):
-        if path.is_dir() or is_volume(path):
+        if readable_volume(path):
             found.append(Found(path, folders))
         elif path.name.lower().endswith(UNREAD):
             unread.append(path)
@@ -78,7 +94,7 @@ def _walk(
     folder: Path, folders: tuple[str, ...], deepest: int
 ) -> Iterator[tuple[Path, tuple[str, ...]]]:
     for path in visible(folder):
-        if not path.is_dir() or is_volume(path):
+        if not is_folder(path) or readable_volume(path):
             yield path, folders
         elif len(folders) < deepest:
             yield from _walk(path, (*folders, path.name), deepest)

@@ -92,7 +92,7 @@ def read_transunet(folder: Path, class_map: ClassMap | None, seed: int) -> Sourc
     if tests:
         split = _as_stored(volumes, patients, folder)
     else:
-        volumes, split, notes = divide_volumes(folder, volumes, patients, class_map.classes, seed)
+        volumes, split, notes = divide_volumes(folder, volumes, patients, seed)
     return Source(
         name=str(class_map.options.get("name", "Synapse (TransUNet's preparation)")),
         label_source=str(class_map.options.get("label_source", "as in the files")),

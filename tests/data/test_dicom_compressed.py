@@ -1,0 +1,163 @@
+"""Compressed pixels of DICOM files: whole ones as other readers give them, damaged ones refused."""
+
+import dicom_maker as maker
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from dicom_maker import SHAPE, enhanced, one, save
+from pydicom.pixels import apply_rescale
+from pydicom.uid import JPEGLSLossless, RLELossless
+
+from lmaunet.data.dicom import read_dicom
+from lmaunet.errors import UserError
+
+V = maker.volume()
+
+
+def refused(path, *texts):
+    with pytest.raises(UserError) as raised:
+        read_dicom(path)
+    for text in texts:
+        assert text in str(raised.value), str(raised.value)
+
+
+def gdcm(folder, values, compressor, signed):
+    """Write slices with GDCM's own compressors; pydicom's headers come afterwards."""
+    folder.mkdir()
+    writer = SimpleITK.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    writer.SetUseCompression(True)
+    writer.SetCompressor(compressor)
+    for z, plane in enumerate(values):
+        image = SimpleITK.GetImageFromArray(plane[None].astype(np.int16 if signed else np.uint16))
+        image.SetMetaData("0008|0060", "CT")
+        writer.SetFileName(str(folder / "raw.dcm"))
+        writer.Execute(image)
+        compressed = pydicom.dcmread(folder / "raw.dcm")
+        dataset = one(z, plane)
+        dataset.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
+        dataset.PixelRepresentation = compressed.PixelRepresentation
+        dataset.BitsStored, dataset.HighBit = compressed.BitsStored, compressed.HighBit
+        dataset["PixelData"] = compressed["PixelData"]
+        dataset.RescaleSlope, dataset.RescaleIntercept = "0.5", str(-z)
+        save(dataset, folder / f"{z}.dcm")
+    (folder / "raw.dcm").unlink()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    ("compressor", "uid"),
+    [("JPEG2000", "1.2.840.10008.1.2.4.90"), ("JPEG", "1.2.840.10008.1.2.4.70")],
+)
+def test_compressed_pixels_that_gdcm_wrote(tmp_path, compressor, uid, signed):
+    values = maker.volume((4, 33, 40)) + (0 if signed else 1100)
+    gdcm(tmp_path / "a", values, compressor, signed)
+    image = read_dicom(tmp_path / "a")
+    assert pydicom.dcmread(image.files[0]).file_meta.TransferSyntaxUID == uid
+    assert np.array_equal(image.array, values * 0.5 - np.arange(4)[:, None, None])
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_compressed_pixels_that_pydicom_wrote(tmp_path, syntax):
+    for z in range(SHAPE[0]):
+        dataset = one(z, V[z])
+        dataset.compress(syntax, generate_instance_uid=False)
+        save(dataset, tmp_path / "a" / f"{z}.dcm")
+    image = read_dicom(tmp_path / "a")
+    assert np.array_equal(image.array, V)
+    for z, file in enumerate(image.files):
+        dataset = pydicom.dcmread(file)
+        assert np.array_equal(image.array[z], apply_rescale(dataset.pixel_array, dataset))
+    dataset = enhanced((2, 1, 4, 3, 0), transformation="per frame")
+    want = read_dicom(save(dataset, tmp_path / "b.dcm")).array
+    dataset.compress(syntax, generate_instance_uid=False)
+    assert np.array_equal(read_dicom(save(dataset, tmp_path / "c.dcm")).array, want)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_compressed_12_bits_with_a_sign(tmp_path, syntax, signed):
+    values = V if signed else V + 1024
+    tags = {"PixelRepresentation": signed, "BitsStored": 12, "HighBit": 11,
+            "RescaleIntercept": "0"}  # fmt: skip
+    for z in range(SHAPE[0]):
+        dataset = one(z, V[z], PixelData=values[z].astype("<i2").tobytes(), **tags)
+        dataset.compress(syntax, generate_instance_uid=False)
+        save(dataset, tmp_path / "a" / f"{z}.dcm")
+    assert np.array_equal(read_dicom(tmp_path / "a").array, values)
+
+
+def test_compressed_pixels_need_a_temporary_folder_and_say_so(tmp_path, monkeypatch):
+    path, _, _ = compressed(tmp_path / "a", "JPEG2000")
+
+    def none(*_, **__):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", none)
+    refused(path, "need a temporary file: No usable", "set TMPDIR")
+
+
+def compressed(folder, compressor):
+    """One slice of 33 x 40 in a syntax, with its frame as bytes."""
+    values = maker.volume((1, 33, 40))
+    if compressor in ("JPEG2000", "JPEG"):
+        gdcm(folder, values + 1100, compressor, signed=False)
+        path = folder / "0.dcm"
+    else:
+        dataset = one(0, values[0])
+        dataset.compress(compressor, generate_instance_uid=False)
+        path = save(dataset, folder / "0.dcm")
+    dataset = pydicom.dcmread(path)
+    return (
+        path,
+        dataset,
+        next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)),
+    )
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_frame_that_is_cut_short_in_a_whole_file_is_refused(tmp_path, compressor, share):
+    """Decoders fill the rest with something."""
+    path, dataset, frame = compressed(tmp_path / "a", compressor)
+    read_dicom(path)
+    short = frame[: int(len(frame) * share)]
+    dataset.PixelData = pydicom.encaps.encapsulate([short])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    refused(path, "0.dcm is damaged")
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize(("rows", "columns"), [(32, 40), (40, 33), (33, 41), (66, 20)])
+def test_a_frame_of_another_size_than_the_tags_is_refused(tmp_path, compressor, rows, columns):
+    path, dataset, _ = compressed(tmp_path / "a", compressor)
+    if (rows, columns) in ((40, 33), (66, 20)) and compressor == RLELossless:
+        dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 64])  # as many bytes: no size in it
+        dataset["PixelData"].is_undefined_length = True
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.save_as(path)
+    refused(path, "0.dcm is damaged")
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])
+def test_frames_too_few_or_too_many_are_refused(tmp_path, compressor):
+    path, dataset, frame = compressed(tmp_path / "a", compressor)
+    for frames in ([frame, frame], [frame[:-20], b"\xff\xd9" * 20]):
+        dataset.PixelData = pydicom.encaps.encapsulate(frames)
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(path)
+        refused(path, "0.dcm is damaged")
+
+
+@pytest.mark.parametrize("where", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_a_compressed_file_that_is_cut_short_is_refused(tmp_path, where, syntax):
+    dataset = one(0, V[0])
+    dataset.compress(syntax, generate_instance_uid=False)
+    path = save(dataset, tmp_path / "a.dcm")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * where)])
+    refused(path, "a.dcm is damaged")

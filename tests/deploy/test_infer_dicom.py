@@ -1,0 +1,96 @@
+"""The command infer on DICOM: a series in, a mask or a DICOM SEG out, each where the organ is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import lone_build
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from command_line import runner
+
+from lmaunet.deploy import inferring
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+import dicom_maker as maker
+
+SHAPE = (5, 24, 40)
+V = np.where(np.indices(SHAPE).sum(0) // 8 % 2, 250, -100)
+TAGS = {"PixelSpacing": ["3", "3"], "SliceThickness": "2.5"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target())
+    return runner(monkeypatch, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return lone_build.make(tmp_path / "run")
+
+
+def test_a_segmentation_lies_on_the_slices_of_its_series(run, folder, tmp_path):
+    maker.series(tmp_path / "ct", lambda z: TAGS, V)
+    status, out, err = run("infer", "--build", folder, "ct", "-o", "out/seg.dcm", "--json")
+    assert status == 0, err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["seg.dcm"]
+    dataset = pydicom.dcmread(tmp_path / "out" / "seg.dcm")
+    assert [s.SegmentLabel for s in dataset.SegmentSequence] == ["organ"]
+    slices = {p.SOPInstanceUID: p for p in map(pydicom.dcmread, (tmp_path / "ct").iterdir())}
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    assert len(groups) == SHAPE[0]
+    for plane, group in zip(dataset.pixel_array, groups, strict=True):
+        uid = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        assert position == slices[uid].ImagePositionPatient
+        assert np.array_equal(plane, slices[uid].pixel_array - 1024.0 > 75)
+    assert json.loads(out)["notes"] is not None
+
+
+def test_a_mask_of_a_multi_frame_image_lies_on_its_frames(run, folder, tmp_path):
+    dataset = maker.enhanced((3, 0, 4, 1, 2), values=V)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.PixelMeasuresSequence[0].PixelSpacing = ["3", "3"]
+    maker.save(dataset, tmp_path / "all.dcm")
+    status, _, err = run("infer", "--build", folder, "all.dcm", "-o", "out/seg.nii.gz")
+    assert status == 0, err
+    mask = SimpleITK.ReadImage(str(tmp_path / "out" / "seg.nii.gz"))
+    for z in range(SHAPE[0]):
+        corner = mask.TransformPhysicalPointToIndex([float(v) for v in maker.place(z)])
+        along = mask.TransformPhysicalPointToIndex(
+            [float(v) for v in maker.place(z) + 3 * 39 * maker.ROW + 3 * 23 * maker.COLUMN]
+        )
+        steps = [
+            mask.TransformPhysicalPointToIndex(
+                [float(v) for v in maker.place(z) + 3 * x * maker.ROW + 3 * y * maker.COLUMN]
+            )
+            for y in range(24)
+            for x in range(40)
+        ]
+        assert len({*steps}) == 960 and corner in steps and along in steps
+        read = np.reshape([mask[step] for step in steps], (24, 40))
+        assert np.array_equal(read, V[z] > 75)
+
+
+def test_a_segmentation_of_what_is_no_dicom_is_refused_before_the_work(run, folder, tmp_path):
+    image = SimpleITK.GetImageFromArray(V.astype(np.float32))
+    image.SetSpacing((3.0, 3.0, 2.5))
+    SimpleITK.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    status, _, err = run("infer", "--build", folder, "a.nii.gz", "-o", "seg.dcm")
+    assert status == 2 and "write .nii.gz or .nrrd instead" in err
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_what_is_wrong_with_a_series_is_one_line_and_no_file(run, folder, tmp_path):
+    maker.series(tmp_path / "ct", lambda z: TAGS, V, skip=(2,))
+    status, _, err = run("infer", "--build", folder, "ct", "-o", "seg.dcm")
+    said = [line for line in err.splitlines() if line.startswith("lmaunet-deploy: ")]
+    assert status == 2 and err.splitlines()[-1:] == said and len(said) == 1
+    assert "1 slice(s) are missing: 1 between" in said[0]
+    assert not (tmp_path / "seg.dcm").exists()

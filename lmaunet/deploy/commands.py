@@ -10,7 +10,7 @@ from lmaunet.deploy import defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
 from lmaunet.deploy.gate_limits import chosen_limits
 from lmaunet.deploy.quantizing import QatOptions, qat
-from lmaunet.deploy.run_lock import in_use
+from lmaunet.deploy.run_lock import in_use, in_use_if_there
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
     DataSource,
@@ -37,7 +37,7 @@ def train(
     schedule = Schedule(epochs, learning_rate, batch_size)
     run = run_for_training(run, spec, source)
     source = choose_data(run, source)
-    with progress_bar(f"training {spec.name}") as progress, in_use(run):
+    with progress_bar(f"training {spec.name}") as progress, in_use_if_there(run):
         outcome = pipeline.train(run, spec, source, schedule, seed, progress)
     if not first_process():
         return {}, []
@@ -120,6 +120,8 @@ def measure(run: Path | None, target: str | None) -> Shown:
 
         get_target(target)
     run = find_run(run)
+    if target is not None:
+        pipeline.load_build(run, target)  # what is not built is said before FP32 is scored
     with progress_bar("measuring") as progress, in_use(run):
         folders = measuring.measure_all(run, target, progress)
     content = {name: read_json(f / "measure.json") for name, f in folders.items()}

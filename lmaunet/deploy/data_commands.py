@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy.console import progress_bar, table
+from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DEFAULT_DATA, DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import named_spec
@@ -22,7 +24,9 @@ def fetch(folder: Path, phantom: bool) -> tuple[dict[str, Any], list[str]]:
     from lmaunet.data.fetch import fetch as fetch_files
     from lmaunet.data.fetch import info as fetched
 
-    with progress_bar("fetching the example CT") as progress:
+    complete = fetched(folder)["complete"]
+    lock = contextlib.nullcontext() if complete else in_use(folder, "--to")
+    with progress_bar("fetching the example CT") as progress, lock:
         fetch_files(folder, lambda line: progress(0.5, line))
     content = fetched(folder)
     return content, [
@@ -45,10 +49,11 @@ def info(source: DataSource | None) -> tuple[dict[str, Any], list[str]]:
     from lmaunet.data.normalization import describe
 
     size = named_spec("demo").input_size
-    if source.path is None:
-        data = load_phantom(size=size, seed=source.seed)
-    else:
-        data = load(source.path, size=size, seed=source.seed, class_map=source.class_map)
+    with progress_bar("reading the data"):
+        if source.path is None:
+            data = load_phantom(size=size, seed=source.seed)
+        else:
+            data = load(source.path, size=size, seed=source.seed, class_map=source.class_map)
     counts = data.counts()
     rows = [
         [name, *(str(counts[side][name][key]) for side in counts for key in ("slices", "pixels"))]

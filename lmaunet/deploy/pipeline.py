@@ -30,6 +30,7 @@ from lmaunet.deploy.outcome import (
     write_origin,
 )
 from lmaunet.deploy.run_data import RunData
+from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
@@ -113,8 +114,9 @@ def train(
             (folder / "training.last.pt").unlink()
         processes.wait()
 
-    outcome = run_stage(stage, work, resume=True)
-    images.remember()
+    with in_use(run):
+        outcome = run_stage(stage, work, resume=True)
+        images.remember()
     return outcome
 
 
@@ -154,8 +156,9 @@ def control(
         if processes.first:
             write_origin(folder, origin, asked)
 
-    outcome = run_stage(stage, work, resume=True)
-    images.remember()
+    with in_use(run):
+        outcome = run_stage(stage, work, resume=True)
+        images.remember()
     return outcome
 
 
@@ -195,8 +198,9 @@ def qat(
         if processes.first:
             write_origin(folder, origin, asked)
 
-    outcome = run_stage(stage, work, resume=True)
-    images.remember()
+    with in_use(run):
+        outcome = run_stage(stage, work, resume=True)
+        images.remember()
     return outcome
 
 

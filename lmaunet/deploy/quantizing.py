@@ -9,7 +9,7 @@ from typing import Any
 from lmaunet.deploy import defaults, pipeline
 from lmaunet.deploy.console import first_process, percent, progress_bar, table
 from lmaunet.deploy.outcome import ORIGIN_FILE, asked_of, noted_spec
-from lmaunet.deploy.run_lock import in_use
+from lmaunet.deploy.run_lock import in_use_if_there
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
@@ -82,7 +82,7 @@ def qat(
     if not checkpoint.is_file():
         raise UserError(f"checkpoint {checkpoint} does not exist or is not a file; give a .pt file")
     run = run_for_checkpoint(run, checkpoint)
-    with progress_bar("quantizing") as progress, in_use(run):
+    with progress_bar("quantizing") as progress, in_use_if_there(run):
         settings = options.settings(_network_of(run, checkpoint, stated, options.weights, progress))
         source = choose_data(run, source)
         # quantization first: it refuses bad images and budgets before anything is trained

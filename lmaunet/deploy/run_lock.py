@@ -26,11 +26,15 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 
 
 @contextlib.contextmanager
-def in_use(run: Path) -> Iterator[None]:
+def in_use(run: Path, option: str = "--run") -> Iterator[None]:
     """Keep other commands from a run while the block runs; commands within it may enter again.
 
     Of several processes of one ``torchrun`` the first holds the lock for all. A stage whose place
     a killed command left empty is put back first.
+
+    Args:
+        run: the run's folder, or another that a command writes into.
+        option: the one that names another folder, for messages.
 
     Raises:
         UserError: where another command holds it, or the folder cannot be written.
@@ -41,11 +45,19 @@ def in_use(run: Path) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         _make(run, stack)
-        _lock(run, stack)
+        _lock(run, option, stack)
         _held.add(place)
         stack.callback(_held.discard, place)
         recover_run(run)
         yield
+
+
+def in_use_if_there(run: Path) -> contextlib.AbstractContextManager[None]:
+    """Return :func:`in_use` for a run that exists; one that does not is locked when it is made.
+
+    What is refused before then leaves nothing behind, not in the folder of the data either.
+    """
+    return in_use(run) if run.is_dir() else contextlib.nullcontext()
 
 
 def _make(run: Path, stack: contextlib.ExitStack) -> None:
@@ -63,43 +75,43 @@ def _make(run: Path, stack: contextlib.ExitStack) -> None:
     stack.callback(remove)
 
 
-def _lock(run: Path, stack: contextlib.ExitStack) -> None:
+def _lock(run: Path, option: str, stack: contextlib.ExitStack) -> None:
     from filelock import FileLock, Timeout
 
     try:
         stack.enter_context(FileLock(str(run / LOCK), timeout=0))
     except Timeout as error:
-        raise UserError(_holder(run)) from error
+        raise UserError(_holder(run, option)) from error
     except (OSError, NotImplementedError) as error:
         number = getattr(error, "errno", errno.ENOSYS)
         if number not in NO_LOCKS:
             raise UserError(
-                f"{run} cannot be written ({os.strerror(number) if number else error}); give a "
-                "--run folder that can"
+                f"{run} cannot be written ({os.strerror(number) if number else error}); give "
+                f"another {option}"
             ) from error
         print(
             f"lmaunet-deploy: the file system of {run} knows no locks; start no second command on "
-            "this run while this one works",
+            "it while this one works",
             file=sys.stderr,
         )
         return
-    write_json(
-        run / HOLDER,
-        {
-            "process": os.getpid(),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "machine": os.uname().nodename,
-        },
-    )
+    note = {
+        "process": os.getpid(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": os.uname().nodename,
+    }
+    # on a full disk the lock holds without it
+    with contextlib.suppress(OSError):
+        write_json(run / HOLDER, note)
     stack.callback((run / HOLDER).unlink, missing_ok=True)
 
 
-def _holder(run: Path) -> str:
+def _holder(run: Path, option: str) -> str:
     """Return the message on a run that another command works on."""
     who = "another command"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         note = read_json(run / HOLDER)
         where = "" if note["machine"] == os.uname().nodename else f" on {note['machine']}"
         who = f"process {note['process']}{where} ({note['command']}) since {note['since']}"
-    return f"{run} is in use by {who}; wait until it has ended, or name another --run"
+    return f"{run} is in use by {who}; wait until it has ended, or name another {option}"

@@ -85,8 +85,16 @@ def _newest() -> Path | None:
     manifests = [*RUNS.glob("*/*/manifest.json"), *RUNS.glob("*/build/*/manifest.json")]
     if not manifests:
         return None
-    newest = max(manifests, key=lambda path: path.stat().st_mtime)
+    newest = max(manifests, key=_changed)
     return RUNS / newest.relative_to(RUNS).parts[0]
+
+
+def _changed(path: Path) -> float:
+    """Return when a file was changed; one that another command just moved away is the oldest."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""What is there already is found in no time: without torch, and with the files read once."""
+
+from __future__ import annotations
+
+import json
+import resource
+
+import pytest
+from fresh_process import run as run_alone
+
+from lmaunet.deploy.report_record import RECORD
+from lmaunet.stage import read_json
+
+HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "SimpleITK", "monai", "numba", "scipy")
+CPU_SECONDS = 2.0
+"""0.6 s were measured; a slower machine may take more, and torch alone takes 3 s."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run with every stage, made by the functions of the commands."""
+    place = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        from lmaunet.deploy import commands
+        from lmaunet.deploy.quantizing import QatOptions
+        from lmaunet.deploy.runs import DataSource
+        from lmaunet.spec import named_spec
+
+        spec = named_spec("demo").replace(input_size=(32, 32))
+        commands.train(None, spec, DataSource(None), 1, 3e-3, 8, 0)
+        (checkpoint,) = place.glob("runs/*/train/model.pt")
+        commands.qat(None, checkpoint, None, None, QatOptions(1, 1e-4, 8, 0))
+        commands.build(None, "ort", {"cpu": "any", "operators": False})
+        commands.report(None, None, False)
+    return place
+
+
+def again(place, *arguments):
+    """Run a command in a fresh process; return it and what it loaded of the heavy packages."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run_alone(*arguments, cwd=place, heavy=HEAVY, environment={"OMP_NUM_THREADS": "1"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    loaded = done.stderr.splitlines()[-1].removeprefix("loaded:").split()
+    return done, loaded, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--phantom", "--input-size", "32", "--epochs", "1"),
+        ("qat", "--ckpt", "runs/demo-phantom/train/model.pt", "--epochs", "1"),
+        ("export",),
+        ("build", "--target", "ort", "--no-operators"),
+        ("measure",),
+        ("measure", "--target", "ort"),
+        ("report",),
+    ],
+    ids=lambda arguments: arguments[0] if len(arguments) != 3 else "measure one",
+)
+def test_a_finished_stage_is_found_without_torch(place, arguments):
+    run = place / "runs" / "demo-phantom"
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    done, loaded, seconds = again(place, *arguments)
+    assert done.returncode == (read_status(run) if arguments[0] == "report" else 0), done.stderr
+    assert loaded == [] and seconds < CPU_SECONDS
+    if arguments[0] in ("train", "qat", "export", "build"):
+        assert "was there already" in done.stdout
+    after = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    assert {p for p in after if after[p] != before.get(p)} == set()
+
+
+def read_status(run):
+    states = {gate["state"] for gate in read_json(run / "report.json")["gates"]}
+    return 1 if "failed" in states else 0
+
+
+def test_a_found_report_says_what_the_first_one_said(place):
+    run = place / "runs" / "demo-phantom"
+    done, _, _ = again(place, "report", "--json")
+    assert json.loads(done.stdout) == read_json(run / "report.json")
+    kept = {name: (run / name).read_bytes() for name in ("report.json", "report.html", "report.md")}
+    (run / "report.html").write_text("half")
+    done, loaded, _ = again(place, "report")
+    assert loaded != [] and (run / "report.html").read_text().startswith("<!")
+    assert set(read_json(run / RECORD)["outputs"]) == set(kept)
+    done, loaded, _ = again(place, "report", "--gate", "ort.size_mb=0.001")
+    assert done.returncode == 1 and loaded != []  # another gate is another report
+    again(place, "report")
+
+
+def test_another_option_or_network_is_not_taken_for_what_is_there(place):
+    """Each of these has to make something again; torch is blocked, so that none can."""
+    checkpoint = ("qat", "--ckpt", "runs/demo-phantom/train/model.pt")
+    for arguments in (
+        ("train", "--phantom", "--input-size", "32", "--epochs", "2"),
+        ("train", "--phantom", "--input-size", "32", "--epochs", "1", "--seed", "1"),
+        (*checkpoint, "--epochs", "2"),
+        (*checkpoint, "--epochs", "1", "--bits", "4"),
+        (*checkpoint, "--epochs", "1", "--input-size", "48"),
+        (*checkpoint, "--epochs", "1", "--phantom", "--seed", "3"),
+    ):
+        done = run_alone(*arguments, cwd=place, lacking=("torch",))
+        assert done.returncode == 3 and "the Python package torch is missing" in done.stderr

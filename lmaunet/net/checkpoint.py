@@ -192,7 +192,7 @@ def _own_checkpoint(
             f"{path} lacks a usable kind or notes, which every checkpoint of ours has; give the "
             "file as it was written"
         )
-    state = content.get("state")
+    state: Any = content.get("state")
     if isinstance(state, Mapping):
         state = {k: Tensor.detach(v) if isinstance(v, Tensor) else v for k, v in state.items()}
     _check_state(path, state)

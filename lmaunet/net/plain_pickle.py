@@ -58,8 +58,8 @@ class PlainArray:
             raise pickle.UnpicklingError(f"a numpy array of shape {shape}")
         if math.prod(shape) * dtype.dtype.itemsize != len(raw):
             raise pickle.UnpicklingError(f"a numpy array of shape {shape} in {len(raw)} bytes")
-        order = "F" if by_columns else "C"
-        self.values = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
+        numbers = np.frombuffer(raw, dtype.dtype)
+        self.values = numbers.reshape(shape[::-1]).T if by_columns else numbers.reshape(shape)
 
 
 def plain_scalar(dtype: PlainDtype, raw: Any = b"") -> Any:
@@ -105,14 +105,14 @@ _DICTIONARIES = (
 class PlainDict:
     """Stands for a subclass of dict; what a pickle makes of it is a dictionary."""
 
-    def __new__(cls, *_: Any) -> dict[Any, Any]:  # noqa: D102
+    def __new__(cls, *_: Any) -> dict[Any, Any]:  # type: ignore[misc]  # noqa: D102
         return {}
 
 
 class PlainList:
     """Stands for a ``collections.deque``; what a pickle makes of it is a list."""
 
-    def __new__(cls, *_: Any) -> list[Any]:  # noqa: D102
+    def __new__(cls, *_: Any) -> list[Any]:  # type: ignore[misc]  # noqa: D102
         return []
 
 

@@ -83,7 +83,7 @@ def test_doctor_names_what_is_missing_and_its_fix(run, monkeypatch):
         (("train", "--phantom", "--data", "x"), 2, "exclude each other"),
         (("train", "--phantom", "--epochs", "0"), 2, "must be positive"),
         (("train", "--phantom", "--input-size", "50"), 2, "multiples of 16"),
-        (("train", "--phantom", "--input-size", "0"), 2, "give 1 to 16,384"),
+        (("train", "--phantom", "--input-size", "0"), 2, "--input-size 0; give 1 to 16,384"),
         (("train", "--phantom", "--input-size", "16000000"), 2, "give 1 to 16,384"),
         (("train", "--phantom", "--seed", str(2**64)), 2, "--seed"),
         (("train", "--phantom", "--class-map", "cardiac"), 2, "give them with --data"),

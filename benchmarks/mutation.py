@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
     files = test_files(root, arguments.tests or TESTS)
     if not files or not all(sources.values()):
         raise SystemExit("no sources or no tests; give --root, --package NAME=GLOB and --tests")
-    server.preload(() if arguments.no_preload else server.PRELOADED)
+    server.preload(tuple(arguments.preload.split(",")) if arguments.preload else server.PRELOADED)
     workers = Workers(root, arguments.cache, arguments.workers, say)
     every = {path: code for found in sources.values() for path, code in found.items()}
     tests = workers.map_tests(files, sorted(every))
@@ -267,7 +267,7 @@ def parse() -> argparse.Namespace:
     add("--tests", action="append", metavar="PLACE", help="other folders or patterns of tests")
     add("--equivalent", type=Path, default=EQUIVALENT)
     add("--cache", type=Path, default=Path("runs/mutation"))
-    add("--no-preload", action="store_true", help="import nothing before the first fork")
+    add("--preload", metavar="NAME,NAME", help="what to import before the first fork")
     add("-o", "--output", type=Path, required=True)
     return parser.parse_args()
 

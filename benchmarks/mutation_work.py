@@ -22,8 +22,8 @@ FIRST_S, WIDE_S = 15.0, 60.0
 AT_ONCE = 300
 """How many first tests a mutant meets at most."""
 
-SLACK, LEAST_S = 6.0, 40.0
-"""A run may take so many times what its tests take, and never less than so many seconds."""
+SLACK, LEAST_S = 4.0, 30.0
+"""A run may take so many times what its tests take, and so many CPU seconds in any case."""
 
 MAPPED_S = 1800.0
 POLL_S = 0.02

@@ -31,7 +31,7 @@ PRELOADED = (
 
 HUNG = "hung"
 
-WAITING = 6.0
+WAITING = 20.0
 """A run may last so many times its limit of CPU seconds, because others use the cores too."""
 
 

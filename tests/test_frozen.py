@@ -19,8 +19,10 @@ MODULES = sorted(
 )
 COLLECT = {
     "fpga.agreement._Count", "fpga.folding.FoldedNode", "fpga.scan_agreement.ScanCheck",
+    "lmaunet.data.dicom_pixels._Padding", "lmaunet.data.intensity.Recorder",
     "lmaunet.deploy.inferring.Network", "lmaunet.deploy.inferring.Timer",
-    "lmaunet.scan.integer_algebra.IntegerAlgebra", "lmaunet.scan.widths.RangeAlgebra",
+    "lmaunet.deploy.run_data.RunData", "lmaunet.scan.integer_algebra.IntegerAlgebra",
+    "lmaunet.scan.widths.RangeAlgebra",
 }  # fmt: skip
 """What counts, or gathers, while something runs."""
 

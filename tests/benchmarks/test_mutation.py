@@ -46,6 +46,10 @@ def limit() -> int:
 
 def never() -> int:
     return 4 + 4
+
+
+def start() -> int:
+    return 0
 '''
 TESTS = """\
 import subprocess
@@ -53,12 +57,12 @@ import sys
 
 import pytest
 
-from toy.sums import countdown, limit, total
+from toy.sums import countdown, limit, start, total
 
 
 @pytest.fixture(scope="session")
 def three():
-    return countdown(0) + 3
+    return start() + 3
 
 
 def test_total():
@@ -79,27 +83,33 @@ def test_another_process():
 """
 
 
-@pytest.fixture
-def toy(tmp_path):
-    root = tmp_path / "root"
+FILE = "tests/test_sums.py"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mutation") / "root"
     (root / "toy").mkdir(parents=True)
     (root / "tests").mkdir()
     (root / "toy" / "__init__.py").write_text("")
     (root / "toy" / "sums.py").write_text(SUMS)
-    (root / "tests" / "test_sums.py").write_text(TESTS)
+    (root / FILE).write_text(TESTS)
     (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     return root
 
 
-FILE = "tests/test_sums.py"
+@pytest.fixture(scope="module")
+def workers(toy):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "LEAST_S", 3.0)
+        patch.setattr(mapping, "KEPT_FROM_S", 0.0)
+        yield work.Workers(toy, toy.with_name("cache"), 2, lambda line: None)
 
 
-@pytest.fixture
-def workers(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "LEAST_S", 4.0)
-    monkeypatch.setattr(mapping, "KEPT_FROM_S", 0.0)
-    return work.Workers(toy, tmp_path / "cache", 2, lambda line: None)
+@pytest.fixture(scope="module")
+def tests(workers):
+    return workers.map_tests([FILE], ["toy/sums.py"])
 
 
 def change(old, new):
@@ -119,6 +129,7 @@ def test_sites_are_where_behaviour_is():
     assert lines == {
         "LIMIT = 7", "found = 0", "for value in values or []:", "found = found + value",
         "if found > 99:", "while n > 0:", "n = n - 1", "return LIMIT * 2", "return 4 + 4",
+        "return 0",
     }  # fmt: skip
     assert {family for line, family in places if SUMS.splitlines()[line - 1] == "LIMIT = 7"} == {
         "NumberReplacer"
@@ -153,22 +164,19 @@ def test_a_line_belongs_to_its_innermost_statement():
     assert (lines[7].first, lines[7].last, lines[7].imported) == (5, 8, False)
 
 
-def test_tests_meet_the_lines_that_they_run(workers):
-    tests = workers.map_tests([FILE], ["toy/sums.py"])
+def test_tests_meet_the_lines_that_they_run(tests):
     assert names(tests.cases.values()) == {
         "test_total", "test_countdown", "test_limit", "test_another_process",
     }  # fmt: skip
     assert tests.covering("toy/sums.py", range(12, 13)) == {f"{FILE}::test_total"}
     assert tests.covering("toy/sums.py", range(20, 21)) == {f"{FILE}::test_countdown"}
-    assert tests.covering("toy/sums.py", range(19, 20)) == {
-        f"{FILE}::test_countdown", f"fixture {FILE}::three",
-    }  # fmt: skip
+    assert tests.covering("toy/sums.py", range(33, 34)) == {f"fixture {FILE}::three"}
     assert tests.covering("toy/sums.py", range(5, 6)) == {FILE}, "as the file is imported"
     assert not tests.covering("toy/sums.py", range(29, 30))
     (kept,) = tests.kept.values()
     assert kept[1] == {"toy/sums.py"}
     population = benchmark.executed_sites({"toy/sums.py": SUMS}, tests, None)
-    assert {site.begin[0] for site in population} == {5, 10, 11, 12, 13, 19, 20, 25}
+    assert {site.begin[0] for site in population} == {5, 10, 11, 12, 13, 19, 20, 25, 33}
 
 
 def plan(tests, mutant):
@@ -185,8 +193,7 @@ MUTANTS = {
 }
 
 
-def test_a_mutant_is_killed_survives_or_hangs(workers):
-    tests = workers.map_tests([FILE], ["toy/sums.py"])
+def test_a_mutant_is_killed_survives_or_hangs(workers, tests):
     plans = [plan(tests, mutant) for mutant in MUTANTS.values()]
     assert names(plans[0].first) == {"test_total"}
     assert names(plans[1].first) == {"test_limit"}
@@ -206,42 +213,41 @@ def test_a_mutant_is_killed_survives_or_hangs(workers):
         assert (tree / "toy" / "sums.py").read_text() == SUMS
 
 
-def test_a_test_that_fails_without_a_mutant_is_named(workers, toy):
-    tests = workers.map_tests([FILE], ["toy/sums.py"])
+def test_a_test_that_fails_without_a_mutant_is_named(workers, tests):
     killer = f"{FILE}::test_total"
     for tree in workers.trees:
         (tree / FILE).write_text(TESTS.replace("== 3", "== 4"))
     found = [work.Outcome("killed", killer, 1, 0.1)]
-    assert workers.control([], found, tests) == [killer]
+    failing = workers.control([], found, tests)
+    for tree in workers.trees:
+        (tree / FILE).write_text(TESTS)
+    assert failing == [killer]
 
 
-def test_a_kept_fixture_is_not_made_for_a_source_that_it_did_not_run(workers, toy, tmp_path):
-    tests = workers.map_tests([FILE], ["toy/sums.py"])
+def test_a_kept_fixture_is_not_made_for_a_source_that_it_did_not_run(workers, tests):
     (fixture,) = tests.kept
     assert plan(tests, MUTANTS["hung"]).kept == {}, "the fixture runs that source"
-    broken = change("while n > 0:", "while n > 0 or n.there_is_none:")
     (countdown,) = [case for case in tests.cases.values() if case.fixtures]
-    kept = {fixture: tests.kept[fixture][0]}
-    total = change("found = 0", "found = 9")
-    for mutant, given, kind in ((broken, {}, "killed"), (total, kept, "survived")):
-        one = work.Plan(mutant, [countdown], [], given)
-        assert [o.kind for o in workers.test([one], tests)] == [kind]
+    broken = change("return 0", "return 1 // 0")
+    for given, kind in (({}, "killed"), ({fixture: tests.kept[fixture][0]}, "survived")):
+        one = work.Plan(broken, [countdown], [], given)
+        assert [outcome.kind for outcome in workers.test([one], tests)] == [kind]
 
 
-def test_what_is_unchanged_is_kept(workers, toy, tmp_path):
+def test_what_is_unchanged_is_kept(workers, toy, tests):
     said = []
-    tests = workers.map_tests([FILE], ["toy/sums.py"])
     plans = [plan(tests, MUTANTS[name]) for name in ("killed", "survived")]
     first = workers.test(plans, tests)
-    again = work.Workers(toy, tmp_path / "cache", 1, said.append)
+    again = work.Workers(toy, workers.cache, 1, said.append)
     assert again.map_tests([FILE], ["toy/sums.py"]) == tests
     assert again.test(plans, tests)[0] == first[0]
     assert said[0].startswith("0 of 1 files") and said[1].startswith("1 mutants to test, 1 known")
     (toy / FILE).write_text(TESTS + "\n# another\n")
     said.clear()
-    more = work.Workers(toy, tmp_path / "cache", 1, said.append)
+    more = work.Workers(toy, workers.cache, 1, said.append)
     more.map_tests([FILE], ["toy/sums.py"])
     more.test(plans, tests)
+    (toy / FILE).write_text(TESTS)
     assert said[0].startswith("1 of 1 files")
     assert any(line.startswith("2 mutants to test, 0 known") for line in said)
 
@@ -293,7 +299,8 @@ def test_the_whole_run_on_a_small_package(toy, tmp_path):
     words = ["--root", str(toy), "--package", "toy=toy/*.py", "--tests", "tests",
              "--preload", "pytest,hypothesis,coverage",
              "--equivalent", str(equivalent), "--cache", str(tmp_path / "cache"),
-             "--only", "sums", "--sample", "6", "-o", str(tmp_path / "found.json")]  # fmt: skip
+             "--only", "sums", "--sample", "4", "--limit-s", "3",
+             "-o", str(tmp_path / "found.json")]  # fmt: skip
     run = subprocess.run(
         [sys.executable, benchmark.__file__, *words], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(benchmark.__file__).parents[1])}, cwd=tmp_path,
@@ -301,9 +308,9 @@ def test_the_whole_run_on_a_small_package(toy, tmp_path):
     assert run.returncode == 0, run.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     total = found["total"]
-    assert total["mutants"] == 6 <= total["sites"]
+    assert total["mutants"] == 4 <= total["sites"]
     assert total == found["packages"]["toy"]
-    assert total["killed"] + total["survived"] + total["equivalent"] == 6 and total["killed"] > 2
+    assert total["killed"] + total["survived"] + total["equivalent"] == 4 and total["killed"] > 1
     assert len(found["survived"]) == total["survived"]
     assert len(found["equivalent"]) == total["equivalent"]
     assert found["control"]["failed"] == [] and found["seed"] == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,9 @@ PRELOADED = (
 """What is imported before the first fork, as far as it is installed; none of it is ours."""
 
 HUNG = "hung"
+
+WAITING = 20.0
+"""A run may last so many times its limit of CPU seconds, because others use the cores too."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def copy_tree(root: Path, place: Path) -> None:
 
 @dataclass
 class Run:
-    """One run that goes on: its process, which leads a group, and until when it may."""
+    """One run that goes on: its process, which leads a group, and how long it may."""
 
     pid: int
     started: float
@@ -74,13 +78,14 @@ class Run:
         """Return how it ended, and end it where it takes too long; None while it goes on."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         seconds = time.monotonic() - self.started
-        if pid == 0 and seconds < self.limit_s:
+        if pid == 0 and seconds < WAITING * self.limit_s:
             return None
         with contextlib.suppress(ProcessLookupError):  # what it started goes too
             os.killpg(self.pid, signal.SIGKILL)
         if pid == 0:
             os.waitpid(self.pid, 0)
         code: int | str = HUNG if pid == 0 else os.waitstatus_to_exitcode(status)
+        code = HUNG if code == -signal.SIGXCPU else code
         return Ended(code, seconds, self.log.read_text("utf-8", errors="replace"))
 
 
@@ -91,7 +96,7 @@ def start(tree: Path, ours: frozenset[str], work: Callable[[], int], limit_s: fl
         tree: the working folder of the process, and the first place where it finds modules.
         ours: the top-level packages that are imported anew.
         work: returns the exit status.
-        limit_s: after so many seconds the process and all that it started are ended.
+        limit_s: CPU seconds that the process may take, and each that it starts.
     """
     log = tree.with_name(f"{tree.name}.log")
     started = time.monotonic()
@@ -104,6 +109,8 @@ def start(tree: Path, ours: frozenset[str], work: Callable[[], int], limit_s: fl
     try:
         with contextlib.suppress(PermissionError):
             os.setpgid(0, 0)
+        limit = int(limit_s) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(descriptor, stream)

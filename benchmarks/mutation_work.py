@@ -22,8 +22,8 @@ FIRST_S, WIDE_S = 15.0, 60.0
 AT_ONCE = 300
 """How many first tests a mutant meets at most."""
 
-SLACK, LEAST_S = 6.0, 40.0
-"""A run may take so many times what its tests take, and never less than so many seconds."""
+SLACK, LEAST_S = 4.0, 30.0
+"""A run may take so many times what its tests take, and so many CPU seconds in any case."""
 
 MAPPED_S = 1800.0
 POLL_S = 0.02
@@ -80,7 +80,7 @@ class Workers:
         shared = [
             p.relative_to(self.root).as_posix() for p in self.root.glob("tests/**/conftest.py")
         ]
-        waiting = [f for f in files if not self._current(known.get(f), f, shared, sources)]
+        waiting = [f for f in files if not self._current(known.get(f), f, shared)]
         self.say(f"{len(waiting)} of {len(files)} files of tests are run for what they cover")
         free, running = list(self.trees), {}
         while waiting or running:
@@ -103,9 +103,7 @@ class Workers:
                     raise SystemExit(f"{name} was not mapped:\n{ended.output[-3000:]}")
                 content = json.loads(answer.read_text("utf-8"))
                 uses = [name, *shared, *content["lines"]]
-                known[name] = content | {
-                    "sources": sources, "digests": mapping.digests(self.root, uses),
-                }  # fmt: skip
+                known[name] = content | {"digests": mapping.digests(self.root, uses)}
                 kept.write_text(json.dumps(known), "utf-8")
                 failed = [n for n, t in content["tests"].items() if not t.get("passed")]
                 self.say(
@@ -118,12 +116,8 @@ class Workers:
             tests.add(name, known[name])
         return tests
 
-    def _current(
-        self, entry: dict | None, name: str, shared: list[str], sources: list[str]
-    ) -> bool:
+    def _current(self, entry: dict | None, name: str, shared: list[str]) -> bool:
         if entry is None or not {name, *shared} <= set(entry["digests"]):
-            return False
-        if not set(sources) <= set(entry["sources"]):
             return False
         now = mapping.digests(self.root, list(entry["digests"]))
         fixtures = (f["kept"] for f in entry["fixtures"].values())

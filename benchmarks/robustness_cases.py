@@ -196,6 +196,17 @@ def set_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
     return Case(arguments, "; ".join([made[0], *said]), (), sound)
 
 
+def spec_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of ``spec FILE.json`` with a network's fields changed."""
+    from lmaunet.spec import SPECS
+
+    said = list[str]()
+    content = SPECS[images.pick(rng, (TINY, "demo", "base"))].to_json()
+    content = builds.change_json(rng, content, said, int(rng.integers(1, 4)))
+    (place / "work" / "spec.json").write_bytes(builds.json_bytes(rng, content, said))
+    return Case(["spec", "spec.json"], "; ".join(said), ())
+
+
 def report_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
     """Return a case of ``report --baseline`` with a report that was changed."""
     work, said = place / "work", list[str]()
@@ -236,6 +247,7 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "build": (0.8, build_case),
     "onnx": (0.4, onnx_case),
     "set": (0.7, set_case),
+    "spec": (0.2, spec_case),
     "report": (0.15, report_case),
     "run": (0.1, run_case_of),
 }

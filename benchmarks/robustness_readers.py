@@ -109,13 +109,13 @@ def read_nifti(path: Path, content: bytes) -> Image:
     scale = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if scale is None:
         raise Refused(f"unit of length {int(header['xyzt_units']) & 7}")
-    forms = _nifti_forms(header, scale)
     exact = raw.dtype.kind in "iu" and bool((raw == voxels).all())
     # as the file has them: nibabel sets codes to 0 that the standard does not name
     kind, length = (
         (nibabel.Nifti2Header, 540) if second else (nibabel.Nifti1Header, 348)
     )  # fmt: skip
     header = kind(content[:length], check=False)
+    forms = _nifti_forms(header, scale)
     stored = tuple(n for n in ("sform", "qform") if int(header[f"{n}_code"]) > 0)
     return Image(voxels.reshape(shape), forms, exact, stored)
 

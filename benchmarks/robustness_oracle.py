@@ -156,6 +156,8 @@ def _placement(
         name, mm = max(off, key=lambda pair: pair[1])
         bad.append(f"the mask lies {mm:.3g} mm off for a reader of: {name}")
     real = [a for n, a in image.forms.items() if not n.startswith("no form")]
+    if not real and "form" not in said and any(n.startswith("no form") for n in image.forms):
+        bad.append("the image has neither sform nor qform, and nothing is said")
     if len(real) > 1 and _disagree(image) and not any(w in said for w in ("qform", "sform")):
         bad.append("sform and qform disagree, and nothing is said")
     return bad

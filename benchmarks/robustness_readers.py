@@ -139,9 +139,9 @@ def _nifti_forms(header: nibabel.Nifti1Header, scale: float) -> dict[str, np.nda
             raise Refused("voxels without a size")
         sizes = np.nan_to_num(sizes, nan=1.0)
         base = millimetres @ np.diag([*sizes, 1.0])
-        # nibabel takes x as running to the left, others to the right
-        return {"no form, x to the left": np.diag([-1.0, 1, 1, 1]) @ base,
-                "no form, x to the right": base}  # fmt: skip
+        # nibabel takes x as running to the left, the standard to the right, and ITK all as LPS
+        signs = {"nibabel": (-1, 1, 1), "the standard": (1, 1, 1), "ITK": (-1, -1, 1)}
+        return {f"no form, {n}": np.diag([*each, 1.0]) @ base for n, each in signs.items()}
     first = found.get("sform", found.get("qform"))
     second = found.get("qform", found.get("sform"))
     return {"sform first": first, "qform first": second}  # type: ignore[dict-item]

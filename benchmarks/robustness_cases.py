@@ -189,11 +189,30 @@ def set_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
             sets.change_set(rng, folder, made, said)
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             said.append(f"does not fit: {type(error).__name__}")
-    arguments = ["data", "info", "--data", "set"]
+    arguments = ["data", "info", "--data", "set", "--json"]
     map_ = images.pick(rng, [None, None, None, *folder.glob("*.json")])
     if map_ is not None:
         arguments += ["--class-map", str(map_.relative_to(place / "work"))]
-    return Case(arguments, "; ".join([made[0], *said]), (), sound)
+    return Case(arguments, "; ".join([made[0], *said]), (), sound, _one_side_each)
+
+
+def _one_side_each(outcome: process.Outcome) -> oracle.Verdict:
+    """Judge a split: no patient may train and validate, but where there is one alone."""
+    sides = json.loads(outcome.out)["cases"]
+    train, val = ({name.partition("_frame")[0] for name in sides[s]} for s in ("train", "val"))
+    both = sorted(train & val) if len(train | val) > 1 else []
+    return oracle.Verdict((f"on both sides: {both[:3]}",) if both else ())
+
+
+def spec_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
+    """Return a case of ``spec FILE.json`` with a network's fields changed."""
+    from lmaunet.spec import SPECS
+
+    said = list[str]()
+    content = SPECS[images.pick(rng, (TINY, "demo", "base"))].to_json()
+    content = builds.change_json(rng, content, said, int(rng.integers(1, 4)))
+    (place / "work" / "spec.json").write_bytes(builds.json_bytes(rng, content, said))
+    return Case(["spec", "spec.json"], "; ".join(said), ())
 
 
 def report_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -> Case:
@@ -236,6 +255,7 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "build": (0.8, build_case),
     "onnx": (0.4, onnx_case),
     "set": (0.7, set_case),
+    "spec": (0.2, spec_case),
     "report": (0.15, report_case),
     "run": (0.1, run_case_of),
 }

@@ -273,13 +273,14 @@ def load_only(arguments: Sequence[str]) -> int:
     """
     from lmaunet.deploy.console import run_command
     from lmaunet.net.checkpoint import load_checkpoint, restore
-    from lmaunet.spec import named_spec
+    from lmaunet.stated_spec import state_spec
 
     path, name, out = arguments
 
     def work() -> int:
-        loaded = load_checkpoint(Path(path), named_spec(name) if name else None)
+        loaded = load_checkpoint(Path(path), state_spec(name) if name else None)
         model = restore(loaded, Path(path))
+        print(loaded.origin.line(), *loaded.origin.notes, sep="\n")
         torch.save(model.state_dict(), out)
         return 0
 

@@ -188,7 +188,10 @@ def _kill(
         return f"killed before file {last} of {step.operations}", [], outcome.signal is None
     seconds = float(rng.uniform(0.02, 0.98)) * step.seconds
     child = process.fork(step.arguments, place, program=program)
-    status, _, _ = process.wait(child, seconds)
+    time.sleep(seconds)
+    with contextlib.suppress(OSError):
+        os.kill(child, signal.SIGKILL)
+    status, _, _ = process.wait(child, 10)
     return f"killed after {seconds:.2f} s of {step.seconds:.2f}", [], status is not None
 
 

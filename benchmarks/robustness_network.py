@@ -9,6 +9,7 @@ code of the program.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import nibabel
@@ -126,17 +127,14 @@ def orientations(affine: np.ndarray) -> list[np.ndarray]:
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     near = np.abs(directions)
     best, found = -1.0, []
-    import itertools
-
     for order in itertools.permutations(range(3)):
-        share = min(near[axis, i] for i, axis in enumerate(order))
         total = sum(near[axis, i] for i, axis in enumerate(order))
         turn = np.array([[axis, np.sign(directions[axis, i]) or 1] for i, axis in enumerate(order)])
-        found.append((total, share, turn))
+        found.append((total, turn))
         best = max(best, total)
     # two rules are in use, the largest sum and the largest component first; they part only for
     # oblique images, for which 5% of the sum are allowed
-    turns = [turn for total, _, turn in found if total > 0.95 * best]
+    turns = [turn for total, turn in found if total > 0.95 * best]
     for turn in turns:
         turn[:, 1] *= np.where(turn[:, 0] < 2, -1, 1)
     return turns

@@ -76,16 +76,19 @@ def judge_mask(image_path: Path, mask_path: Path, build: Path, said: str, place:
         labels = labels if aligned is None else aligned
     if wrong:
         return Verdict(tuple(wrong))
-    shares = []
+    shares, unknown = [], ""
     for affine, turn in _candidates(image):
         expected = _expected(image, affine, turn, build, place)
         if isinstance(expected, str):
-            return Verdict(unverified=expected)
+            unknown = expected
+            continue
         labels_lps, exact = expected
         share = float((network.turned_back(labels_lps, turn) != labels).mean())
         if share <= (0.0 if exact and image.exact else ROUNDED_SHARE):
             return Verdict()
         shares.append(share)
+    if unknown:
+        return Verdict(unverified=unknown)
     return Verdict((f"computed from other voxels: {100 * min(shares):.1f}% of labels differ",))
 
 
@@ -153,6 +156,8 @@ def _placement(
         name, mm = max(off, key=lambda pair: pair[1])
         bad.append(f"the mask lies {mm:.3g} mm off for a reader of: {name}")
     real = [a for n, a in image.forms.items() if not n.startswith("no form")]
+    if not real and "form" not in said and any(n.startswith("no form") for n in image.forms):
+        bad.append("the image has neither sform nor qform, and nothing is said")
     if len(real) > 1 and _disagree(image) and not any(w in said for w in ("qform", "sform")):
         bad.append("sform and qform disagree, and nothing is said")
     return bad

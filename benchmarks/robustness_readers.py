@@ -109,8 +109,13 @@ def read_nifti(path: Path, content: bytes) -> Image:
     scale = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if scale is None:
         raise Refused(f"unit of length {int(header['xyzt_units']) & 7}")
-    forms = _nifti_forms(header, scale)
     exact = raw.dtype.kind in "iu" and bool((raw == voxels).all())
+    # as the file has them: nibabel sets codes to 0 that the standard does not name
+    kind, length = (
+        (nibabel.Nifti2Header, 540) if second else (nibabel.Nifti1Header, 348)
+    )  # fmt: skip
+    header = kind(content[:length], check=False)
+    forms = _nifti_forms(header, scale)
     stored = tuple(n for n in ("sform", "qform") if int(header[f"{n}_code"]) > 0)
     return Image(voxels.reshape(shape), forms, exact, stored)
 
@@ -134,9 +139,9 @@ def _nifti_forms(header: nibabel.Nifti1Header, scale: float) -> dict[str, np.nda
             raise Refused("voxels without a size")
         sizes = np.nan_to_num(sizes, nan=1.0)
         base = millimetres @ np.diag([*sizes, 1.0])
-        # nibabel takes x as running to the left, others to the right
-        return {"no form, x to the left": np.diag([-1.0, 1, 1, 1]) @ base,
-                "no form, x to the right": base}  # fmt: skip
+        # nibabel takes x as running to the left, the standard to the right, and ITK all as LPS
+        signs = {"nibabel": (-1, 1, 1), "the standard": (1, 1, 1), "ITK": (-1, -1, 1)}
+        return {f"no form, {n}": np.diag([*each, 1.0]) @ base for n, each in signs.items()}
     first = found.get("sform", found.get("qform"))
     second = found.get("qform", found.get("sform"))
     return {"sform first": first, "qform first": second}  # type: ignore[dict-item]

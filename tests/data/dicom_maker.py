@@ -62,7 +62,7 @@ def header(sop_class, series, syntax=ExplicitVRLittleEndian) -> Dataset:
 
 
 def stored_words(values, slope=SLOPE, intercept=INTERCEPT) -> np.ndarray:
-    return np.rint((values - intercept) / slope).astype(np.uint16)
+    return np.rint((values - intercept) / slope).clip(0, 65535).astype(np.uint16)
 
 
 def one(z: int, values: np.ndarray, series="1.2.3.5", **tags) -> Dataset:

@@ -118,6 +118,10 @@ def test_missing_slices_are_counted_and_placed(tmp_path, kind, gone, text):
     else:
         save(enhanced(rest, values=values), tmp_path / "a" / "all.dcm")
         names = f"all.dcm frame {gone[0]}", f"all.dcm frame {gone[0] + 1}"
+    names = [
+        f"{name} (at {', '.join(f'{v:.6g}' for v in place(z))} mm)"
+        for name, z in zip(names, (gone[0] - 1, gone[0] + 1), strict=True)
+    ]
     expected = [text, "expected equal steps of 2.5 mm"]
     refused(tmp_path / "a", *expected, *(names if len(gone) == 1 else ()))
 

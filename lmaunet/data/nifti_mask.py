@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LARGEST_NIFTI1_SIDE = 32767
-GZIP_LEVEL = 6
+GZIP_LEVEL = 4
 PLACING_FIELDS = (
     "pixdim", "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d",
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",

@@ -60,6 +60,16 @@ def stem(path: Path) -> str:
     return path.name
 
 
+def kind_of(path: Path) -> str:
+    """Return the format of an image from its first bytes, before any work; a folder is ``DICOM``.
+
+    Raises:
+        UserError: where there is none, or it is no image that this program reads.
+    """
+    check_name(path)
+    return "DICOM" if path.is_dir() else identify(path).kind
+
+
 def read_volume(path: Path) -> Image:
     """Return one image or label volume.
 

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build
 from lmaunet.data.inference import PreparedVolume, prepare_volume
-from lmaunet.data.masks import check_output
+from lmaunet.data.masks import (
+    LABEL_SUFFIXES,
+    SEGMENTATION_SUFFIX,
+    check_output,
+    suffix_of,
+)
+from lmaunet.data.volumes import kind_of
 from lmaunet.data.windows import check_overlap, cover
 from lmaunet.deploy.console import table
 from lmaunet.deploy.defaults import INFER_BATCH
@@ -147,6 +153,12 @@ def infer(
     if batch < 1:
         raise UserError(f"batch {batch}; expected 1 slice or more; {INFER_BATCH} is usual")
     check_output(output, images)
+    kinds = [kind_of(path) for path in images]
+    if suffix_of(output) == SEGMENTATION_SUFFIX and kinds[0] != "DICOM":
+        raise UserError(
+            f"{output}: DICOM SEG refers to the slices of a DICOM series, and {images[0]} is "
+            f"{kinds[0]}; use {', '.join(LABEL_SUFFIXES)}"
+        )
     timer = Timer()
     say(0.0, "opening the build")
     with timer.phase("open"):

@@ -171,6 +171,18 @@ def test_a_mask_has_no_meaning_that_the_image_had(tmp_path):
     assert int(header["intent_code"]) == 0 and header.get_slope_inter() == (1.0, 0.0)
 
 
+def test_a_quaternion_that_is_a_little_long_is_read_as_itk_reads_it(tmp_path):
+    """Rounding in a converter; nibabel refuses such a header, ITK and FSL make it a rotation."""
+    path = write(tmp_path / "a.nii", quatern=(0, 0, 1.000004), sform_code=0)
+    with pytest.raises(ValueError, match="w2 should be positive"):
+        nibabel.load(path)
+    image = read_volume(path)
+    out = write_labels(tmp_path / "s.nii", voxels_lps(path), image.geometry)
+    mask, stated = SimpleITK.ReadImage(str(out)), SimpleITK.ReadImage(str(path))
+    assert mask.GetDirection() == stated.GetDirection() and mask.GetOrigin() == stated.GetOrigin()
+    assert np.allclose(image.geometry.grid.direction, stated.GetDirection(), atol=1e-6)
+
+
 def test_the_units_of_a_file_are_those_of_the_network(tmp_path):
     for name in ("plain", "metres", "micrometres and seconds"):
         geometry = read_volume(write(tmp_path / "a.nii", **PLACEMENTS[name])).geometry

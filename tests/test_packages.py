@@ -62,6 +62,7 @@ def test_the_command_names_requirements_and_no_extra_of_ours():
 )
 def test_a_module_that_is_not_there_is_a_missing_tool(monkeypatch, module, wanted):
     monkeypatch.setitem(sys.modules, module.partition(".")[0], None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError) as error:
         importlib.import_module(module)
     found = packages.missing_package(error.value)

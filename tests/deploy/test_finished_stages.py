@@ -9,7 +9,7 @@ import pytest
 from fresh_process import run as run_alone
 
 from lmaunet.deploy.report_record import RECORD
-from lmaunet.stage import read_json
+from lmaunet.stage import read_json, write_json
 
 HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "SimpleITK", "monai", "numba", "scipy")
 CPU_SECONDS = 2.0
@@ -26,8 +26,14 @@ def place(tmp_path_factory):
         from lmaunet.deploy.quantizing import QatOptions
         from lmaunet.deploy.runs import DataSource
         from lmaunet.spec import named_spec
+        from lmaunet.stated_spec import state_spec
 
-        spec = named_spec("demo").replace(input_size=(32, 32))
+        tiny = named_spec("demo").replace(
+            input_size=(32, 32), widths=(4, 8, 8, 12, 16), states=4,
+            decoder_widths=(4, 8, 8, 12), pyramid_width=16,
+        )  # fmt: skip
+        write_json(place / "tiny.json", tiny.to_json())
+        spec = state_spec("tiny.json").for_training()
         commands.train(None, spec, DataSource(None), 1, 3e-3, 8, 0)
         (checkpoint,) = place.glob("runs/*/train/model.pt")
         commands.qat(None, checkpoint, None, None, QatOptions(1, 1e-4, 8, 0))
@@ -48,7 +54,7 @@ def again(place, *arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("train", "--phantom", "--input-size", "32", "--epochs", "1"),
+        ("train", "--phantom", "--spec", "tiny.json", "--epochs", "1"),
         ("qat", "--ckpt", "runs/demo-phantom/train/model.pt", "--epochs", "1"),
         ("export",),
         ("build", "--target", "ort", "--no-operators"),
@@ -93,8 +99,8 @@ def test_another_option_or_network_is_not_taken_for_what_is_there(place):
     """Each of these has to make something again; torch is blocked, so that none can."""
     checkpoint = ("qat", "--ckpt", "runs/demo-phantom/train/model.pt")
     for arguments in (
-        ("train", "--phantom", "--input-size", "32", "--epochs", "2"),
-        ("train", "--phantom", "--input-size", "32", "--epochs", "1", "--seed", "1"),
+        ("train", "--phantom", "--spec", "tiny.json", "--epochs", "2"),
+        ("train", "--phantom", "--spec", "tiny.json", "--epochs", "1", "--seed", "1"),
         (*checkpoint, "--epochs", "2"),
         (*checkpoint, "--epochs", "1", "--bits", "4"),
         (*checkpoint, "--epochs", "1", "--input-size", "48"),

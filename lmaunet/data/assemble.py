@@ -289,9 +289,9 @@ def _check_memory(slices: int, channels: int, size: tuple[int, int], name: str) 
         return
     if needed > there:
         raise UserError(
-            f"{name}: {slices} slices of {channels}x{size[0]}x{size[1]} need "
-            f"{needed / 2**30:.1f} GiB and the machine has {there / 2**30:.1f}; give fewer cases "
-            "or a network of a smaller --input-size"
+            f"{name}: {slices} slices of {channels}x{size[0]}x{size[1]} would run out of memory "
+            f"({needed / 2**30:.1f} GiB, the machine has {there / 2**30:.1f}); give fewer cases or "
+            "a network of a smaller --input-size"
         )
 
 

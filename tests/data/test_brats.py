@@ -56,13 +56,14 @@ def test_both_kinds_are_read(brats, year, suffix, maker):
     )
 
 
-def test_the_modalities_are_in_the_order_that_is_said(brats):
+@pytest.mark.parametrize("year", NAMES)
+def test_the_modalities_are_in_the_order_that_is_said(brats, year):
     """T1 is 200, T1 with contrast 400, T2 600, FLAIR 800; only their order tells them apart."""
     import json
 
-    folder = brats("2020")
+    folder = brats(year)
     (folder / "classes.json").write_text(json.dumps({
-        "classes": ["background", "a"], "codes": {"1": 1, "2": 1, "4": 1},
+        "classes": ["background", "a"], "codes": {"1": 1, "2": 1, "3": 1, "4": 1},
         "normalization": {"kind": "none"}, "name": "mine", "label_source": "readers",
     }))  # fmt: skip
     data = load(folder, size=(24, 20))

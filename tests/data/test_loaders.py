@@ -259,6 +259,17 @@ def test_folders_are_patients_and_patients_json_overrules(maker):
     assert data.told_apart == "as patients.json says"
 
 
+def test_folders_tell_what_names_do_not(maker):
+    for patient in ("x", "y", "z"):
+        for scan in ("aa", "bb"):
+            labels = maker.labels()
+            for folder, array in (("images", maker.image(labels)), ("labels", labels)):
+                maker.write(maker.folder / folder / patient / f"{scan}.nii.gz", array)
+    data = load(maker.folder, size=SIZE)
+    assert len(set(data.val.cases)) == 2 and len({c[0] for c in data.val.cases}) == 1
+    assert data.told_apart.startswith("told apart by their folders")
+
+
 def test_a_fold_of_nnunet_chooses_and_what_it_leaves_out_is_left_out(maker):
     for name in ("a", "b", "c"):
         maker.pair(name)

@@ -82,6 +82,13 @@ def test_ct_is_clipped_to_percentiles_of_what_is_labelled_in_training(raw, maker
     assert any("percentiles 0.5 and 99.5 of the labelled voxels that tr" in n for n in seen.notes)
 
 
+def test_the_window_of_ct_is_of_its_own_channel(raw):
+    kept = load(raw(("T1", "CT"), cases=("c0", "c1")), size=SIZE).normalization["channels"]
+    assert kept[0] == {"kind": "zscore_volume"}
+    # the second channel is twice the first
+    assert 60 < kept[1]["low"] < 76 and 324 < kept[1]["high"] < 344
+
+
 def test_version_1_has_values_as_keys(raw):
     folder = raw(
         ("x",), channel_names=None, modality={"0": "MRI"}, file_ending=None,
@@ -201,6 +208,13 @@ def test_pairs_take_channels_too_and_names_that_end_in_numbers(maker):
     data = load(maker.folder, size=SIZE)
     assert data.channels == ("channel 0", "channel 1")
     assert np.abs(data.train.images[:, 0] - data.train.images[:, 1]).max() > 0
+
+
+def test_a_name_that_looks_like_a_channel_of_another_is_a_case(maker):
+    for case in ("case", "case_0001", "case_0002"):
+        maker.pair(case, **GRID)
+    data = load(maker.folder, size=SIZE)
+    assert set(data.train.cases) | set(data.val.cases) == {"case", "case_0001", "case_0002"}
 
 
 REFUSED = [

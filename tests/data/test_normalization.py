@@ -120,9 +120,12 @@ def test_infer_prepares_an_image_to_the_bit_as_training_did(maker, kind, size):
     data = load(maker.folder, size=size, fit=False)
     assert data.channels == ("channel 0", "channel 1")
     case = str(data.val.cases[0])
-    ready = Preparation(size, data.normalization, data.resampled_mm, data.fit)
+    ready = Preparation(size, data.normalization, data.resampled_mm, data.fit, data.intensity)
     paths = [maker.folder / "images" / f"{case}_000{i}.nii.gz" for i in (0, 1)]
     volume = prepare_volume(paths, ready, channels=2)
+    # what was recorded of each channel in training is what its own kind looks at
+    assert [not c["unlike"] for c in volume.intensity] == [True, True]
+    assert [set(c["expected"]) == set(c["seen"]) for c in volume.intensity] == [True, True]
     # slices that are larger than the network's are kept whole there, so that windows cover them
     whole = np.concatenate([volume.images(z, z + 1) for z in data.val.z])
     surplus = [have - want for have, want in zip(whole.shape[2:], size, strict=True)]

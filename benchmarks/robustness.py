@@ -222,7 +222,12 @@ def run_share(
         if deadline is not None and time.monotonic() > deadline:
             return
         place = work / f"worker{worker}"
-        record = run_any(arguments.seed, kind, number, fixtures, place)
+        try:
+            record = run_any(arguments.seed, kind, number, fixtures, place)
+        except Exception as error:
+            # of the harness, which must not pass for a case without fault
+            reason = f"the harness failed: {type(error).__name__}: {error}"
+            record = cases.Record(kind, number, None, (reason,), "", "", 0.0, "", False)
         log.add(dataclasses.asdict(record))
         if record.bad or record.unverified:
             keep(place, work / ("bad" if record.bad else "unverified"), kind, number)

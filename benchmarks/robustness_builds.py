@@ -119,7 +119,7 @@ def json_bytes(rng: Rng, content: Any, said: list[str]) -> bytes:
     elif how == "empty":
         return b""
     elif how == "twice":
-        data += data
+        data += bytes(data)
     elif how == "latin-1":
         data[1:1] = b'"\xe9": 1, '
     else:

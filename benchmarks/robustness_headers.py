@@ -137,7 +137,7 @@ def _change_text(rng: Rng, header: list[str], data: bytes, said: list[str], pool
         header[1:] = rest
         said.append("lines in another order")
     elif how == "data":
-        data = data[: int(rng.integers(0, len(data)))]
+        data = data[: int(rng.integers(0, len(data) + 1))]
         said.append(f"data cut to {len(data)}")
     else:
         line = header[at]

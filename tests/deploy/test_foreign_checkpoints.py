@@ -7,6 +7,7 @@ import pytest
 import torch
 from command_line import runner
 
+from lmaunet.deploy.outcome import ORIGIN_FILE
 from lmaunet.deploy.pipeline import matching_control
 from lmaunet.errors import UserError
 from lmaunet.stage import Stage, read_json, read_manifest
@@ -54,7 +55,7 @@ def test_what_it_was_stands_in_the_output_and_the_run(run, foreign, tmp_path):
     assert "taken in the order of the data's, background, aorta, " in out
     assert "does not say how its images were normalized" in out
     for stage in ("qat", "control"):
-        content = read_json(tmp_path / "r" / stage / "checkpoint.json")
+        content = read_json(tmp_path / "r" / stage / ORIGIN_FILE)
         assert content["weights"] == "state_dict.ema_model"
         assert content["trainer"] == "PyTorch Lightning" and content["other_weights"]
         options = read_manifest(tmp_path / "r" / stage)["options"]

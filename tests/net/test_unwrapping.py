@@ -156,9 +156,9 @@ PAIRS = {
     "ema first": (lambda s, o: {"ema": o, "net": s}, "net", "ema"),
     "params": (lambda s, o: {"params_ema": o, "params": s}, "params", "params_ema"),
     "swa": (
-        lambda s, o: {"model": s, "average": {"n_averaged": torch.tensor(3),
+        lambda s, o: {"model": s, "smooth": {"n_averaged": torch.tensor(3),
                                               **prefixed(o, "module.")}},
-        "model", "average",
+        "model", "smooth",
     ),
     "Lightning": (
         lambda s, o: {"state_dict": {**prefixed(s, "model."), **prefixed(o, "ema_model.module.")}},
@@ -238,7 +238,8 @@ def test_gradients_and_optimizer_states_are_no_weights(state, loaded_from):
 def test_a_file_that_holds_itself(state, loaded_from):
     content = {"model": state}
     content["self"] = content
-    assert loaded_from(content).spec.classes == 4
+    loaded = loaded_from(content)
+    assert loaded.spec.classes == 4 and loaded.origin.others == ()
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lmaunet.data.patients import patient_of
@@ -11,14 +11,19 @@ LEAST_PATIENTS = 5
 RESAMPLES, LEVEL = 5000, 0.95
 
 
-def by_patient(per_case: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean Dice of each patient: over the classes of a case, then over the cases."""
+def by_patient(
+    per_case: Mapping[str, Mapping[str, float]], patient: Callable[[str], str] = patient_of
+) -> dict[str, float]:
+    """Return the mean Dice of each patient: over the classes of a case, then over the cases.
+
+    ``patient`` gives the patient of a case; without it the case's name tells.
+    """
     cases: dict[str, list[float]] = {}
     for case, classes in per_case.items():
         if classes:
             mean = sum(classes.values()) / len(classes)
-            cases.setdefault(patient_of(case), []).append(mean)
-    return {patient: sum(means) / len(means) for patient, means in cases.items()}
+            cases.setdefault(patient(case), []).append(mean)
+    return {name: sum(means) / len(means) for name, means in cases.items()}
 
 
 def drop_interval(

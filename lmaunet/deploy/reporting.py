@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from lmaunet.deploy.pipeline import built_targets, load_build, matching_control
 from lmaunet.deploy.report_record import record_report, recorded_report, report_key
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, read_manifest, sha256
+
+if TYPE_CHECKING:
+    from lmaunet.data.dataset import Dataset
 
 
 def make_report(
@@ -53,10 +56,10 @@ def make_report(
     scores, predictions = _scores(folders.pop("reference"))
     targets: dict[str, Any] = {}
     for name, folder in folders.items():
-        targets[name] = _target(run, name, folder, scores)
+        targets[name] = _target(run, name, folder, scores, data)
         predictions[name] = np.load(folder / "predictions.npz")["classes"]
     content = report.assemble(
-        _model(run, spec), _data(data, scores), _reference(scores), targets,
+        _model(run, spec), _data(data, scores), _reference(scores, data), targets,
         gates=chosen, strict=strict,
     )  # fmt: skip
     if before is not None and baseline is not None:
@@ -96,7 +99,7 @@ def _scores(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return scores, {"FP32": np.load(folder / "predictions.npz")["classes"]}
 
 
-def _reference(scores: dict[str, Any]) -> dict[str, Any]:
+def _reference(scores: dict[str, Any], data: Dataset) -> dict[str, Any]:
     hd95 = hd95_figure(scores["hd95_mm"], "measured")
     mean = no_foreground("dice").to_json() if scores["dice"] is None else scores["dice"]
     return {
@@ -105,12 +108,14 @@ def _reference(scores: dict[str, Any]) -> dict[str, Any]:
         "hd95_mm": hd95.to_json() if isinstance(hd95, Unavailable) else hd95.value,
         "network": scores["network"],
         "per_case": scores["per_case"],
-        "per_patient": by_patient(scores["per_case"]),
+        "per_patient": by_patient(scores["per_case"], data.patient),
         "false_positives": scores["false_positives"],
     }
 
 
-def _target(run: Path, name: str, folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
+def _target(
+    run: Path, name: str, folder: Path, reference: dict[str, Any], data: Dataset
+) -> dict[str, Any]:
     build = load_build(run, name)
     content = read_json(folder / "measure.json")
     figures, scores = read_target(folder, reference)
@@ -128,7 +133,7 @@ def _target(run: Path, name: str, folder: Path, reference: dict[str, Any]) -> di
     }  # fmt: skip
     if "worst_class" in scores:
         target["worst_class"] = scores["worst_class"]
-    patients = [by_patient(found["per_case"]) for found in (reference, scores)]
+    patients = [by_patient(found["per_case"], data.patient) for found in (reference, scores)]
     target["per_patient"] = patients[1]
     interval = drop_interval(*patients)
     return target | ({"drop_interval": interval} if interval else {})

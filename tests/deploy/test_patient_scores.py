@@ -13,6 +13,12 @@ def test_the_frames_of_a_patient_are_one_patient():
     assert by_patient(cases) == pytest.approx({"p1": 0.7, "p2": 0.5})
 
 
+def test_patients_that_names_do_not_tell_are_those_that_are_known():
+    cases = {"a": {"liver": 0.9}, "b": {"liver": 0.5}, "c": {"liver": 0.4}}
+    known = {"a": "p", "b": "p", "c": "q"}
+    assert by_patient(cases, known.__getitem__) == pytest.approx({"p": 0.7, "q": 0.4})
+
+
 def test_an_interval_needs_patients():
     few = {f"p{i}": 0.8 for i in range(4)}
     assert drop_interval(few, few) is None

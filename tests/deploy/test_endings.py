@@ -154,6 +154,7 @@ def in_shell(text, tmp_path, **environment):
     ("text", "status"),
     [
         ("LINE spec base --json | head -1", 0),
+        ("LINE spec base --json | true", 0),
         ("LINE --help | head -1", 0),
         ("LINE spec base >&-", 0),
         ("LINE spec base <&- 2>&-", 0),

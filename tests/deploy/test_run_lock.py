@@ -75,6 +75,17 @@ def test_a_killed_command_holds_nothing(other, tmp_path):
     assert not (tmp_path / "run" / run_lock.HOLDER).exists()
 
 
+def test_what_a_kill_left_out_of_place_is_put_back_first(tmp_path):
+    """Between two renames, on a file system that exchanges nothing."""
+    for stage in (".train.old", "build/.ort.old", "measure/.reference.old"):
+        folder = tmp_path / "run" / stage
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    with in_use(tmp_path / "run"):
+        for stage in ("train", "build/ort", "measure/reference"):
+            assert (tmp_path / "run" / stage / "manifest.json").exists()
+
+
 def test_a_run_by_another_name_is_the_same_run(other, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "run")
     for name in ("link", "./run", "run/../run"):

@@ -220,7 +220,7 @@ def _two(
         if timed_out:
             bad.append(f"the {number + 1}. of two waits for ever")
         elif "Traceback" in said or (ended_by is not None and number != killed):
-            bad.append(f"the {number + 1}. of two: {process._last_line(said)}")
+            bad.append(f"the {number + 1}. of two: {process.last_line(said)}")
         elif status not in (0, 1, 2, None):
             bad.append(f"the {number + 1}. of two: status {status}")
     if killed < 0 and all(status not in (0, 1) for status, _, _ in ends):
@@ -261,7 +261,7 @@ def _disk(
     if outcome.signal is not None or outcome.timed_out or outcome.status not in (0, 1, 2):
         bad.append(f"full disk: status {outcome.status}, signal {outcome.signal}")
     if any(words in said for words in process.TRACES):
-        bad.append(f"full disk: {process._last_line(said)}")
+        bad.append(f"full disk: {process.last_line(said)}")
     where = "a disk that fills" if mounted else f"files of {limit} bytes at most"
     return f"{where}: status {outcome.status}", bad, outcome.status in (0, 1)
 

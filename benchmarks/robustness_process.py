@@ -29,7 +29,8 @@ STATUSES = (0, 1, 2, 3)
 """What docs promise: good, a gate or an agreement failed, bad usage or input, a tool is missing."""
 TRACES = (
     "Traceback (most recent call last)", "terminate called", "Exception ignored in",
-    "Segmentation fault", "double free", "corrupted size", "AddressSanitizer",
+    "a fault in lmaunet-deploy itself", "Segmentation fault", "double free", "corrupted size",
+    "AddressSanitizer",
 )  # fmt: skip
 TAIL = 20_000
 
@@ -283,7 +284,7 @@ def faults(
         return [f"killed by {signal.Signals(outcome.signal).name}"]
     trace = next((words for words in TRACES if words in outcome.said), None)
     if trace is not None:
-        bad.append(f"traceback: {_last_line(outcome.said)}")
+        bad.append(f"traceback: {last_line(outcome.said)}")
     if outcome.status not in STATUSES:
         bad.append(f"status {outcome.status}")
     if outcome.strays:
@@ -311,15 +312,14 @@ def _among(name: str, outputs: Sequence[str]) -> bool:
     return any(name == o or (o.endswith("/") and name.startswith(o)) for o in outputs)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Return the line that names the error: with the words of a trace, or the one below it."""
     lines = [line for line in text.splitlines() if line.strip()]
-    after = [i for i, line in enumerate(lines) if any(words in line for words in TRACES)]
-    later = [line for line in lines[after[-1] + 1 :] if not line.startswith(" ")]
+    traced = [i for i, line in enumerate(lines) if any(words in line for words in TRACES)]
+    at = traced[-1] if traced else -1
+    if not lines:
+        return "nothing was said"
+    if not lines[at].startswith("Traceback"):
+        return lines[at][:300]
+    later = [line for line in lines[at + 1 :] if not line.startswith(" ")]
     return (later or lines[-1:])[0][:300]
-
-
-def require_one_thread() -> None:
-    """Raise :class:`RuntimeError` where this process runs threads, of which a fork has no copy."""
-    threads = len([*Path("/proc/self/task").iterdir()])
-    if threads != 1:
-        raise RuntimeError(f"{threads} threads run; a fork would copy their locks without them")

@@ -50,6 +50,11 @@ def trace_in_passing(arguments):
     return segment(arguments)
 
 
+def own_fault(arguments):
+    print("lmaunet-deploy: a fault in lmaunet-deploy itself: KeyError: 'x'", file=sys.stderr)
+    return 1
+
+
 def leave_partial(arguments):
     Path(".mask.partial").write_bytes(b"half")
     return refuse(arguments)
@@ -97,6 +102,7 @@ def crash_in_memory(arguments):
 FAULTY = {
     "traceback": (trace, "traceback: KeyError: 'position'"),
     "traceback, status 0": (trace_in_passing, "traceback: ValueError"),
+    "a fault that is caught": (own_fault, "a fault in lmaunet-deploy itself: KeyError: 'x'"),
     "mirrored": (lambda a: segment(a, lambda m: m[::-1]), "computed from other voxels"),
     "other voxels": (
         lambda a: segment(a, lambda m: np.roll(m, 1, 1)),

@@ -152,22 +152,21 @@ def report(
     baseline: Path | None,
     strict: bool,
     limits: Sequence[str] = (),
-    demo: bool = False,
 ) -> tuple[dict[str, Any], list[str], int]:
     """Write a run's report; ``limits`` are ``--gate`` options."""
-    chosen_limits(limits, demo=demo)  # a limit that is none is refused before any work
+    chosen_limits(limits)  # a limit that is none is refused before any work
     import jinja2  # noqa: F401  what the report needs is missed before minutes of measuring
 
     run = find_run(run)
     with progress_bar("measuring and reporting") as progress, in_use(run):
-        return reporting.make_report(run, baseline, strict, progress, limits, demo)
+        return reporting.make_report(run, baseline, strict, progress, limits)
 
 
 def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str], int]:
     """Run everything: data, training, QAT, export, the three builds, the report."""
     from lmaunet.deploy import data_commands
 
-    chosen_limits(demo=True)  # an lmaunet.toml with a fault is named before the minutes of training
+    chosen_limits()  # an lmaunet.toml with a fault is named before the minutes of training
     if phantom:
         source = DataSource(None, seed=seed)
     else:
@@ -181,7 +180,7 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
         _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
         for target, options in demo_builds().items():
             _say(build(run, target, options)[1])
-        return report(run, None, False, demo=True)
+        return report(run, None, False)
 
 
 def demo_builds() -> dict[str, dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Where limits come from: the default file, ``lmaunet.toml`` of the working folder, ``--gate``.
 
-The demo has a file of its own between the first two.
-
 Each is a table of limits by figure, for all targets or for one. A later source replaces an earlier
 one: a limit for all targets also replaces those that an earlier source has for one.
 """
@@ -18,7 +16,6 @@ from typing import Any
 from lmaunet.errors import UserError
 
 DEFAULTS = Path(__file__).with_name("gates.toml")
-DEMO = Path(__file__).with_name("demo_gates.toml")
 SETTINGS = Path("lmaunet.toml")
 
 #: The figures that a gate may be on, and the largest limit that makes sense for each.
@@ -112,15 +109,13 @@ def parse_gates(given: Iterable[str]) -> Limits:
     return found
 
 
-def chosen_limits(given: Iterable[str] = (), *, demo: bool = False) -> Limits:
+def chosen_limits(given: Iterable[str] = ()) -> Limits:
     """Return the limits that hold: the defaults, ``lmaunet.toml`` where there is one, ``--gate``.
-
-    ``demo`` puts the demo's own limits in place of the defaults that they replace.
 
     Raises:
         UserError: as :func:`read_limits` and :func:`parse_gates`.
     """
-    layers = [read_limits(path) for path in (DEFAULTS, *([DEMO] if demo else []))]
+    layers = [read_limits(DEFAULTS)]
     if SETTINGS.exists():
         layers.append(read_limits(SETTINGS))
     return merge([*layers, parse_gates(given)])

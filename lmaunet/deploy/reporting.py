@@ -36,15 +36,13 @@ def make_report(
     strict: bool,
     say: Any,
     limits: Sequence[str] = (),
-    demo: bool = False,
 ) -> tuple[dict[str, Any], list[str], int]:
     """Measure what is not measured yet, write the report, return it, its lines and the status.
 
-    ``limits`` are the ``--gate`` options, and ``demo`` takes the demo's own limits. They and the
-    baseline are read before any work.
+    ``limits`` are the ``--gate`` options. They and the baseline are read before any work.
     """
     before = report.load(baseline) if baseline else None
-    chosen = gates.gates_of(chosen_limits(limits, demo=demo))
+    chosen = gates.gates_of(chosen_limits(limits))
     require_builds(run, limits)
     folders = measure_all(run, None, say)
     asked = [repr(chosen), strict, None if baseline is None else [str(baseline), sha256(baseline)]]

@@ -132,12 +132,3 @@ def test_why_a_limit_is_what_it_is_goes_into_the_gate(tmp_path, monkeypatch):
     # another limit is not for that reason
     merged = gates.gates_of(gate_limits.chosen_limits(["size_mb=2"]))
     assert not any(g.why for g in merged)
-
-
-def test_the_limits_of_the_demo_say_why_they_are_others_than_the_defaults():
-    defaults, demo = read_limits(gate_limits.DEFAULTS), read_limits(gate_limits.DEMO)
-    for target, table in demo.items():
-        for figure, limit in table.items():
-            assert limit.why and limit != defaults[target][figure]
-    for target in ("ort", "trt", "fpga"):
-        assert set(limits_of(merge([defaults, demo]), target)) == set(limits_of(defaults, target))

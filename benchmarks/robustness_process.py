@@ -323,3 +323,10 @@ def last_line(text: str) -> str:
         return lines[at][:300]
     later = [line for line in lines[at + 1 :] if not line.startswith(" ")]
     return (later or lines[-1:])[0][:300]
+
+
+def require_one_thread() -> None:
+    """Raise :class:`RuntimeError` where this process runs threads, of which a fork has no copy."""
+    threads = len([*Path("/proc/self/task").iterdir()])
+    if threads != 1:
+        raise RuntimeError(f"{threads} threads run; a fork would copy their locks without them")

@@ -17,9 +17,10 @@ from export.packing import pack_weights
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
+from quant import budget
 from quant.allocation import smallest_bits, weight_bytes
-from quant.budget import allocate_for_file
-from quant.calibration import calibrate
+from quant.budget import TRIALS, _rounded_up, allocate_for_file
+from quant.calibration import MINIMUM_IMAGES, calibrate
 from quant.network import QuantLMaUNet
 from quant.packed import packed_bytes
 
@@ -84,14 +85,22 @@ def test_the_smallest_size_named_can_be_asked_for(model, images, size_of, smalle
 
 def test_where_no_choice_fits_the_fewest_bits_are_taken_and_that_is_said(model, images):
     """A file that is larger than the budget by a byte whatever the bits, but for the fewest."""
-    budget, least = 60_000, smallest_bits(model.spec)
+    limit, least = 60_000, smallest_bits(model.spec)
+    files, told = [], []
 
     def stubborn(network):
-        return budget - 10_000 if network.bits == least else budget + 1
+        files.append(network.bits)
+        return limit - 10_000 if network.bits == least else limit + 1
 
-    found = allocate_for_file(model, images, budget, "free", stubborn, SILENT)
+    found = allocate_for_file(
+        model, images, limit, "free", stubborn, lambda fraction, line: told.append(fraction)
+    )
+    assert files[0] == least and len(files) == 1 + TRIALS
+    assert any("kept within the budget after 5 files" in line for line in found["notices"])
+    assert told == sorted(told) and told[0] == 0 and 0.9 < told[-1] < 1
+    assert sum(0.1 <= fraction < 0.8 for fraction in told) == len(least), "one for each layer"
     assert found["weight_bytes"] == weight_bytes(model.spec, least)
-    assert found["file_bytes"] == budget - 10_000
+    assert found["file_bytes"] == limit - 10_000
     assert any("no choice of bits kept within the budget" in line for line in found["notices"])
 
 
@@ -113,3 +122,16 @@ def test_bytes_are_counted_as_they_are_stored(bits):
             if tensor.name in ("weight", "weight/planes")
         )
         assert len(stored.raw_data) == packed_bytes(count, bits)
+
+
+def test_a_size_is_rounded_up_to_what_can_be_asked_for():
+    found = [_rounded_up(size) for size in (1, 1000, 1001, 4_200_000, 4_200_001)]
+    assert found == ["0.001", "0.001", "0.002", "4.200", "4.201"]
+
+
+def test_the_images_with_most_content_give_the_scales(model, tiny_data, monkeypatch):
+    images, seen = tiny_data.train.images[:12], []
+    monkeypatch.setattr(budget, "calibrate", lambda network, given: seen.append(given))
+    allocate_for_file(model, images, 1_000_000, "free", lambda network: 50_000, SILENT)
+    fullest = sorted(images, key=lambda image: float(image.std()))[-MINIMUM_IMAGES:]
+    assert len(seen) == 2 and all(np.array_equal(given, np.stack(fullest)) for given in seen)

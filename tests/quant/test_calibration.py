@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch import nn
 
 from lmaunet.errors import UserError
-from quant.calibration import calibrate, check_images, choose_slices, notices
+from quant.calibration import _intensity, calibrate, check_images, choose_slices, notices
 from quant.convolution import quantizer
 
 
@@ -26,13 +27,15 @@ def test_every_class_that_trains_also_calibrates(tiny_data):
 def test_images_that_cannot_calibrate():
     image = np.random.default_rng(0).normal(size=(8, 1, 32, 32)).astype(np.float32)
     check_images(image)
+    check_images(image[:4])
     with pytest.raises(UserError, match="3 calibration images; give at least 4"):
         check_images(image[:3])
     with pytest.raises(UserError, match="every calibration pixel is 0"):
         check_images(np.zeros_like(image))
-    image[2, 0, 5, 5] = np.nan
-    with pytest.raises(UserError, match="NaN or infinity"):
-        check_images(image)
+    for bad in (np.nan, np.inf, -np.inf):
+        image[2, 0, 5, 5] = bad
+        with pytest.raises(UserError, match="NaN or infinity"):
+            check_images(image)
 
 
 def test_nothing_is_noticed_on_the_data_of_the_training(tiny_model, tiny_data):
@@ -45,6 +48,80 @@ def test_another_range_of_intensities_is_noticed(tiny_model, tiny_data, factor, 
     data = with_train(tiny_data, images=images)
     found = notices(tiny_model, data, choose_slices(data))
     assert len(found) == 1 and "another range of intensities" in found[0]
+
+
+def first_layer(weights, mean, variance):
+    """A network as far as its first layer, whose channels multiply an image by these weights."""
+    conv = nn.Conv2d(1, len(weights), 1, bias=False)
+    conv.weight.data[:, 0, 0, 0] = torch.tensor(weights)
+    norm = nn.BatchNorm2d(len(weights))
+    norm.running_mean.fill_(mean)
+    norm.running_var.fill_(variance)
+    norm.num_batches_tracked.fill_(1)
+    block = nn.Module()
+    block.conv, block.norm = conv, norm
+    return SimpleNamespace(shallow=[block])
+
+
+def around(mean, deviation):
+    """Images of two values, as often one as the other."""
+    image = np.full((4, 1, 32, 32), mean + deviation, np.float32)
+    image[..., ::2] = mean - deviation
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "noticed"),
+    [
+        (10.0, 2.0, None),
+        (11.98, 2.0, None),
+        (8.02, 2.0, None),
+        (12.2, 2.0, "1 times as wide, shifted by 1.1 deviations"),
+        (7.8, 2.0, "1 times as wide, shifted by 1.1 deviations"),
+        (10.0, 5.98, None),
+        (10.0, 6.2, "3.1 times as wide, shifted by 0 deviations"),
+        (10.0, 0.67, None),
+        (10.0, 0.6, "0.3 times as wide, shifted by 0 deviations"),
+    ],
+)
+def test_a_range_is_another_by_more_than_a_deviation_or_three_times(mean, deviation, noticed):
+    """The network recorded 10 and a deviation of 2; the median of its channels counts."""
+    model = first_layer([1.0, 1.0, 50.0], 10.0, 4.0)
+    found = _intensity(model, around(mean, deviation))
+    assert len(found) == (noticed is not None)
+    if noticed:
+        assert f"(the first layer's outputs are {noticed})" in found[0]
+
+
+def test_a_network_that_recorded_nothing_has_no_range():
+    image = around(500.0, 2.0)
+    model = first_layer([1.0], 10.0, 4.0)
+    assert len(_intensity(model, image)) == 1
+    model.shallow[0].norm.num_batches_tracked.fill_(0)
+    assert _intensity(model, image) == []
+    for norm in (nn.Identity(), nn.BatchNorm2d(1, track_running_stats=False)):
+        model.shallow[0].norm = norm
+        assert _intensity(model, image) == []
+
+
+@pytest.mark.parametrize(("count", "few"), [(15, True), (16, False)])
+def test_fewer_than_16_slices_are_few(tiny_model, tiny_data, count, few):
+    found = notices(tiny_model, tiny_data, choose_slices(tiny_data)[:count])
+    assert any(line.startswith(f"only {count} calibration slices") for line in found) == few
+
+
+def test_the_slice_with_most_of_a_class_is_brought(tiny_data):
+    labels = np.zeros_like(tiny_data.train.labels)
+    spread = set(choose_slices(with_train(tiny_data, labels=labels), 8).tolist())
+    small, large = [i for i in range(len(labels)) if i not in spread][:2]
+    for class_index, (one, other) in {3: (small, large), 6: (large, small)}.items():
+        labels[one, :2, :2] = class_index
+        labels[other, 4 + class_index, 5] = class_index
+    chosen = choose_slices(with_train(tiny_data, labels=labels), 8)
+    assert set(chosen.tolist()) == spread | {small, large}
+    labels[min(spread), 9, 9] = 6  # one that is chosen anyway shows it: none more is needed
+    chosen = choose_slices(with_train(tiny_data, labels=labels), 8)
+    assert set(chosen.tolist()) == spread | {small}
 
 
 def test_few_slices_and_a_missing_class_are_noticed(tiny_model, tiny_data):

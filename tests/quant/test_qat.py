@@ -9,7 +9,8 @@ from lmaunet.stage import read_json
 from lmaunet.train.loop import Schedule
 from lmaunet.train.metrics import predict_logits
 from lmaunet.train.processes import join_processes
-from quant.qat import QatSettings, evaluate, load_quantized, quantize, train_control
+from quant.calibration import choose_slices
+from quant.qat import QatSettings, evaluate, load_quantized, part, quantize, train_control
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,41 @@ def test_an_interrupted_qat_goes_on_with_its_budget(
         assert torch.equal(value, networks[0].state_dict()[key]), key
     stopped, whole = (read_json(tmp_path / name / "qat.json") for name in ("stopped", "whole"))
     assert stopped["scores"] == whole["scores"] and len(stopped["history"]) == 2
+
+
+def test_a_part_of_the_progress_covers_its_share():
+    seen = []
+    told = part(lambda fraction, line: seen.append((fraction, line)), 0.25, 0.5)
+    for fraction in (0.0, 0.5, 1.0):
+        told(fraction, f"{fraction}")
+    assert seen == [(0.25, "0.0"), (0.5, "0.5"), (0.75, "1.0")]
+
+
+def test_progress_only_rises_and_all_results_are_written(tiny_model, tiny_data, tmp_path):
+    seen = []
+    data = dataclasses.replace(tiny_data, train=tiny_data.train.take(slice(None, None, 8)))
+    settings = QatSettings(Schedule(1, 1e-3), budget_bytes=30_000, explain=True)
+    quantize(
+        tiny_model, data, settings, seed=0, folder=tmp_path, processes=join_processes(),
+        progress=lambda fraction, line: seen.append((fraction, line)),
+        file_bytes=lambda network: 20_000 + sum(network.bits.values()),
+    )  # fmt: skip
+    fractions = [fraction for fraction, _ in seen]
+    assert fractions == sorted(fractions) and 0 <= fractions[0] < 0.1 and 0.9 < fractions[-1] < 1
+    at = {line.split(" ")[0]: fraction for fraction, line in reversed(seen)}
+    # the first of each: measuring for the budget, then calibrating, scoring, training, scoring ...
+    assert at["calibrating"] == 0.2 and at["scoring"] == 0.22
+    assert at["choosing"] < 0.2 and 0.25 <= at["QAT:"] <= 0.9
+    assert at["what"] == pytest.approx(0.92)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"allocation.json", "explain.json", "model.pt", "qat.json", "scan.json"}
+    content = read_json(tmp_path / "qat.json")
+    assert content["calibration_slices"] == choose_slices(data).tolist()
+    assert sum(content["weight_bits"].values()) == sum(
+        layer.weights for layer in tiny_model.spec.layers()
+    )
+    quantizers = [row["quantizer"] for row in read_json(tmp_path / "explain.json")]
+    assert quantizers[-1] == "all" and len(set(quantizers)) == len(quantizers) > 50
 
 
 def test_a_float_checkpoint_is_not_quantized(result):

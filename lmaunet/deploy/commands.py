@@ -177,7 +177,8 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
     with in_use(run):
         _say(train(run, spec, source, *schedule, seed)[1])
         checkpoint = run / "train" / "model.pt"
-        _say(qat(run, checkpoint, source, None, QatOptions(seed=seed))[1])
+        settle = QatOptions(defaults.DEMO_QAT_EPOCHS, defaults.DEMO_QAT_RATE, seed=seed)
+        _say(qat(run, checkpoint, source, None, settle)[1])
         for target, options in demo_builds().items():
             _say(build(run, target, options)[1])
         return report(run, None, False)

@@ -83,7 +83,8 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
 def _keep(path: Path, image: Path) -> None:
     """Raise UserError where a mask would overwrite an image, or lie in its folder of slices."""
     check_name(image)
-    same = path.exists() and image.exists() and path.samefile(image)
+    files = {image, _pixels_of(image)}
+    same = path.exists() and any(file.exists() and path.samefile(file) for file in files)
     inside = image.is_dir() and path.absolute().parent.resolve() == image.resolve()
     # a file of the series may be a link to this one
     inside = inside or (image.is_dir() and _is_in(path, image))
@@ -92,6 +93,22 @@ def _keep(path: Path, image: Path) -> None:
             f"-o {path} would {'lie in' if inside else 'overwrite'} the image {image}; name "
             "another place"
         )
+
+
+def _pixels_of(image: Path) -> Path:
+    """Return the file that holds an image's pixels, which its header may only name."""
+    if not image.is_file():
+        return image  # a folder, or what the reader will refuse
+    kind = identify(image).kind
+    if kind == "NRRD":
+        from lmaunet.data import nrrd
+
+        return nrrd.data_file(image)
+    if kind == "MetaImage":
+        from lmaunet.data import metaimage
+
+        return metaimage.data_file(image)
+    return image
 
 
 def _is_in(path: Path, folder: Path) -> bool:

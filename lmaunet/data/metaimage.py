@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LARGEST_HEADER = 1 << 20
 AGAIN = "get the file again"
+LOCAL = ("LOCAL", "Local", "local")
 REMEDY = "resample it to a grid with axes at right angles, or correct the header"
 
 _TYPES = {
@@ -79,6 +80,12 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, FileGrid, tuple[str, ...]]:
     pixels = _pixels(path, fields, start, math.prod(sizes) * dtype.itemsize)
     array = np.frombuffer(pixels, dtype, math.prod(sizes)).reshape(grid.size[::-1])
     return array.astype(dtype.newbyteorder("="), copy=False), grid, notes
+
+
+def data_file(path: Path) -> Path:
+    """Return the file that holds the pixels: another one where the header is detached."""
+    target = _header(path)[0]["ElementDataFile"]
+    return path if target in LOCAL else path.parent / target
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
@@ -174,7 +181,7 @@ def _pixels(path: Path, fields: dict[str, str], start: int, expected: int) -> by
     """Return the bytes of the pixels."""
     target, name = fields["ElementDataFile"], str(path)
     file = path
-    if target not in ("LOCAL", "Local", "local"):
+    if target not in LOCAL:
         file, start = path.parent / target, 0
         if target.upper().startswith("LIST") or "%" in target:
             raise UserError(

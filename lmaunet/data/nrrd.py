@@ -101,6 +101,12 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, FileGrid, tuple[str, ...]]:
     return array.reshape([sizes[axis] for axis in reversed(keep)]), grid, notes
 
 
+def data_file(path: Path) -> Path:
+    """Return the file that holds the pixels: another one where the header is detached."""
+    fields, _ = _header(path)
+    return path.parent / fields["data file"] if "data file" in fields else path
+
+
 def _header(path: Path) -> tuple[dict[str, str], int]:
     """Return the fields of a header by their names in lower case, and where it ends."""
     with open_regular(path) as stream:

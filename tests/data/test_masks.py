@@ -216,6 +216,27 @@ def test_an_output_that_would_destroy_something_is_refused(tmp_path):
     assert given.read_bytes() == before
 
 
+def test_pixels_that_a_header_names_are_no_output(tmp_path):
+    """A header of NRRD or MetaImage may take its pixels from a file that is an image by itself."""
+    pixels = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4))
+    nibabel.save(pixels, tmp_path / "ct.nii")
+    nrrd = tmp_path / "ct.nhdr"
+    nrrd.write_text(
+        "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 3 2\nencoding: raw\nendian: little\n"
+        "byte skip: -1\ndata file: ct.nii\n\n"
+    )
+    meta = tmp_path / "ct.mhd"
+    meta.write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 4 3 2\nElementType = MET_SHORT\n"
+        "HeaderSize = -1\nElementDataFile = ct.nii\n"
+    )
+    for header in (nrrd, meta):
+        assert read_volume(header).array.shape == (2, 3, 4)
+        with pytest.raises(UserError, match="would overwrite the image"):
+            check_output(tmp_path / "ct.nii", [header])
+        check_output(tmp_path / "other.nii", [header])
+
+
 def test_an_output_that_is_no_file_is_refused(tmp_path):
     (tmp_path / "dangling.nii").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.nii")

@@ -38,7 +38,7 @@ from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import tool_versions, write_json
 
 FIX = "run it on a machine with an NVIDIA GPU and a CUDA build of torch, or add --device cpu"
-MAMBA_FIX = "pip install 'lmaunet-deploy[cuda]', which needs CUDA's compiler"
+MAMBA_FIX = "python -m pip install 'mamba-ssm>=2.2', which needs CUDA's compiler"
 NAMES = ("x", "dt", "A", "B", "C", "D")
 CHECKED_TOKENS = 512
 # batch, tokens, channels, states: the first two scans of `edge` at 256x256, and a long one

@@ -28,7 +28,7 @@ print(0 if engine is None else engine.nbytes)
 
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="tensorrt_rtx is not installed (pip install 'lmaunet-deploy[trt]')",
+    reason="tensorrt_rtx is not installed (python -m pip install 'tensorrt-rtx-cu13==1.7.1.116')",
 )
 @pytest.mark.parametrize("shape", [(1, 1024, 24, 8), (2, 37, 3, 2), (1, 5, 2, 2)], ids=str)
 def test_tensorrt_builds_two_level(shape, tmp_path):

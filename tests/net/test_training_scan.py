@@ -258,7 +258,7 @@ def test_mamba_ssm_equals_this_scan():
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU: mamba-ssm's kernel runs on CUDA only")
     pytest.importorskip(
-        "mamba_ssm", reason="mamba-ssm is not installed; pip install 'lmaunet-deploy[cuda]'"
+        "mamba_ssm", reason="mamba-ssm is not installed; python -m pip install 'mamba-ssm>=2.2'"
     )
     inputs = [v.cuda() for v in make_inputs(2, 1000, 24, 8)]
     assert scan._mamba_kernel() is not None

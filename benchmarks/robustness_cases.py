@@ -132,7 +132,7 @@ def checkpoint_case(rng: np.random.Generator, place: Path, fixtures: Fixtures) -
             lambda outcome: checkpoints.judge(work / "taken.pt", made, outcome),
             program=checkpoints.load_only,
         )  # fmt: skip
-    whole = choice > 0.95
+    whole = choice > 0.975
     data = fixtures.data if whole else fixtures.other_data
     arguments = ["qat", "--ckpt", name, "--data", str(data), "--run", "run", "--epochs", "1"]
     arguments += ["--spec", TINY] if made.spec else []
@@ -256,8 +256,8 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "onnx": (0.4, onnx_case),
     "set": (0.7, set_case),
     "spec": (0.2, spec_case),
-    "report": (0.15, report_case),
-    "run": (0.1, run_case_of),
+    "report": (0.05, report_case),
+    "run": (0.05, run_case_of),
 }
 """The share of each kind among all cases, and what makes one."""
 OF_A_RUN = ("onnx", "report", "run")

@@ -28,12 +28,21 @@ import robustness_network as network
 import robustness_process as process
 from robustness_images import Rng, pick
 
+TIMES = tuple(
+    f"detail.{part}"
+    for part in ("latency", "load", *(f"float32.{n}" for n in (
+        "speed_up", "median_ms", "min_ms", "p90_ms", "spread", "load_average", "threads",
+    )))
+)  # fmt: skip
 VOLATILE: dict[str, tuple[str, ...]] = {
     "manifest.json": ("created",),
     "measure/*/manifest.json": ("key", "inputs.build.sha256", "outputs.measure.json"),
-    "measure.json": ("figures.latency_ms", "detail.latency", "detail.load"),
-    "report.json": ("made.created", "targets.*.latency_ms", "targets.*.detail.latency",
-                    "targets.*.detail.load", "targets.*.files"),
+    "measure.json": ("figures.latency_ms", *TIMES),
+    "report.json": (
+        "made.created", "targets.*.latency_ms", "targets.*.files",
+        *(f"targets.*.{name}" for name in TIMES),
+    ),
+    ".report.json": ("outputs",),
 }  # fmt: skip
 """What may differ between two undisturbed runs, by the end of a file's name: dates; times of this
 machine, and digests of files that hold a date or a time; the sizes of such files."""
@@ -163,6 +172,8 @@ def disturb(
                     and not done and not n.endswith("/")]  # fmt: skip
         if mounted:
             subprocess.run(["mount", "-o", "remount,size=256m", str(run)], check=True)
+        # a killed process can not clear away its temporary files
+        shutil.rmtree(place / "tmp", ignore_errors=True)
         last = process.run(step.arguments, place, program=after, limit_seconds=300)
         if last.status not in (0, 1) or "Traceback" in last.said:
             bad.append(f"run again: status {last.status}, {last.err.strip()[-300:]}")

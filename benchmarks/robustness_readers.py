@@ -123,6 +123,8 @@ def read_nifti(path: Path, content: bytes) -> Image:
 def _nifti_forms(header: nibabel.Nifti1Header, scale: float) -> dict[str, np.ndarray]:
     millimetres = np.diag([scale, scale, scale, 1.0])
     found: dict[str, np.ndarray] = {}
+    # nibabel lays out no qform of negative sizes; those who do take their magnitudes
+    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
         try:
             affine = get(coded=True)[0] if int(header[f"{name}_code"]) > 0 else None

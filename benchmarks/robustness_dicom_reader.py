@@ -11,6 +11,9 @@ import pydicom
 from robustness_readers import TO_RAS, Image, NotABox, Refused
 
 NEAR_MM, JITTER = 0.05, 0.01
+DEFAULTS = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2",
+            "PixelRepresentation": 0}  # fmt: skip
+"""What an image of one grey value a pixel has, where its file does not say so."""
 UNSURE = 0.15
 """Around a tolerance, as a share of it, where a reader may say either."""
 
@@ -43,15 +46,16 @@ def read_series(folder: Path) -> Image:
     frames: list[Frame] = []
     series: set[str] = set()
     for path in sorted(folder.iterdir()):
-        if not path.is_file():
+        if not path.is_file() or path.name == "DICOMDIR":
             continue
         content = path.read_bytes()
-        if content[128:132] != b"DICM":
-            if _may_be_dicom(content):
-                raise Refused(f"{path.name} may be DICOM without its preamble")
+        if content[128:132] != b"DICM" and not _may_be_dicom(content):
             continue
         try:
-            data = pydicom.dcmread(path)
+            data = pydicom.dcmread(path, force=True)
+            for name, value in DEFAULTS.items():
+                if "PixelData" in data and name not in data:
+                    setattr(data, name, value)
             kind = str(data.get("SOPClassUID", ""))
             image = "PixelData" in data or kind.startswith("1.2.840.10008.5.1.4.1.1.2")
         except Exception as error:

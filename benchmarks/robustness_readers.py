@@ -7,7 +7,6 @@ cannot make sense of it refuses with :class:`Refused`; the judge then knows noth
 from __future__ import annotations
 
 import bz2
-import gzip
 import logging
 import zlib
 from collections.abc import Mapping
@@ -52,12 +51,38 @@ class Image:
 def content_of(path: Path) -> bytes:
     """Return a file's bytes, uncompressed where they are gzip's, whatever its name."""
     content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise Refused(f"gzip: {error}") from error
-    return content
+    return gunzip(content) if content[:2] == b"\x1f\x8b" else content
+
+
+def gunzip(content: bytes) -> bytes:
+    """Return the content of gzip's members; what follows them and is none is left out.
+
+    Raises:
+        NotABox: where a member is cut or damaged: some of the image is missing.
+    """
+    parts, rest = [], content
+    while rest[:2] == b"\x1f\x8b" or not parts:
+        parts.append(inflated(rest, 31))
+        rest = rest[len(rest) - _unused(rest) :].lstrip(b"\0")
+    return b"".join(parts)
+
+
+def inflated(content: bytes, window: int) -> bytes:
+    """Return what the first stream in some bytes holds; raises NotABox for one that is damaged."""
+    stream = zlib.decompressobj(window)
+    try:
+        found = stream.decompress(content)
+    except zlib.error as error:
+        raise NotABox(f"damaged data: {error}") from error
+    if not stream.eof:
+        raise NotABox("compressed data end early")
+    return found
+
+
+def _unused(content: bytes) -> int:
+    stream = zlib.decompressobj(31)
+    stream.decompress(content)
+    return len(stream.unused_data)
 
 
 def read(path: Path) -> Image:
@@ -80,6 +105,9 @@ def read(path: Path) -> Image:
 def read_nifti(path: Path, content: bytes) -> Image:
     """Return what nibabel reads: with sform before qform, and with qform before sform."""
     second = content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    if not second and content[344:348] == b"n+1\0":
+        # extensions say nothing of the voxels, and nibabel refuses broken ones
+        content = content[:348] + b"\0\0\0\0" + content[352:]
     magic = content[4:8] if second else content[344:348]
     try:
         if magic in (b"ni1\0", b"ni2\0"):
@@ -210,7 +238,7 @@ def _nrrd_data(
     if count * kind.itemsize > LARGEST_BYTES:
         raise Refused(f"{count} voxels")
     if encoding in ("gzip", "gz"):
-        data = gzip.decompress(data)
+        data = gunzip(data)
     elif encoding in ("bzip2", "bz2"):
         data = bz2.decompress(data)
     elif encoding in ("txt", "text", "ascii"):
@@ -222,7 +250,7 @@ def _nrrd_data(
     elif encoding != "raw":
         raise Refused(f"encoding {encoding}")
     if len(data) < count * kind.itemsize:
-        raise Refused(f"{len(data)} bytes of {count * kind.itemsize}")
+        raise NotABox(f"{len(data)} bytes of {count * kind.itemsize}")
     return _volume(np.frombuffer(data, kind, count), sizes)
 
 
@@ -236,11 +264,12 @@ def _nrrd_affine(fields: Mapping[str, str], dimension: int) -> np.ndarray:
         rows = fields["space directions"].replace(") (", ")|(").split("|")
         vectors = [_vector(row) for row in rows]
         space = fields.get("space", "").lower()
-        if space not in SPACES or len(vectors) != 3 or dimension != 3:
+        if len(vectors) != 3 or dimension != 3:
             raise Refused(f"space {space!r} with {len(vectors)} directions")
         affine[:3, :3] = np.transpose(vectors)
         affine[:3, 3] = _vector(fields.get("space origin", "(0,0,0)"))
-        affine = np.diag([*SPACES[space], 1]) @ affine
+        # others name no directions of a patient; ITK takes them for LPS
+        affine = np.diag([*SPACES.get(space, (1, 1, 1)), 1]) @ affine
     elif "spacings" in fields:
         affine[range(dimension), range(dimension)] = [float(v) for v in fields["spacings"].split()]
         if "space" in fields or "axis mins" in fields or "axismins" in fields:
@@ -276,7 +305,7 @@ def read_metaimage(path: Path, content: bytes) -> Image:
     while "ElementDataFile" not in fields:
         line, newline, rest = rest.partition(b"\n")
         name, equals, value = line.decode("latin-1").partition("=")
-        if not newline or not equals or name.strip() in fields:
+        if not newline or not equals or fields.get(name.strip(), value.strip()) != value.strip():
             raise Refused(f"header line {line[:60]!r}")
         fields[name.strip()] = value.strip()
     try:
@@ -297,10 +326,12 @@ def read_metaimage(path: Path, content: bytes) -> Image:
         if fields["ElementDataFile"].upper() != "LOCAL":
             rest = (path.parent / fields["ElementDataFile"]).read_bytes()
         if fields.get("CompressedData", "False").lower() == "true":
-            rest = zlib.decompress(rest)
+            rest = inflated(rest, 15)
         count = int(np.prod(sizes))
-        if count * kind.itemsize > LARGEST_BYTES or len(rest) < count * kind.itemsize:
-            raise Refused(f"{len(rest)} bytes for {count} voxels")
+        if count * kind.itemsize > LARGEST_BYTES:
+            raise Refused(f"{count} voxels")
+        if len(rest) < count * kind.itemsize:
+            raise NotABox(f"{len(rest)} bytes for {count} voxels")
         voxels = _volume(np.frombuffer(rest, kind, count), sizes)
         affine = _meta_affine(fields, n)
     except (KeyError, ValueError, OSError, zlib.error) as error:
@@ -320,7 +351,7 @@ def _meta_affine(fields: Mapping[str, str], n: int) -> np.ndarray:
 
     spacing = numbers(n, "ElementSpacing")
     if spacing is None:
-        raise Refused("no ElementSpacing")
+        spacing = np.ones(n)  # as MetaIO has it
     turn = numbers(n * n, "TransformMatrix", "Rotation", "Orientation")
     origin = numbers(n, "Offset", "Position", "Origin")
     affine = np.eye(4)

@@ -138,7 +138,7 @@ def repair(folder: Path) -> None:
         shipped = folder / content["shipped"]
         content["sha256"]["shipped"] = digest(shipped)
         path.write_text(json.dumps(content))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     try:
         path = folder / "manifest.json"
@@ -148,7 +148,7 @@ def repair(folder: Path) -> None:
             for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "manifest.json"
         }  # fmt: skip
         path.write_text(json.dumps(content))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
 
 

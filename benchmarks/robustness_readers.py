@@ -264,10 +264,11 @@ def _nrrd_affine(fields: Mapping[str, str], dimension: int) -> np.ndarray:
         rows = fields["space directions"].replace(") (", ")|(").split("|")
         vectors = [_vector(row) for row in rows]
         space = fields.get("space", "").lower()
-        if len(vectors) != 3 or dimension != 3:
-            raise Refused(f"space {space!r} with {len(vectors)} directions")
-        affine[:3, :3] = np.transpose(vectors)
-        affine[:3, 3] = _vector(fields.get("space origin", "(0,0,0)"))
+        origin = _vector(fields.get("space origin", f"({','.join('0' * dimension)})"))
+        if {len(vectors), len(origin), *map(len, vectors)} != {dimension}:
+            raise Refused(f"{len(vectors)} directions of {len(origin)} numbers")
+        affine[:dimension, :dimension] = np.transpose(vectors)
+        affine[:dimension, 3] = origin
         # others name no directions of a patient; ITK takes them for LPS
         affine = np.diag([*SPACES.get(space, (1, 1, 1)), 1]) @ affine
     elif "spacings" in fields:
@@ -285,10 +286,7 @@ def _vector(text: str) -> list[float]:
     text = text.strip()
     if not (text.startswith("(") and text.endswith(")")):
         raise ValueError(f"vector {text!r}")
-    values = [float(v) for v in text[1:-1].split(",")]
-    if len(values) != 3:
-        raise ValueError(f"vector {text!r}")
-    return values
+    return [float(v) for v in text[1:-1].split(",")]
 
 
 META_TYPES = {

@@ -30,12 +30,14 @@ def read_model(path: Path) -> onnx.ModelProto:
     """Return the model of an ONNX file; raises :class:`UserError` where there is none."""
     import onnx
     from google.protobuf.message import DecodeError
+    from onnx.checker import ValidationError
 
     if not path.is_file():
         raise UserError(f"{path} does not exist; export the network first (lmaunet-deploy export)")
     try:
         return onnx.load(path)
-    except (DecodeError, ValueError) as error:
+    # the last two: weights in another file, which no file of ours has
+    except (DecodeError, ValueError, OSError, ValidationError) as error:
         raise UserError(f"{path} is no ONNX model ({error}); export the network again") from error
 
 
@@ -114,11 +116,14 @@ def run_images(session: Any, images: np.ndarray) -> np.ndarray:
     The graph has one input and one output, and takes one image at a time.
 
     Raises:
-        UserError: where the images do not fit the graph.
+        UserError: where the images do not fit the graph, or ONNX Runtime cannot compute it.
     """
     import numpy as np
 
-    entry = session.get_inputs()[0]
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise UserError(f"the graph has {len(inputs)} inputs; expected 1; build it again")
+    entry = inputs[0]
     expected = list(entry.shape)
     if images.ndim != 4 or not len(images) or list(images.shape[1:]) != expected[1:]:
         raise UserError(
@@ -126,7 +131,16 @@ def run_images(session: Any, images: np.ndarray) -> np.ndarray:
             "resize them to the size that the network was exported for"
         )
     feeds = np.ascontiguousarray(images, np.float32)
-    return np.concatenate([session.run(None, {entry.name: image[None]})[0] for image in feeds])
+    try:
+        return np.concatenate([session.run(None, {entry.name: image[None]})[0] for image in feeds])
+    except MemoryError:
+        raise
+    # as where a session is opened; what loads may still fail where it is computed
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"ONNX Runtime cannot compute the graph: {reason}; build it again"
+        ) from error
 
 
 def reference_logits(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:

@@ -240,9 +240,18 @@ def _session(path: Path, changed_ns: int, operators: bool) -> Any:
     from export.cpu_form import runtime_adds_without_saturation, signed_weights
     from export.reference import open_session, read_model
 
-    signed = runtime_adds_without_saturation()
-    model: Any = signed_weights(read_model(path)) if signed else path
     library = path.with_name(OPERATORS) if operators else None
+    model: Any = path
+    if runtime_adds_without_saturation():
+        exported = read_model(path)
+        try:
+            model = signed_weights(exported)
+        except UserError:
+            raise
+        except Exception:
+            # a damaged file fails here in many ways: ONNX Runtime says in which
+            open_session(path, optimize=True, operators=library)
+            raise  # it loads, so that the fault is ours
     return open_session(model, optimize=True, operators=library)
 
 

@@ -81,7 +81,7 @@ def _frames(path: Path, data: Any) -> list[Frame]:
     if "PixelData" not in data:
         raise NotABox(f"{path.name} is an image without pixels")
     try:
-        pixels = data.pixel_array
+        pixels = _used_bits(data, data.pixel_array)
     except Exception as error:
         if "less than" in str(error) or "too short" in str(error).lower():
             raise NotABox(f"{path.name}: pixels are missing") from error
@@ -107,6 +107,20 @@ def _frames(path: Path, data: Any) -> list[Frame]:
         raise
     except Exception as error:
         raise Refused(f"pydicom: {path.name}: {type(error).__name__}: {error}") from error
+
+
+def _used_bits(data: Any, pixels: np.ndarray) -> np.ndarray:
+    """Return the numbers in the bits that the tags name, which pydicom leaves as they are."""
+    allocated, stored = int(data.BitsAllocated), int(data.get("BitsStored", data.BitsAllocated))
+    high = int(data.get("HighBit", stored - 1))
+    if allocated == stored or allocated not in (8, 16):
+        return pixels
+    if not 0 < stored <= high + 1 <= allocated:
+        raise NotABox(f"{stored} bits up to bit {high} of {allocated}")
+    numbers = pixels.astype(np.int64) >> (high + 1 - stored) & ((1 << stored) - 1)
+    if int(data.get("PixelRepresentation", 0)):
+        numbers = np.where(numbers >> (stored - 1), numbers - (1 << stored), numbers)
+    return numbers
 
 
 def _enhanced(data: Any, pixels: np.ndarray) -> list[Frame]:

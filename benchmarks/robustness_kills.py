@@ -156,7 +156,9 @@ def disturb(
     Returns:
         The stage, what was done, what is bad, and whether the process was disturbed at all.
     """
-    weights = np.array([max(1.0, s.operations) ** 0.5 for s in steps])
+    # a stage that touches many files has many places to be killed at; one that takes long takes
+    # the time of several others
+    weights = np.array([s.operations**0.5 / max(2.0, s.seconds) for s in steps])
     step = steps[int(rng.choice(len(steps), p=weights / weights.sum()))]
     run = place / "work" / "run"
     (place / "work").mkdir(parents=True)

@@ -105,10 +105,11 @@ def read(path: Path) -> Image:
 def read_nifti(path: Path, content: bytes) -> Image:
     """Return what nibabel reads: with sform before qform, and with qform before sform."""
     second = content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
-    if not second and content[344:348] == b"n+1\0":
-        # extensions say nothing of the voxels, and nibabel refuses broken ones
-        content = content[:348] + b"\0\0\0\0" + content[352:]
     magic = content[4:8] if second else content[344:348]
+    if magic in (b"n+1\0", b"n+2\0"):
+        # extensions say nothing of the voxels, and nibabel refuses broken ones
+        end = 540 if second else 348
+        content = content[:end] + b"\0\0\0\0" + content[end + 4 :]
     try:
         if magic in (b"ni1\0", b"ni2\0"):
             kind = nibabel.Nifti2Pair if second else nibabel.Nifti1Pair

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 LARGEST_HEADER = 1 << 20
+UNPACKED_AT_ONCE = 1 << 16
+END = b"\0\r\n"
+"""What may stand behind the pixels."""
 AGAIN = "get the file again"
 LOCAL = ("LOCAL", "Local", "local")
 REMEDY = "resample it to a grid with axes at right angles, or correct the header"
@@ -207,18 +210,20 @@ def _pixels(path: Path, fields: dict[str, str], start: int, expected: int) -> by
         packed = zlib.decompressobj(wbits=47)  # zlib or gzip
         try:
             content = packed.decompress(content, expected + 1)
-            if len(content) == expected and not packed.eof:
-                # the checksum stands behind the last byte
-                content += packed.decompress(packed.unconsumed_tail, 1)
+            # the checksum stands behind the last byte, also behind one that is too much
+            rest, more = packed.unconsumed_tail, b"\0"
+            while not packed.eof and (more or rest) and not content[expected:].strip(END):
+                more = packed.decompress(rest, UNPACKED_AT_ONCE)
+                content, rest = content[: expected + 1] + more, packed.unconsumed_tail
         except zlib.error as error:
             raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
-        if len(content) == expected and not packed.eof:
+        if len(content) >= expected and not packed.eof and not content[expected:].strip(END):
             raise UserError(f"{path} is damaged: its compressed pixels are cut short; {AGAIN}")
     elif skip:
         content = content[len(content) - expected :] if skip == -1 else content[skip:]
     if len(content) < expected:
         raise UserError(f"{path} is cut short: {len(content)} bytes, expected {expected}; {AGAIN}")
-    if content[expected:].strip(b"\0\r\n"):
+    if content[expected:].strip(END):
         raise UserError(
             f"{path} holds more than its header says: over {expected} bytes of pixels, expected "
             f"{expected}; {AGAIN}"

@@ -277,6 +277,11 @@ COMPRESSED = ("CompressedData = False", "CompressedData = True")
         (COMPRESSED, zlib.compress(PIXELS)[:-3], "are cut short"),
         (COMPRESSED, zlib.compress(PIXELS)[:-30], "cut short"),
         (COMPRESSED, zlib.compress(PIXELS)[:-1] + b"x", "incorrect data check"),
+        # bytes that may stand behind the pixels hide neither what is damaged nor what is too much
+        (COMPRESSED, zlib.compress(PIXELS + b"\0")[:-1] + b"x", "incorrect data check"),
+        (COMPRESSED, zlib.compress(PIXELS + bytes(99_999))[:-1] + b"x", "incorrect data check"),
+        (COMPRESSED, zlib.compress(PIXELS + b"\0\n")[:-3], "are cut short"),
+        (COMPRESSED, zlib.compress(PIXELS + bytes(9) + b"1"), "holds more than"),
         (COMPRESSED, PIXELS, "is damaged"),
         (COMPRESSED, zlib.compress(PIXELS + b"1"), "holds more than"),
     ],

@@ -37,7 +37,7 @@ from mutation_sites import Mutant, Site, mutate, read_sources, sites_of, stateme
 from mutation_work import Outcome, Plan, Workers
 
 PACKAGES = {
-    "lmaunet.data": ["lmaunet/data/*.py"],
+    "lmaunet.data": ["lmaunet/data/**/*.py"],
     "quant": ["quant/*.py"],
     "lmaunet.deploy": ["lmaunet/deploy/**/*.py"],
     "fpga's estimates": [

@@ -65,6 +65,11 @@ def copy_tree(root: Path, place: Path) -> None:
                 shutil.copy2(source, target)
 
 
+def end_with_this_process(number: int, frame: object) -> None:
+    """Handle SIGTERM as an interrupt, so that the runs that go on are ended too."""
+    raise KeyboardInterrupt
+
+
 @dataclass
 class Run:
     """One run that goes on: its process, which leads a group, and how long it may."""
@@ -74,14 +79,18 @@ class Run:
     limit_s: float
     log: Path
 
+    def stop(self) -> None:
+        """End it and what it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def ended(self) -> Ended | None:
         """Return how it ended, and end it where it takes too long; None while it goes on."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         seconds = time.monotonic() - self.started
         if pid == 0 and seconds < WAITING * self.limit_s:
             return None
-        with contextlib.suppress(ProcessLookupError):  # what it started goes too
-            os.killpg(self.pid, signal.SIGKILL)
+        self.stop()
         if pid == 0:
             os.waitpid(self.pid, 0)
         code: int | str = HUNG if pid == 0 else os.waitstatus_to_exitcode(status)

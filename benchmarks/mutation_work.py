@@ -16,7 +16,7 @@ import mutation_server as server
 import pytest
 from mutation_sites import Mutant
 
-FIRST_S, WIDE_S = 15.0, 60.0
+FIRST_S, WIDE_S = 12.0, 24.0
 """Budgets of a mutant's first tests and of all, in the seconds that they take without it."""
 
 AT_ONCE = 300
@@ -83,34 +83,38 @@ class Workers:
         waiting = [f for f in files if not self._current(known.get(f), f, shared)]
         self.say(f"{len(waiting)} of {len(files)} files of tests are run for what they cover")
         free, running = list(self.trees), {}
-        while waiting or running:
-            while free and waiting:
-                tree, name = free.pop(), waiting.pop(0)
-                answer = tree.with_name(f"{tree.name}.json")
-                answer.unlink(missing_ok=True)
+        try:
+            while waiting or running:
+                while free and waiting:
+                    tree, name = free.pop(), waiting.pop(0)
+                    answer = tree.with_name(f"{tree.name}.json")
+                    answer.unlink(missing_ok=True)
 
-                def work(tree: Path = tree, name: str = name, answer: Path = answer) -> int:
-                    return mapping.record(tree, name, sources, self.cache / "fixtures", answer)
+                    def work(tree: Path = tree, name: str = name, answer: Path = answer) -> int:
+                        return mapping.record(tree, name, sources, self.cache / "fixtures", answer)
 
-                running[tree] = (name, answer, server.start(tree, self.ours, work, MAPPED_S))
-            for tree, (name, answer, run) in list(running.items()):
-                ended = run.ended()
-                if ended is None:
-                    continue
-                del running[tree]
-                free.append(tree)
-                if not answer.exists():
-                    raise SystemExit(f"{name} was not mapped:\n{ended.output[-3000:]}")
-                content = json.loads(answer.read_text("utf-8"))
-                uses = [name, *shared, *content["lines"]]
-                known[name] = content | {"digests": mapping.digests(self.root, uses)}
-                kept.write_text(json.dumps(known), "utf-8")
-                failed = [n for n, t in content["tests"].items() if not t.get("passed")]
-                self.say(
-                    f"{name}: {len(content['tests'])} tests, {len(failed)} failed or skipped, "
-                    f"{ended.seconds:.0f} s"
-                )
-            time.sleep(POLL_S)
+                    running[tree] = (name, answer, server.start(tree, self.ours, work, MAPPED_S))
+                for tree, (name, answer, run) in list(running.items()):
+                    ended = run.ended()
+                    if ended is None:
+                        continue
+                    del running[tree]
+                    free.append(tree)
+                    if not answer.exists():
+                        raise SystemExit(f"{name} was not mapped:\n{ended.output[-3000:]}")
+                    content = json.loads(answer.read_text("utf-8"))
+                    uses = [name, *shared, *content["lines"]]
+                    known[name] = content | {"digests": mapping.digests(tree, uses)}
+                    kept.write_text(json.dumps(known), "utf-8")
+                    failed = [n for n, t in content["tests"].items() if not t.get("passed")]
+                    self.say(
+                        f"{name}: {len(content['tests'])} tests, {len(failed)} failed or skipped, "
+                        f"{ended.seconds:.0f} s"
+                    )
+                time.sleep(POLL_S)
+        finally:
+            for _, _, run in running.values():
+                run.stop()
         tests = mapping.Tests()
         for name in files:
             tests.add(name, known[name])
@@ -225,7 +229,8 @@ class Workers:
                         waiting.extend(job.done(ended))  # the longer runs last
                 time.sleep(POLL_S)
         finally:
-            for _, _, stack in running.values():
+            for _, run, stack in running.values():
+                run.stop()
                 stack.close()
 
 

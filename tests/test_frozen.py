@@ -19,7 +19,7 @@ MODULES = sorted(
 )
 COLLECT = {
     "fpga.agreement._Count", "fpga.folding.FoldedNode", "fpga.scan_agreement.ScanCheck",
-    "lmaunet.data.dicom_pixels._Padding", "lmaunet.data.intensity.Recorder",
+    "lmaunet.data.dicom.pixels._Padding", "lmaunet.data.images.intensity.Recorder",
     "lmaunet.deploy.inferring.Network", "lmaunet.deploy.inferring.Timer",
     "lmaunet.deploy.run_data.RunData", "lmaunet.scan.integer_algebra.IntegerAlgebra",
     "lmaunet.scan.widths.RangeAlgebra",

@@ -12,7 +12,7 @@ import numpy as np
 from lmaunet.data import normalization as norm
 from lmaunet.data.dataset import Dataset, SliceSet
 from lmaunet.data.framing import SPACING_TOLERANCE, Framing, zoom_to
-from lmaunet.data.intensity import Recorder
+from lmaunet.data.images.intensity import Recorder
 from lmaunet.data.patients import Patients, alone
 from lmaunet.data.split import GAP, split_by_blocks, useful_slices
 from lmaunet.errors import UserError

@@ -76,7 +76,7 @@ class Dataset:
         resampled_mm: y, x spacing that slices were resampled to; None where the files have none.
         fit: whether slices that were then larger than the network's input were shrunk to it.
         intensity: what values the training images had before normalization, for each channel (see
-            :mod:`lmaunet.data.intensity`); empty where it is not known.
+            :mod:`lmaunet.data.images.intensity`); empty where it is not known.
         channels: names, in the order in which images hold them.
         patients: the patient of each case; none trains and validates, but for a volume that is
             divided by blocks.

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.data import normalization as norm
 from lmaunet.data.framing import AxisOperator, Framing, zoom_to
-from lmaunet.data.geometry import Geometry
-from lmaunet.data.intensity import compare
-from lmaunet.data.masks import (
+from lmaunet.data.images.geometry import Geometry
+from lmaunet.data.images.intensity import compare
+from lmaunet.data.images.masks import (
     SEGMENTATION_SUFFIX,
     check_format,
     suffix_of,
     write_labels,
     write_segmentation,
 )
-from lmaunet.data.volumes import Image, read_pixels
+from lmaunet.data.images.volumes import Image, read_pixels
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.data import normalization as norm
+from lmaunet.data.images.intensity import check_record
 from lmaunet.data.inference import Preparation
-from lmaunet.data.intensity import check_record
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build
-from lmaunet.data.inference import PreparedVolume, prepare_volume
-from lmaunet.data.masks import (
+from lmaunet.data.images.masks import (
     LABEL_SUFFIXES,
     SEGMENTATION_SUFFIX,
     check_output,
     suffix_of,
 )
-from lmaunet.data.volumes import kind_of
+from lmaunet.data.images.volumes import kind_of
+from lmaunet.data.inference import PreparedVolume, prepare_volume
 from lmaunet.data.windows import check_overlap, cover
 from lmaunet.deploy.console import table
 from lmaunet.deploy.defaults import INFER_BATCH

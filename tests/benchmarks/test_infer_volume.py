@@ -4,7 +4,7 @@ import infer_volume as benchmark
 import numpy as np
 import pytest
 
-from lmaunet.data.volumes import read_image
+from lmaunet.data.images.volumes import read_image
 from lmaunet.deploy.inferring import PHASES
 
 

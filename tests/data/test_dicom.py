@@ -11,9 +11,9 @@ import SimpleITK
 from dicom_maker import NORMAL, ORIGIN, SHAPE, SPACING, enhanced, one, place, save, series
 from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from lmaunet.data import dicom_geometry
-from lmaunet.data.dicom import read_dicom
-from lmaunet.data.volumes import is_volume, read_image
+from lmaunet.data.dicom import geometry as dicom_geometry
+from lmaunet.data.dicom.series import read_dicom
+from lmaunet.data.images.volumes import is_volume, read_image
 from lmaunet.errors import UserError
 
 

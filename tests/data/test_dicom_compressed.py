@@ -9,7 +9,7 @@ from dicom_maker import SHAPE, enhanced, one, save
 from pydicom.pixels import apply_rescale
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from lmaunet.data.dicom import read_dicom
+from lmaunet.data.dicom.series import read_dicom
 from lmaunet.errors import UserError
 
 V = maker.volume()

@@ -8,8 +8,8 @@ from dicom_maker import SHAPE, enhanced, one, save, series
 from pydicom.fileset import FileSet
 from pydicom.uid import generate_uid
 
-from lmaunet.data.dicom import holds_dicom, is_dicom, read_dicom
-from lmaunet.data.volumes import is_volume, read_image
+from lmaunet.data.dicom.series import holds_dicom, is_dicom, read_dicom
+from lmaunet.data.images.volumes import is_volume, read_image
 from lmaunet.errors import ToolNotFound, UserError
 
 V = maker.volume()
@@ -220,7 +220,7 @@ def test_a_missing_package_is_said_with_what_installs_it(tmp_path, monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("lmaunet.data.dicom_header.importlib.import_module", absent)
+    monkeypatch.setattr("lmaunet.data.dicom.header.importlib.import_module", absent)
     with pytest.raises(ToolNotFound, match=r"pydicom is missing.*pip install pydicom"):
         read_image(folder)
 

@@ -13,8 +13,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from lmaunet.data import dicom_pixels
-from lmaunet.data.dicom import read_dicom
+from lmaunet.data.dicom import pixels as dicom_pixels
+from lmaunet.data.dicom.series import read_dicom
 from lmaunet.errors import UserError
 
 V = maker.volume()
@@ -64,7 +64,7 @@ def test_rescaling_by_one_slope_for_all_is_noticed(tmp_path, mutant_of):
     mutant = mutant_of(
         dicom_pixels, "_values(plane, frames[z], header)", "_values(plane, frames[0], header)"
     )
-    from lmaunet.data.dicom_files import read_headers
+    from lmaunet.data.dicom.files import read_headers
 
     array, _ = mutant.read_pixels(image.frames, read_headers(path)[0])
     assert not np.allclose(array, image.array, atol=1)

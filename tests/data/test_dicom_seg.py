@@ -11,10 +11,10 @@ import pytest
 from dicom_maker import SHAPE, enhanced, in_syntax, one, save, series
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
-from lmaunet.data import dicom_seg
-from lmaunet.data.dicom import read_dicom
-from lmaunet.data.dicom_codes import segment_code
-from lmaunet.data.dicom_seg import check_segmentation_source, write_segmentation
+from lmaunet.data.dicom import seg as dicom_seg
+from lmaunet.data.dicom.codes import segment_code
+from lmaunet.data.dicom.seg import check_segmentation_source, write_segmentation
+from lmaunet.data.dicom.series import read_dicom
 from lmaunet.errors import UserError
 
 CLASSES = ("background", "spleen", "right_kidney", "left kidney", "aorta")

@@ -18,9 +18,9 @@ import pytest
 import SimpleITK
 from nifti_files import content, voxels, write
 
-from lmaunet.data import image_file
-from lmaunet.data.image_file import identify
-from lmaunet.data.volumes import read_pixels, read_volume
+from lmaunet.data.images import image_file
+from lmaunet.data.images.image_file import identify
+from lmaunet.data.images.volumes import read_pixels, read_volume
 from lmaunet.errors import UserError
 
 
@@ -196,7 +196,8 @@ def test_a_file_without_permission_is_refused(tmp_path):
             read_volume(path)
         return
     code = (
-        "import os, sys; from pathlib import Path; import lmaunet.data.volumes as v, nibabel\n"
+        "import os, sys; from pathlib import Path; import nibabel\n"
+        "import lmaunet.data.images.volumes as v\n"
         "from lmaunet.errors import UserError\n"
         "path = Path('/tmp') / f'closed-{os.getpid()}.nii'; path.write_bytes(b''); path.chmod(0)\n"
         "pid = os.fork()\n"
@@ -224,7 +225,7 @@ def test_a_header_that_asks_for_more_than_there_is_takes_no_memory(tmp_path, mon
 
 
 def test_memory_that_does_not_suffice_is_said(tmp_path, monkeypatch):
-    from lmaunet.data import nifti
+    from lmaunet.data.images import nifti
 
     def full(*arguments):
         raise MemoryError

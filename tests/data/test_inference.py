@@ -10,12 +10,13 @@ import pytest
 import SimpleITK
 from scipy.spatial.transform import Rotation
 
-from lmaunet.data import geometry as geometry_module
-from lmaunet.data import masks, windows
+from lmaunet.data import windows
 from lmaunet.data.fetch import DICOM_FILES, DICOM_FOLDER, info
+from lmaunet.data.images import geometry as geometry_module
+from lmaunet.data.images import masks
+from lmaunet.data.images.masks import write_labels
+from lmaunet.data.images.volumes import read_image
 from lmaunet.data.inference import Preparation, prepare_volume
-from lmaunet.data.masks import write_labels
-from lmaunet.data.volumes import read_image
 from lmaunet.data.windows import check_overlap, cover
 from lmaunet.errors import UserError
 

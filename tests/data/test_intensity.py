@@ -9,7 +9,7 @@ import pytest
 
 from lmaunet.data import normalization as norm
 from lmaunet.data.dataset import load, load_phantom
-from lmaunet.data.intensity import SAMPLE, check_record, combine, compare, measure, unlike
+from lmaunet.data.images.intensity import SAMPLE, check_record, combine, compare, measure, unlike
 from lmaunet.data.phantom import phantom_volume
 from lmaunet.errors import UserError
 
@@ -132,7 +132,7 @@ def test_training_images_are_recorded_as_they_were_before_normalization(maker, t
     assert len(train) == 2 and len(data.intensity) == 1
     lows = []
     for case in train:
-        from lmaunet.data.volumes import read_image
+        from lmaunet.data.images.volumes import read_image
 
         array = read_image(tmp_path / "images" / f"{case}.nii.gz")[0]
         lows.append(array[data.train.z[data.train.cases == case]].min())

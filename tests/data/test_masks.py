@@ -16,9 +16,9 @@ import pytest
 import SimpleITK
 from nifti_files import voxels, write
 
-from lmaunet.data import masks, metaimage, nifti_mask, nrrd
-from lmaunet.data.masks import check_format, check_output, write_labels
-from lmaunet.data.volumes import read_labels, read_volume
+from lmaunet.data.images import masks, metaimage, nifti_mask, nrrd
+from lmaunet.data.images.masks import check_format, check_output, write_labels
+from lmaunet.data.images.volumes import read_labels, read_volume
 from lmaunet.errors import UserError
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
@@ -168,8 +168,8 @@ def test_what_a_killed_run_left_goes_with_the_next(tmp_path, image):
     code = (
         "import sys, os, signal, numpy as np\n"
         "from pathlib import Path\n"
-        "from lmaunet.data import masks\n"
-        "from lmaunet.data.volumes import read_volume\n"
+        "from lmaunet.data.images import masks\n"
+        "from lmaunet.data.images.volumes import read_volume\n"
         "masks._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"image = read_volume(Path({str(tmp_path / 'image.nii')!r}))\n"
         f"masks.write_labels(Path({str(tmp_path / 's.nii')!r}), image.array * 0, image.geometry)\n"
@@ -295,9 +295,9 @@ def test_a_folder_without_permission_is_refused(tmp_path):
     if os.geteuid() == 0:
         code = (
             "import os, sys; from pathlib import Path\n"
-            "from lmaunet.data.masks import check_output\n"
+            "from lmaunet.data.images.masks import check_output\n"
             "from lmaunet.errors import UserError\n"
-            "import lmaunet.data.volumes; os.setuid(65534)\n"
+            "import lmaunet.data.images.volumes; os.setuid(65534)\n"
             "try: check_output(Path(sys.argv[1]))\n"
             "except UserError as error: print(error)\n"
         )

@@ -11,9 +11,9 @@ import pytest
 import SimpleITK
 from nifti_files import AFFINE, SHAPE, STEPS, content, voxels, write
 
-from lmaunet.data.masks import write_labels
-from lmaunet.data.nifti_mask import PLACING_FIELDS
-from lmaunet.data.volumes import read_pixels, read_volume
+from lmaunet.data.images.masks import write_labels
+from lmaunet.data.images.nifti_mask import PLACING_FIELDS
+from lmaunet.data.images.volumes import read_pixels, read_volume
 from lmaunet.errors import UserError
 
 C, S = math.cos(0.26), math.sin(0.26)

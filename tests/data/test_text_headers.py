@@ -12,9 +12,9 @@ import pytest
 import SimpleITK
 from nifti_files import voxels
 
-from lmaunet.data.metaimage import read_metaimage
-from lmaunet.data.nrrd import read_nrrd
-from lmaunet.data.volumes import read_volume
+from lmaunet.data.images.metaimage import read_metaimage
+from lmaunet.data.images.nrrd import read_nrrd
+from lmaunet.data.images.volumes import read_volume
 from lmaunet.errors import UserError
 
 PIXELS = voxels().astype("<i2").tobytes()

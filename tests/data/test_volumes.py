@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from lmaunet.data.masks import write_labels
-from lmaunet.data.volumes import is_volume, read_image, read_labels, stem
+from lmaunet.data.images.masks import write_labels
+from lmaunet.data.images.volumes import is_volume, read_image, read_labels, stem
 from lmaunet.errors import UserError
 
 

@@ -273,7 +273,7 @@ def test_a_killed_write_leaves_the_old_mask_and_the_next_run_is_clean(folder, tm
         f"sys.path.insert(0, {str(Path(lone_build.__file__).parent)!r})\n"
         "import lone_build\n"
         "from pathlib import Path\n"
-        "from lmaunet.data import masks\n"
+        "from lmaunet.data.images import masks\n"
         "from lmaunet.deploy import inferring\n"
         "inferring.get_target = lambda name: lone_build.target()\n"
         "if sys.argv[1] == 'die': masks._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -113,15 +113,21 @@ def test_fewer_than_16_slices_are_few(tiny_model, tiny_data, count, few):
 def test_the_slice_with_most_of_a_class_is_brought(tiny_data):
     labels = np.zeros_like(tiny_data.train.labels)
     spread = set(choose_slices(with_train(tiny_data, labels=labels), 8).tolist())
-    small, large = [i for i in range(len(labels)) if i not in spread][:2]
-    for class_index, (one, other) in {3: (small, large), 6: (large, small)}.items():
-        labels[one, :2, :2] = class_index
-        labels[other, 4 + class_index, 5] = class_index
-    chosen = choose_slices(with_train(tiny_data, labels=labels), 8)
-    assert set(chosen.tolist()) == spread | {small, large}
-    labels[min(spread), 9, 9] = 6  # one that is chosen anyway shows it: none more is needed
-    chosen = choose_slices(with_train(tiny_data, labels=labels), 8)
-    assert set(chosen.tolist()) == spread | {small}
+    first, second = [i for i in range(len(labels)) if i not in spread][:2]
+    for most, less in ((first, second), (second, first)):
+        shown = labels.copy()
+        shown[most, :2, :2] = 3
+        shown[less, 5, 5] = 3
+        shown[less, 9, 9] = 6  # and no other slice
+        chosen = choose_slices(with_train(tiny_data, labels=shown), 8)
+        assert set(chosen.tolist()) == spread | {first, second}
+        shown[most, 9, 9] = 6  # what the slice with most of class 3 shows too needs no other
+        chosen = choose_slices(with_train(tiny_data, labels=shown), 8)
+        assert set(chosen.tolist()) == spread | {most}
+        shown[min(spread), 9, 9] = 3  # and what the even spread shows needs none
+        shown[min(spread), 9, 8] = 6
+        chosen = choose_slices(with_train(tiny_data, labels=shown), 8)
+        assert set(chosen.tolist()) == spread
 
 
 def test_few_slices_and_a_missing_class_are_noticed(tiny_model, tiny_data):

@@ -17,9 +17,9 @@ from lmaunet.data.class_map import (
     integral,
     read_class_map,
 )
+from lmaunet.data.images.volumes import check_pixels, check_shapes
 from lmaunet.data.layouts.transunet import read_npz
 from lmaunet.data.patients import Patients, patient_of
-from lmaunet.data.volumes import check_pixels, check_shapes
 from lmaunet.errors import UserError
 
 CARDIAC_SET = "acdc"  # the set whose files are known to carry the cardiac codes

@@ -15,6 +15,7 @@ from lmaunet.data import normalization as norm
 from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import CLASS_FILE, ClassMap, identity_map, integral
 from lmaunet.data.division import SPLITS_FILE, divide_as_listed, divide_cases
+from lmaunet.data.images.volumes import Geometry, check_shapes, read_image, read_labels
 from lmaunet.data.patients import (
     Patients,
     alone,
@@ -22,7 +23,6 @@ from lmaunet.data.patients import (
     patients_by_folder,
     patients_by_name,
 )
-from lmaunet.data.volumes import Geometry, check_shapes, read_image, read_labels
 from lmaunet.errors import UserError
 
 CT_BELOW = -500  # no MRI has such values, and the air of every CT has

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmaunet.data import fetch
-from lmaunet.data.volumes import is_volume, stem
+from lmaunet.data.images.volumes import is_volume, stem
 from lmaunet.errors import UserError
 
 LAYOUTS = (

@@ -16,6 +16,7 @@ from lmaunet.data.dataset_json import (
     normalization_of,
     read_dataset_json,
 )
+from lmaunet.data.images.volumes import SUFFIXES
 from lmaunet.data.layouts.cases import (
     WINDOW_PERCENTILES,
     Case,
@@ -24,7 +25,6 @@ from lmaunet.data.layouts.cases import (
     read_cases,
 )
 from lmaunet.data.layouts.pairs import match_cases
-from lmaunet.data.volumes import SUFFIXES
 from lmaunet.errors import UserError
 
 IMAGES, LABELS = "imagesTr", "labelsTr"

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.geometry import (
+from lmaunet.data.images.geometry import (
     FileGrid,
     farthest_mm,
     flat,
     is_orthogonal,
     orthogonal_grid,
 )
-from lmaunet.data.image_file import GZIP, FileHead, open_regular, read_content
+from lmaunet.data.images.image_file import GZIP, FileHead, open_regular, read_content
 from lmaunet.errors import ToolNotFound, UserError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.geometry import GRID_TOLERANCE_MM, FileGrid, farthest_mm
-from lmaunet.data.image_file import GZIP, inflate, open_regular
+from lmaunet.data.images.geometry import GRID_TOLERANCE_MM, FileGrid, farthest_mm
+from lmaunet.data.images.image_file import GZIP, inflate, open_regular
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

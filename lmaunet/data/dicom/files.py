@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lmaunet.data.dicom_header import Header, damaged, read_header
+from lmaunet.data.dicom.header import Header, damaged, read_header
 from lmaunet.errors import UserError
 
 JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})

@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmaunet.data.geometry import FileGrid, orthogonal_grid
-from lmaunet.data.image_file import check_memory, header_line, inflate, open_regular
+from lmaunet.data.images.geometry import FileGrid, orthogonal_grid
+from lmaunet.data.images.image_file import check_memory, header_line, inflate, open_regular
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

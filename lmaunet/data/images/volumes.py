@@ -1,7 +1,7 @@
 """Reading one image: NIfTI, NRRD, MetaImage or DICOM, in one orientation.
 
-This is the one place that reads an image, and :mod:`lmaunet.data.masks` the one that writes a
-mask. What a file is, its bytes say, not its name. Every volume is turned to LPS (x towards the
+This is the one place that reads an image, and :mod:`lmaunet.data.images.masks` the one that writes
+a mask. What a file is, its bytes say, not its name. Every volume is turned to LPS (x towards the
 patient's left, y towards the back, z towards the head), so that slices of different files look
 alike and image and label meet on the same grid.
 """
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.dicom import holds_dicom
-from lmaunet.data.geometry import FileGrid, Geometry, to_lps
-from lmaunet.data.image_file import check_name, identify
+from lmaunet.data.dicom.series import holds_dicom
+from lmaunet.data.images.geometry import FileGrid, Geometry, to_lps
+from lmaunet.data.images.image_file import check_name, identify
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,15 +90,15 @@ def read_volume(path: Path) -> Image:
             return _read_dicom(path)
         placement = None
         if head.kind == "NIfTI":
-            from lmaunet.data.nifti import read_nifti
+            from lmaunet.data.images.nifti import read_nifti
 
             array, grid, placement, notes = read_nifti(path, head)
         elif head.kind == "NRRD":
-            from lmaunet.data.nrrd import read_nrrd
+            from lmaunet.data.images.nrrd import read_nrrd
 
             array, grid, notes = read_nrrd(path)
         else:
-            from lmaunet.data.metaimage import read_metaimage
+            from lmaunet.data.images.metaimage import read_metaimage
 
             array, grid, notes = read_metaimage(path)
         turned, geometry = to_lps(array, grid, placement)
@@ -179,7 +179,7 @@ def check_shapes(image: tuple[int, ...], labels: tuple[int, ...], where: str) ->
 
 
 def _read_dicom(path: Path) -> Image:
-    from lmaunet.data.dicom import read_dicom
+    from lmaunet.data.dicom.series import read_dicom
 
     series = read_dicom(path)
     size = series.array.shape[::-1]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lmaunet.data.dicom_files import begins_as_dicom
+from lmaunet.data.dicom.files import begins_as_dicom
 from lmaunet.errors import UserError
 
 NIFTI_1 = (b"n+1\0", b"ni1\0")

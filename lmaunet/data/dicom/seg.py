@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.dicom import DicomImage
-from lmaunet.data.dicom_codes import segment_code
-from lmaunet.data.dicom_header import Header, needed_package, quiet
+from lmaunet.data.dicom.codes import segment_code
+from lmaunet.data.dicom.header import Header, needed_package, quiet
+from lmaunet.data.dicom.series import DicomImage
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

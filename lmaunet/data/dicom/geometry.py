@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.dicom_files import listing
-from lmaunet.data.dicom_frames import Frame
+from lmaunet.data.dicom.files import listing
+from lmaunet.data.dicom.frames import Frame
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

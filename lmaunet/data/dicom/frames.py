@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmaunet.data.dicom_header import Header, damaged, printable, quiet
+from lmaunet.data.dicom.header import Header, damaged, printable, quiet
 from lmaunet.errors import UserError
 
 MOST_FRAMES = 100_000

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.dicom_codestream import check_frames
-from lmaunet.data.dicom_files import PIXELS, listing
-from lmaunet.data.dicom_frames import Frame
-from lmaunet.data.dicom_header import Header, damaged, quiet
+from lmaunet.data.dicom.codestream import check_frames
+from lmaunet.data.dicom.files import PIXELS, listing
+from lmaunet.data.dicom.frames import Frame
+from lmaunet.data.dicom.header import Header, damaged, quiet
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

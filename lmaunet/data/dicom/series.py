@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmaunet.data.dicom_files import holds_dicom, is_dicom, read_headers
-from lmaunet.data.dicom_frames import Frame, frames_of
-from lmaunet.data.dicom_geometry import GEOMETRY_TOLERANCE_MM, stack
-from lmaunet.data.dicom_header import Header, damaged
-from lmaunet.data.dicom_pixels import read_pixels
+from lmaunet.data.dicom.files import holds_dicom, is_dicom, read_headers
+from lmaunet.data.dicom.frames import Frame, frames_of
+from lmaunet.data.dicom.geometry import GEOMETRY_TOLERANCE_MM, stack
+from lmaunet.data.dicom.header import Header, damaged
+from lmaunet.data.dicom.pixels import read_pixels
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

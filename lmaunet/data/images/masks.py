@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.geometry import FileGrid, Geometry, farthest_mm, in_file_axes
-from lmaunet.data.image_file import HEAD_BYTES, check_name, identify
+from lmaunet.data.images.geometry import FileGrid, Geometry, farthest_mm, in_file_axes
+from lmaunet.data.images.image_file import HEAD_BYTES, check_name, identify
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,11 +101,11 @@ def _pixels_of(image: Path) -> Path:
         return image  # a folder, or what the reader will refuse
     kind = identify(image).kind
     if kind == "NRRD":
-        from lmaunet.data import nrrd
+        from lmaunet.data.images import nrrd
 
         return nrrd.data_file(image)
     if kind == "MetaImage":
-        from lmaunet.data import metaimage
+        from lmaunet.data.images import metaimage
 
         return metaimage.data_file(image)
     return image
@@ -142,14 +142,14 @@ def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]
     """
     suffix = suffix_of(path)
     if suffix == SEGMENTATION_SUFFIX:
-        from lmaunet.data.dicom_seg import check_segmentation_source
+        from lmaunet.data.dicom.seg import check_segmentation_source
 
         return check_segmentation_source(source, path)
     if suffix.startswith(".nii") and geometry.placement is None:
         import numpy as np
 
-        from lmaunet.data.nifti import require_nibabel
-        from lmaunet.data.nifti_mask import mask_header, ras_affine
+        from lmaunet.data.images.nifti import require_nibabel
+        from lmaunet.data.images.nifti_mask import mask_header, ras_affine
 
         require_nibabel()
         grid = geometry.grid
@@ -175,7 +175,7 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
     Args:
         path: the file; its suffix chooses the format.
         labels: integers of ``geometry.shape``, 0 to 65535.
-        geometry: what :func:`lmaunet.data.volumes.read_image` returned for the image.
+        geometry: what :func:`lmaunet.data.images.volumes.read_image` returned for the image.
 
     Raises:
         UserError: for another shape or an unknown suffix, or where the file cannot be written.
@@ -195,7 +195,7 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
     wide = highest > 255 or labels.dtype == np.uint16
     turned = in_file_axes(labels.astype(np.uint16 if wide else np.uint8), geometry)
     if suffix.startswith(".nii"):
-        from lmaunet.data import nifti_mask
+        from lmaunet.data.images import nifti_mask
 
         grid, placement = geometry.grid, geometry.placement
         if placement is not None and placement.axes == 2:
@@ -234,7 +234,7 @@ def write_segmentation(
     Raises:
         UserError: where the file cannot be written, or holds something else when it is read back.
     """
-    from lmaunet.data import dicom_seg
+    from lmaunet.data.dicom import seg as dicom_seg
 
     check_output(path)
     target = path.resolve() if path.is_symlink() else path
@@ -340,9 +340,9 @@ def _check_text_header(path: Path, labels: np.ndarray, grid: FileGrid) -> None:
     """Read a NRRD or MetaImage mask without ITK, which wrote it, and compare."""
     import numpy as np
 
-    from lmaunet.data.metaimage import read_metaimage
-    from lmaunet.data.nifti_mask import ras_affine
-    from lmaunet.data.nrrd import read_nrrd
+    from lmaunet.data.images.metaimage import read_metaimage
+    from lmaunet.data.images.nifti_mask import ras_affine
+    from lmaunet.data.images.nrrd import read_nrrd
 
     read = read_nrrd if identify(path).kind == "NRRD" else read_metaimage
     stored, of_mask, _ = read(path)

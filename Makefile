@@ -10,7 +10,7 @@ demo: setup
 	$(BIN)/lmaunet-deploy demo
 
 test: setup lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

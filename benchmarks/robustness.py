@@ -138,12 +138,15 @@ def make_fixtures(work: Path, arguments: argparse.Namespace) -> cases.Fixtures:
 
 
 def digest_of_program(parts: Sequence[str] = ("",)) -> str:
-    """Return the digest of all sources that results depend on: the program's, and ours."""
+    """Return the digest of all sources that a case depends on: the program's, and the harness's.
+
+    This file only plans and counts.
+    """
     digest = hashlib.sha256()
     for package in ("lmaunet", "quant", "export"):
         digest.update(source_digest(package).encode())
     for part in parts:
-        for path in sorted(Path(__file__).parent.glob(f"robustness*{part}.py")):
+        for path in sorted(Path(__file__).parent.glob(f"robustness_*{part}.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -331,11 +334,12 @@ def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[s
         "bad": len(bad),
         "unverified": sum(k["unverified"] for k in kinds.values()),
         "kinds": kinds,
-        "kills": len([r for r in every if r["kind"] == "kill"]),
+        "kills": kills_of(every),
         "disturbances": disturbances(every),
         "volatile": {name: list(paths) for name, paths in kills.VOLATILE.items()},
         "seed": arguments.seed,
-        "command": "python benchmarks/robustness.py " + " ".join(sys.argv[1:]),
+        "command": "python benchmarks/robustness.py "
+        f"--cases {len(records)} --kills {kills_of(every)} --seed {arguments.seed}",
         "date": datetime.date.today().isoformat(),
         "wall_s": round(seconds),
         "workers": arguments.workers,
@@ -343,6 +347,10 @@ def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[s
         "tools": tool_versions(),
         "bad_cases": bad,
     }
+
+
+def kills_of(records: list[dict[str, Any]]) -> int:
+    return sum(r["kind"] == "kill" for r in records)
 
 
 def disturbances(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import robustness_cases as cases
+import robustness_dicom as dicom
 import robustness_kills as kills
 import robustness_network as network
 import robustness_process as process
@@ -98,10 +99,14 @@ def load_what_commands_load(fixtures: cases.Fixtures, place: Path) -> None:
         finally:
             Path("modules.json").write_text(json.dumps(sorted(sys.modules)))
 
+    (place / "work").mkdir(parents=True, exist_ok=True)
+    made, _, _ = dicom.slices(cases.rng_of(0, "dicom", 0))
+    for number, data in enumerate(made):
+        (place / "work" / f"{number}.dcm").write_bytes(dicom.saved(data))
     for command in (
         ["spec", network.TINY], ["data", "info", "--data", str(fixtures.data)],
         ["infer", "--build", str(fixtures.levels), str(image), "-o", "mask.nii.gz", "--json"],
-        ["infer", "--build", str(fixtures.levels), str(image), "-o", "mask.dcm"],
+        ["infer", "--build", str(fixtures.levels), ".", "-o", "../mask.dcm"],
         ["report", "--run", "none", "--baseline", str(image)],
         ["qat", "--ckpt", str(fixtures.checkpoint), "--data", str(fixtures.other_data)],
     ):  # fmt: skip

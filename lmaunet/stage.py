@@ -84,8 +84,11 @@ def source_digest(package: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file of ours."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON file of ours; raises ValueError where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -176,6 +179,7 @@ class Stage:
         if not _holds(self.partial, key):
             self._make(work, key, resume)
         # else a command was killed when all was done but for this
+        (self.partial / KEY).unlink(missing_ok=True)
         swap(self.partial, self.folder)
         return self.folder
 
@@ -200,7 +204,6 @@ class Stage:
                     "tools": tool_versions(),
                 },
             )
-            (partial / KEY).unlink()
 
     def clear(self) -> None:
         """Remove what a killed command left beside a current result, but no work to go on from."""

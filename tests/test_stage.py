@@ -13,6 +13,7 @@ from lmaunet.errors import UserError
 from lmaunet.stage import (
     Stage,
     command_of,
+    read_json,
     read_manifest,
     read_stage,
     recover_run,
@@ -234,10 +235,22 @@ def test_a_kill_at_any_change_of_a_file_loses_neither_result(tmp_path, without_e
         stage.clear()
         assert stage.is_current()
         assert [p.name for p in run.iterdir() if p.name != ".train.old"] == ["train"]
+        inside = {str(p.relative_to(run / "train")) for p in (run / "train").rglob("*")}
+        assert inside == {"manifest.json", "more", "more/out.txt", "out.txt"}
         assert (run / "train" / "out.txt").read_text(encoding="utf-8") == "new"
         if not killed:
             break
     assert outcomes == {"old", "new"} and killed_at > 12
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(stage):
+    folder = stage.write(put("one"))
+    (folder / "manifest.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ValueError, match=r"manifest\.json is nested too deeply"):
+        read_json(folder / "manifest.json")
+    with pytest.raises(UserError, match=r"is damaged .*nested too deeply.*run the stage again"):
+        read_stage(folder)
+    assert not stage.is_current()
 
 
 def test_what_was_finished_but_not_moved_is_not_made_again(stage):

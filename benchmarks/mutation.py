@@ -60,6 +60,8 @@ TESTS = [
 ]  # fmt: skip
 """The files of tests that are about these packages."""
 
+AT_ONCE = 3
+"""From how many files a mutant's first tests are: each has to be imported."""
 EQUIVALENT = Path(__file__).with_name("mutation_equivalent.json")
 TOOLS = ("cosmic-ray", "coverage", "pytest", "hypothesis", "numpy", "torch")
 
@@ -187,7 +189,10 @@ def plan_of(mutant: Mutant, code: str, tests: mapping.Tests, files: list[str]) -
     near = {f for f in files if Path(f).stem == f"test_{Path(mutant.path).stem}"}
     importing = {f for f in files if f in contexts} if statement.imported else set()
     own = {context for context in contexts if context in tests.cases}
-    first = tests.fastest_first(own or contexts - set(files), set())
+    by_file = collections.Counter(name.partition("::")[0] for name in own)
+    nearest = sorted(by_file, key=lambda file: (file not in near, -by_file[file], file))[:AT_ONCE]
+    direct = {name for name in own if name.partition("::")[0] in nearest}
+    first = tests.fastest_first(direct or contexts - set(files), set())
     wide = tests.fastest_first(contexts, near | importing)
     kept = {
         name: file

@@ -11,8 +11,8 @@ hangs notice a mutant. Each test that noticed one is run once more without any m
 What survives is judged by hand: ``benchmarks/mutation_equivalent.json`` lists, with the reason,
 each mutant that no test could notice, because it computes the same. The rate is that of the others.
 
-Finished parts are kept in ``--cache``: a mutant that was noticed is not tested again as long as its
-source and the file of tests that noticed it stay as they are.
+Finished parts are kept in ``--cache``: a mutant is not tested again as long as its source stays as
+it is and the files of the tests that decided: the one that noticed it, or all that it survived.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ TESTS = [
 ]  # fmt: skip
 """The files of tests that are about these packages."""
 
+AT_ONCE = 3
+"""From how many files a mutant's first tests are: each has to be imported."""
 EQUIVALENT = Path(__file__).with_name("mutation_equivalent.json")
 TOOLS = ("cosmic-ray", "coverage", "pytest", "hypothesis", "numpy", "torch")
 
@@ -78,7 +80,7 @@ def main(arguments: argparse.Namespace) -> int:
         work.LEAST_S = arguments.limit_s
     workers = Workers(root, arguments.cache, arguments.workers, say)
     every = {path: code for found in sources.values() for path, code in found.items()}
-    tests = workers.map_tests(files, sorted(every))
+    tests = workers.map_tests(files, sorted(every), arguments.map_s)
     population = {
         name: executed_sites(found, tests, arguments.only) for name, found in sources.items()
     }
@@ -152,10 +154,12 @@ def draw(population: dict[str, list[Site]], size: int, seed: int) -> dict[str, l
     counts = {name: int(share) for name, share in exact.items()}
     for name in sorted(exact, key=lambda n: counts[n] - exact[n])[: size - sum(counts.values())]:
         counts[name] += 1
-    return {
-        name: random.Random(f"{seed} {name}").sample(sites, counts[name])
-        for name, sites in population.items()
-    }
+    drawn = {}
+    for name, sites in population.items():
+        order = list(sites)
+        random.Random(f"{seed} {name}").shuffle(order)  # a larger sample begins with a smaller one
+        drawn[name] = order[: counts[name]]
+    return drawn
 
 
 def mutant_of(site: Site, rng: random.Random, code: str) -> Mutant | None:
@@ -185,7 +189,10 @@ def plan_of(mutant: Mutant, code: str, tests: mapping.Tests, files: list[str]) -
     near = {f for f in files if Path(f).stem == f"test_{Path(mutant.path).stem}"}
     importing = {f for f in files if f in contexts} if statement.imported else set()
     own = {context for context in contexts if context in tests.cases}
-    first = tests.fastest_first(own or contexts - set(files), set())
+    by_file = collections.Counter(name.partition("::")[0] for name in own)
+    nearest = sorted(by_file, key=lambda file: (file not in near, -by_file[file], file))[:AT_ONCE]
+    direct = {name for name in own if name.partition("::")[0] in nearest}
+    first = tests.fastest_first(direct or contexts - set(files), set())
     wide = tests.fastest_first(contexts, near | importing)
     kept = {
         name: file
@@ -284,6 +291,8 @@ def parse() -> argparse.Namespace:
     add("--equivalent", type=Path, default=EQUIVALENT)
     add("--cache", type=Path, default=Path("runs/mutation"))
     add("--limit-s", type=float, help="CPU seconds that any run may take, however short")
+    add("--map-s", type=float, default=120.0,
+        help="CPU seconds for which a file of tests is run for what it covers")  # fmt: skip
     add("--preload", metavar="NAME,NAME", help="what to import before the first fork")
     add("-o", "--output", type=Path, required=True)
     return parser.parse_args()

@@ -6,6 +6,7 @@ decides when it is run again: only when it, a conftest or one of those sources h
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import pickle
@@ -31,8 +32,8 @@ PLACES = frozenset({"tmp_path_factory", "tmp_path", "request", "monkeypatch"})
 class Recorder:
     """A pytest plugin: coverage by test and by shared fixture, and their seconds."""
 
-    def __init__(self, coverage: Any, kept: Path) -> None:
-        self.coverage, self.kept = coverage, kept
+    def __init__(self, coverage: Any, kept: Path, budget_s: float) -> None:
+        self.coverage, self.kept, self.budget_s = coverage, kept, budget_s
         self.tests: dict[str, dict[str, Any]] = {}
         self.fixtures: dict[str, dict[str, Any]] = {}
         self.contexts, self.nested_s = [IMPORTING], 0.0
@@ -56,6 +57,8 @@ class Recorder:
             seconds = time.monotonic() - started - self.nested_s
             found = self.tests.setdefault(item.nodeid, {"passed": True})
             found |= {"seconds": round(seconds, 3), "fixtures": list(item.fixturenames)}
+            if time.process_time() > self.budget_s:
+                item.session.shouldstop = "its time is spent"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[None]:
@@ -93,12 +96,17 @@ class Recorder:
             self.tests.setdefault(report.nodeid, {})["passed"] = False
 
 
-def record(tree: Path, test_file: str, sources: list[str], kept: Path, answer: Path) -> int:
-    """Run one file of tests and write what it ran; called in a forked process."""
+def record(
+    tree: Path, test_file: str, sources: list[str], kept: Path, answer: Path, budget_s: float
+) -> int:
+    """Run one file of tests and write what it ran; called in a forked process.
+
+    After so many CPU seconds no further test begins; those that were not run meet no mutant.
+    """
     import coverage
 
     cover = coverage.Coverage(data_file=None, include=[str(tree / path) for path in sources])
-    plugin = Recorder(cover, kept)
+    plugin = Recorder(cover, kept, budget_s)
     cover.start()
     cover.switch_context(IMPORTING)
     status = int(pytest.main(server.pytest_arguments(tree, [test_file]), plugins=[plugin]))
@@ -143,7 +151,7 @@ class Tests:
             if entry.get("passed") and "seconds" in entry:
                 asked = tuple(by_name[f] for f in entry["fixtures"] if f in by_name)
                 self.cases[name] = Case(name, entry["seconds"], asked)
-        made: dict[str, set[str]] = {name: set() for name in own}
+        made: collections.defaultdict[str, set[str]] = collections.defaultdict(set)
         for path, by_line in content["lines"].items():
             for line, contexts in by_line.items():
                 named = {context or test_file for context in contexts}

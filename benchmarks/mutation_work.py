@@ -73,8 +73,13 @@ class Workers:
         modules = {p.stem for p in [*root.glob("*.py"), *(root / "benchmarks").glob("*.py")]}
         self.ours = frozenset(packages | modules)
 
-    def map_tests(self, files: list[str], sources: list[str]) -> mapping.Tests:
-        """Return what each file of tests runs of the sources; unchanged ones are not run again."""
+    def map_tests(
+        self, files: list[str], sources: list[str], budget_s: float = 120.0
+    ) -> mapping.Tests:
+        """Return what each file of tests runs of the sources; unchanged ones are not run again.
+
+        ``budget_s``: CPU seconds for one file; of a longer one only the first tests are run.
+        """
         kept = self.cache / "tests.json"
         known = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
         shared = [
@@ -91,7 +96,8 @@ class Workers:
                     answer.unlink(missing_ok=True)
 
                     def work(tree: Path = tree, name: str = name, answer: Path = answer) -> int:
-                        return mapping.record(tree, name, sources, self.cache / "fixtures", answer)
+                        kept = self.cache / "fixtures"
+                        return mapping.record(tree, name, sources, kept, answer, budget_s)
 
                     running[tree] = (name, answer, server.start(tree, self.ours, work, MAPPED_S))
                 for tree, (name, answer, run) in list(running.items()):
@@ -154,7 +160,7 @@ class Workers:
             outcomes[i] = Outcome(kind, test, len(ran), round(ended.seconds, 1))
             if kind == "survived" and len(ran) == len(first) and rest:
                 return False
-            store.put(plan.mutant, outcomes[i])
+            store.put(plan.mutant, outcomes[i], ran)
             mutant = plan.mutant
             self.say(
                 f"{len(outcomes)}: {kind:8} {ended.seconds:4.0f} s  {mutant.path}:{mutant.line} "
@@ -262,17 +268,19 @@ class Store:
         return json.dumps([*mutant.key, mutant.operator, mutant.line])
 
     def get(self, mutant: Mutant) -> Outcome | None:
-        """Return that a mutant was noticed, where neither its source nor the test changed."""
+        """Return what became of a mutant, where neither its source nor those tests changed."""
         entry = self.known.get(self._name(mutant))
-        if entry is None or entry["outcome"]["kind"] == "survived":
+        if entry is None:
             return None
         now = mapping.digests(self.root, list(entry["digests"]))
         return Outcome(**entry["outcome"]) if now == entry["digests"] else None
 
-    def put(self, mutant: Mutant, outcome: Outcome) -> None:
-        """Keep an outcome."""
-        paths = [mutant.path, *filter(None, [outcome.test.partition("::")[0]])]
+    def put(self, mutant: Mutant, outcome: Outcome, ran: Iterable[mapping.Case]) -> None:
+        """Keep an outcome, with the digests of the source and of the tests that decided it."""
+        decided = [outcome.test] if outcome.test else [case.name for case in ran]
+        files = {name.partition("::")[0] for name in decided}
         self.known[self._name(mutant)] = {
-            "outcome": asdict(outcome), "digests": mapping.digests(self.root, paths),
-        }  # fmt: skip
+            "outcome": asdict(outcome),
+            "digests": mapping.digests(self.root, [mutant.path, *sorted(files)]),
+        }
         self.path.write_text(json.dumps(self.known), "utf-8")

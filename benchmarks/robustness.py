@@ -348,7 +348,7 @@ def summarise(arguments: argparse.Namespace, log: Log, seconds: float) -> dict[s
         "date": datetime.date.today().isoformat(),
         "wall_s": round(seconds),
         "workers": arguments.workers,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "tools": tool_versions(),
         "bad_cases": bad,
     }

@@ -36,6 +36,7 @@ from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, sha256, tool_versions, write_json
+from lmaunet.stated_spec import StatedSpec
 
 DISTILLATION = 1.0
 PTQ = "-ptq"
@@ -116,7 +117,7 @@ def main(arguments: argparse.Namespace) -> int:
     methods_of(arguments.methods, spec)
     spec = spec.replace(classes=count_classes(source, spec))
     if arguments.ckpt is not None:
-        restore(load_checkpoint(arguments.ckpt, spec), arguments.ckpt)
+        restore(load_checkpoint(arguments.ckpt, StatedSpec.of(spec)), arguments.ckpt)
     for seed in seeds:
         run = arguments.runs / f"{spec.name}-s{seed}"
         with progress_bar(f"{spec.name}, seed {seed}") as progress:
@@ -149,7 +150,8 @@ def measure_seed(
     if checkpoint is None:
         outcome = pipeline.train(run, spec, source, schedule, seed, progress)
         checkpoint = outcome.folder / "model.pt"
-    control = pipeline.control(run, checkpoint, source, extra, seed, progress, spec)
+    stated = StatedSpec.of(spec)
+    control = pipeline.control(run, checkpoint, source, extra, seed, progress, stated)
     floats = read_json(control.folder / "control.json")["scores"]
     networks = {"float32": {"scores": floats["float32"]}, "control": {"scores": floats["control"]}}
     for method in arguments.methods.split(","):
@@ -160,7 +162,7 @@ def measure_seed(
             method, arguments.extra_epochs, arguments.extra_rate, arguments.batch, seed
         )
         folder = pipeline.qat(
-            run / method, checkpoint, source, options.settings(spec), seed, progress, spec
+            run / method, checkpoint, source, options.settings(spec), seed, progress, stated
         ).folder
         found = read_json(folder / "qat.json")
         shipped = _file_bytes(folder, spec)
@@ -199,7 +201,7 @@ def _calibrated(
 
     settings = options_of(method, 1, 1e-4, 8, 0).settings(spec)
     data = source.load(spec)
-    model = restore(load_checkpoint(checkpoint, spec), checkpoint)
+    model = restore(load_checkpoint(checkpoint, StatedSpec.of(spec)), checkpoint)
     network = QuantLMaUNet(
         model, settings.bits, scales=settings.scales, keep_norms=settings.keep_norms
     )

@@ -131,7 +131,6 @@ def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
     lp.integrality_ = [highspy.HighsVarType.kInteger] * count + [highspy.HighsVarType.kContinuous]
     solver = quiet_solver()
     solver.setOptionValue("mip_rel_gap", GAP)
-    solver.setOptionValue("threads", 1)
     # the heuristics print to standard output, and a problem of this kind hardly needs them
     solver.setOptionValue("mip_heuristic_effort", 0.0)
     solver.passModel(lp)

@@ -28,4 +28,6 @@ def quiet_solver() -> Any:
         os.close(stdout)
         os.close(nowhere)
     solver.setOptionValue("output_flag", False)
+    # HiGHS has one scheduler a process, and fails where a later solver wants other threads
+    solver.setOptionValue("threads", 1)
     return solver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lmaunet.errors import UserError
@@ -20,7 +20,7 @@ class Missing:
 
     name: str
     why: str
-    cause: Exception | None = None
+    cause: Exception | None = field(default=None, compare=False)
 
 
 def find_entries(

@@ -30,10 +30,10 @@ def mutant_of(tmp_path, monkeypatch):
     """A function that returns a module with one place of its source changed."""
 
     def make(module, right, wrong):
-        source = Path(module.__file__).read_text()
+        source = Path(module.__file__).read_text(encoding="utf-8")
         assert source.count(right) == 1
         path = tmp_path / "mutant.py"
-        path.write_text(source.replace(right, wrong))
+        path.write_text(source.replace(right, wrong), encoding="utf-8")
         spec = spec_from_file_location(path.stem, path)
         mutant = module_from_spec(spec)
         monkeypatch.setitem(sys.modules, path.stem, mutant)  # dataclasses look it up there

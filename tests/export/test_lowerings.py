@@ -31,7 +31,7 @@ from export.lower import (
     lower,
     sites,
 )
-from lmaunet.errors import Disagreement, UserError
+from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.net.scan import selective_scan as training_scan
 from lmaunet.scan.real import selective_scan as golden_scan
 
@@ -261,11 +261,11 @@ def test_new_file_is_a_lowering(tmp_path, monkeypatch):
             "needs_more", "ModuleNotFoundError: No module named 'no_such_package'"
         )
         assert "needs_more" not in executable_lowerings()
-        with pytest.raises(UserError) as error:
+        with pytest.raises(ToolNotFound) as error:
             get_lowering("needs_more")
         assert str(error.value) == (
-            "lowering needs_more cannot be loaded: "
-            "ModuleNotFoundError: No module named 'no_such_package'"
+            "the Python package no_such_package is missing: it is needed by this command; "
+            "python -m pip install no_such_package"
         )
     finally:
         for module in ("steps_of_one", "needs_more"):

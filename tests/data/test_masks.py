@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import SimpleITK
 from nifti_files import voxels, write
 
 from lmaunet.data.images import masks, metaimage, nifti_mask, nrrd
+from lmaunet.data.images.geometry import FileGrid
 from lmaunet.data.images.masks import check_format, check_output, write_labels
 from lmaunet.data.images.volumes import read_labels, read_volume
 from lmaunet.errors import UserError
@@ -214,6 +216,25 @@ def test_an_output_that_would_destroy_something_is_refused(tmp_path):
     (tmp_path / "dicom" / "1").write_bytes(segmentation)
     check_output(tmp_path / "dicom" / "s.dcm", [given])
     assert given.read_bytes() == before
+
+
+@pytest.mark.parametrize(("form", "byte"), [("qform", 268), ("sform", 292), (None, None)])
+def test_both_forms_of_a_new_header_are_read_back(tmp_path, form, byte):
+    """A mask of an image that is no NIfTI has a header made anew; its shift to the right moves."""
+    grid = FileGrid((4, 3, 2), (2.0, 3.0, 4.0), (10.0, 20.0, 30.0), tuple(np.eye(3).ravel()))
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    content = bytearray(nifti_mask.encode_mask(labels, grid, None, gzipped=False))
+    if form is None:
+        nifti_mask.check_mask(_written(tmp_path, content), labels, grid, None)
+        return
+    struct.pack_into("<f", content, byte, struct.unpack_from("<f", content, byte)[0] + 0.2)
+    with pytest.raises(UserError, match="lies elsewhere"):
+        nifti_mask.check_mask(_written(tmp_path, content), labels, grid, None)
+
+
+def _written(folder, content):
+    (folder / "mask.nii").write_bytes(content)
+    return folder / "mask.nii"
 
 
 def test_pixels_that_a_header_names_are_no_output(tmp_path):

@@ -220,7 +220,9 @@ def other_files(rng: Rng, made: Made, original: dict[str, Any]) -> None:
         {"network_weights": {"encoder.stages.0.0.convs.0.conv.weight": torch.zeros(8, 1, 3, 3)}},
         {"model.0.conv.unit0.conv.weight": torch.zeros(16, 1, 3, 3)},
     ))  # fmt: skip
-    made.accepted, made.spec = [], rng.random() < 0.5
+    # weights in a list are found there
+    held = isinstance(made.content, (list, tuple)) and len(made.content) == 1
+    made.accepted, made.spec = [made.state] if held else [], rng.random() < 0.5
     made.said.append(f"a {type(made.content).__name__}")
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SPACING_TOLERANCE = 0.01
+SIDE_DECIMALS = 6
+"""Of a pixel: what is less in the length of a side is rounding of a spacing."""
 
 
 def resample_in_plane(array: np.ndarray, shape: tuple[int, int], *, labels: bool) -> np.ndarray:
@@ -131,7 +133,9 @@ class Framing:
         """
         height, width = shape[0] * zoom[0], shape[1] * zoom[1]
         shrink = min(1.0, size[0] / height, size[1] / width) if fit else 1.0
-        scaled = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+        # a spacing of 1.9999999999999996 mm is 2 mm: half a pixel goes the same way for both
+        exact = (round(height * shrink, SIDE_DECIMALS), round(width * shrink, SIDE_DECIMALS))
+        scaled = (max(1, round(exact[0])), max(1, round(exact[1])))
         return Framing(shape, size, scaled)
 
     @property

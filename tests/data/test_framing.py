@@ -21,6 +21,13 @@ def test_padding_and_cropping_keep_the_centre_and_come_back():
     assert (restored[:, :, [0, 1, 8, 9]] == 0).all()
 
 
+def test_a_spacing_that_is_off_by_rounding_gives_the_same_size():
+    """26 pixels of 2.5 mm are 32.5 of 2 mm: both ends of the tie go the same way."""
+    for step in (2.0, 1.9999999999999996, 2.0000000000000004):
+        assert Framing.of((26, 27), (64, 64), zoom=(2.5 / step, 2.5 / step)).scaled == (32, 34)
+    assert Framing.of((26, 27), (64, 64), zoom=(2.5 / 1.9999, 1.0)).scaled == (33, 27)
+
+
 def test_fit_shrinks_by_one_factor_and_only_what_is_too_large():
     assert Framing.of((100, 50), (50, 50), fit=True).scaled == (50, 25)
     assert Framing.of((40, 20), (50, 50), fit=True).scaled == (40, 20)

@@ -218,6 +218,19 @@ def test_an_output_that_would_destroy_something_is_refused(tmp_path):
     assert given.read_bytes() == before
 
 
+@pytest.mark.parametrize("shift", [0.05, 0.2])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_one_form_is_not_enough_where_two_differ(tmp_path, suffix, shift):
+    """NRRD and MetaImage hold one: readers that prefer the other would lay the mask elsewhere."""
+    image = read_volume(write(tmp_path / "image.nii", qoffset=(10 + shift, 20, 30)))
+    assert image.geometry.placement.forms_apart_mm == pytest.approx(shift, abs=1e-5)
+    if shift < 0.1 or suffix.startswith(".nii"):
+        check_format(tmp_path / f"mask{suffix}", image.geometry, None)
+        return
+    with pytest.raises(UserError, match=r"qform and sform lie up to 0.2 mm apart.*use \.nii\.gz"):
+        check_format(tmp_path / f"mask{suffix}", image.geometry, None)
+
+
 @pytest.mark.parametrize(("form", "byte"), [("qform", 268), ("sform", 292), (None, None)])
 def test_both_forms_of_a_new_header_are_read_back(tmp_path, form, byte):
     """A mask of an image that is no NIfTI has a header made anew; its shift to the right moves."""

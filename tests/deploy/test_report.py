@@ -145,6 +145,7 @@ def test_a_gate_that_contradicts_its_figure_is_refused():
     ("content", "message"),
     [
         (b"{", "is not JSON (Expecting property name"),
+        (b'{"schema": ' + b"1" * 6000 + b"}", "is not JSON (Exceeds the limit"),
         (b"\xff\xfe", "is not JSON ("),
         (b"[]", "is not a usable report: report is []; expected an object"),
         (b'{"schema": 7}', "is not a usable report: report.schema is 7, expected 1"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.images.geometry import FileGrid, Geometry, farthest_mm, in_file_axes
 from lmaunet.data.images.image_file import HEAD_BYTES, check_name, identify
+from lmaunet.data.images.nifti import FORMS_TOLERANCE_MM
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,6 +146,13 @@ def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]
         from lmaunet.data.dicom.seg import check_segmentation_source
 
         return check_segmentation_source(source, path)
+    apart_mm = 0.0 if geometry.placement is None else geometry.placement.forms_apart_mm
+    if not suffix.startswith(".nii") and apart_mm > FORMS_TOLERANCE_MM:
+        raise UserError(
+            f"{path}: the image's qform and sform lie up to {apart_mm:.3g} mm apart, and {suffix} "
+            "can hold one of them, so that some readers would lay the mask elsewhere; use .nii.gz, "
+            "which carries both"
+        )
     if suffix.startswith(".nii") and geometry.placement is None:
         import numpy as np
 

@@ -46,10 +46,17 @@ REMEDY = (
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """What a NIfTI file says of where it lies: its header, as it was, and how many axes it has."""
+    """What a NIfTI file says of where it lies.
+
+    Args:
+        header: as it was.
+        axes: how many it has.
+        forms_apart_mm: how far its qform and sform lie apart at most; 0 where it has one.
+    """
 
     header: Any
     axes: int
+    forms_apart_mm: float = 0.0
 
 
 def read_nifti(
@@ -92,11 +99,11 @@ def read_nifti(
     array = _scaled(array, header, name)
     array = array.reshape(array.shape[-3:] if axes >= 3 else array.shape)
     shape = (*dims, 1)[:3] if axes == 2 else dims[:3]
-    grid, more = _grid(header, shape, name)
+    grid, apart_mm, more = _grid(header, shape, name)
     if axes == 2:
         grid = flat(grid)
         array = array if len(grid.size) == 2 else array[None]
-    return array, grid, Placement(header, min(axes, 3)), (*notes, *more)
+    return array, grid, Placement(header, min(axes, 3), apart_mm), (*notes, *more)
 
 
 def require_nibabel() -> None:
@@ -204,8 +211,8 @@ def _scaled(array: np.ndarray, header: Any, name: str) -> np.ndarray:
     return scaled if array.dtype.itemsize == 8 else scaled.astype(np.float32)
 
 
-def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, tuple[str, ...]]:
-    """Return the grid that the network sees, in LPS and mm, and notes on it."""
+def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, float, tuple[str, ...]]:
+    """Return the grid that the network sees, in LPS and mm; how far forms are apart; and notes."""
     import numpy as np
 
     notes: list[str] = []
@@ -255,17 +262,19 @@ def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, tupl
             "the file has neither qform nor sform: its axes are taken to run to the left, the back "
             "and the head, which it does not say"
         )
-        return orthogonal_grid(np.diag(sizes), np.zeros(3), size, name, REMEDY)[0], tuple(notes)
+        grid, _ = orthogonal_grid(np.diag(sizes), np.zeros(3), size, name, REMEDY)
+        return grid, 0.0, tuple(notes)
     prefers_sform = "sform" in forms and (
         "qform" not in forms or (codes["sform"] == 1 and is_orthogonal(forms["sform"][:3, :3]))
     )
     chosen = "sform" if prefers_sform else "qform"
+    apart = 0.0
     if len(forms) == 2:
         apart = farthest_mm(forms["qform"], forms["sform"], size)
         if apart > FORMS_TOLERANCE_MM:
             notes.append(
                 f"the image's qform and sform lie up to {apart:.3g} mm apart: the network's "
-                f"orientation comes from the {chosen}; a NIfTI mask carries both as they are"
+                f"orientation comes from the {chosen}; the mask carries both as they are"
             )
     affine = forms[chosen]
     columns = np.linalg.norm(affine[:3, :3], axis=0)
@@ -280,7 +289,7 @@ def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, tupl
             )
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     grid, more = orthogonal_grid(lps[:3, :3], lps[:3, 3], size, name, REMEDY)
-    return grid, (*notes, *more)
+    return grid, apart, (*notes, *more)
 
 
 def _qform(header: Any, sizes: np.ndarray, name: str) -> np.ndarray:

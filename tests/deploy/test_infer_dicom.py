@@ -83,7 +83,7 @@ def test_a_segmentation_of_what_is_no_dicom_is_refused_before_the_work(run, fold
     image.SetSpacing((3.0, 3.0, 2.5))
     SimpleITK.WriteImage(image, str(tmp_path / "a.nii.gz"))
     status, _, err = run("infer", "--build", folder, "a.nii.gz", "-o", "seg.dcm")
-    assert status == 2 and "write .nii.gz or .nrrd instead" in err
+    assert status == 2 and "a.nii.gz is NIfTI; use .nii.gz, .nii, .nrrd, .mha" in err
     assert not (tmp_path / "seg.dcm").exists()
 
 

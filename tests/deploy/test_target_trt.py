@@ -220,6 +220,8 @@ def test_bad_input(tmp_path, built):
 
 def test_without_the_library(tmp_path, monkeypatch):
     monkeypatch.setattr(adapter, "find", lambda: None)
-    with pytest.raises(ToolNotFound, match=r"tensorrt-rtx is missing: .*pip install tensorrt-rtx-cu13=="):
+    with pytest.raises(
+        ToolNotFound, match=r"tensorrt-rtx is missing: .*pip install tensorrt-rtx-cu13=="
+    ):
         get_target("trt").build(request(tmp_path / "trt", small_network(SIZE)))
     assert get_target("trt").probe()[0].found is False

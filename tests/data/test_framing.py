@@ -23,8 +23,9 @@ def test_padding_and_cropping_keep_the_centre_and_come_back():
 
 def test_a_spacing_that_is_off_by_rounding_gives_the_same_size():
     """26 pixels of 2.5 mm are 32.5 of 2 mm: both ends of the tie go the same way."""
-    for step in (2.0, 1.9999999999999996, 2.0000000000000004):
+    for step in (2.0, 1.9999999999999996, 2.0000000000000004, 1.99999988, 2.00000012):
         assert Framing.of((26, 27), (64, 64), zoom=(2.5 / step, 2.5 / step)).scaled == (32, 34)
+        assert Framing.of((1025, 1027), (64, 64), zoom=(1 / step, 1 / step)).scaled == (512, 514)
     assert Framing.of((26, 27), (64, 64), zoom=(2.5 / 1.9999, 1.0)).scaled == (33, 27)
 
 

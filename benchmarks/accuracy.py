@@ -131,7 +131,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def count_classes(source: DataSource, spec: NetSpec) -> int:
     """Return how many classes the data have, with the background."""
-    from lmaunet.data.dataset import load
+    from lmaunet.data.loaders import load
 
     assert source.path is not None
     data = load(source.path, size=spec.input_size, class_map=source.class_map)

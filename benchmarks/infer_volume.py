@@ -103,7 +103,7 @@ def build_untrained(name: str, place: Path) -> Path:
     import torch
 
     from export.network import export_qcdq
-    from lmaunet.data.dataset import load_phantom
+    from lmaunet.data.loaders import load_phantom
     from lmaunet.net.network import LMaUNet
     from quant.calibration import calibrate
     from quant.network import QuantLMaUNet

@@ -58,7 +58,8 @@ from peer_tools import (
 
 from export.network import FLOAT32, export_float32
 from export.reference import open_session, read_model, run_images
-from lmaunet.deploy.pipeline import fingerprint, load_build
+from lmaunet.deploy.pipeline import load_build
+from lmaunet.deploy.run_data import fingerprint
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import Disagreement, UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore

@@ -27,7 +27,7 @@ from export.openvino_runtime import FIX, has_vnni, place
 from export.operators import FIX as COMPILER_FIX
 from export.operators import compiler
 from export.packing import pack_weights
-from lmaunet.data.dataset import load_phantom
+from lmaunet.data.loaders import load_phantom
 from lmaunet.net.checkpoint import load_checkpoint, restore, save_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec

@@ -25,7 +25,7 @@ from accuracy import neutral
 from export.lower import lower
 from export.network import export_qcdq
 from export.reference import read_model
-from lmaunet.data.dataset import load_phantom
+from lmaunet.data.loaders import load_phantom
 from lmaunet.deploy.console import run_command, table
 from lmaunet.errors import Disagreement
 from lmaunet.net.network import LMaUNet

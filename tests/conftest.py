@@ -54,7 +54,7 @@ def tiny_spec():
 
 @pytest.fixture(scope="session")
 def tiny_data(tiny_spec):
-    from lmaunet.data.dataset import load_phantom
+    from lmaunet.data.loaders import load_phantom
 
     return load_phantom(size=tiny_spec.input_size, seed=0)
 

@@ -1,17 +1,15 @@
-"""Labelled slices in their common form, and :func:`load`, which makes it from any layout."""
+"""Labelled slices in the common form that training, calibration and scores take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmaunet.data.patients import patient_of
 from lmaunet.data.split import check_gap
-from lmaunet.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,55 +164,3 @@ class Dataset:
             "slices": {"train": len(self.train), "val": len(self.val)},
             "notes": list(self.notes),
         }
-
-
-def load(
-    source: Path,
-    *,
-    size: tuple[int, int],
-    classes: int | None = None,
-    seed: int = 0,
-    class_map: str | Path | None = None,
-    spacing_mm: float | None = None,
-    fit: bool | None = None,
-) -> Dataset:
-    """Load a folder of labelled images whatever its layout; ``Dataset.layout`` says which.
-
-    Understood are the fetched CT, image and label folders with NIfTI or NRRD files, nnU-Net's raw
-    folders, BraTS, TransUNet's Synapse folders, and ``*_train.npz`` with ``*_val.npz``.
-
-    Args:
-        source: the folder, or one of the two npz files.
-        size: height and width that the network takes; slices are padded or cropped to it.
-        classes: how many classes the network has, with the background; None takes the data's.
-        seed: draws the validation cases where several cases are not divided by the files.
-        class_map: a named map or a JSON file (see :func:`lmaunet.data.class_map.read_class_map`).
-        spacing_mm: in-plane spacing to resample to; None keeps that of the files.
-        fit: shrink slices that are larger than ``size`` instead of cropping them; None does so
-            where cropping would lose more than a tenth of the labelled pixels.
-
-    Raises:
-        UserError: for an empty or unknown folder, a damaged or unfitting file, NaN, shapes that
-            differ, or labels beyond the classes; the message names the file.
-    """
-    from lmaunet.data.assemble import assemble
-    from lmaunet.data.loaders import read_source
-
-    if spacing_mm is not None and not spacing_mm > 0:
-        raise UserError(f"spacing_mm={spacing_mm}; give a positive number of millimetres")
-    raw = read_source(Path(source), seed=seed, class_map=class_map, classes=classes)
-    return assemble(raw, size=size, classes=classes, spacing_mm=spacing_mm, fit=fit)
-
-
-def load_phantom(*, size: tuple[int, int], seed: int = 0, classes: int | None = None) -> Dataset:
-    """Return the synthetic abdomen drawn from ``seed``, divided like the real volume.
-
-    Args:
-        size: height and width that the network takes.
-        seed: draws the anatomy and the noise.
-        classes: how many classes the network has; raises UserError unless it is the phantom's.
-    """
-    from lmaunet.data.assemble import assemble
-    from lmaunet.data.phantom import phantom_source
-
-    return assemble(phantom_source(seed), size=size, classes=classes)

@@ -1,4 +1,4 @@
-"""Tell a folder's layout, and read it into a :class:`~lmaunet.data.assemble.Source`."""
+"""Tell a folder's layout and read it: :func:`load` makes a :class:`Dataset` of any of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from lmaunet.data import fetch
-from lmaunet.data.assemble import Source
+from lmaunet.data.assemble import assemble
 from lmaunet.data.class_map import CLASS_FILE, ClassMap, read_class_map
+from lmaunet.data.dataset import Dataset
 from lmaunet.data.layouts import transunet
 from lmaunet.data.layouts.arrays import read_arrays
 from lmaunet.data.layouts.beside import read_beside
@@ -16,7 +17,55 @@ from lmaunet.data.layouts.fetched import read_fetched
 from lmaunet.data.layouts.folders import hidden, is_folder, named, understood, visible
 from lmaunet.data.layouts.nnunet import is_nnunet, read_nnunet
 from lmaunet.data.layouts.pairs import PAIR_FOLDERS, read_pairs
+from lmaunet.data.phantom import phantom_source
+from lmaunet.data.source import Source
 from lmaunet.errors import UserError
+
+
+def load(
+    source: Path,
+    *,
+    size: tuple[int, int],
+    classes: int | None = None,
+    seed: int = 0,
+    class_map: str | Path | None = None,
+    spacing_mm: float | None = None,
+    fit: bool | None = None,
+) -> Dataset:
+    """Load a folder of labelled images whatever its layout; ``Dataset.layout`` says which.
+
+    Understood are the fetched CT, image and label folders with NIfTI or NRRD files, nnU-Net's raw
+    folders, BraTS, TransUNet's Synapse folders, and ``*_train.npz`` with ``*_val.npz``.
+
+    Args:
+        source: the folder, or one of the two npz files.
+        size: height and width that the network takes; slices are padded or cropped to it.
+        classes: how many classes the network has, with the background; None takes the data's.
+        seed: draws the validation cases where several cases are not divided by the files.
+        class_map: a named map or a JSON file (see :func:`lmaunet.data.class_map.read_class_map`).
+        spacing_mm: in-plane spacing to resample to; None keeps that of the files.
+        fit: shrink slices that are larger than ``size`` instead of cropping them; None does so
+            where cropping would lose more than a tenth of the labelled pixels.
+
+    Raises:
+        UserError: for an empty or unknown folder, a damaged or unfitting file, NaN, shapes that
+            differ, or labels beyond the classes; the message names the file.
+    """
+    if spacing_mm is not None and not spacing_mm > 0:
+        raise UserError(f"spacing_mm={spacing_mm}; give a positive number of millimetres")
+    raw = read_source(Path(source), seed=seed, class_map=class_map, classes=classes)
+    return assemble(raw, size=size, classes=classes, spacing_mm=spacing_mm, fit=fit)
+
+
+def load_phantom(*, size: tuple[int, int], seed: int = 0, classes: int | None = None) -> Dataset:
+    """Return the synthetic abdomen drawn from ``seed``, divided like the real volume.
+
+    Args:
+        size: height and width that the network takes.
+        seed: draws the anatomy and the noise.
+        classes: how many classes the network has; raises UserError unless it is the phantom's.
+    """
+    return assemble(phantom_source(seed), size=size, classes=classes)
 
 
 def read_source(
@@ -26,7 +75,7 @@ def read_source(
     class_map: str | Path | None = None,
     classes: int | None = None,
 ) -> Source:
-    """Detect the layout of ``path`` and read it; arguments and errors as for ``dataset.load``."""
+    """Detect the layout of ``path`` and read it; arguments and errors as for :func:`load`."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder with {understood()}")
     if not path.is_dir():

@@ -14,7 +14,7 @@ from lmaunet.data.class_map import SYNAPSE_CLASSES
 if TYPE_CHECKING:
     import numpy as np
 
-    from lmaunet.data.assemble import Source
+    from lmaunet.data.source import Source
 
 NAME = "phantom (synthetic)"
 LABEL_SOURCE = "synthetic: drawn, not a patient"
@@ -124,7 +124,7 @@ def _cover(part: Ellipsoid, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.n
 
 def phantom_source(seed: int) -> Source:
     """Return the phantom of ``seed`` as a volume to be divided by blocks of z."""
-    from lmaunet.data.assemble import Source, Volume
+    from lmaunet.data.source import Source, Volume
 
     hu, labels = phantom_volume(seed)
     spacing = (SPACING_MM, SPACING_MM, SPACING_MM)

@@ -183,7 +183,7 @@ def train(
     input_size: InputSizeOption = None,
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Train a network in float; the same command goes on where it was interrupted."""
+    """Train a network in float; the same command resumes after an interruption."""
     from lmaunet.deploy import commands
     from lmaunet.stated_spec import state_spec
 
@@ -216,7 +216,7 @@ def qat(
 ) -> None:  # fmt: skip
     """Quantize a checkpoint and train it so, beside an FP32 control; INT8 if nothing else is said.
 
-    The same command goes on where it was interrupted.
+    The same command resumes after an interruption.
     """
     from lmaunet.deploy.quantizing import QatOptions
     from lmaunet.deploy.quantizing import qat as quantize

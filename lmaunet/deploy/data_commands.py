@@ -45,7 +45,7 @@ def info(source: DataSource | None) -> tuple[dict[str, Any], list[str]]:
                 "lmaunet-deploy data fetch"
             )
         source = DataSource(DEFAULT_DATA)
-    from lmaunet.data.dataset import load, load_phantom
+    from lmaunet.data.loaders import load, load_phantom
     from lmaunet.data.normalization import describe
 
     size = named_spec("demo").input_size

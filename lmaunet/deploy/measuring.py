@@ -14,7 +14,6 @@ from lmaunet.deploy.pipeline import (
     BUILD_CODE,
     Outcome,
     built_targets,
-    fingerprint,
     load_build,
     matching_control,
     require_data,
@@ -49,7 +48,7 @@ def open_run_data(run: Path) -> RunData:
     options = read_stage(run / "qat")["options"]
     spec = NetSpec.from_json(options.get("spec", {}))
     source = choose_data(run, None)
-    images = RunData(run, source, spec, fingerprint)
+    images = RunData(run, source, spec)
     require_data(options, images, run / "qat")
     images.remember()
     return images

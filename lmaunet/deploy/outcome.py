@@ -18,7 +18,6 @@ from lmaunet.stage import Stage, read_json, read_stage, sha256, write_json
 from lmaunet.train.processes import process_rank
 
 if TYPE_CHECKING:
-    from lmaunet.data.dataset import Dataset
     from lmaunet.net.origin import Origin
     from lmaunet.stated_spec import StatedSpec
 
@@ -102,7 +101,6 @@ def current_outcome(
     own: Mapping[str, Any],
     seed: int,
     asked: Mapping[str, Any],
-    fingerprint: Callable[[Dataset], str],
 ) -> Outcome | None:
     """Return a stage of a checkpoint that is current, without loading torch; None where it is not.
 
@@ -115,12 +113,11 @@ def current_outcome(
         own: the stage's options beside those on network and data.
         seed: of the stage.
         asked: what was said of the network, see :func:`asked_of`.
-        fingerprint: see :class:`~lmaunet.deploy.run_data.RunData`.
     """
     noted = noted_spec(run, name, checkpoint, asked)
     if noted is None:
         return None
-    images = RunData(run, source, noted, fingerprint)
+    images = RunData(run, source, noted)
     options = dict(read_stage(run / name)["options"])
     options |= {"data": source.to_json(), "data_sha256": images.sha256, **own}
     stage = Stage(run, name, {"checkpoint": checkpoint}, options, seed)

@@ -8,8 +8,6 @@ there already for exactly these inputs and options.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from lmaunet.net.network import LMaUNet
     from lmaunet.net.origin import Origin
     from lmaunet.stated_spec import StatedSpec
+    from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Progress, Schedule
     from quant.settings import QatSettings
 
@@ -53,30 +52,11 @@ SAMPLES = 4
 """Training images that go along with an export, to compare its forms and calibrate targets."""
 
 
-def fingerprint(data: Dataset) -> str:
-    """Return the SHA-256 of all of a data set that a training or a score depends on.
-
-    HD95 is in mm of each case's own pixels: a corrected spacing makes a score stale.
-    """
-    named: list[Any] = [list(data.classes), [str(mm) for mm in data.spacing_mm]]
-    named += sorted(
-        [str(case), *(str(float(mm)) for mm in spacing)]
-        for case, spacing in data.case_spacing_mm.items()
-    )
-    digest = hashlib.sha256()
-    for part in (data.train, data.val):
-        named += [part.cases.tolist(), part.z.tolist(), part.images.shape]
-        digest.update(part.images.tobytes())
-        digest.update(part.labels.tobytes())
-    digest.update(json.dumps(named).encode())
-    return digest.hexdigest()
-
-
 def train(
     run: Path, spec: NetSpec, source: DataSource, schedule: Schedule, seed: int, progress: Progress
 ) -> Outcome:
     """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``."""
-    images = RunData(run, source, spec, fingerprint)
+    images = RunData(run, source, spec)
     progress(0.0, "reading the data")
     options = {
         "spec": spec.to_json(),
@@ -135,31 +115,16 @@ def control(
     It depends on nothing that quantization chooses, so that it serves every QAT of the checkpoint
     with the same schedule, data and seed. See :func:`quant.qat.train_control`.
     """
-    own = {"schedule": schedule.to_json(), "processes": process_count()}
-    asked = asked_of(stated, weights)
-    current = current_outcome(run, "control", checkpoint, source, own, seed, asked, fingerprint)
-    if current is not None:
-        return current
-    progress(0.0, "loading torch and the checkpoint")
-    model, images, options, origin = _network_and_data(run, checkpoint, source, stated, weights)
-    stage = Stage(run, "control", {"checkpoint": checkpoint}, options | own, seed)
 
-    def work(folder: Path) -> None:
-        from lmaunet.train.processes import join_processes
+    def work(model: LMaUNet, data: Dataset, folder: Path, processes: Processes) -> None:
         from quant.qat import train_control
 
-        processes = join_processes()
         train_control(
-            model, images.load(), schedule, seed=seed, folder=folder, processes=processes,
-            progress=progress,
-        )  # fmt: skip
-        if processes.first:
-            write_origin(folder, origin, asked)
+            model, data, schedule, seed=seed, folder=folder, processes=processes, progress=progress
+        )
 
-    with in_use(run):
-        outcome = run_stage(stage, work, resume=True)
-        images.remember()
-    return outcome
+    own = {"schedule": schedule.to_json(), "processes": process_count()}
+    return _continue("control", run, checkpoint, source, own, seed, progress, stated, weights, work)
 
 
 def qat(
@@ -173,21 +138,11 @@ def qat(
     weights: str | None = None,
 ) -> Outcome:
     """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
-    own = {"settings": settings.to_json(), "processes": process_count()}
-    asked = asked_of(stated, weights)
-    current = current_outcome(run, "qat", checkpoint, source, own, seed, asked, fingerprint)
-    if current is not None:
-        return current
-    progress(0.0, "loading torch and the checkpoint")
-    model, images, options, origin = _network_and_data(run, checkpoint, source, stated, weights)
-    stage = Stage(run, "qat", {"checkpoint": checkpoint}, options | own, seed)
 
-    def work(folder: Path) -> None:
+    def work(model: LMaUNet, data: Dataset, folder: Path, processes: Processes) -> None:
         from export.cpu_file import file_bytes
-        from lmaunet.train.processes import join_processes
         from quant.qat import quantize
 
-        processes, data = join_processes(), images.load()
         quantize(
             model, data, settings, seed=seed, folder=folder, processes=processes,
             progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
@@ -195,6 +150,41 @@ def qat(
         if settings.budget_bytes is not None and processes.first:
             drawn = draw_allocation(read_json(folder / "allocation.json"))
             (folder / ALLOCATION_PLOT).write_text(drawn, encoding="utf-8")
+
+    own = {"settings": settings.to_json(), "processes": process_count()}
+    return _continue("qat", run, checkpoint, source, own, seed, progress, stated, weights, work)
+
+
+def _continue(
+    name: str,
+    run: Path,
+    checkpoint: Path,
+    source: DataSource,
+    own: Mapping[str, Any],
+    seed: int,
+    progress: Progress,
+    stated: StatedSpec | None,
+    weights: str | None,
+    train: Callable[[LMaUNet, Dataset, Path, Processes], None],
+) -> Outcome:
+    """Train on from a checkpoint, in a stage with the options ``own``, unless it is current.
+
+    ``train`` takes the checkpoint's network, the data, the stage's folder and the processes that
+    train together.
+    """
+    asked = asked_of(stated, weights)
+    current = current_outcome(run, name, checkpoint, source, own, seed, asked)
+    if current is not None:
+        return current
+    progress(0.0, "loading torch and the checkpoint")
+    model, images, options, origin = _network_and_data(run, checkpoint, source, stated, weights)
+    stage = Stage(run, name, {"checkpoint": checkpoint}, {**options, **own}, seed)
+
+    def work(folder: Path) -> None:
+        from lmaunet.train.processes import join_processes
+
+        processes = join_processes()
+        train(model, images.load(), folder, processes)
         if processes.first:
             write_origin(folder, origin, asked)
 
@@ -223,7 +213,7 @@ def _network_and_data(
 
     loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
-    images = RunData(run, source, model.spec, fingerprint)
+    images = RunData(run, source, model.spec)
     data = images.load()
     classes = loaded.notes.get("classes")
     if classes is not None and list(classes) != list(data.classes):
@@ -286,7 +276,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
 
         quantized = load_quantized(folder / "model.pt")
         float32 = restore(load_checkpoint(inputs["control"]), inputs["control"])
-        images = RunData(run, source, quantized.spec, fingerprint)
+        images = RunData(run, source, quantized.spec)
         require_data(manifest["options"], images, folder)
         data = images.load()
         samples = samples_of(data)

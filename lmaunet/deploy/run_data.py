@@ -17,7 +17,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,25 @@ SETTLED_SECONDS = 5.0
 """How long ago a file must have been written for its times to tell it from a later one."""
 
 
+def fingerprint(data: Dataset) -> str:
+    """Return the SHA-256 of all of a data set that a training or a score depends on.
+
+    HD95 is in mm of each case's own pixels: a corrected spacing makes a score stale.
+    """
+    named: list[Any] = [list(data.classes), [str(mm) for mm in data.spacing_mm]]
+    named += sorted(
+        [str(case), *(str(float(mm)) for mm in spacing)]
+        for case, spacing in data.case_spacing_mm.items()
+    )
+    digest = hashlib.sha256()
+    for part in (data.train, data.val):
+        named += [part.cases.tolist(), part.z.tolist(), part.images.shape]
+        digest.update(part.images.tobytes())
+        digest.update(part.labels.tobytes())
+    digest.update(json.dumps(named).encode())
+    return digest.hexdigest()
+
+
 @dataclass
 class RunData:
     """The images of a run.
@@ -50,13 +69,11 @@ class RunData:
         run: the run's folder.
         source: where they come from.
         spec: the network that they are prepared for.
-        fingerprint: returns the SHA-256 of all of a data set that a result depends on.
     """
 
     run: Path
     source: DataSource
     spec: NetSpec
-    fingerprint: Callable[[Dataset], str]
     _files: str | None = field(default=None, init=False)
 
     def load(self) -> Dataset:
@@ -70,7 +87,7 @@ class RunData:
         # files that change while they are read came to nothing that could be noted
         self._files = before if before == self._files_digest() else None
         noted = self.__dict__.get("sha256")
-        if noted is not None and noted != self.fingerprint(data):
+        if noted is not None and noted != fingerprint(data):
             raise UserError(
                 f"the data in {self.source.path} changed while the command ran; run it again"
             )
@@ -84,7 +101,7 @@ class RunData:
             files, known = note["files"], note["data_sha256"]
             if isinstance(known, str) and files == self._files_digest():
                 return known
-        return self.fingerprint(self.load())
+        return fingerprint(self.load())
 
     def remember(self) -> None:
         """Note what the files came to, where they were loaded; called after a stage has used it."""

@@ -136,7 +136,7 @@ class DataSource:
 
     def load(self, spec: NetSpec) -> Dataset:
         """Load the images in the network's input size, checked against its channels and classes."""
-        from lmaunet.data.dataset import load, load_phantom
+        from lmaunet.data.loaders import load, load_phantom
 
         if self.path is None:
             data = load_phantom(size=spec.input_size, seed=self.seed)

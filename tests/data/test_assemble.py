@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lmaunet.data.assemble import Source, Volume, assemble
+from lmaunet.data.assemble import assemble
 from lmaunet.data.normalization import of_channels, window, zscore
+from lmaunet.data.source import Source, Volume
 from lmaunet.errors import UserError
 
 NAN = float("nan")

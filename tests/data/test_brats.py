@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmaunet.data.dataset import load
+from lmaunet.data.loaders import load
 from lmaunet.errors import UserError
 
 NAMES = {"2020": ("_t1", "_t1ce", "_t2", "_flair", "_seg"),

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lmaunet.data.class_map import SYNAPSE_CLASSES
-from lmaunet.data.dataset import Dataset, SliceSet, load
+from lmaunet.data.dataset import Dataset, SliceSet
 from lmaunet.data.fetch import info
+from lmaunet.data.loaders import load
 from lmaunet.errors import UserError
 
 CT = Path(__file__).parents[2] / "calibration_data"

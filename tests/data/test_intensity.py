@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.dataset import load, load_phantom
 from lmaunet.data.images.intensity import SAMPLE, check_record, combine, compare, measure, unlike
+from lmaunet.data.loaders import load, load_phantom
 from lmaunet.data.phantom import phantom_volume
 from lmaunet.errors import UserError
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lmaunet.data.dataset import load
+from lmaunet.data.loaders import load
 from lmaunet.data.normalization import window
 from lmaunet.errors import UserError
 

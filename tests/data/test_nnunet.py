@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lmaunet.data.class_map import read_class_map
-from lmaunet.data.dataset import load
 from lmaunet.data.dataset_json import read_dataset_json
+from lmaunet.data.loaders import load
 from lmaunet.errors import UserError
 
 SIZE = (16, 16)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.dataset import load
 from lmaunet.data.inference import Preparation, prepare_volume
+from lmaunet.data.loaders import load
 from lmaunet.errors import UserError
 
 VOLUME = np.array([[[0, 2], [4, 6]], [[0, 0], [8, 0]]], np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmaunet.data.class_map import SYNAPSE_CLASSES
-from lmaunet.data.dataset import load_phantom
+from lmaunet.data.loaders import load_phantom
 from lmaunet.data.phantom import BODY, SHAPE, phantom_volume
 from lmaunet.errors import UserError
 

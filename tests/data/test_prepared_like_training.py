@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from lmaunet.data.dataset import load
 from lmaunet.data.inference import Preparation, prepare_volume
+from lmaunet.data.loaders import load
 
 WINDOW = {"kind": "window", "low": -125, "high": 275}
 ZSCORE = {"kind": "zscore"}

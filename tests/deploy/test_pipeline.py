@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 from command_line import runner
 
-from lmaunet.deploy.pipeline import fingerprint
+from lmaunet.deploy.run_data import fingerprint
 from lmaunet.stage import read_json, read_manifest
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lmaunet.deploy import run_data
-from lmaunet.deploy.pipeline import fingerprint
-from lmaunet.deploy.run_data import NOTE, RunData
+from lmaunet.deploy.run_data import NOTE, RunData, fingerprint
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json
@@ -37,7 +36,7 @@ def place(tmp_path):
 @pytest.fixture
 def data(place, tiny_spec):
     spec = tiny_spec.replace(classes=2)
-    return lambda path="set": RunData(place / "run", DataSource(place / path), spec, fingerprint)
+    return lambda path="set": RunData(place / "run", DataSource(place / path), spec)
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def test_only_weights_decay(tiny_model, tiny_quantized):
 
 TWO_PROCESSES = """
 import sys, torch
-from lmaunet.data.dataset import load_phantom
+from lmaunet.data.loaders import load_phantom
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
 from lmaunet.train.loop import Schedule, fit

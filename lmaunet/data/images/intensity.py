@@ -18,7 +18,7 @@ from lmaunet.data import normalization as norm
 if TYPE_CHECKING:
     import numpy as np
 
-    from lmaunet.data.assemble import Source
+    from lmaunet.data.source import Source
 
 SAMPLE = 1 << 20
 QUANTILES = {"q001": 0.001, "q050": 0.05, "q500": 0.5, "q950": 0.95, "q999": 0.999}

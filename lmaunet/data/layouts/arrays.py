@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import (
     CLASS_FILE,
     NAMED_MAPS,
@@ -20,6 +19,7 @@ from lmaunet.data.class_map import (
 from lmaunet.data.images.volumes import check_pixels, check_shapes
 from lmaunet.data.layouts.transunet import read_npz
 from lmaunet.data.patients import Patients, patient_of
+from lmaunet.data.source import Source, Volume
 from lmaunet.errors import UserError
 
 CARDIAC_SET = "acdc"  # the set whose files are known to carry the cardiac codes

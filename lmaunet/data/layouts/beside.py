@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmaunet.data.assemble import Source
 from lmaunet.data.class_map import ClassMap
 from lmaunet.data.layouts.cases import Wanted, read_cases
 from lmaunet.data.layouts.folders import find_volumes, named
 from lmaunet.data.layouts.pairs import LABEL_WORDS, channel_names, match_found
+from lmaunet.data.source import Source
 from lmaunet.errors import UserError
 
 DEEPEST = 2  # a patient's folder, a session's; a user's home is no data set

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.assemble import Source
 from lmaunet.data.class_map import ClassMap
 from lmaunet.data.images.volumes import stem
 from lmaunet.data.layouts.cases import Case, Wanted, read_cases
 from lmaunet.data.layouts.folders import is_folder, named, readable_volume, visible
+from lmaunet.data.source import Source
 from lmaunet.errors import UserError
 
 CHANNELS = ("T1", "T1 with contrast", "T2", "FLAIR")

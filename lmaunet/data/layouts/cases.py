@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import CLASS_FILE, ClassMap, identity_map, integral
 from lmaunet.data.division import SPLITS_FILE, divide_as_listed, divide_cases
 from lmaunet.data.images.volumes import Geometry, check_shapes, read_image, read_labels
@@ -23,6 +22,7 @@ from lmaunet.data.patients import (
     patients_by_folder,
     patients_by_name,
 )
+from lmaunet.data.source import Source, Volume
 from lmaunet.errors import UserError
 
 CT_BELOW = -500  # no MRI has such values, and the air of every CT has

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lmaunet.data import fetch
 from lmaunet.data import normalization as norm
-from lmaunet.data.assemble import Source
 from lmaunet.data.class_map import NAMED_MAPS
 from lmaunet.data.layouts.cases import pair_volume
+from lmaunet.data.source import Source
 from lmaunet.errors import UserError
 
 

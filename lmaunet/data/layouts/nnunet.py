@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import ClassMap
 from lmaunet.data.dataset_json import (
     CT,
@@ -25,6 +24,7 @@ from lmaunet.data.layouts.cases import (
     read_cases,
 )
 from lmaunet.data.layouts.pairs import match_cases
+from lmaunet.data.source import Source, Volume
 from lmaunet.errors import UserError
 
 IMAGES, LABELS = "imagesTr", "labelsTr"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lmaunet.data.assemble import Source
 from lmaunet.data.class_map import ClassMap
 from lmaunet.data.layouts.cases import Case, Wanted, read_cases
 from lmaunet.data.layouts.folders import Found, find_volumes, named, understood
+from lmaunet.data.source import Source
 from lmaunet.errors import UserError
 
 PAIR_FOLDERS = (("images", "labels"), ("img", "label"), ("imagesTr", "labelsTr"))

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from lmaunet.data import normalization as norm
-from lmaunet.data.assemble import Source, Volume
 from lmaunet.data.class_map import CLASS_FILE, ClassMap
 from lmaunet.data.images.volumes import check_pixels, check_shapes
 from lmaunet.data.layouts.cases import divide_volumes
 from lmaunet.data.layouts.folders import hidden
 from lmaunet.data.patients import Patients, given_patients, patients_by_name
+from lmaunet.data.source import Source, Volume
 from lmaunet.errors import UserError
 
 TRAIN, TEST = "train_npz", "test_vol_h5"

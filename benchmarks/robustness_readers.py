@@ -154,6 +154,8 @@ def _nifti_forms(header: nibabel.Nifti1Header, scale: float) -> dict[str, np.nda
     found: dict[str, np.ndarray] = {}
     # nibabel lays out no qform of negative sizes; those who do take their magnitudes
     header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
+    # nor one whose side of the third axis is not 1 or -1; the standard's own library takes the sign
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
         try:
             affine = get(coded=True)[0] if int(header[f"{name}_code"]) > 0 else None

@@ -22,6 +22,8 @@ CLASS_SHARE = 0.01
 """Share of the pixels whose class may differ, end to end: 0.005 was measured on an untrained
 network, whose classes lie close together."""
 
+LEAST_IN_WINDOWS = {"pads": 0, "kernel_shape": 1, "strides": 1, "dilations": 1}
+
 # float32 biases instead of integer ones; the name is ONNX Runtime's
 BIAS_ROUNDING = "WeightBiasQuantization"
 
@@ -39,6 +41,29 @@ def read_model(path: Path) -> onnx.ModelProto:
     # the last two: weights in another file, which no file of ours has
     except (DecodeError, ValueError, OSError, ValidationError) as error:
         raise UserError(f"{path} is no ONNX model ({error}); export the network again") from error
+
+
+def check_windows(model: onnx.ModelProto, label: str) -> None:
+    """Check the windows of convolutions and pools, which ONNX Runtime takes unseen.
+
+    A border below 0 makes it read outside the image: it computes with other memory, or crashes.
+
+    Raises:
+        UserError: for a border below 0, or a kernel, stride or dilation below 1.
+    """
+    from export.function import all_nodes
+
+    for node in all_nodes([*model.graph.node, *(n for f in model.functions for n in f.node)]):
+        for attribute in node.attribute:
+            least = LEAST_IN_WINDOWS.get(attribute.name)
+            if node.op_type == "Pad" or least is None:
+                continue
+            if min(attribute.ints, default=least) < least:
+                raise UserError(
+                    f"{label}: {node.op_type} {node.name or node.output[0]!r} has "
+                    f"{attribute.name} {list(attribute.ints)}; expected {least} or more; build it "
+                    "again"
+                )
 
 
 def open_session(
@@ -61,7 +86,7 @@ def open_session(
         save_optimized: where the rewritten graph is saved.
 
     Raises:
-        UserError: where ONNX Runtime cannot load the model or the library.
+        UserError: where ONNX Runtime cannot load the model or the library, or must not.
     """
     import onnxruntime
 
@@ -77,6 +102,7 @@ def open_session(
     label = str(model) if isinstance(model, Path) else f"the model {model.graph.name!r}"
     if isinstance(model, Path) and not model.is_file():
         raise UserError(f"{model} does not exist; build it again")
+    check_windows(read_model(model) if isinstance(model, Path) else model, label)
     if operators is not None:
         _register(options, operators)
     try:

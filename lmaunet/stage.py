@@ -296,6 +296,8 @@ def read_manifest(folder: Path, command: str | None = None) -> dict[str, Any]:
         )
     kinds = {"key": str, "options": dict, "inputs": dict, "outputs": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
+    if "inputs" not in wrong and not all(isinstance(i, dict) for i in manifest["inputs"].values()):
+        wrong.append("inputs")
     if wrong:
         raise DamagedStage(
             f"{path} is damaged (no usable {wrong[0]!r}); run the stage again: {command}"

@@ -164,6 +164,12 @@ def test_manifests_of_other_versions_and_damaged_ones(tmp_path):
     write_json(folder / "manifest.json", {"schema": 0})
     with pytest.raises(UserError, match="schema 0, expected 1: another version wrote this run"):
         read_manifest(folder)
+    whole = {"schema": 1, "key": "", "options": {}, "outputs": {}}
+    write_json(folder / "manifest.json", whole | {"inputs": {"model": []}})
+    with pytest.raises(UserError, match=r"is damaged .no usable 'inputs'"):
+        read_manifest(folder)
+    write_json(folder / "manifest.json", whole | {"inputs": {"model": {}}})
+    assert read_manifest(folder)["inputs"] == {"model": {}}
     (folder / "manifest.json").write_text(json.dumps({"schema": 1})[:-3])
     with pytest.raises(UserError, match="is damaged"):
         read_manifest(folder)

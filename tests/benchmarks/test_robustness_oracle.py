@@ -5,14 +5,17 @@ import gzip
 import nibabel
 import numpy as np
 import pytest
+import robustness_checkpoints as checkpoints
 import robustness_dicom as dicom
 import robustness_enhanced as enhanced
 import robustness_headers as headers
 import robustness_images as images
 import robustness_network as network
 import robustness_oracle as oracle
+import robustness_process as process
 import robustness_readers as readers
 import SimpleITK
+import torch
 
 SPACING = np.array([2.0, 2.5, 4.0])
 
@@ -225,3 +228,27 @@ def test_what_is_no_box_of_voxels_has_no_right_mask(tmp_path, name):
         (tmp_path / f"{index}.dcm").write_bytes(dicom.saved(data))
     with pytest.raises(readers.NotABox):
         readers.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [
+        (lambda taken: None, True),
+        (lambda taken: taken["norm.weight"].add_(1), False),
+        (lambda taken: taken.pop("norm.weight"), False),
+        (lambda taken: taken.update(more=torch.ones(2)), False),
+        (lambda taken: taken.update({"norm.num_batches_tracked": torch.tensor(0)}), True),
+    ],
+)
+def test_weights_are_right_where_they_are_those_of_the_file(tmp_path, change, right):
+    """A count that no norm uses may be added; nothing else, and nothing may be missing."""
+    state = {"norm.weight": torch.arange(3.0), "conv.weight": torch.ones(2, 2)}
+    taken = {name: value.clone() for name, value in state.items()}
+    change(taken)
+    torch.save(taken, tmp_path / "taken.pt")
+    made = checkpoints.Made(None, state, [state])
+    verdict = checkpoints.judge(
+        tmp_path / "taken.pt", made, process.Outcome(0, None, 0, False, "", "")
+    )
+    assert (verdict == oracle.Verdict()) is right
+    assert right or "other weights were taken" in verdict.wrong[0]

@@ -55,6 +55,7 @@ PLACEMENTS = {
     "codes beyond 4": {"qform_code": 5, "sform_code": 7},
     "qfac of -1": {"pixdim": (-1, *STEPS, 0, 0, 0, 0), "sform_code": 0},
     "qfac of 0": {"pixdim": (0, *STEPS, 0, 0, 0, 0), "sform_code": 0},
+    "qfac of 0.5": {"pixdim": (0.5, *STEPS, 0, 0, 0, 0), "sform_code": 0},
     "metres": {"xyzt_units": 1, "srow": rows(np.diag([1e-3] * 3 + [1]) @ AFFINE),
                "pixdim": (1, 1e-3, 1.5e-3, 3e-3, 0, 0, 0, 0), "qoffset": (0.01, 0.02, 0.03)},
     "micrometres and seconds": {"xyzt_units": 3 + 8, "qoffset": (1e4, 2e4, 3e4),
@@ -96,7 +97,8 @@ def content_of(path):
 @pytest.mark.parametrize(
     "name", ["plain", "moved sform", "moved sform of the scanner", "flipped sform", "no sform",
              "no qform", "no qform and a turned sform", "no form", "codes beyond 4", "qfac of -1",
-             "qfac of 0", "metres", "micrometres and seconds", "no unit", "oblique", "big endian",
+             "qfac of 0", "qfac of 0.5", "metres", "micrometres and seconds", "no unit", "oblique",
+             "big endian",
              "time of one"],
 )  # fmt: skip
 def test_the_network_sees_what_itk_sees(tmp_path, name):
@@ -137,6 +139,8 @@ def voxels_lps(path):
         (PLACEMENTS["a little shear"], "0.076 degrees off right angles"),
         (PLACEMENTS["pixdim of another size"], "voxels are 1 x 1.5 x 3 mm by the sform, which is"),
         ({"srow": rows(sheared((1, 2), 0.9)), "sform_code": 1}, "comes from the qform"),
+        (PLACEMENTS["qfac of 0"], None),
+        (PLACEMENTS["qfac of 0.5"], "pixdim[0] is 0.5: taken as 1, as ITK and FSL take it"),
         ({"bitpix": 8}, "bitpix in the header is 8: the datatype's 16 are used"),
     ],
 )  # fmt: skip

@@ -54,6 +54,30 @@ def test_what_loads_and_cannot_be_computed_is_said(tmp_path):
         run_images(session, IMAGES)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"), [("pads", [1, 1, 1, -1]), ("strides", [0, 1]), ("dilations", [1, 0]),
+                         ("kernel_shape", [3, 0])],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [False, True], ids=["graph", "function"])
+def test_a_window_that_reads_elsewhere_is_refused(tmp_path, name, values, inside):
+    """ONNX Runtime loads a border of -1, and reads memory that is not the image's."""
+    made = model()
+    (node,) = made.graph.node
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, values)])
+    if inside:
+        body = helper.make_function("ours", "f", node.input, node.output, [node],
+                                    made.opset_import)  # fmt: skip
+        made.functions.append(body)
+        made.opset_import.append(helper.make_opsetid("ours", 1))
+        node.CopyFrom(helper.make_node("f", node.input, node.output, domain="ours"))
+    match = rf"Conv 'logits' has {name} .*; expected [01] or more; build it again"
+    for given in (made, saved(tmp_path / "a.onnx", made)):
+        with pytest.raises(UserError, match=match):
+            open_session(given, optimize=True)
+
+
 def test_a_graph_of_two_inputs_is_refused(tmp_path):
     made = model()
     made.graph.input.add().CopyFrom(made.graph.input[0])

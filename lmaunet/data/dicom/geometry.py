@@ -206,9 +206,8 @@ def _step(
     count = len(frames) - 1
     span = float(along[-1] - along[0])
     step = float(np.linalg.norm(positions[-1] - positions[0])) / count
-    fit = np.polynomial.polynomial.polyfit(np.arange(count + 1), along - along[0], 1)
-    off = float(np.abs(along - along[0] - np.polynomial.polynomial.polyval(
-        np.arange(count + 1), fit)).max())  # fmt: skip
+    # from where the grid that is returned puts them, not from the line that fits best
+    off = float(np.abs(along - np.linspace(along[0], along[-1], count + 1)).max())
     allowed = max(STEP_TOLERANCE * span / count, SMALLEST_TOLERANCE_MM)
     if off > allowed:
         raise UserError(_uneven(frames, steps, off, allowed, path))

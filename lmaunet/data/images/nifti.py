@@ -249,6 +249,9 @@ def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, floa
         sizes = np.abs(sizes)
     forms: dict[str, np.ndarray] = {}
     if codes["qform"] > 0:
+        side = float(header["pixdim"][0])
+        if side not in (-1.0, 0.0, 1.0):
+            notes.append(f"pixdim[0] is {side:g}: taken as 1, as ITK and FSL take it")
         forms["qform"] = mm @ _qform(header, sizes, name)
     if codes["sform"] > 0:
         sform = np.eye(4)

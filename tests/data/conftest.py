@@ -29,6 +29,12 @@ class Maker:
             np.float32
         )
 
+    @staticmethod
+    def aligned(side) -> bool:
+        """Whether the labelled pixels of slices are where the image is bright, as it is drawn."""
+        bright = side.images[:, 0] > side.images[:, 0].min() + 1.0
+        return np.array_equal(bright, side.labels > 0)
+
     def write(self, path: Path, array: np.ndarray, spacing=(3.0, 3.0, 3.0), orientation="LPS"):
         """Write an array given in LPS ``(z, y, x)``; the file has the orientation asked for."""
         import SimpleITK

@@ -1,11 +1,8 @@
-"""Every layout that is understood, and what each must refuse."""
+"""Folders of images and labels: what is understood, and what must be refused."""
 
 import json
-import shutil
-import zipfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -14,12 +11,6 @@ from lmaunet.data.normalization import window
 from lmaunet.errors import UserError
 
 SIZE = (16, 16)
-
-
-def aligned(side):
-    """Whether the labelled pixels are where the image is bright, as Maker.image draws them."""
-    bright = side.images[:, 0] > side.images[:, 0].min() + 1.0
-    return np.array_equal(bright, side.labels > 0)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
@@ -33,7 +24,7 @@ def test_several_cases_are_divided_by_case(maker, suffix):
     assert len(set(data.train.cases)) == 4 and len(set(data.val.cases)) == 1
     assert "4 cases train, 1 validates" in data.split
     assert data.spacing_mm == pytest.approx((3, 3, 3))
-    assert aligned(data.train) and aligned(data.val)
+    assert maker.aligned(data.train) and maker.aligned(data.val)
     assert data.normalization["kind"] == "window" and "CT, abdomen window" in data.notes[0]
 
 
@@ -41,7 +32,7 @@ def test_labels_that_are_mirrored_would_be_seen(maker):
     labels = maker.labels()
     maker.pair("a", labels=labels)
     maker.write(maker.folder / "labels" / "a.nii.gz", labels[:, ::-1].copy())
-    assert not aligned(load(maker.folder, size=SIZE).train)
+    assert not maker.aligned(load(maker.folder, size=SIZE).train)
 
 
 def test_one_case_is_divided_by_blocks_of_z(maker):
@@ -303,7 +294,7 @@ def test_labels_that_are_nearly_whole_are_read(maker, slope):
         maker.pair(name, labels=labels.astype(np.float32) * np.float32(slope),
                    image=maker.image(labels))  # fmt: skip
     data = load(maker.folder, size=SIZE)
-    assert set(np.unique(data.train.labels)) == {0, 1, 2} and aligned(data.train)
+    assert set(np.unique(data.train.labels)) == {0, 1, 2} and maker.aligned(data.train)
 
 
 def test_labels_may_lie_beside_their_images_in_a_patients_folder(maker):
@@ -317,7 +308,7 @@ def test_labels_may_lie_beside_their_images_in_a_patients_folder(maker):
         maker.write(place / f"{patient}_4d.nii.gz", maker.image(labels))
         (place / "Info.cfg").write_text("ED: 1")
     data = load(maker.folder, size=SIZE)
-    assert data.layout == "labels beside their images" and aligned(data.train)
+    assert data.layout == "labels beside their images" and maker.aligned(data.train)
     assert len(set(data.val.cases)) == 2 and len(data.patients_of("val")) == 1
     assert any("3 file(s) without labels are left aside: patient001_4d" in n for n in data.notes)
     (maker.folder / "patient001" / "patient001_frame01.nii.gz").unlink()
@@ -362,218 +353,6 @@ def test_data_info_shows_what_was_understood(maker, capsys):
     assert content["patients"]["train"] == content["patients"]["val"] == 1
 
 
-# TransUNet's Synapse ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def synapse(maker):
-    def write(axis=0, test_shape=(5, 12, 14), names=("case0005", "case0006")):
-        for name in names:
-            (maker.folder / "train_npz").mkdir(exist_ok=True)
-            labels = maker.labels()[4:10].astype(np.float32)
-            for z, plane in enumerate(labels):
-                path = maker.folder / "train_npz" / f"{name}_slice{z:03d}.npz"
-                np.savez(path, image=plane / 4, label=plane)
-        (maker.folder / "test_vol_h5").mkdir(exist_ok=True)
-        with h5py.File(maker.folder / "test_vol_h5" / "case0001.npy.h5", "w") as file:
-            labels = maker.labels((24, *test_shape[1:]))[6:11]
-            file["label"] = np.moveaxis(labels, 0, axis).astype(np.float32)
-            file["image"] = np.moveaxis(labels / np.float32(4), 0, axis)
-        return maker.folder
-
-    return write
-
-
-@pytest.mark.parametrize("axis", [0, 2])
-def test_synapse_slices_train_and_volumes_validate(synapse, axis):
-    data = load(synapse(axis), size=SIZE, class_map="synapse-spleen-first")
-    assert data.layout == "TransUNet's Synapse"
-    assert set(data.train.cases) == {"case0005", "case0006"} and set(data.val.cases) == {"case0001"}
-    assert len(data.val) == 5 and data.val.z.tolist() == list(range(5))
-    # 1 is the spleen and 2 the right kidney in this map, 7 and 4 in ours.
-    assert set(np.unique(data.val.labels)) == {0, 4, 7}
-    assert aligned(data.train) and aligned(data.val)
-    assert np.isnan(data.spacing_mm).all() and data.to_json()["spacing_mm"] == [None] * 3
-
-
-def test_synapse_without_a_map_is_refused(synapse):
-    with pytest.raises(UserError, match="differ in the order of their labels; give a class map"):
-        load(synapse(), size=SIZE)
-
-
-def test_synapse_lists_choose_and_are_checked(synapse):
-    folder = synapse()
-    lists = folder / "lists_Synapse"
-    lists.mkdir()
-    (lists / "train.txt").write_text("case0005_slice000\ncase0005_slice001\n")
-    data = load(folder, size=SIZE, class_map="synapse-aorta-first")
-    assert set(data.train.cases) == {"case0005"} and len(data.train) == 2
-    (lists / "train.txt").write_text("case0009_slice000\n")
-    with pytest.raises(UserError, match="lacks 1 of the 1 listed files, first case0009_slice000"):
-        load(folder, size=SIZE, class_map="synapse-aorta-first")
-
-
-def test_synapse_case_on_both_sides_is_refused(synapse):
-    folder = synapse(names=("case0001", "case0002"))
-    with pytest.raises(UserError, match="case case0001 is in train_npz and in test_vol_h5"):
-        load(folder, size=SIZE, class_map="synapse-aorta-first")
-
-
-def test_synapse_files_that_are_damaged_or_do_not_fit(synapse):
-    folder = synapse(test_shape=(5, 9, 9))
-    with pytest.raises(UserError, match=r"no axis that leaves slices of 12x14 as in train_npz"):
-        load(folder, size=SIZE, class_map="synapse-aorta-first")
-    (folder / "test_vol_h5" / "case0001.npy.h5").write_text("no")
-    with pytest.raises(UserError, match=r"case0001\.npy\.h5 cannot be read as HDF5"):
-        load(folder, size=SIZE, class_map="synapse-aorta-first")
-    (folder / "test_vol_h5" / "case0001.npy.h5").unlink()
-    path = folder / "train_npz" / "case0005_slice000.npz"
-    np.savez(path, image=np.full((12, 14), 300.0), label=np.zeros((12, 14)))
-    with pytest.raises(UserError, match=r"values from 0 to 300; expected \[0, 1\]"):
-        load(folder, size=SIZE, class_map="synapse-aorta-first")
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="cannot be read as npz"):
-        load(folder, size=SIZE, class_map="synapse-aorta-first")
-
-
-def test_synapse_without_volumes_is_divided_by_patient(synapse):
-    folder = synapse(names=("case0005_t1", "case0005_t2", "case0006_t1", "case0006_t2"))
-    shutil.rmtree(folder / "test_vol_h5")
-    (folder / "train_npz" / "._case0005_t1_slice000.npz").write_bytes(b"x")
-    for seed in range(3):
-        data = load(folder, size=SIZE, class_map="synapse-aorta-first", seed=seed)
-        assert len({str(c)[:8] for c in data.val.cases}) == 1 and len(set(data.val.cases)) == 2
-
-
-def test_synapse_patient_on_both_sides_is_refused(synapse):
-    folder = synapse(names=("case0001_t2", "case0002_t1"))
-    (folder / "test_vol_h5" / "case0001.npy.h5").rename(
-        folder / "test_vol_h5" / "case0001_t1.npy.h5"
-    )
-    with pytest.raises(
-        UserError, match="case0001_t2 in train_npz and case0001_t1 in test_vol_h5 a"
-    ):
-        load(folder, size=SIZE, class_map="synapse-aorta-first")
-
-
-# NAME_train.npz and NAME_val.npz ---------------------------------------------------------------
-
-
-def write_patients(folder, train=(1, 2), val=(3,), name="heart", **changes):
-    rng = np.random.default_rng(0)
-    for role, patients in (("train", train), ("val", val)):
-        rows = [(p, f, s) for p in patients for f in (1, 9) for s in (2, 0, 1)]
-        patient, frame, number = (np.array(c, np.int16) for c in zip(*rows, strict=True))
-        label = np.zeros((len(rows), 20, 20), np.uint8)
-        label[:, 8:12, 8:12] = 1 + number[:, None, None]
-        image = (label * 60 + rng.integers(0, 20, label.shape)).astype(np.uint8)
-        arrays = {"image": image, "label": label, "patient": patient, "frame": frame}
-        arrays = {**arrays, "slice": number, **changes}
-        kept = {k: v for k, v in arrays.items() if v is not None}
-        np.savez(folder / f"{name}_{role}.npz", **kept)
-    return folder
-
-
-def test_patients_stay_on_one_side_and_slices_in_order(tmp_path):
-    data = load(write_patients(tmp_path), size=SIZE)
-    assert data.classes == ("background", "class 1", "class 2", "class 3")
-    assert set(data.val.cases) == {"patient003_frame01", "patient003_frame09"}
-    assert len(data.train) == 12 and data.val.z.tolist() == [0, 1, 2] * 2
-    assert np.array_equal(data.val.labels.max((1, 2)), data.val.z + 1)
-    assert data.split == "by patient: 2 train, 1 validate, none in both."
-    assert load(tmp_path / "heart_val.npz", size=SIZE).name == data.name == "heart"
-
-
-def test_any_number_of_classes_is_read_and_the_heart_set_has_names(tmp_path):
-    labels = {"label": np.arange(12)[:, None, None] * np.ones((1, 20, 20), np.uint8)}
-    many = load(write_patients(tmp_path, **labels, val=(3, 4)), size=SIZE)
-    assert len(many.classes) == 12 and many.train.labels.max() == 11
-    (tmp_path / "heart_train.npz").unlink()
-    named = load(write_patients(tmp_path, name="acdc"), size=SIZE)
-    assert named.classes == ("background", "right ventricle", "myocardium", "left ventricle")
-
-
-def test_zscore_is_of_each_whole_slice(tmp_path):
-    data = load(write_patients(tmp_path), size=(20, 20))
-    assert np.abs(data.train.images.mean((1, 2, 3))).max() < 1e-5
-    assert np.abs(data.train.images.std((1, 2, 3)) - 1).max() < 1e-5
-
-
-def test_a_patient_on_both_sides_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"patient 2 is in .*heart_train\.npz and in .*heart_val"):
-        load(write_patients(tmp_path, val=(2, 3)), size=SIZE)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"slice": None}, "has no array 'slice'; expected: image, label, patient, frame, slice"),
-        ({"label": np.zeros((3, 20, 20))}, "but labels of shape"),
-        ({"label": np.full((12, 20, 20), 4)}, r"label 4 is beyond the 4 classes"),
-        ({"image": np.zeros((12, 20))}, r"image of shape \(12, 20\); expected \(slices, H, W\)"),
-        ({"image": np.full((12, 20, 20), np.nan)}, "4800 of 4800 pixels are NaN"),
-        ({"frame": np.zeros(5)}, r"frame of shape \(5,\); expected \(12,\)"),
-        ({"frame": np.full(12, 0.5)}, r"\(frame\): number 0.5 is not a whole number"),
-        (
-            {"patient": np.full(12, 2**63 + 2, np.uint64)},
-            r"\(patient\): number \d+ is out of range",
-        ),
-        ({"patient": np.full(12, "P1")}, r"\(patient\): numbers of type <U2; expected whole"),
-        ({"slice": np.full(12, None)}, "holds arrays of Python objects, which are not loaded"),
-        ({"label": np.full((12, 20, 20), 1e30)}, r"label 1e\+30 is out of range; expected at most"),
-        ({"label": np.full((12, 20, 20), -1e30)}, r"label -1e\+30 is out of range; expected at l"),
-        (
-            {"image": np.zeros((12, 20, 20), np.complex64)},
-            "pixels of type complex64; expected",
-        ),
-        ({"image": np.full((12, 20, 20), "a")}, "pixels of type <U1; expected real numbers"),
-        ({"image": np.full((12, 20, 20), 1e30)}, r"a pixel of magnitude 1e\+30; expected at most"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused_with_the_file(tmp_path, changes, text):
-    with pytest.raises(UserError, match=text) as raised:
-        load(write_patients(tmp_path, val=(3, 4), **changes), size=SIZE, class_map="cardiac")
-    assert "heart_train.npz" in str(raised.value)
-
-
-@pytest.mark.parametrize("shape", [(0, 20, 20), (12, 0, 20)])
-@pytest.mark.parametrize("class_map", [None, "cardiac"])
-def test_arrays_without_a_pixel_are_refused(tmp_path, shape, class_map):
-    rows = dict.fromkeys(("patient", "frame", "slice"), np.zeros(shape[0], int))
-    arrays = {"image": np.zeros(shape), "label": np.zeros(shape, int), **rows}
-    with pytest.raises(UserError, match=r"heart_train\.npz: image and labels of .* hold no pixel"):
-        load(write_patients(tmp_path, **arrays), size=SIZE, class_map=class_map)
-
-
-def huge_header(path):
-    """An archive whose array says that it has more elements than memory holds."""
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"
-    header += b" " * (117 - len(header)) + b"\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        for key in ("image", "label", "patient", "frame", "slice"):
-            content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-            archive.writestr(f"{key}.npy", content)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_text("hello"),
-        lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        lambda path: path.open("wb").write(b"\x93NUMPY\x01\x00"),
-        lambda path: (path.unlink(), path.mkdir()),
-        huge_header,
-    ],
-    ids=["empty", "text", "cut short", "npy", "folder", "more than memory"],
-)
-def test_a_file_that_is_no_npz_is_refused(tmp_path, spoil):
-    spoil(write_patients(tmp_path) / "heart_train.npz")
-    with pytest.raises(UserError, match=r"heart_train\.npz cannot be read as npz") as raised:
-        load(tmp_path, size=SIZE)
-    assert "pickle" not in str(raised.value) and "get the file again" in str(raised.value)
-
-
 def test_something_that_is_no_folder_is_refused():
     with pytest.raises(UserError, match="/dev/null is a file; give a folder with one of"):
         load(Path("/dev/null"), size=SIZE)
@@ -583,12 +362,6 @@ def test_pixels_that_float32_cannot_square_are_refused(maker):
     maker.pair("a", image=maker.image(maker.labels()) * np.float32(1e20))
     with pytest.raises(UserError, match=r"a\.nii\.gz: a pixel of magnitude .* at most 1e\+15"):
         load(maker.folder, size=SIZE)
-
-
-def test_half_a_set_is_refused(tmp_path):
-    (write_patients(tmp_path) / "heart_val.npz").unlink()
-    with pytest.raises(UserError, match=r"heart_val\.npz does not exist; both halves"):
-        load(tmp_path, size=SIZE)
 
 
 def test_window_statistics_come_from_training_slices_only(maker):

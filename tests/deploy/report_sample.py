@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from lmaunet.artifacts import Agreement, Measurement, Unavailable
@@ -90,3 +91,26 @@ def parts() -> dict[str, Any]:
 def sample(**changes: Any) -> dict[str, Any]:
     """Return the report, with other arguments for ``assemble`` where given."""
     return report.assemble(**(parts() | changes))
+
+
+def altered(path, value=None, *, delete=False, source=None):
+    """Return a report with the value at ``path`` (keys joined by '/') changed or deleted."""
+    content = copy.deepcopy(source or sample())
+    *outer, last = path.split("/")
+    place = content
+    for key in outer:
+        place = place[int(key) if isinstance(place, list) else key]
+    if delete:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+def class_drop(name, before, now):
+    """Return the changes of a target whose class ``name`` fell from one Dice to another."""
+    loss = (before - now) / before
+    return {
+        "class_drop_points": measured("class_drop_points", 100 * (before - now)),
+        "worst_class": {"class": name, "reference": before, "dice": now, "relative_loss": loss},
+    }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from report_forms import FORMS, VisibleText, require_provenance
 from report_sample import parts, sample
-from test_render import FORMS, VisibleText, require_provenance
 
 from lmaunet.deploy import hardware_detail, render, report
 

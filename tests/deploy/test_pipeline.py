@@ -12,7 +12,6 @@ import pytest
 import SimpleITK
 from command_line import runner
 
-from lmaunet.deploy.run_data import fingerprint
 from lmaunet.stage import read_json, read_manifest
 
 
@@ -374,23 +373,6 @@ def test_a_network_of_other_classes_is_refused_before_anything_is_trained(
     )
     assert status == 2 and "pineal gland" in err and "--class-map" in err
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_the_fingerprint_of_data_covers_what_a_score_depends_on(tiny_data):
-    whole = fingerprint(tiny_data)
-    assert fingerprint(dataclasses.replace(tiny_data, notes=("another note",))) == whole
-    val = tiny_data.val
-    others = [
-        {"spacing_mm": (1.0, 2.0, 3.0)},
-        {"case_spacing_mm": {"a": (1.0, 2.0, 3.0)}},
-        {"case_spacing_mm": {"a": (1.0, 3.0, 2.0)}},
-        {"classes": (*tiny_data.classes[:-1], "renamed")},
-        {"val": dataclasses.replace(val, cases=np.full(len(val), "another"))},
-        {"val": dataclasses.replace(val, labels=np.flip(val.labels, 1).copy())},
-        {"train": dataclasses.replace(tiny_data.train, images=tiny_data.train.images + 1)},
-    ]
-    found = {fingerprint(dataclasses.replace(tiny_data, **change)) for change in others}
-    assert len(found | {whole}) == len(others) + 1
 
 
 def test_a_run_of_another_version_is_refused(trained, run):

@@ -1,114 +1,15 @@
-import re
-from html.parser import HTMLParser
+"""The report's page and Markdown."""
 
-import jinja2
+import re
+
 import numpy as np
 import pytest
+from report_forms import FORMS, require_provenance
 from report_sample import NO_GPU, measured, parts, sample
 
 from lmaunet.artifacts import Agreement, Measurement
 from lmaunet.deploy import figures, gates, pictures, render, report
 from lmaunet.deploy.measuring import no_foreground
-
-#: Every figure of the sample as it must be read: number, unit, and the word beside it.
-FIGURES = [
-    ("1.23", "MB", "measured"), ("1.33", "MB", "measured"), ("1.43", "MB", "measured"),
-    ("1.04", "MB", "measured"), ("1.14", "MB", "measured"), ("1.24", "MB", "measured"),
-    ("0.877", "", "measured"), ("0.878", "", "measured"), ("0.879", "", "measured"),
-    ("0.61", "points", "measured"), ("0.71", "points", "measured"), ("0.81", "points", "measured"),
-    ("7.21", "mm", "measured"), ("7.31", "mm", "measured"), ("7.41", "mm", "measured"),
-    ("61.30", "ms", "measured"), ("10.37", "ms", "est."), ("9.83", "ms", "est."),
-    ("0.889", "", "measured"), ("6.02", "mm", "measured"),
-    ("0.853", "", "measured"), ("0.874", "", "measured"), ("0.894", "", "measured"),
-    ("1,835,008", "cycles", "est."), ("589,824", "cycles", "est."), ("172,310", "", "est."),
-]  # fmt: skip
-
-
-class VisibleText(HTMLParser):
-    """The text of a page that a reader sees, with blanks between elements."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.parts, self.hidden = [], 0
-        self.feed(page)
-        self.text = " ".join(" ".join(self.parts).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.hidden += tag in ("style", "title")
-
-    def handle_endtag(self, tag):
-        self.hidden -= tag in ("style", "title")
-
-    def handle_data(self, data):
-        if not self.hidden:
-            self.parts.append(data)
-
-
-def require_provenance(text, figures=FIGURES):
-    """Check that each figure occurs, and that its word stands beside it wherever it occurs."""
-    for number, unit, word in figures:
-        places = list(re.finditer(rf"(?<![\d.,]){re.escape(number)}(?![\d,]|\.\d)", text))
-        assert places, f"{number} is not in the report"
-        beside = " ".join(part for part in (unit, word) if part)
-        for place in places:
-            after = text[place.end() : place.end() + 40]
-            assert after.startswith(f" {beside}"), f"{number} is followed by {after!r}"
-
-
-FORMS = {
-    "html": lambda made: VisibleText(render.html(made)).text,
-    "markdown": render.markdown,
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_figure_has_its_provenance_beside_it(form):
-    require_provenance(FORMS[form](sample()))
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("provenance", ["emulated", "simulated", "estimated"])
-def test_an_accuracy_that_was_not_measured_is_marked_for_each_organ(form, provenance):
-    changed = parts()
-    dice = Measurement("dice", 0.877, "1", provenance)
-    changed["targets"]["ort"]["dice"] = dice
-    word = {"estimated": "est."}.get(provenance, provenance)
-    text = FORMS[form](report.assemble(**changed))
-    require_provenance(text, [("0.877", "", word), ("0.931", "", word), ("0.815", "", word)])
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_mutant_that_calls_an_estimate_measured_is_caught(form, monkeypatch):
-    monkeypatch.setitem(figures.WORDS, "estimated", "measured")
-    with pytest.raises(AssertionError, match=r"10\.37 is followed by"):
-        require_provenance(FORMS[form](sample()))
-
-
-def test_mutant_that_drops_the_badge_is_caught(monkeypatch):
-    sources = jinja2.PackageLoader("lmaunet.deploy", "templates")
-    environment = jinja2.Environment(autoescape=True)
-    page = sources.get_source(environment, "report.html.j2")[0]
-    style = sources.get_source(environment, "style.css")[0]
-    mutant = re.sub(r"(macro badge\(.*?%\}).*?(\{% endmacro)", r"\1\2", page, count=1)
-    assert mutant != page
-    loader = jinja2.DictLoader({"report.html.j2": mutant, "style.css": style})
-    monkeypatch.setattr(jinja2, "PackageLoader", lambda *_: loader)
-    with pytest.raises(AssertionError, match=r"1\.23 is followed by"):
-        require_provenance(FORMS["html"](sample()))
-
-
-def test_mutant_that_drops_the_word_from_the_text_is_caught(monkeypatch):
-    monkeypatch.setattr(figures.Shown, "text", lambda self: f"{self.number} {self.unit}")
-    with pytest.raises(AssertionError, match=r"1\.23 is followed by"):
-        require_provenance(render.markdown(sample()))
-
-
-def test_an_estimate_also_looks_different():
-    page = render.html(sample())
-    shown = '<span class="figure estimated"><span class="number">10.37</span>'
-    assert page.count(shown) == 2  # its card and its gate
-    assert re.search(r"\.badge\.estimated \{[^}]*dashed", page)
-    assert re.search(r"\.figure\.estimated \.number[^{]*\{[^}]*italic", page)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 
@@ -188,3 +189,20 @@ def test_several_processes_write_one_note(data, place, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     note(data)
     assert not (place / "run" / NOTE).exists()
+
+
+def test_the_fingerprint_of_data_covers_what_a_score_depends_on(tiny_data):
+    whole = fingerprint(tiny_data)
+    assert fingerprint(dataclasses.replace(tiny_data, notes=("another note",))) == whole
+    val = tiny_data.val
+    others = [
+        {"spacing_mm": (1.0, 2.0, 3.0)},
+        {"case_spacing_mm": {"a": (1.0, 2.0, 3.0)}},
+        {"case_spacing_mm": {"a": (1.0, 3.0, 2.0)}},
+        {"classes": (*tiny_data.classes[:-1], "renamed")},
+        {"val": dataclasses.replace(val, cases=np.full(len(val), "another"))},
+        {"val": dataclasses.replace(val, labels=np.flip(val.labels, 1).copy())},
+        {"train": dataclasses.replace(tiny_data.train, images=tiny_data.train.images + 1)},
+    ]
+    found = {fingerprint(dataclasses.replace(tiny_data, **change)) for change in others}
+    assert len(found | {whole}) == len(others) + 1

@@ -1,6 +1,5 @@
 import pytest
-from report_sample import NO_GPU, measured, parts, sample
-from test_report import class_drop
+from report_sample import NO_GPU, class_drop, measured, parts, sample
 
 from lmaunet.artifacts import Measurement
 from lmaunet.deploy import gates, render, report

@@ -9,6 +9,7 @@ from dicom_maker import SHAPE, enhanced, one, save
 from pydicom.pixels import apply_rescale
 from pydicom.uid import JPEGLSLossless, RLELossless
 
+from lmaunet.data.dicom import codestream
 from lmaunet.data.dicom.series import read_dicom
 from lmaunet.errors import UserError
 
@@ -140,6 +141,14 @@ def test_a_frame_of_another_size_than_the_tags_is_refused(tmp_path, compressor, 
     dataset.Rows, dataset.Columns = rows, columns
     dataset.save_as(path)
     refused(path, "0.dcm is damaged")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 7), (300, 515), (515, 300), (65535, 256)])
+def test_sizes_of_two_bytes_are_read_whole(rows, columns):
+    sizes = rows.to_bytes(2) + columns.to_bytes(2)
+    other = b"\xff\xe0" + (16).to_bytes(2) + bytes(14)
+    frame = b"\xff\xd8" + other + b"\xff\xff\xc0" + (11).to_bytes(2) + b"\x08" + sizes + bytes(9)
+    assert codestream._size(frame) == (rows, columns)
 
 
 @pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])

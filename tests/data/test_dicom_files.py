@@ -103,6 +103,13 @@ def test_the_index_of_a_medium_is_no_series(tmp_path):
     assert np.array_equal(read_dicom(below).array, V[:3])
 
 
+def test_another_file_is_no_index_of_a_medium(tmp_path):
+    (tmp_path / "A").write_text("read me")
+    with pytest.raises(UserError) as raised:
+        read_dicom(tmp_path)
+    assert "index of a medium" not in str(raised.value) and "no DICOM" in str(raised.value)
+
+
 def test_files_that_other_programs_leave_are_skipped(tmp_path):
     folder = series(tmp_path / "a")
     for name in ("._IM0000.dcm", ".DS_Store", "Thumbs.db", "desktop.ini"):

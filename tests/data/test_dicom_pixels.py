@@ -249,6 +249,15 @@ def test_padding_stored_without_its_sign_is_no_metal(tmp_path, tag):
     assert any("held 62512, brighter than all others" in note for note in notes)
 
 
+@pytest.mark.parametrize("bits", [8, 12, 15, 16])
+def test_stored_numbers_and_their_sign(bits):
+    """As numpy reads the same bits, at the ends and in the middle of the range."""
+    half, whole = 1 << (bits - 1), 1 << bits
+    for number in (0, 1, bits - 1, bits, half - 1, half, half + 1, whole - 1):
+        shifted = np.array(number << (16 - bits), np.uint16).view(np.int16)
+        assert dicom_pixels._signed(number, bits) == int(shifted) >> (16 - bits)
+
+
 @pytest.mark.parametrize(("first", "last"), [(-2048, -1800), (-1800, -2048)])
 def test_a_range_of_marks(tmp_path, first, last):
     def change(z):

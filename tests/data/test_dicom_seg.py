@@ -30,7 +30,8 @@ def labels(shape=SHAPE):
 
 def written(tmp_path, source, array=None, classes=CLASSES):
     array = labels() if array is None else array
-    path = write_segmentation(tmp_path / "out" / "seg.dcm", array, source, classes, "demo 1.0")
+    out = tmp_path / "new" / "out" / "seg.dcm"
+    path = write_segmentation(out, array, source, classes, "demo 1.0")
     assert [p.name for p in path.parent.iterdir()] == ["seg.dcm"]
     return path
 
@@ -330,6 +331,7 @@ def test_the_source_may_be_gone_when_the_segmentation_is_written(tmp_path):
         ("right ventricle", "91723000", "53085002", None),
         ("LV", "91723000", "87878005", None),
         ("left ventricular cavity", "91723000", "91723000", "7771000"),
+        ("left lateral ventricle", "91723000", "91723000", "7771000"),  # one of the brain
         ("left ventricle cavity", "91723000", "87878005", None),
         ("heart_ventricle_left", "91723000", "87878005", None),
         ("RA", "91723000", "73829009", None),

@@ -76,10 +76,26 @@ def test_synapse_files_that_are_damaged_or_do_not_fit(synapse):
     (folder / "test_vol_h5" / "case0001.npy.h5").unlink()
     path = folder / "train_npz" / "case0005_slice000.npz"
     np.savez(path, image=np.full((12, 14), 300.0), label=np.zeros((12, 14)))
-    with pytest.raises(UserError, match=r"values from 0 to 300; expected \[0, 1\]"):
+    with pytest.raises(
+        UserError, match=r"slice000\.npz: image values from 300 to 300; expected \[0"
+    ):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+    path.unlink()
+    path = folder / "train_npz" / "case0005_slice003.npz"
+    np.savez(path, image=np.full((12, 14), -1.0), label=np.zeros((12, 14)))
+    with pytest.raises(UserError, match=r"slice003\.npz: image values from -1 to -1; expected \[0"):
         load(folder, size=SIZE, class_map="synapse-aorta-first")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="cannot be read as npz"):
+        load(folder, size=SIZE, class_map="synapse-aorta-first")
+
+
+@pytest.mark.parametrize("shape", [(0, 12, 14), (12, 14, 0), (12, 14)])
+def test_synapse_labels_that_are_no_volume_are_refused(synapse, shape):
+    folder = synapse()
+    with h5py.File(folder / "test_vol_h5" / "case0001.npy.h5", "w") as file:
+        file["label"] = file["image"] = np.zeros(shape, np.float32)
+    with pytest.raises(UserError, match="expected a volume of 3 dimensions"):
         load(folder, size=SIZE, class_map="synapse-aorta-first")
 
 

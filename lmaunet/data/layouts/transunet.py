@@ -189,8 +189,8 @@ def _read_slices(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
         plane = _plane(read_npz(file, ("image",))["image"], file)
         check_shapes(plane.shape, shape, str(file))
         check_pixels(plane, str(file))
-        planes.append(plane.astype(np.float32))
-    return _check_unit(np.stack(planes), files[0])
+        planes.append(_check_unit(plane.astype(np.float32), file))
+    return np.stack(planes)
 
 
 def _plane(array: np.ndarray, path: Path) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Put a finished folder in the place of an old one, so that a kill at any time loses neither.
 
+Its files are on the disk before it is renamed, so that a power loss does not lose them either.
+
 Linux exchanges two folders in one step (``renameat2``). Where the system or its file system cannot,
 the old folder is set aside first; between the two renames nothing stands in the place, and
 :func:`recover` puts it right at the next start.
@@ -31,6 +33,7 @@ def swap(new: Path, place: Path) -> None:
     old = _aside(place)
     if old.exists():
         shutil.rmtree(old)
+    settle(new)
     if not place.exists():
         new.rename(place)
         return
@@ -40,6 +43,25 @@ def swap(new: Path, place: Path) -> None:
     place.rename(old)
     new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def settle(folder: Path) -> None:
+    """Wait until all of a folder is on its disk.
+
+    Raises:
+        OSError: where it cannot be written there, such as on a disk of the network that is full.
+    """
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:  # some file systems know no such wait for a folder
+                raise
+        finally:
+            os.close(handle)
 
 
 def recover(place: Path, new: Path | None) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -291,6 +293,44 @@ def test_the_old_result_stands_until_the_new_one_takes_its_place(stage, monkeypa
 
     other.write(work)
     assert renamed == [("train", ".train.old"), (".train.partial", "train")]
+
+
+def test_a_result_is_on_the_disk_before_it_takes_its_place(stage, monkeypatch):
+    """All of its files and folders; else a power loss after the rename leaves empty ones."""
+    stage.write(two_files("old"))
+    settled, before = [], []
+    fsync, swapped = os.fsync, exchange.exchange
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda n: (settled.append(str(Path(f"/proc/self/fd/{n}").readlink())), fsync(n)),
+    )
+    monkeypatch.setattr(
+        exchange, "exchange", lambda a, b: (before.extend(settled), swapped(a, b))[1]
+    )
+    new = dataclasses.replace(stage, options={"epochs": 2})
+    new.write(two_files("new"))
+    names = ["", "out.txt", "manifest.json", "more", "more/out.txt"]
+    assert sorted(before) == sorted(str(stage.partial / name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(errno.EINVAL, "new"), (errno.ENOSPC, "old"), (errno.EIO, "old")]
+)
+def test_a_disk_that_refuses_late_leaves_the_old_result(stage, monkeypatch, number, text):
+    stage.write(two_files("old"))
+
+    def refuse(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    new = dataclasses.replace(stage, options={"epochs": 2})
+    if text == "new":
+        new.write(two_files("new"))
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            new.write(two_files("new"))
+    assert (stage.folder / "out.txt").read_text() == text and read_stage(stage.folder)
 
 
 def test_json_is_moved_into_place_and_never_copied_over_the_old(tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
 A site is a place in the source and a family of operators that change it: the ``+`` of a sum is one
 site, whatever it is replaced with, so that eleven replacements of one sum do not count eleven times
 as much as a number that has two. Sites are left out where no behaviour can depend on them:
-annotations, and the words of messages (f-strings of a ``raise`` or of a call that only speaks).
+annotations with the guard of their imports, and the words of messages (f-strings of a ``raise`` or of
+a call that only speaks).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def operators() -> dict[str, object]:
 
 
 def sites_of(path: str, source: str) -> list[Site]:
-    """Return the sites of a source, in its order, without annotations and messages."""
+    """Return the sites of a source in its order, without annotations and messages."""
     from cosmic_ray.ast import ast_nodes, get_ast
 
     left_out = list(_left_out(ast.parse(source)))
@@ -136,12 +137,14 @@ def _statements(node: ast.AST, imported: bool) -> Iterator[tuple[ast.stmt, bool]
 
 
 def _left_out(tree: ast.AST) -> Iterator[Span]:
-    """Yield the spans of annotations and of messages."""
+    """Yield the spans of annotations, of the guards of what they import, and of messages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             yield _span(node.annotation)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
             yield _span(node.returns)
+        elif isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":
+            yield (node.lineno, node.col_offset), _span(node.test)[1]
         elif isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _speaks(node.func)):
             yield from (_span(n) for n in ast.walk(node) if isinstance(n, ast.JoinedStr))
 

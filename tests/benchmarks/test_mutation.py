@@ -147,6 +147,12 @@ def test_one_site_has_all_replacements_of_one_operator():
     assert {mutate(site, i, SUMS).source for i in range(3)} == {"found = found + value"}
 
 
+@pytest.mark.parametrize(("name", "sites"), [("TYPE_CHECKING", 0), ("FAST", 1)])
+def test_what_is_imported_for_annotations_alone_is_no_behaviour(name, sites):
+    code = f"from a import {name}\n\nif {name}:\n    import b\n"
+    assert len(sites_of("f.py", code)) == sites
+
+
 def test_a_removed_line_is_named():
     code = "import functools\n\n\n@functools.cache\ndef f():\n    return 1\n"
     (site,) = [s for s in sites_of("f.py", code) if s.family == "RemoveDecorator"]

@@ -84,6 +84,7 @@ def test_a_mask_repeats_all_that_places_its_image(tmp_path, fields, suffix):
     ]
     for key in PLACING_FIELDS:
         assert np.array_equal(raw[0][key], raw[1][key]), key
+    assert raw[1]["bitpix"] == 8 * raw[1].get_data_dtype().itemsize == 16
     assert np.array_equal(image.affine, mask.affine) and mask.shape == SHAPE
     assert np.array_equal(mask.get_fdata(), image.get_fdata().reshape(SHAPE) + 100)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -140,6 +141,7 @@ def voxels_lps(path):
         (PLACEMENTS["pixdim of another size"], "voxels are 1 x 1.5 x 3 mm by the sform, which is"),
         ({"srow": rows(sheared((1, 2), 0.9)), "sform_code": 1}, "comes from the qform"),
         (PLACEMENTS["qfac of 0"], None),
+        (PLACEMENTS["qfac of -1"], None),
         (PLACEMENTS["qfac of 0.5"], "pixdim[0] is 0.5: taken as 1, as ITK and FSL take it"),
         ({"bitpix": 8}, "bitpix in the header is 8: the datatype's 16 are used"),
     ],

@@ -3,8 +3,8 @@
 A site is a place in the source and a family of operators that change it: the ``+`` of a sum is one
 site, whatever it is replaced with, so that eleven replacements of one sum do not count eleven times
 as much as a number that has two. Sites are left out where no behaviour can depend on them:
-annotations with the guard of their imports, and the words of messages (f-strings of a ``raise`` or of
-a call that only speaks).
+annotations with the guard of their imports, and the words of messages (f-strings of a ``raise`` or
+of a call that only speaks).
 """
 
 from __future__ import annotations

@@ -126,6 +126,14 @@ def test_missing_slices_are_counted_and_placed(tmp_path, kind, gone, text):
     refused(tmp_path / "a", *expected, *(names if len(gone) == 1 else ()))
 
 
+@pytest.mark.parametrize(("jitter", "counted"), [(0.04, True), (0.06, False)])
+def test_a_missing_slice_is_counted_beside_jitter_of_twice_its_tolerance(tmp_path, jitter, counted):
+    """A step between two slices has the jitter of both."""
+    folder = shifted(tmp_path, [0, 0, jitter, 0, 0, 0, 0])
+    (folder / maker.name(5)).unlink()
+    refused(folder, "1 slice(s) are missing" if counted else "the most unusual")
+
+
 def test_a_slice_twice_is_named(tmp_path):
     folder = series(tmp_path / "a")
     shutil.copy(folder / maker.name(2), folder / "copy (1).dcm")

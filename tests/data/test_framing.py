@@ -5,7 +5,7 @@ import pytest
 
 from lmaunet.data import framing
 from lmaunet.data import normalization as norm
-from lmaunet.data.framing import Framing, resample_in_plane
+from lmaunet.data.framing import Framing, _neighbours, resample_in_plane
 from lmaunet.errors import UserError
 
 
@@ -150,6 +150,13 @@ def test_classes_that_are_enlarged_wrongly_are_noticed(mutant_of, right, wrong):
     logits = logits_of((53, 64))
     got = mutant_of(framing, right, wrong).enlarged_classes(logits, (101, 122))
     assert not np.array_equal(got, interpolated(logits, (101, 122)).argmax(1))
+
+
+def test_pixels_beyond_the_outer_centres_are_those_of_the_edge():
+    before, share = _neighbours(8, 3)
+    place = before + share
+    assert place[0] == 0 and place[-1] == 2 and share[-1] == 0 and before.max() == 2
+    assert np.allclose(place[2:6], (np.arange(2, 6) + 0.5) * 3 / 8 - 0.5)
 
 
 def test_only_a_grid_that_is_finer_both_ways_is_enlarged():

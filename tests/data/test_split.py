@@ -1,9 +1,20 @@
 """The split by blocks of z, by subject, and the check that holds the gap."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from lmaunet.data.split import check_gap, split_by_blocks, split_subjects, useful_slices
+from lmaunet.data.split import (
+    MIN_TRAIN_BLOCK,
+    TRAIN_SHARE,
+    VAL_SHARE,
+    _best_blocks,
+    check_gap,
+    split_by_blocks,
+    split_subjects,
+    useful_slices,
+)
 from lmaunet.errors import UserError
 
 
@@ -44,6 +55,27 @@ def test_slices_far_from_organs_train_as_empty_examples():
     split = split_by_blocks(organs(100))
     assert {64, 72, 80, 88, 96} <= set(split.train.tolist())
     assert 65 not in split.train and 96 not in split.val
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_best_blocks_are_those_of_a_search_by_hand(seed):
+    """Every placement, slice by slice; organs reach the first and the last slice."""
+    pixels = np.random.default_rng(seed).integers(0, 40, (12, 3)) * [[1, 1, seed % 2]]
+    blocks, length, gap = 2, 2, 1
+    (score, kept), starts, _ = _best_blocks(pixels, blocks, length, gap)
+    scores = {}
+    for chosen in itertools.combinations(range(len(pixels) - length + 1), blocks):
+        val = {z for start in chosen for z in range(start, start + length)}
+        train = [z for z in range(len(pixels)) if min(abs(z - v) for v in val) > gap]
+        between = [z for z in train if chosen[0] < z < chosen[1]]
+        if len(between) < MIN_TRAIN_BLOCK or len(train) < MIN_TRAIN_BLOCK:
+            continue
+        of = {c: pixels[:, c].sum() for c in (1, 2) if pixels[:, c].sum()}
+        shares = [pixels[sorted(val), c].sum() / (VAL_SHARE * n) for c, n in of.items()]
+        shares += [pixels[train, c].sum() / (TRAIN_SHARE * n) for c, n in of.items()]
+        scores[chosen] = min(1.0, *shares), len(train)
+    assert (score, kept) == pytest.approx(max(scores.values()))
+    assert (score, kept) == pytest.approx(scores[tuple(starts)])
 
 
 def test_it_is_the_same_each_time():

@@ -120,6 +120,33 @@ def test_nrrd_axes_of_one_that_lie_in_no_space_are_left_out(tmp_path):
     assert read_volume(tmp_path / "b.nrrd").geometry.grid.size == (5, 42)
 
 
+@pytest.mark.parametrize("sizes", ["1 5 6 7", "5 1 6 7", "5 6 7 1"])
+def test_a_nrrd_axis_of_one_beside_three_is_left_out(tmp_path, sizes):
+    header = NRRD.replace("dimension: 3", "dimension: 4").replace("sizes: 5 6 7", f"sizes: {sizes}")
+    array, grid, _ = read_nrrd(write(tmp_path / "a.nrrd", header + "\n"))
+    assert grid.size == (5, 6, 7) and np.array_equal(array, voxels())
+    header = header.replace(sizes, sizes.replace("1", "2"))
+    with pytest.raises(UserError, match=r"4 dimensions .*; expected 3"):
+        read_nrrd(write(tmp_path / "a.nrrd", header + "\n", PIXELS * 2))
+
+
+@pytest.mark.parametrize(("lines", "bound"), [(1022, True), (1023, True), (1026, False)])
+@pytest.mark.parametrize("kind", ["nrrd", "mha"])
+def test_a_header_has_a_bound(tmp_path, kind, lines, bound):
+    """A file of text without end is no header: at most 1 MiB is read of it."""
+    line = {"nrrd": "#" + "x" * 1022 + "\n", "mha": " " * 1023 + "\n"}[kind]
+    if kind == "nrrd":
+        path = write(tmp_path / "a.nrrd", NRRD + line * lines + "\n")
+        read = read_nrrd
+    else:
+        path, read = write(tmp_path / "a.mha", META + line * lines + END), read_metaimage
+    if bound:
+        assert np.array_equal(read(path)[0], voxels())
+    else:
+        with pytest.raises(UserError, match="is cut short: its header has no"):
+            read(path)
+
+
 @pytest.mark.parametrize(
     ("change", "pixels", "text"),
     [

@@ -28,7 +28,9 @@ def allocation(**changes):
 
 
 def test_the_plot_has_a_bar_and_dots_for_every_layer():
-    root = ElementTree.fromstring(draw_allocation(allocation()))
+    root = ElementTree.fromstring(
+        draw_allocation(allocation(budget_bytes=4_200_000, file_bytes=1_234_499))
+    )
     rows = [group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}circle") is not None]
     assert len(rows) == 4
     bars = [row.find(f"{SVG}rect") for row in rows]
@@ -38,6 +40,12 @@ def test_the_plot_has_a_bar_and_dots_for_every_layer():
     # the filled dot of the layer with 2 bits lies right of that with 4: it is more sensitive
     filled = [float(row.findall(f"{SVG}circle")[-1].get("cx")) for row in rows]
     assert filled[3] > filled[2] > filled[1] >= filled[0]
+    # and beside it an open one for each number of bits that the layer did not get
+    assert [len(row.findall(f"{SVG}circle")) for row in rows] == [4] * 4
+    for row in rows:  # no error at all lies where the scale begins, with that of 4 bits
+        assert len({dot.get("cx") for dot in row.findall(f"{SVG}circle")}) == 3
+    words = " ".join(text.text for text in root.iter(f"{SVG}text"))
+    assert "1.234 MB" in words and "4.2 MB" in words
     width = float(root.get("width"))
     assert all(0 < x < width for x in filled)
 

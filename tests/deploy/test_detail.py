@@ -1,0 +1,105 @@
+from lmaunet.deploy.detail import detail_lines
+
+PARTS = {
+    "plan": 12_110_000, "constants": 200_000, "kernels": 11_450_000, "kernel_count": 71,
+    "rest": 460_000, "packed": 220_000,
+}  # fmt: skip
+UNAVAILABLE = {"unavailable": {"tool": "a CUDA GPU", "why": "none", "fix": "buy one"}}
+
+
+def lines(detail):
+    return dict(detail_lines({"detail": detail, "latency_ms": UNAVAILABLE}))
+
+
+def test_the_report_says_what_an_engine_unpacks_to():
+    detail = {"bytes": PARTS, "weight_only_convolutions": {"int8": 8, "quantized": 8}}
+    assert lines(detail) == {
+        "Convolutions with INT8 weights only": "8 of 8",
+        "Engine, unpacked": "12.11 MB: 0.20 constants, 11.45 source of 71 generated kernels, "
+        "0.46 the rest",
+    }
+
+
+def test_what_is_missing_is_not_shown():
+    assert lines({"bytes": {**PARTS, "kernels": None}}) == {}
+    assert lines({"bytes": 3, "weight_only_convolutions": {"int8": 0, "quantized": 0}}) == {}
+
+
+LATENCY = {
+    "cpu": "a CPU", "threads": 3, "min_ms": 4.04, "p90_ms": 5.06, "runs": 17, "load_average": 0.7,
+    "spread": 1.2524, "unsteady": True,
+}  # fmt: skip
+
+
+def shown(detail, **latency):
+    measured = {"value": 4.5, "unit": "ms", "provenance": "simulated"} | latency
+    found = detail_lines({"detail": detail, "latency_ms": measured})
+    return {
+        label: value if isinstance(value, str) else
+        (value.number, value.unit, value.provenance, value.mark)
+        for label, value in found
+    }  # fmt: skip
+
+
+def test_a_latency_is_shown_with_its_conditions():
+    found = shown({"latency": LATENCY})
+    assert found.pop("90th percentile to minimum").startswith("1.25, above 1.2: UNSTEADY, somethi")
+    assert found == {
+        "CPU": "a CPU", "Threads": "3",
+        "Latency, minimum": ("4.04", "ms", "simulated", ""),
+        "Latency, 90th percentile": ("5.06", "ms", "simulated", ""),
+        "Timed": "17 runs, load average 0.7",
+    }  # fmt: skip
+    calm = shown({"latency": LATENCY | {"spread": 1.1, "unsteady": False, "load_average": None}})
+    assert calm["90th percentile to minimum"] == "1.10" and calm["Timed"] == "17 runs"
+    # without a figure nothing is said of its spread
+    assert lines({"latency": LATENCY}) == {"CPU": "a CPU", "Threads": "3"}
+
+
+def test_fp32_in_the_same_turns_is_shown_where_all_of_it_is_known():
+    beside = {"form": "FP32", "median_ms": 20.25, "size_mb": 1.37, "speed_up": 4.126,
+              "compression": 3.96, "unsteady": True}  # fmt: skip
+    assert shown({"float32": beside}) == {
+        "FP32, in the same turns": ("20.25", "ms", "measured", "unsteady"),
+        "Size of all that ships in FP32": ("1.37", "MB", "measured", ""),
+        "Against FP32": "4.13 times as fast, 4.0 times as small",
+    }
+    assert shown({"float32": beside | {"unsteady": False}})["FP32, in the same turns"][3] == ""
+    for key in beside.keys() - {"unsteady"}:
+        assert shown({"float32": beside | {key: None}}) == {}, key
+
+
+def test_packed_weights_are_shown_where_they_are_smaller():
+    packing = {"packed_bytes": 1_234_499, "unpacked_bytes": 2_345_499}
+    assert shown({"packing": packing, "load": {"packed_ms": 7.4, "load_ms": 9}}) == {
+        "Weights": "1.234 MB packed, 2.345 MB as INT8",
+        "Load time": ("7", "ms", "measured", ""),
+    }
+    assert shown({"packing": packing | {"packed_bytes": 2_345_499}}) == {}
+    assert shown({"packing": packing | {"packed_bytes": None}, "load": {"load_ms": 9.6}}) == {
+        "Load time": ("10", "ms", "measured", "")
+    }
+
+
+def test_what_a_design_and_an_engine_say_of_themselves():
+    detail = {
+        "board": "ZCU104", "clock_mhz": 250.0, "clock_status": "assumed", "interval_ms": 3.24,
+        "interval_ms_provenance": "simulated", "limits": "DSPs", "library": "v1",
+        "lowering": "unrolled", "sms": ["80", "SM86"], "precisions": {"INT8": 45, "FP32": 2},
+        "convolutions": {"integer_kernels": 12, "float_kernels": 1}, "integer_convolutions": 13,
+        "int8_convolutions": {"dense": {"int8": 9, "quantized": 10}, "depthwise": {"int8": 1,
+                                                                                  "quantized": 2}},
+    }  # fmt: skip
+    assert shown(detail) == {
+        "Board": "ZCU104", "Clock": "250 MHz, assumed", "What limits it": "DSPs", "Library": "v1",
+        "Between two images": ("3.24", "ms", "simulated", ""), "Scan lowering": "unrolled",
+        "Built for": "SM80, SM86", "Layers by precision": "45 INT8, 2 FP32",
+        "Convolutions": "12 in integer kernels, 1 in float", "Integer convolutions": "13",
+        "INT8 convolutions, dense": "9 of 10", "INT8 convolutions, depthwise": "1 of 2",
+    }  # fmt: skip
+    assert shown({"int8_convolutions": {"int8": 3, "quantized": 4}}) == {
+        "INT8 convolutions": "3 of 4"
+    }
+    assert shown({"clock_mhz": 100}) == {"Clock": "100 MHz"}
+    # what is not said counts as estimated
+    assert shown({"interval_ms": 3.24})["Between two images"] == ("3.24", "ms", "estimated", "")

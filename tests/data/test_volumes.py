@@ -63,6 +63,28 @@ def test_a_grid_that_is_shifted_or_flipped_is_another_grid(maker, tmp_path):
     assert not geometry.same_grid(read_image(tmp_path / "b.nii")[1])
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize(("off_mm", "same"), [(0.045, True), (-0.045, True), (0.055, False)])
+def test_grids_are_one_where_their_first_and_last_voxels_are(tmp_path, axis, off_mm, same):
+    """To 0.05 mm; axes of other lengths, turned, and steps that add up to the last voxel."""
+    shape, spacing = (4, 6, 11), np.array([3.0, 2.0, 1.5])
+    array = np.zeros(shape, np.int16)
+    grids = []
+    for name in ("original", "longer", "moved"):
+        image = SimpleITK.GetImageFromArray(array)
+        image.SetDirection((0, 0, 1, 1, 0, 0, 0, 1, 0))
+        steps, origin = spacing[::-1].copy(), np.zeros(3)
+        if name == "longer":
+            steps[axis] += off_mm / (shape[::-1][axis] - 1)
+        elif name == "moved":
+            origin[axis] += off_mm
+        image.SetSpacing(steps.tolist())
+        image.SetOrigin(origin.tolist())
+        SimpleITK.WriteImage(image, str(tmp_path / f"{name}.mha"))
+        grids.append(read_image(tmp_path / f"{name}.mha")[1])
+    assert [grids[0].same_grid(other) for other in grids] == [True, same, same]
+
+
 def test_a_slice_is_a_volume_of_one(tmp_path):
     SimpleITK.WriteImage(
         SimpleITK.GetImageFromArray(np.eye(4, dtype=np.int16)), str(tmp_path / "a.mha")

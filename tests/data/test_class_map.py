@@ -17,6 +17,15 @@ from lmaunet.data.normalization import check
 from lmaunet.errors import UserError
 
 
+@pytest.mark.parametrize("count", [2, 255])
+def test_as_many_classes_as_a_label_can_name_are_taken(tmp_path, count):
+    names = [f"c{i}" for i in range(count)]
+    (tmp_path / "map.json").write_text(
+        json.dumps({"classes": names, "codes": {str(i): i for i in range(1, count)}})
+    )
+    assert len(read_class_map(tmp_path / "map.json").classes) == count
+
+
 def test_the_order_of_the_synapse_classes():
     assert SYNAPSE_CLASSES == (
         "background", "aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas",

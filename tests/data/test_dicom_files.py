@@ -8,6 +8,7 @@ from dicom_maker import SHAPE, enhanced, one, save, series
 from pydicom.fileset import FileSet
 from pydicom.uid import generate_uid
 
+from lmaunet.data.dicom import files as dicom_files
 from lmaunet.data.dicom.series import holds_dicom, is_dicom, read_dicom
 from lmaunet.data.images.volumes import is_volume, read_image
 from lmaunet.errors import ToolNotFound, UserError
@@ -207,6 +208,27 @@ def test_identity_that_an_anonymiser_emptied_is_not_needed(tmp_path):
     image = read_dicom(folder)
     assert np.array_equal(image.array, V)
     assert any("no file has a SeriesInstanceUID" in note for note in image.notes)
+
+
+def test_one_image_without_a_series_is_not_taken_for_several(tmp_path):
+    dataset = one(0, V[0])
+    del dataset.SeriesInstanceUID
+    image = read_dicom(save(dataset, tmp_path / "a.dcm"))
+    assert not any("SeriesInstanceUID" in note for note in image.notes)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize(
+    ("group", "element", "length", "size", "first"),
+    [(8, 0x20, 8, 132, True), (8, 0x21, 8, 132, False), (2, 0, 4, 132, True),
+     (8, 0x20, 8, 131, False),
+     (8, 0x08, 256, 200, True), (8, 0x08, 258, 200, False), (8, 0x08, 7, 200, False),
+     (3, 0x08, 8, 200, False), (7, 0x08, 8, 200, False)],
+)  # fmt: skip
+def test_what_a_first_element_is(order, group, element, length, size, first):
+    """Without preamble: of group 2 or 8, by its tag and the length of its value."""
+    start = group.to_bytes(2, order) + element.to_bytes(2, order) + length.to_bytes(4, order)
+    assert dicom_files._begins_without_preamble(start.ljust(size, b"\1")) == first
 
 
 def test_a_slice_of_another_series_uid_is_another_series(tmp_path):

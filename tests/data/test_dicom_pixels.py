@@ -179,6 +179,7 @@ def test_pixels_of_floats(tmp_path, keyword, kind):
         ({"BitsStored": 0}, "0 bits stored up to bit 15 of 16"),
         ({"HighBit": 16}, "16 bits stored up to bit 16 of 16"),
         ({"BitsStored": 12, "HighBit": 8}, "12 bits stored up to bit 8 of 16"),
+        ({"SamplesPerPixel": 0}, "SamplesPerPixel is 0; expected 1 or more"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "is in colour (3 samples"),
         ({"PhotometricInterpretation": "MONOCHROME1"}, "MONOCHROME1; expected MONOCHROME2"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "expected MONOCHROME2"),

@@ -316,6 +316,17 @@ def test_labels_may_lie_beside_their_images_in_a_patients_folder(maker):
         load(maker.folder, size=SIZE)
 
 
+def test_slices_without_a_label_are_thinned(maker):
+    """Every eighth of them stays."""
+    for name in ("a", "b"):
+        labels = np.zeros((60, 12, 14), np.uint8)
+        labels[20:30, 3:6, 4:9] = 1
+        maker.pair(name, labels=labels)
+    data = load(maker.folder, size=SIZE)
+    for side in (data.train, data.val):
+        assert sorted(side.z.tolist()) == [0, 8, 16, *range(20, 30), 32, 40, 48, 56]
+
+
 def test_a_class_that_one_side_does_not_show_is_named(maker):
     for name in ("a", "b", "c"):
         labels = maker.labels()

@@ -6,9 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
+from lmaunet.data import normalization as norm
 from lmaunet.data.class_map import read_class_map
 from lmaunet.data.dataset_json import read_dataset_json
+from lmaunet.data.layouts.cases import labelled_window
 from lmaunet.data.loaders import load
+from lmaunet.data.source import Volume
 from lmaunet.errors import UserError
 
 SIZE = (16, 16)
@@ -80,6 +83,20 @@ def test_ct_is_clipped_to_percentiles_of_what_is_labelled_in_training(raw, maker
     # organs have 40 and 160 with deviation 3
     assert 30 < again["low"] < 38 and 162 < again["high"] < 172
     assert any("percentiles 0.5 and 99.5 of the labelled voxels that tr" in n for n in seen.notes)
+
+
+@pytest.mark.parametrize(
+    ("inside", "window"),
+    [([70, 70, 70, 70], norm.ABDOMEN_WINDOW_HU), ([70, 70.4, 70.6, 70.9], norm.ABDOMEN_WINDOW_HU),
+     ([70, 70, 90, 90], (70, 90))],
+)  # fmt: skip
+def test_labelled_voxels_of_one_value_are_no_window(inside, window):
+    labels = np.zeros((1, 4, 4), np.uint8)
+    labels[0, 1] = 1
+    image = np.full((1, 4, 4), -1000.0, np.float32)
+    image[0, 1] = inside
+    found = labelled_window([Volume("a", "train", labels, (lambda: image,))], 0)
+    assert (found["low"], found["high"]) == pytest.approx(window, abs=0.5)
 
 
 def test_the_window_of_ct_is_of_its_own_channel(raw):

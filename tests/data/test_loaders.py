@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmaunet.data.layouts.cases import Case, _check_apart
 from lmaunet.data.loaders import load
 from lmaunet.data.normalization import window
 from lmaunet.errors import UserError
@@ -217,6 +218,17 @@ def test_links_are_followed_but_one_image_is_no_two_cases(maker):
     (maker.folder / "labels" / "a.nii.gz").symlink_to(maker.folder / "images" / "a.nii.gz")
     with pytest.raises(UserError, match="is the same file as its label"):
         load(maker.folder, size=SIZE, class_map="totalsegmentator")
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_an_image_of_two_cases_is_named_with_both_in_whatever_order(maker, names):
+    image = maker.write(maker.folder / "i.nii", maker.image(maker.labels()))
+    cases = [
+        Case(n, (image,), maker.write(maker.folder / f"{n}.nii", maker.labels())) for n in names
+    ]
+    message = f"an image of case '{names[1]}', is the same file as an image of case '{names[0]}'"
+    with pytest.raises(UserError, match=message):
+        _check_apart(cases)
 
 
 def test_two_time_points_of_a_patient_stay_on_one_side(maker):

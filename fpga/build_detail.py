@@ -16,6 +16,7 @@ from fpga.placement import SHELL_FF, SHELL_LUT
 from fpga.proof import Proof
 
 NO_RTL, OWN_RTL = "no RTL yet", "RTL of our own"
+FINN_RTL = ("ConvolutionInputGenerator",)
 OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
 SHOWN_OPS = 10
 
@@ -191,10 +192,10 @@ def _hardware(op_type: str, domain: str) -> str:
     """Return what the node can be built from."""
     if op_type in OWN_OPERATORS:
         return OWN_RTL if op_type in registry.HARDWARE else NO_RTL
-    if domain.endswith(".rtl"):
+    if op_type in FINN_RTL:
         return "RTL of FINN+"
-    if op_type in registry.HARDWARE:
-        return f"{OWN_RTL}, in place of HLS"
+    if op_type in registry.HARDWARE or op_type == "Reshape":  # which is a FIFO
+        return f"{OWN_RTL}, in place of {'FINN+' if domain.endswith('.rtl') else 'HLS'}"
     return "HLS of FINN+, needs Vitis"
 
 

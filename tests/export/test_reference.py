@@ -78,6 +78,17 @@ def test_a_window_that_reads_elsewhere_is_refused(tmp_path, name, values, inside
             open_session(given, optimize=True)
 
 
+def test_openvino_is_not_given_such_a_window_either(tmp_path):
+    """It loads one, and its output has another size."""
+    from export.openvino_runtime import compile_model
+
+    made = model()
+    (pads,) = (a for a in made.graph.node[0].attribute if a.name == "pads")
+    pads.ints[:] = [1, 2, 1, -1]
+    with pytest.raises(UserError, match=r"Conv 'logits' has pads \[1, 2, 1, -1\]; expected 0 or"):
+        compile_model(saved(tmp_path / "a.onnx", made))
+
+
 def test_a_graph_of_two_inputs_is_refused(tmp_path):
     made = model()
     made.graph.input.add().CopyFrom(made.graph.input[0])

@@ -153,6 +153,7 @@ def test_a_slice_twice_is_named(tmp_path):
         (lambda again: {"DiffusionBValue": 800.0 * again}, "2 diffusion weightings"),
         (lambda again: {"ImageType": ["O", "P", "MP"[again]]}, "of another kind (image type P)"),
         (lambda again: {}, "differ in no tag that is known"),
+        (lambda again: {}, "holds 10 images at 5 place(s)"),
     ],
 )
 def test_several_images_of_each_place_are_said_with_what_they_differ_in(tmp_path, tags, text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import math
 
@@ -11,6 +12,7 @@ import pytest
 import SimpleITK
 from nifti_files import AFFINE, SHAPE, STEPS, content, voxels, write
 
+from lmaunet.data.images.geometry import FileGrid, flat
 from lmaunet.data.images.masks import write_labels
 from lmaunet.data.images.nifti_mask import PLACING_FIELDS
 from lmaunet.data.images.volumes import read_pixels, read_volume
@@ -335,6 +337,18 @@ def test_a_pair_is_read_as_a_pair(tmp_path):
         read_volume(tmp_path / "a.hdr")
 
 
+def test_a_slice_is_flat_where_two_dimensions_can_say_where_it_lies():
+    grid = FileGrid((5, 6, 1), (2.0, 3.0, 4.0), (10.0, 20.0, 0.0), (0, -1, 0, 1, 0, 0, 0, 0, 1))
+    assert flat(grid) == FileGrid((5, 6), (2.0, 3.0), (10.0, 20.0), (0, -1, 1, 0))
+    for place in (2, 5, 6, 7, 8):
+        turned = list(grid.direction)
+        turned[place] += 1e-5
+        leaning = dataclasses.replace(grid, direction=tuple(turned))
+        assert flat(leaning) is leaning
+    raised = dataclasses.replace(grid, origin=(10.0, 20.0, 1e-5))
+    assert flat(raised) is raised
+
+
 def test_a_flat_image_gives_a_flat_mask(tmp_path):
     array = voxels()[0]
     path = write(tmp_path / "a.nii", array, srow=rows(MOVED), qform_code=0)
@@ -344,5 +358,5 @@ def test_a_flat_image_gives_a_flat_mask(tmp_path):
     # what 2 dimensions cannot say of its place, 3 do
     geometry = read_volume(path).geometry
     assert geometry.grid.size == (*SHAPE[:2], 1)
-    flat = write(tmp_path / "b.nii", array, sform_code=0, qoffset=(10, 20, 0))
-    assert read_volume(flat).geometry.grid.size == SHAPE[:2]
+    path = write(tmp_path / "b.nii", array, sform_code=0, qoffset=(10, 20, 0))
+    assert read_volume(path).geometry.grid.size == SHAPE[:2]

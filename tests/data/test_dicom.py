@@ -103,6 +103,20 @@ def test_an_image_split_into_several_files_is_one(tmp_path):
     refused(tmp_path / "a", "expected all of them", "give the folder with all parts")
 
 
+@pytest.mark.parametrize(("total", "missing"), [(2, False), (3, True), (None, False), (1, True)])
+def test_the_last_part_of_a_split_image_is_missed(tmp_path, total, missing):
+    """As its tag says; without one the highest number is taken for the last."""
+    for part, order in enumerate([(0, 1), (2, 3, 4)]):
+        dataset = enhanced(order, ConcatenationUID="1.9", InConcatenationNumber=part + 1)
+        if total is not None:
+            dataset.InConcatenationTotalNumber = total
+        save(dataset, tmp_path / "a" / f"{part}.dcm")
+    if missing:
+        refused(tmp_path / "a", f"part(s) 1, 2 of an image that was split into {total} files")
+    else:
+        assert_box(read_dicom(tmp_path / "a"))
+
+
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
 @pytest.mark.parametrize(
     ("gone", "text"),

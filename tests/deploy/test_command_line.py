@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -251,7 +252,7 @@ def test_an_interrupted_training_goes_on(tmp_path):
 
 
 def test_a_checkpoint_never_takes_another_networks_run(tmp_path, monkeypatch):
-    from lmaunet.deploy.runs import DataSource, run_for_checkpoint, run_for_training
+    from lmaunet.deploy.runs import RUNS, DataSource, run_for_checkpoint, run_for_training
     from lmaunet.spec import named_spec
     from lmaunet.stage import Stage
 
@@ -260,6 +261,7 @@ def test_a_checkpoint_never_takes_another_networks_run(tmp_path, monkeypatch):
     first.write_text("1")
     second.write_text("2")
     new = run_for_checkpoint(None, first)
+    assert new == RUNS / f"{first.stem}-{hashlib.sha256(first.read_bytes()).hexdigest()[:8]}"
     assert new.parent.name == "runs" and not new.exists()
     run = tmp_path / "runs" / "old"
     Stage(run, "qat", {"checkpoint": first}, {}).write(lambda folder: None)

@@ -95,6 +95,12 @@ def test_a_missing_key_is_named(path):
          " but class_drop_points is 2.8000000000000025 and per_class has 0.815"),
         ("targets/ort/drop_interval", {"low": 1, "high": 0, "patients": 9, "level": 0.95},
          "targets.ort.drop_interval.high is 0; expected a number from 1"),
+        ("targets/ort/drop_interval", {"low": 0, "high": 1, "patients": 0, "level": 0.95},
+         "targets.ort.drop_interval.patients is 0; expected a whole number from 1"),
+        ("targets/ort/drop_interval", {"low": 0, "high": 1, "patients": 5.5, "level": 0.95},
+         "targets.ort.drop_interval.patients is 5.5; expected a whole number from 1"),
+        ("targets/ort/drop_interval", {"low": 0, "high": 1, "patients": 5, "level": 95},
+         "targets.ort.drop_interval.level is 95; expected a number from 0 to 1"),
         ("targets/ort/false_positives", {"a": {"liver": 0}},
          "targets.ort.false_positives.a.liver is 0; expected a whole number from 1"),
         ("reference/dice/mean", {"unavailable": {"tool": "x", "why": "y"}},
@@ -113,6 +119,11 @@ def test_a_wrong_value_is_named(path, value, message):
     with pytest.raises(UserError) as caught:
         report.validate(altered(path, value))
     assert str(caught.value) == message
+
+
+def test_an_interval_of_one_patient_and_of_no_width_is_one():
+    interval = {"low": 1, "high": 1, "patients": 1, "level": 1}
+    report.validate(altered("targets/ort/drop_interval", interval))
 
 
 def test_a_gate_that_contradicts_its_figure_is_refused():

@@ -44,7 +44,8 @@ PACKAGES = {
     "fpga's estimates": [
         f"fpga/{name}.py"
         for name in (
-            "resources", "sizing", "folding", "memories", "placement", "schedule", "solver"
+            "operators/resources", "board/memories", "board/placement", "sizing/search",
+            "sizing/folding", "sizing/schedule", "sizing/solver",
         )
     ],
 }  # fmt: skip
@@ -52,9 +53,11 @@ TESTS = [
     "tests/data", "tests/quant", "tests/deploy", "tests/test_frozen.py",
     "tests/export/test_budget.py", "tests/export/test_packing.py",
     *(
-        f"tests/fpga/test_{name}.py"
+        f"tests/fpga/{name}.py"
         for name in (
-            "resources", "folding", "placement", "schedule", "solver", "sizing", "design", "boards"
+            "operators/test_resources", "board/test_placement", "board/test_boards",
+            "sizing/test_folding", "sizing/test_schedule", "sizing/test_solver",
+            "sizing/test_search", "sizing/test_design",
         )
     ),
 ]  # fmt: skip

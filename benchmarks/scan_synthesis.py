@@ -3,9 +3,9 @@
     python benchmarks/scan_synthesis.py --channels 64 --states 16 --length 4096 --foldings 1x4,1x16
     python benchmarks/scan_synthesis.py --ecp5 85k --foldings 1x4,1x16 -o results/scan_ecp5.json
 
-A folding is PD x PN. Prints a line for each, with the estimate of :mod:`fpga.resources` beside it.
+A folding is PD x PN. Prints a line for each, with our estimate beside it.
 With ``--ecp5`` the core is placed and routed for a Lattice ECP5 instead, an open device and not one
-of AMD's, for a clock that is not assumed: see :mod:`fpga.place_and_route`.
+of AMD's, for a clock that is not assumed: see :mod:`place_and_route`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import neutral
+from place_and_route import DEVICES, place_and_route
+from synthesis import synthesize
 
-from fpga.hardware import RtlModule
-from fpga.hardware_ops.selective_scan import core
-from fpga.place_and_route import DEVICES, place_and_route
-from fpga.resources import estimate
-from fpga.synthesis import synthesize
+from fpga.operators.resources import estimate
+from fpga.operators.rtl_module import RtlModule
+from fpga.operators.selective_scan import core
 from lmaunet.deploy.console import run_command
 from lmaunet.scan.vectors import synthetic
 from lmaunet.stage import write_json

@@ -7,13 +7,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from fpga.design import NAMES, Design
-from fpga.hardware_ops import registry
-from fpga.lowering.walk import Lowered
-from fpga.memory_map import memory_map, memory_rows
-from fpga.pipeline import parts_of, pipeline
-from fpga.placement import SHELL_FF, SHELL_LUT
-from fpga.proof import Proof
+from fpga.board.placement import SHELL_FF, SHELL_LUT
+from fpga.graph.lower import Lowered
+from fpga.operators import registry
+from fpga.simulation.proof import Proof
+from fpga.sizing.design import NAMES, Design
+from fpga.sizing.memory_map import memory_map, memory_rows
+from fpga.sizing.part_times import parts_of, pipeline
 
 NO_RTL, OWN_RTL = "no RTL yet", "RTL of our own"
 FINN_RTL = ("ConvolutionInputGenerator",)
@@ -68,7 +68,7 @@ class BuildDetail:
 
     @functools.cached_property
     def memories(self) -> list[dict[str, Any]]:
-        """A row for each memory; see :func:`fpga.memory_map.memory_rows`."""
+        """A row for each memory; see :func:`fpga.sizing.memory_map.memory_rows`."""
         return memory_rows(self.design, self.names)
 
     def resources(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class BuildDetail:
         return sorted(rows, key=lambda row: -row["share"])[:SHOWN_OPS]
 
     def pipeline(self) -> dict[str, Any]:
-        """Return what each part does over an image; see :func:`fpga.pipeline.pipeline`."""
+        """Return what each part does over an image; see :func:`fpga.sizing.part_times.pipeline`."""
         design, proof = self.design, self.proof
         found = proof.alone if proof else design.schedule
         made = {tensor for node in design.nodes for tensor in node.step.outputs}
@@ -134,7 +134,7 @@ class BuildDetail:
 
         Args:
             image: bytes of the memory image and of the weights in it.
-            figures: of the whole network, from :func:`fpga.agreement.check_network`.
+            figures: of the whole network, from :func:`fpga.agreement.nodes.check_network`.
             scans: the agreement of each scan.
         """
         design, layers = self.design, self.layers

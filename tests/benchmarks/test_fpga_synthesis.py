@@ -5,11 +5,11 @@ import sys
 
 import fpga_synthesis as benchmark
 import pytest
+from network_synthesis import NO_ESTIMATE, Part
+from synthesis import Synthesised
 
-from fpga.hardware_ops import fifo
-from fpga.network_synthesis import NO_ESTIMATE, Part
-from fpga.resources import fifo as fifo_estimate
-from fpga.synthesis import Synthesised
+from fpga.operators import fifo
+from fpga.operators.resources import fifo as fifo_estimate
 from lmaunet.errors import UserError
 
 

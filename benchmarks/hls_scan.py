@@ -21,10 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from fpga.board.boards import Board
-from fpga.operators.common import text
 from fpga.operators.rtl_module import pack, unpack
-from fpga.operators.scan_node import STATE_LOOP, integer_scan
-from fpga.operators.selective_scan import core, tables
+from fpga.operators.selective_scan import STATE_LOOP, core, integer_scan, tables
 from fpga.simulation.simulator import compiler_place
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.packages import install_command
@@ -135,7 +133,7 @@ def kernels_of_build(folder: Path) -> tuple[dict[str, Kernel], Board]:
     from onnx import numpy_helper
 
     from fpga.build import HARDWARE, RESOURCES
-    from fpga.graph.lower import attributes_of, load
+    from fpga.graph.onnx_file import load, plain_attributes
 
     path = folder / RESOURCES
     try:
@@ -149,9 +147,9 @@ def kernels_of_build(folder: Path) -> tuple[dict[str, Kernel], Board]:
     kernels = {}
     for node in graph.node:
         if node.op_type.removesuffix("_rtl") == "SelectiveScan":
-            a = attributes_of(node)
+            a = plain_attributes(node)
             rates, skip = (numpy_helper.to_array(constants[name]) for name in node.input[4:])
-            scan = integer_scan(text(a["Spec"]), a["Scales"], rates, skip)
+            scan = integer_scan(a["Spec"], a["Scales"], rates, skip)
             kernels[node.name] = hls_kernel(scan, a["Length"], a["PD"], a["PN"])
     if not kernels:
         raise UserError(f"{folder / HARDWARE} has no SelectiveScan; its network has no Mamba")

@@ -24,14 +24,11 @@ from fpga.board.placement import Placed, Resources, usually_placed
 from fpga.build import HARDWARE
 from fpga.graph.executor import Executor
 from fpga.graph.onnx_file import load
-from fpga.operators import fifo as fifo_rtl
-from fpga.operators import width_converter as converter_rtl
-from fpga.operators.resources import fifo, width_converter
+from fpga.operators import fifo, width_converter
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule
 from fpga.simulation.network import Network
 from fpga.simulation.stitch import SHALLOW, streams_of
-from fpga.sizing.folding import FoldedNode
-from fpga.toolchain.ops.registry import load_operators
+from fpga.toolchain.registration import load_operators
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import read_json, write_json
 
@@ -96,20 +93,22 @@ def parts_of(
     own = {node.output[0]: node for node in model.graph.node}
     parts = []
     for node, step in zip(network.nodes, network.executor.steps, strict=True):
-        estimated = FoldedNode(step).resources()
+        estimated = step.operator.resources()
         finn = finn_estimate(own[node.outputs[0]], part)
         parts.append(Part(node.name, step.op_type, node.module, estimated, finn))
     executor = network.executor
     for stream in streams_of(network.nodes, executor.input, executor.output):
         bits, depth = stream.port.bits, (depths or {}).get(stream.tensor, SHALLOW)
         if depths is not None or stream.tensor not in network.waiting:
-            module = fifo_rtl.hardware(bits, depth)
-            parts.append(Part(stream.tensor, FIFO, module, fifo(bits, depth), NO_ESTIMATE))
+            module = fifo.module(bits, depth)
+            parts.append(
+                Part(stream.tensor, FIFO, module, fifo.resources(bits, depth), NO_ESTIMATE)
+            )
         if stream.producer and stream.consumer:
             to = stream.consumer[1].bits
             if to != bits:
-                module = converter_rtl.hardware(bits, to)
-                estimated = width_converter(bits, to)
+                module = width_converter.module(bits, to)
+                estimated = width_converter.resources(bits, to)
                 parts.append(Part(stream.tensor, CONVERTER, module, estimated, NO_ESTIMATE))
     return parts
 

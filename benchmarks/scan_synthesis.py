@@ -22,9 +22,8 @@ from accuracy import neutral
 from place_and_route import DEVICES, place_and_route
 from synthesis import synthesize
 
-from fpga.operators.resources import estimate
 from fpga.operators.rtl_module import RtlModule
-from fpga.operators.selective_scan import core
+from fpga.operators.selective_scan import SelectiveScan, core
 from lmaunet.deploy.console import run_command
 from lmaunet.scan.vectors import synthetic
 from lmaunet.stage import write_json
@@ -63,14 +62,13 @@ def _synthesized(
     arguments: argparse.Namespace, formats: Any, module: RtlModule, pd: int, pn: int
 ) -> str:
     found = synthesize(module, arguments.family, wasm_cache=arguments.wasm_cache)
-    estimated = estimate(
-        "SelectiveScan",
+    estimated = SelectiveScan(
         {
             "NumChannels": arguments.channels, "States": arguments.states, "PD": pd, "PN": pn,
             "StateBits": formats["state"].bits, "ABits": formats["rate"].bits,
             "DeltaBits": formats["delta"].bits, "DBits": formats["skip"].bits,
-        },
-    )  # fmt: skip
+        }
+    ).resources()  # fmt: skip
     distributed = [m for m in estimated.memories if m.distributed]
     blocks = sum(m.bram18 for m in estimated.memories if not m.distributed)
     return (

@@ -9,15 +9,13 @@ from typing import Any
 
 from fpga.board.placement import SHELL_FF, SHELL_LUT
 from fpga.graph.lower import Lowered
-from fpga.operators import registry
+from fpga.operators.operator import Operator
 from fpga.simulation.proof import Proof
 from fpga.sizing.design import NAMES, Design
 from fpga.sizing.memory_map import memory_map, memory_rows
 from fpga.sizing.part_times import parts_of, pipeline
 
-NO_RTL, OWN_RTL = "no RTL yet", "RTL of our own"
-FINN_RTL = ("ConvolutionInputGenerator",)
-OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
+OWN_RTL = "RTL of our own"
 SHOWN_OPS = 10
 
 
@@ -44,17 +42,13 @@ class BuildDetail:
         rows = []
         for folded in self.design.nodes:
             domain, placed = domains[folded.name], self.design.placed[folded.name]
-            folding = {
-                key: folded.attributes[key]
-                for key in ("PE", "SIMD", "PD", "PN", "parallel_window")
-                if key in folded.attributes
-            }
+            folding = {key: folded.attributes[key] for key in folded.operator.folded_by}
             rows.append(
                 {
                     "name": self.names[folded.name],
                     "op": folded.op_type,
                     "backend": domain.rsplit(".", 1)[1],
-                    "hardware": _hardware(folded.op_type, domain),
+                    "hardware": _hardware(folded.operator, domain),
                     "origin": self.lowered.graph.origins[folded.name],
                     "part": self.parts[folded.name],
                     "shape": list(self.lowered.graph.shapes[folded.name]),
@@ -139,7 +133,6 @@ class BuildDetail:
         """
         design, layers = self.design, self.layers
         slowest = sorted(layers, key=lambda row: -row["cycles"])[:SHOWN_OPS]
-        own = sorted({row["op"] for row in layers if row["hardware"] == NO_RTL})
         backends = {b: sum(row["backend"] == b for row in layers) for b in ("rtl", "hls")}
         detail = {
             "board": design.board.name,
@@ -165,10 +158,6 @@ class BuildDetail:
                 for node in self.mapped.graph.node
             ),
             "backends": backends,
-            "without_rtl": own,
-            "without_rtl_note": (
-                f"operators of our own whose RTL is not written: {', '.join(own) or 'none'}"
-            ),
             "slowest": slowest,
             "slowest_provenance": "estimated",
             "largest": self.largest(),
@@ -188,15 +177,13 @@ class BuildDetail:
         return detail | (_simulated(self.proof, design.clock_mhz) if self.proof else {})
 
 
-def _hardware(op_type: str, domain: str) -> str:
-    """Return what the node can be built from."""
-    if op_type in OWN_OPERATORS:
-        return OWN_RTL if op_type in registry.HARDWARE else NO_RTL
-    if op_type in FINN_RTL:
+def _hardware(operator: Operator, domain: str) -> str:
+    """Return whose RTL the node becomes, and what it stands in for."""
+    if operator.rtl_of_finn:
         return "RTL of FINN+"
-    if op_type in registry.HARDWARE or op_type == "Reshape":  # which is a FIFO
-        return f"{OWN_RTL}, in place of {'FINN+' if domain.endswith('.rtl') else 'HLS'}"
-    return "HLS of FINN+, needs Vitis"
+    if operator.finn_attributes is not None:
+        return OWN_RTL
+    return f"{OWN_RTL}, in place of {'FINN+' if domain.endswith('.rtl') else 'HLS'}"
 
 
 def _simulated(proof: Proof, clock_mhz: float) -> dict[str, Any]:

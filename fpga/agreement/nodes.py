@@ -31,6 +31,8 @@ from fpga.graph.builder import Mapping
 from fpga.graph.executor import Executor
 from fpga.graph.lower import Host, Lowered
 from fpga.operators.arithmetic import rescaling_error
+from fpga.operators.registry import kind_of
+from fpga.operators.selective_scan import SelectiveScan
 from lmaunet.artifacts import Agreement, compare, require_agreement
 from lmaunet.errors import Disagreement
 
@@ -116,7 +118,7 @@ class NodeCheck:
         self.scans = {
             step.outputs[0]: ScanCheck(step, executor)
             for step in executor.steps
-            if step.op_type == "SelectiveScan"
+            if isinstance(step.operator, SelectiveScan)
         }
         self.mappings = {m.tensor: m for m in graph.mappings}
         self.sources = {m.rounding.source for m in graph.mappings if m.rounding is not None}
@@ -306,7 +308,7 @@ def check_against_nodes(
     executor.run(codes, lambda name, value: seen.__setitem__(name, value))
     count = 0
     for node in model.graph.node:
-        wide = node.op_type in ("MVAU", "VVAU", "Requantize")
+        wide = kind_of(node.op_type).wide
         for name in node.input:
             if name in shapes or name == executor.input:
                 context[name] = context[name].astype(np.float64 if wide else np.float32)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fpga.graph.executor import Executor, Step
-from fpga.operators.scan_node import integer_scan
+from fpga.operators.selective_scan import integer_scan
 from lmaunet.artifacts import require_agreement
 
 # What may saturate without harm: a decay is zero either way, the output clips as a quantizer does,
@@ -62,7 +62,7 @@ class ScanCheck:
 
         rates, skip = (self.executor.constants[n] for n in self.step.inputs[4:])
         attributes: Mapping = self.step.attributes
-        scan = integer_scan(attributes["Spec"].decode(), attributes["Scales"], rates, skip)
+        scan = integer_scan(attributes["Spec"], attributes["Scales"], rates, skip)
         streams = [self.inputs.pop(n) for n in self.step.inputs[:4]]
         x, dt, b, c = (v.reshape(len(v), -1, v.shape[-1]).astype(np.int64) for v in streams)
         real = scan.run_real(x, dt, b, c).output.swapaxes(0, 1).reshape(got.shape)

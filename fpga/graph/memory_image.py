@@ -13,13 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fpga.graph.executor import Executor, Step
-from fpga.operators.arithmetic import type_bits
-from fpga.operators.scan_node import integer_scan
-from lmaunet.spec import Format
+from fpga.graph.executor import Executor
 from lmaunet.stage import write_json
-
-WEIGHT_OPERATORS = ("MVAU", "VVAU")
 
 
 def pack(values: np.ndarray, bits: int) -> bytes:
@@ -41,49 +36,21 @@ def unpack(data: bytes, bits: int, count: int, signed: bool) -> np.ndarray:
 
 def constants_of(executor: Executor, types: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return every constant of the graph with its node, purpose, bits and integer values."""
-    found = []
+    found: list[dict[str, Any]] = []
     for step in executor.steps:
-        if step.op_type == "SelectiveScan":
-            found.extend(_of_scan(executor, step))
-            continue
-        for name in step.inputs:
-            if name in executor.constants:
-                found.append(
-                    {
-                        "name": name,
-                        "node": step.outputs[0],
-                        "purpose": "weights" if step.op_type in WEIGHT_OPERATORS else step.op_type,
-                        "bits": type_bits(types[name]),
-                        "signed": not types[name].startswith("U"),
-                        "values": executor.constants[name].astype(np.int64),
-                    }
-                )
+        own = {name: executor.constants[name] for name in step.inputs if name in executor.constants}
+        found.extend(
+            {
+                "name": constant.name,
+                "node": step.outputs[0],
+                "purpose": step.operator.purpose(),
+                "bits": constant.bits,
+                "signed": constant.signed,
+                "values": constant.values,
+            }
+            for constant in step.operator.stored(step.outputs[0], own, types)
+        )
     return found
-
-
-def _of_scan(executor: Executor, step: Step) -> list[dict[str, Any]]:
-    """Return a scan's constants as the integers that its hardware holds."""
-    rates, skip = (executor.constants[name] for name in step.inputs[4:])
-    scan = integer_scan(step.attributes["Spec"].decode(), step.attributes["Scales"], rates, skip)
-    formats = scan.spec.formats
-    parts = {
-        "rate": (scan.rate, formats["rate"]),
-        "skip": (scan.skip, formats["skip"]),
-        "gain": (scan.gain, formats["gain"]),
-        "softplus": (scan.softplus, formats["delta"]),
-        "state_shift": (scan.shift, Format(4, 0, signed=False)),
-    }
-    return [
-        {
-            "name": f"{step.outputs[0]}_{name}",
-            "node": step.outputs[0],
-            "purpose": "SelectiveScan",
-            "bits": form.bits,
-            "signed": form.signed,
-            "values": np.atleast_1d(values),
-        }
-        for name, (values, form) in parts.items()
-    ]
 
 
 def write_image(

@@ -31,3 +31,14 @@ def attributes_of(node: Any) -> dict[str, Any]:
     from onnx import helper
 
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def plain_attributes(node: Any) -> dict[str, Any]:
+    """Return an ONNX node's attributes with text as ``str``, which ONNX keeps as bytes."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        return value.decode() if isinstance(value, bytes) else value
+
+    return {name: plain(value) for name, value in attributes_of(node).items()}

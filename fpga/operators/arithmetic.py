@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lmaunet.errors import UserError
 MULTIPLIER_BITS = 17  # magnitude; with its sign it fills the 18-bit port of a DSP48E2
 SUM_BITS = 48  # the adder of a DSP48E2
 MAX_SHIFT = 46
+FLOAT32_EXACT = 1 << 24  # integers up to here are exact in float32
 MAX_RATIO = float(1 << 15)
 
 
@@ -150,3 +152,20 @@ def check_divides(what: str, parallel: int, of: str, total: int) -> None:
         legal = [str(d) for d in legal_divisors(total)]
         choice = legal[0] if len(legal) == 1 else f"{', '.join(legal[:-1])} or {legal[-1]}"
         raise UserError(f"{what}={parallel} does not divide {of}={total}; use {choice}")
+
+
+def exact_dtype(weights: np.ndarray, codes: np.ndarray) -> type[np.floating[Any]]:
+    """Return the narrowest float in which every partial sum of codes is an exact integer.
+
+    Args:
+        weights: integers ``(terms, ...)``, summed over the first axis.
+        codes: what they are multiplied with.
+
+    Raises:
+        UserError: where a sum may not be exact in float64.
+    """
+    largest = int(max(-int(codes.min()), int(codes.max()), 1))
+    bound = float(np.abs(weights).astype(np.float64).sum(0).max()) * largest
+    if bound >= 1 << 53:
+        raise UserError(f"accumulators of up to {bound:g} are not exact in float64")
+    return np.float32 if bound < FLOAT32_EXACT else np.float64

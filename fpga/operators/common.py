@@ -1,20 +1,15 @@
-"""What the operators' RTL share: how an attribute, a type and a stream of lanes are read."""
+"""What the operators share: how types and lanes become ports, and what a register costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from fpga.board.placement import Resources
 from fpga.operators.arithmetic import type_bits
 from fpga.operators.rtl_module import Port
 from lmaunet.errors import UserError
 
 REGISTER = "stream_register.sv"
-
-
-def text(value: str | bytes) -> str:
-    """Return an attribute's text, which ONNX keeps as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def is_signed(dtype: str) -> int:
@@ -34,6 +29,11 @@ def require_positive(what: str, **values: Any) -> None:
             raise UserError(f"{what}: {name}={value}, expected 1 or more")
 
 
-def memory_style(attributes: Mapping[str, Any]) -> str:
-    """Return where a node's memory goes: one of ``auto``, ``distributed``, ``block``, ``ultra``."""
-    return text(attributes.get("ram_style", "auto"))
+def count_bits(values: int) -> int:
+    """Return the bits of a counter of so many values."""
+    return (values - 1).bit_length()
+
+
+def register(bits: int) -> Resources:
+    """Return the two words that nearly every module ends with (*yosys*, 8 to 80 bits: exact)."""
+    return Resources(bits + 3, 0, (), 2 * bits + 2)

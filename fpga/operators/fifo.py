@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from fpga.operators.common import REGISTER, require_positive
+from fpga.board.memories import Memory
+from fpga.board.placement import Resources
+from fpga.operators.common import REGISTER, count_bits, register, require_positive
 from fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.errors import UserError
 
 STYLES = ("auto", "distributed", "block", "ultra")
 
 
-def hardware(bits: int, depth: int, style: str = "auto") -> RtlModule:
+def module(bits: int, depth: int, style: str = "auto") -> RtlModule:
     """Return a FIFO for words of ``bits`` bits.
 
     Args:
@@ -35,3 +37,16 @@ def hardware(bits: int, depth: int, style: str = "auto") -> RtlModule:
 def capacity(depth: int) -> int:
     """Return how many words a FIFO of a depth holds."""
     return depth if depth == 2 else max(5, depth)
+
+
+def resources(bits: int, depth: int, stream: str = "") -> Resources:
+    """Return the estimate of a FIFO of ``depth`` words (*yosys*, 8 to 80 bits, 2 to 700 words).
+
+    One of two words is a register; a deeper one has a memory, two addresses and a count before it.
+    """
+    end = register(bits)
+    if depth <= 2:
+        return end
+    address = count_bits(depth - 3) if depth > 5 else 1
+    memory = Memory("fifo", bits, max(2, depth - 3), stream=stream)
+    return Resources(end.lut + 3 + 3 * address, 0, (memory,), end.ff + 3 * address + 2)

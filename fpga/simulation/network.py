@@ -12,23 +12,19 @@ longer interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fpga.graph.executor import Executor
-from fpga.operators import fifo
 from fpga.operators.arithmetic import type_bits
-from fpga.operators.registry import HARDWARE
 from fpga.operators.rtl_module import RtlModule, pack, unpack
 from fpga.simulation.simulator import Simulation, Stalls, compile_module, simulate
 from fpga.simulation.stitch import SHALLOW, NodeRtl, fifo_names, stitch
 from fpga.sizing.folding import FoldedNode
-from lmaunet.errors import UserError
 
-JOINS = ("ElementwiseAdd", "ElementwiseMul", "StreamingConcat", "SelectiveScan")
 NOTHING_MOVES = 200_000
 """Cycles without a transfer at a border after which a network counts as stuck."""
 
@@ -74,12 +70,12 @@ class Network:
         self.waiting = {
             tensor
             for step in executor.steps
-            if step.op_type in JOINS
+            if step.operator.joins
             for tensor in step.inputs
             if tensor not in executor.constants and tensor != executor.input
         }
         last = FoldedNode(next(s for s in executor.steps if executor.output in s.outputs))
-        self.output_bits = type_bits(last.attributes["outputDataType"])
+        self.output_bits = type_bits(last.operator.dtype(0, output=True))
 
         self._word_bits = {
             tensor: port.bits
@@ -163,20 +159,7 @@ class Network:
 def _with_rtl(node: FoldedNode, executor: Executor) -> NodeRtl:
     constants = [executor.constants[n] for n in node.step.inputs if n in executor.constants]
     streams = tuple(n for n in node.step.inputs if n not in executor.constants)
-    return NodeRtl(node.name, module_of(node, constants), streams, node.step.outputs)
-
-
-def module_of(node: FoldedNode, constants: Sequence[np.ndarray]) -> RtlModule:
-    """Return the RTL of a node; raises :class:`UserError` where there is none."""
-    a, op_type = node.attributes, node.op_type
-    if op_type == "Reshape":
-        # the order of a stream does not change, only its tensor's shape
-        return fifo.hardware(type_bits(a["dtype"]) * a["PE"], 2)
-    if op_type not in HARDWARE:
-        raise UserError(
-            f"{node.name}: there is no RTL of {op_type}; known are: {', '.join(sorted(HARDWARE))}"
-        )
-    return HARDWARE[op_type](a, constants)
+    return NodeRtl(node.name, node.operator.module(constants), streams, node.step.outputs)
 
 
 def _counters(found: Simulation, names: Mapping[str, str], counter: str) -> dict[str, int]:

@@ -93,7 +93,7 @@ def stitch(
     ends: list[Port] = []
     for i, stream in enumerate(streams_of(nodes, source, sink)):
         style = (styles or {}).get(stream.tensor, "auto")
-        queue = fifo.hardware(stream.port.bits, depths.get(stream.tensor, SHALLOW), style)
+        queue = fifo.module(stream.port.bits, depths.get(stream.tensor, SHALLOW), style)
         start, end = _connect(design, i, stream, queue)
         if stream.producer is None:
             ends.insert(0, replace(stream.port, name=start))
@@ -151,7 +151,7 @@ def _connect(design: _Design, i: int, stream: Stream, queue: RtlModule) -> tuple
     else:
         middle = design.wire(f"s{i}_held", front[1])
         design.place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": middle})
-        converter = width_converter.hardware(front[1].bits, back[1].bits)
+        converter = width_converter.module(front[1].bits, back[1].bits)
         design.place(converter, f"convert_{i}", {"in0_V": middle, "out0_V": end})
     return start, end
 

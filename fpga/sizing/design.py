@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fpga.board.boards import Board
 from fpga.board.memories import KIND_OF, Located
 from fpga.board.placement import Placed, Resources, total
-from fpga.operators.resources import fifo
+from fpga.operators import fifo
 from fpga.sizing.folding import FoldedNode
 from fpga.sizing.schedule import Schedule
 from fpga.sizing.solver import place
@@ -121,4 +121,4 @@ class Design:
 
 
 def _queues(fifos: Mapping[str, Fifo]) -> dict[str, Resources]:
-    return {f"{QUEUE}{t}": fifo(queue.bits, queue.depth, t) for t, queue in fifos.items()}
+    return {f"{QUEUE}{t}": fifo.resources(queue.bits, queue.depth, t) for t, queue in fifos.items()}

@@ -7,7 +7,6 @@ from typing import Any
 
 from fpga.board.memories import KINDS, Located
 from fpga.sizing.design import Design
-from fpga.sizing.schedule import JOINS
 
 PURPOSES = {
     "weights": "weights",
@@ -32,7 +31,7 @@ def memory_rows(design: Design, names: Mapping[str, str]) -> list[dict[str, Any]
         names: of the nodes in the hardware graph, by their first output.
     """
     at_joins = {
-        tensor for node in design.nodes if node.op_type in JOINS for tensor in node.step.inputs
+        tensor for node in design.nodes if node.operator.joins for tensor in node.step.inputs
     }
     return [
         {

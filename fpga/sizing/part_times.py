@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fpga.operators.selective_scan import SelectiveScan
 from fpga.sizing.folding import FoldedNode
-
-MOVERS = ("FMPadding", "PadWithCode", "ConvolutionInputGenerator", "StreamingConcat")
-"""Operators that only move values.
-
-They may put out a border, or one input of several, before their part has begun, and the border of
-an image that would follow after it has ended.
-"""
 
 
 def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[str, str]:
@@ -32,7 +26,7 @@ def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[st
         places = origins[node.name].strip("/").split("/")
         behind = places[0].removeprefix("quant_") if len(places) > 1 else behind
         modules[node.name] = behind
-    with_scan = {modules[node.name] for node in nodes if node.op_type == "SelectiveScan"}
+    with_scan = {modules[node.name] for node in nodes if isinstance(node.operator, SelectiveScan)}
     found: dict[str, str] = {}
     scanned: dict[str, str] = {}  # the module of what comes from its scan, by tensor
     for node in nodes:
@@ -41,9 +35,10 @@ def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[st
             found[node.name] = module
             continue
         after = any(scanned.get(tensor) == module for tensor in node.step.inputs)
-        if node.op_type == "SelectiveScan" or after:
+        is_scan = isinstance(node.operator, SelectiveScan)
+        if is_scan or after:
             scanned |= dict.fromkeys(node.step.outputs, module)
-        if node.op_type == "SelectiveScan":
+        if is_scan:
             found[node.name] = f"{module} scan"
         elif after:
             found[node.name] = f"{module} gate and sum"
@@ -92,7 +87,9 @@ def pipeline(
 
     found = [row("image", 0, begins[source], ends[source])]
     for name, own in rows.items():
-        working = [node for node in own if node.op_type not in MOVERS] or own
+        # what only moves values may put out a border, or one input of several, before its part has
+        # begun, and the border of an image that would follow after it has ended
+        working = [node for node in own if not node.operator.moves_only] or own
         begin = min(begins[tensor] for node in working for tensor in node.step.outputs)
         end = max(ends[tensor] for node in working for tensor in node.step.outputs)
         found.append(row(name, len(own), begin, end))

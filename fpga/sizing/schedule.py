@@ -16,9 +16,8 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fpga.operators.operator import Rows
 from fpga.sizing.folding import FoldedNode
-
-JOINS = ("ElementwiseAdd", "ElementwiseMul", "StreamingConcat", "SelectiveScan")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def schedule(
         rows = shape[1] if shape[1] > 1 else rows_in
         work = node.cycles() / rows
         pixel = work / (shape[1] * shape[2] / rows)
-        needs = _needed_rows(*_geometry(node), rows, rows_in)
+        needs = _needed_rows(node.operator.rows(), rows, rows_in)
         first, last = (_latest([rows[n] for _, n in streams]) for rows in (begins, ends))
         begin: list[float] = []
         end: list[float] = []
@@ -71,10 +70,10 @@ def schedule(
             if need >= 0 and last[need] + pixel > free:
                 free = last[need] + pixel
             end.append(free)
-        late = node.pipeline_cycles()
+        late = node.operator.late()
         for name in node.step.outputs:
             begins[name], ends[name] = [t + late for t in begin], [t + late for t in end]
-        if node.op_type in JOINS:
+        if node.operator.joins:
             for place, name in streams:
                 waiting[node.name, place] = _rows_waiting(ends[name], end, needs)
     return Schedule(
@@ -89,28 +88,17 @@ def _latest(streams: list[list[float]]) -> list[float]:
     return streams[0] if len(streams) == 1 else [max(row) for row in zip(*streams, strict=True)]
 
 
-def _geometry(node: FoldedNode) -> tuple[str, int, int]:
-    """Return how a node's output rows follow from its input's, and the two numbers of it."""
-    a = node.attributes
-    if node.op_type in ("FMPadding", "PadWithCode") and a["ImgDim"][0] > 1:
-        return "border", a["Padding"][0], 0
-    if node.op_type == "ConvolutionInputGenerator" and a["IFMDim"][0] > 1:
-        return "window", a["Stride"][0], a["ConvKernelDim"][0]
-    if node.op_type == "UpsampleNearestNeighbour":
-        return "repeat", a["HO"] // a["HI"], 0
-    return "same", 0, 0
-
-
 @functools.cache
-def _needed_rows(kind: str, first: int, second: int, rows: int, rows_in: int) -> tuple[int, ...]:
+def _needed_rows(geometry: Rows, rows: int, rows_in: int) -> tuple[int, ...]:
     """Return the last input row that each output row needs; -1 where it needs none."""
-    if kind == "border":
-        return tuple(min(row - first, rows_in - 1) if row >= first else -1 for row in range(rows))
-    if kind == "window":
-        return tuple(min(row * first + second - 1, rows_in - 1) for row in range(rows))
-    if kind == "repeat":
+    first, last = geometry.first, rows_in - 1
+    if geometry.kind == "border":
+        return tuple(min(row - first, last) if row >= first else -1 for row in range(rows))
+    if geometry.kind == "window":
+        return tuple(min(row * first + geometry.second - 1, last) for row in range(rows))
+    if geometry.kind == "repeat":
         return tuple(row // first for row in range(rows))
-    return tuple(min(row, rows_in - 1) for row in range(rows))
+    return tuple(min(row, last) for row in range(rows))
 
 
 def _rows_waiting(arrivals: list[float], done: list[float], needs: Sequence[int]) -> int:

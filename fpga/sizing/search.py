@@ -16,9 +16,9 @@ from dataclasses import replace
 from fpga.board.boards import Board, larger_board
 from fpga.board.placement import SHELL, Placed, Resources, sum_of
 from fpga.graph.executor import Executor
-from fpga.operators.resources import fifo, width_converter
+from fpga.operators import fifo, width_converter
 from fpga.sizing.design import CONVERTERS, NAMES, SHALLOW_FIFO, Design, Fifo
-from fpga.sizing.folding import FoldedNode, Neighbours, Unit, stream_bits, units_of
+from fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
 from fpga.sizing.schedule import Schedule, schedule
 from fpga.sizing.solver import Option, options_of, solve
 from lmaunet.errors import UserError
@@ -56,9 +56,7 @@ class Sizing:
         """Return each unit's part: a run of nodes, in topological order, on maps of one size."""
         part, size, number = {}, 0, -1
         for node in self.nodes:
-            pixels = math.prod(self.shapes[node.name][1:3])
-            if node.op_type in ("FMPadding", "PadWithCode"):
-                pixels = math.prod(node.attributes["ImgDim"])
+            pixels = node.operator.map_size(self.shapes[node.name])
             if pixels != size:
                 number, size = number + 1, pixels
             part[node.name] = number
@@ -111,7 +109,7 @@ class Sizing:
             fifos = self._fifos(found)
             converters = self._converters()
             between = converters.logic
-            queues = [fifo(queue.bits, queue.depth) for queue in fifos.values()]
+            queues = [fifo.resources(queue.bits, queue.depth) for queue in fifos.values()]
         resources: dict[str, Resources] = {node.name: node.resources() for node in self.nodes}
         resources[CONVERTERS] = converters
         nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
@@ -141,13 +139,13 @@ class Sizing:
             for place_in, name in enumerate(node.step.inputs):
                 if name in producers:
                     source, place_out = producers[name]
-                    out = stream_bits(source.op_type, source.attributes, place_out, output=True)
-                    into = stream_bits(node.op_type, node.attributes, place_in, output=False)
+                    out = source.operator.stream_bits(place_out, output=True)
+                    into = node.operator.stream_bits(place_in, output=False)
                     found.append((name, node, place_in, out, into))
         return found
 
     def _converters(self) -> Resources:
-        return sum_of(width_converter(out, into) for *_, out, into in self._streams())
+        return sum_of(width_converter.resources(out, into) for *_, out, into in self._streams())
 
     def _fifos(self, found: Schedule) -> dict[str, Fifo]:
         """Return a FIFO for each stream: a register, or at a join room for the rows that wait."""

@@ -10,7 +10,7 @@ from fpga.board.boards import Board
 from fpga.environment import DOMAIN
 from fpga.graph.lower import Lowered
 from fpga.sizing.design import Design
-from fpga.toolchain.ops.registry import load_operators
+from fpga.toolchain.registration import load_operators
 from lmaunet.errors import Disagreement, UserError
 
 BACKENDS = (f"{DOMAIN}.rtl", f"{DOMAIN}.hls")
@@ -79,9 +79,8 @@ def apply_folding(design: Design, model: Any) -> None:
     nodes = {node.output[0]: node for node in model.graph.node}
     for folded in design.nodes:
         operator = getCustomOp(nodes[folded.name])
-        for name in ("PE", "SIMD", "PD", "PN", "parallel_window"):
-            if name in folded.attributes:
-                operator.set_nodeattr(name, int(folded.attributes[name]))
+        for name in folded.operator.folded_by:
+            operator.set_nodeattr(name, int(folded.attributes[name]))
         if "ram_style" in operator.get_nodeattr_types():
             _place_memory(operator, design.styles[folded.name])
         operator.verify_node()

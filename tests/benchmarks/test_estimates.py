@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import cases
 import numpy as np
 import pytest
 from network_synthesis import Synthesiser
 from test_synthesis import needs_yosys
 
-import fpga.operators.resources as resources
 from fpga.board.placement import Resources, usually_placed
-from fpga.operators import fifo, matrix_vector, width_converter
+from fpga.operators import fifo, width_converter
+from fpga.operators.matrix_vector import MVAU
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -30,20 +32,17 @@ NODES = (
 
 def matrix():
     weights = np.random.default_rng(0).integers(-127, 128, (MATRIX["MW"], MATRIX["MH"]))
-    return matrix_vector.hardware(MATRIX, [weights])
+    return MVAU(MATRIX).module([weights])
 
 
 def modules():
     """Return each module with a function that returns its estimate."""
-    found = {
-        node.op_type: (node.module(), lambda n=node: resources.estimate(n.op_type, n.attributes))
-        for node in NODES
-    }
-    found["MVAU"] = matrix(), lambda: resources.estimate("MVAU", MATRIX)
+    found = {node.op_type: (node.module(), node.operator.resources) for node in NODES}
+    found["MVAU"] = matrix(), MVAU(MATRIX).resources
     for bits, depth in ((24, 2), (32, 40), (40, 700)):
-        queue = fifo.hardware(bits, depth), lambda b=bits, d=depth: resources.fifo(b, d)
+        queue = fifo.module(bits, depth), lambda b=bits, d=depth: fifo.resources(b, d)
         found[f"FIFO of {depth}"] = queue
-    found["converter"] = width_converter.hardware(24, 32), lambda: resources.width_converter(24, 32)
+    found["converter"] = width_converter.module(24, 32), lambda: width_converter.resources(24, 32)
     return found
 
 
@@ -72,6 +71,8 @@ def test_estimates_are_within_a_factor_of_what_yosys_counts(counted):
 
 
 def test_an_estimate_without_the_output_registers_would_be_seen(counted, monkeypatch):
-    monkeypatch.setattr(resources, "_register", lambda bits: Resources(3, 0, (), 2))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fpga.operators.") and hasattr(module, "register"):
+            monkeypatch.setattr(module, "register", lambda bits: Resources(3, 0, (), 2))
     seen = {line.split(":")[0] for line in wrong(counted)}
     assert {"ElementwiseAdd", "DuplicateStreams", "StreamingConcat", "Pool", "FIFO of 2"} <= seen

@@ -31,8 +31,7 @@ from hypothesis import strategies as st
 from scan_cases import CHANNELS, LENGTH, STATES
 
 from fpga.board.boards import BOARDS
-from fpga.operators.scan_node import STATE_LOOP
-from fpga.operators.selective_scan import core
+from fpga.operators.selective_scan import STATE_LOOP, core
 from fpga.simulation.simulator import compiler_place
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.scan.integer import IntegerScan

@@ -8,7 +8,7 @@ import place_and_route as tool
 import pytest
 from place_and_route import place_and_route, read_report
 
-from fpga.operators import elementwise
+from fpga.operators.elementwise import ElementwiseMul
 from lmaunet.errors import ToolNotFound, UserError
 
 needs_nextpnr = pytest.mark.skipif(
@@ -29,7 +29,7 @@ def product():
         "lhs_dtype": "INT8", "rhs_dtype": "INT8", "out_dtype": "INT16", "out_shape": [1, 1, 4, 4],
         "lhs_shape": [1, 1, 4, 4], "rhs_shape": [1, 1, 4, 4], "PE": 2,
     }  # fmt: skip
-    return elementwise.multiply(attributes, ())
+    return ElementwiseMul(attributes).module()
 
 
 def test_a_report_is_read():

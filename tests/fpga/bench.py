@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpga.graph.executor import EXECUTE
-from fpga.operators.registry import HARDWARE
+from fpga.operators.operator import Operator
+from fpga.operators.registry import operator
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack
 from fpga.simulation.simulator import (
     Compiled,
@@ -22,7 +22,6 @@ from fpga.simulation.simulator import (
     simulate,
     verilator_place,
 )
-from fpga.sizing.folding import cycles
 from lmaunet.errors import ToolNotFound
 
 NO_STALLS = Stalls()
@@ -81,8 +80,12 @@ class Case:
     constants: tuple[np.ndarray, ...] = ()
     lanes: int = 1
 
+    @property
+    def operator(self) -> Operator:
+        return operator(self.op_type, self.attributes)
+
     def module(self) -> RtlModule:
-        return HARDWARE[self.op_type](self.attributes, list(self.constants))
+        return self.operator.module(list(self.constants))
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Return each input's codes ``(beats, lanes)``."""
@@ -103,7 +106,7 @@ class Case:
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Return what the integer golden puts out."""
-        result = EXECUTE[self.op_type](self.attributes, [*self.tensors, *self.constants])
+        result = self.operator.execute([*self.tensors, *self.constants])
         count = len(self.module().outputs)
         return {f"out{i}_V": result.reshape(-1, self.lanes) for i in range(count)}
 
@@ -113,7 +116,7 @@ class Case:
 
     @property
     def cycles(self) -> int:
-        return cycles(self.op_type, dict(self.attributes))
+        return self.operator.cycles()
 
 
 def beats_of(module: RtlModule, codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

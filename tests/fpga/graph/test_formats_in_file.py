@@ -32,7 +32,7 @@ def scan_nodes(path, calibration):
 
 
 def spec_of(step):
-    return ScanSpec.from_json(json.loads(step.attributes["Spec"].decode()))
+    return ScanSpec.from_json(json.loads(step.attributes["Spec"]))
 
 
 def test_formats_of_the_file_take_the_place_of_calibration(network):

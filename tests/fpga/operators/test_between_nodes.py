@@ -37,7 +37,7 @@ def convert(compiled: Compiled, bits_in: int, bits_out: int, stalls: Stalls):
 @needs_verilator
 @pytest.mark.parametrize(("bits_in", "bits_out"), WIDTHS)
 def test_the_narrow_side_never_waits(simulations, bits_in, bits_out):
-    module = width_converter.hardware(bits_in, bits_out)
+    module = width_converter.module(bits_in, bits_out)
     lint(module)
     compiled = compile_module(module, simulations)
     for stalls in STALLS:
@@ -58,7 +58,7 @@ def through(compiled: Compiled, stalls: Stalls, words: int = 300):
 @needs_verilator
 @pytest.mark.parametrize(("depth", "style"), [(2, "auto"), (3, "distributed"), (19, "block")])
 def test_a_fifo_holds_its_depth_at_full_rate(simulations, depth, style):
-    module = fifo.hardware(12, depth, style)
+    module = fifo.module(12, depth, style)
     lint(module)
     compiled = compile_module(module, simulations)
     for stalls in STALLS:
@@ -78,11 +78,11 @@ def test_a_fifo_holds_its_depth_at_full_rate(simulations, depth, style):
 def test_a_fifo_tells_the_depth_that_it_needs(simulations):
     """Exactly that depth refuses no word under the same stalls, and one less does."""
     stalls = Stalls(0.5, 0.45, seed=5)
-    roomy, _ = through(compile_module(fifo.hardware(12, 300), simulations), stalls)
+    roomy, _ = through(compile_module(fifo.module(12, 300), simulations), stalls)
     needed = counter(roomy, "needed")
     assert 5 < needed < 100
     for depth, refuses in ((needed, False), (needed - 1, True)):
-        got, equal = through(compile_module(fifo.hardware(12, depth), simulations), stalls)
+        got, equal = through(compile_module(fifo.module(12, depth), simulations), stalls)
         assert equal
         assert (counter(got, "blocked") > 0) == refuses
 
@@ -91,7 +91,7 @@ def test_a_fifo_tells_the_depth_that_it_needs(simulations):
 @pytest.mark.parametrize("depth", [2, 19])
 @pytest.mark.parametrize("stalls", [NO_STALLS, Stalls(0.5, 0.45, seed=5)])
 def test_a_fifo_tells_when_it_took_its_first_and_last_word(simulations, depth, stalls):
-    got, _ = through(compile_module(fifo.hardware(12, depth), simulations), stalls)
+    got, _ = through(compile_module(fifo.module(12, depth), simulations), stalls)
     taken = got.cycles["in0_V"]
     assert (counter(got, "first"), counter(got, "last")) == (taken[0], taken[-1])
 
@@ -106,7 +106,7 @@ def test_a_fifo_tells_when_it_took_its_first_and_last_word(simulations, depth, s
 )
 def test_a_fifo_that_tells_another_cycle_is_caught(simulations, tmp_path, old, new, wrong):
     """The mutants: the first word is any word, and the last is the first."""
-    module = fifo.hardware(12, 19)
+    module = fifo.module(12, 19)
     got, _ = through(mutated(module, simulations, "fifo.sv", old, new, tmp_path), NO_STALLS)
     taken = got.cycles["in0_V"]
     assert counter(got, wrong) != {"first": taken[0], "last": taken[-1]}[wrong]
@@ -135,7 +135,7 @@ MUTANTS = {
 @pytest.mark.parametrize("source", MUTANTS)
 def test_a_fault_is_caught(simulations, tmp_path, source):
     widths, old, new = MUTANTS[source]
-    module: RtlModule = width_converter.hardware(*widths) if widths else fifo.hardware(12, 19)
+    module: RtlModule = width_converter.module(*widths) if widths else fifo.module(12, 19)
     try:
         compiled = mutated(module, simulations, source, old, new, tmp_path)
         for stalls in STALLS:
@@ -149,19 +149,19 @@ def test_a_fault_is_caught(simulations, tmp_path, source):
 
 def test_bad_sizes_are_refused(simulations):
     with pytest.raises(UserError, match="bits_out=0, expected 1 or more"):
-        width_converter.hardware(8, 0)
+        width_converter.module(8, 0)
     with pytest.raises(UserError, match="depth=1, style=auto; expected a depth of 2 or more"):
-        fifo.hardware(8, 1)
+        fifo.module(8, 1)
     with pytest.raises(UserError, match="style=lut; expected a depth of 2 or more and one of auto"):
-        fifo.hardware(8, 4, "lut")
+        fifo.module(8, 4, "lut")
 
 
 @needs_verilator
 @pytest.mark.parametrize(
     ("module", "parameter", "value", "message"),
     [
-        (width_converter.hardware(12, 20), "COMMON_BITS", 40, "COMMON_BITS=40 is no multiple"),
-        (fifo.hardware(8, 4), "DEPTH", 1, "DEPTH=1, expected at least 1 and 2"),
+        (width_converter.module(12, 20), "COMMON_BITS", 40, "COMMON_BITS=40 is no multiple"),
+        (fifo.module(8, 4), "DEPTH", 1, "DEPTH=1, expected at least 1 and 2"),
     ],
 )
 def test_bad_parameters_are_refused_at_elaboration(simulations, module, parameter, value, message):

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, corners, mutated, needs_verilator
 
-from fpga.graph.executor import EXECUTE
 from fpga.operators.arithmetic import integer_bits
-from fpga.operators.matrix_vector import Packing, hardware, packing
+from fpga.operators.matrix_vector import MVAU, Packing, packing
 from fpga.operators.rtl_module import pack, unpack
 from fpga.simulation.simulator import SimulationFailed, compile_module, lint, simulate
-from fpga.sizing.folding import cycles
 from lmaunet.errors import UserError
 
 pytestmark = needs_verilator
@@ -35,14 +33,14 @@ def check(attributes, weights, module, compiled):
     """Compare frames back to back with the executor's sums, with stalls and without."""
     pe, simd = attributes["PE"], attributes["SIMD"]
     x = corners(np.random.default_rng(1), -128, 127, (FRAMES, 4, 5, attributes["MW"]))
-    want = EXECUTE["MVAU"](attributes, [x, weights]).reshape(-1, pe)
+    want = MVAU(attributes).execute([x, weights]).reshape(-1, pe)
     beats = {"in0_V": pack(x.reshape(-1, simd), 8)}
     for stalls in STALLS:
         got = simulate(compiled, beats, {"out0_V": len(want)}, stalls)
         sums = unpack(got.outputs["out0_V"], module.outputs[0].bits // pe, pe)
         assert (sums == want).all()
         if stalls == NO_STALLS:
-            assert (got.intervals("out0_V", FRAMES) == cycles("MVAU", attributes)).all()
+            assert (got.intervals("out0_V", FRAMES) == MVAU(attributes).cycles()).all()
 
 
 @pytest.mark.parametrize(
@@ -51,14 +49,14 @@ def check(attributes, weights, module, compiled):
 )
 def test_a_matrix_gives_the_executors_sums(simulations, mw, mh, simd, pe, bits):
     attributes, weights = matrix(mw, mh, simd, pe, bits)
-    module = hardware(attributes, [weights])
+    module = MVAU(attributes).module([weights])
     check(attributes, weights, module, compile_module(module, simulations))
 
 
 def test_a_matrix_whose_folding_does_not_divide_is_refused():
     attributes, weights = matrix(18, 6, 4, 2)
     with pytest.raises(UserError, match="SIMD=4 does not divide MW=18"):
-        hardware(attributes, [weights])
+        MVAU(attributes).module([weights])
 
 
 @pytest.mark.parametrize(
@@ -85,7 +83,7 @@ def test_how_many_weights_share_a_multiplier(largest_weight, bits, largest_activ
 def test_lint():
     for sizes in ((18, 6, 3, 2), (18, 6, 18, 6, 4)):
         attributes, weights = matrix(*sizes)
-        lint(hardware(attributes, [weights]))
+        lint(MVAU(attributes).module([weights]))
 
 
 UNIT, BUFFER, TREE = "matrix_vector.sv", "vector_buffer.sv", "adder_tree.sv"
@@ -110,7 +108,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_caught(simulations, tmp_path, fault):
     attributes, weights = matrix(18, 6, 9 if "odd" in fault else 6, 2)
-    module = hardware(attributes, [weights])
+    module = MVAU(attributes).module([weights])
     compiled = mutated(module, simulations, *FAULTS[fault], tmp_path)
     with pytest.raises((AssertionError, SimulationFailed)):
         check(attributes, weights, module, compiled)

@@ -4,7 +4,9 @@ import pytest
 
 from fpga.board.memories import Memory
 from fpga.board.placement import Resources
-from fpga.operators.resources import ESTIMATES, estimate, fifo, macs_per_dsp, width_converter
+from fpga.operators import fifo, width_converter
+from fpga.operators.matrix_vector import macs_per_dsp
+from fpga.operators.registry import OPERATORS, operator
 from lmaunet.errors import UserError
 
 MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8",
@@ -21,7 +23,7 @@ def test_macs_per_dsp_are_those_of_the_rtl(weights, activations, macs):
 
 
 def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
-    found = estimate("MVAU_rtl", MVAU)
+    found = operator("MVAU_rtl", MVAU).resources()
     assert found.dsp == 4 // 2 * 9
     assert found.lut > 0
     assert found.memories[0].bits == 576 * 64 * 8
@@ -37,29 +39,32 @@ def test_the_scan_follows_the_measured_core():
         (4, 4): (4728, 92), (4, 16): (10893, 332),
     }  # fmt: skip
     for (pd, pn), (lut, dsp) in measured.items():
-        found = estimate("SelectiveScan", scan | {"PD": pd, "PN": pn})
+        found = operator("SelectiveScan", scan | {"PD": pd, "PN": pn}).resources()
         total = found.lut + sum(m.lutram for m in found.memories if m.distributed)
         assert found.dsp == dsp
         assert abs(total / lut - 1) < 0.12
 
 
 def test_an_operator_without_an_estimate_is_refused():
-    with pytest.raises(UserError, match="no resource estimate for Crop_rtl; known are: Conv"):
-        estimate("Crop_rtl", {})
+    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: Conv"):
+        operator("Crop_rtl", {}).resources()
 
 
 def test_what_is_between_nodes_is_what_yosys_counts():
     # without the memory: LUTs and flip-flops of a register, of 40 and of 700 words, of converters
-    register = fifo(32, 2)
+    register = fifo.resources(32, 2)
     assert (register.lut, register.ff, register.memories) == (35, 66, ())
-    assert [m.depth for m in fifo(32, 40).memories] == [37]
-    assert abs(fifo(32, 40).lut / 55 - 1) < 0.1 and abs(fifo(40, 700).lut / 78 - 1) < 0.1
-    assert abs(fifo(40, 700).ff / 113 - 1) < 0.1
+    assert [m.depth for m in fifo.resources(32, 40).memories] == [37]
+    assert (
+        abs(fifo.resources(32, 40).lut / 55 - 1) < 0.1
+        and abs(fifo.resources(40, 700).lut / 78 - 1) < 0.1
+    )
+    assert abs(fifo.resources(40, 700).ff / 113 - 1) < 0.1
     measured = {(8, 16): (5, 26), (40, 20): (67, 83), (84, 21): (154, 172), (64, 144): (1022, 2249)}
     for (bits_in, bits_out), (lut, ff) in measured.items():
-        found = width_converter(bits_in, bits_out)
+        found = width_converter.resources(bits_in, bits_out)
         assert abs(found.lut - lut) <= 2 and found.ff == ff
-    assert width_converter(24, 24) == type(register)(0, 0)
+    assert width_converter.resources(24, 24) == type(register)(0, 0)
 
 
 def test_every_operator_has_flip_flops():
@@ -73,10 +78,10 @@ def test_every_operator_has_flip_flops():
               "lhs_dtype": "INT8", "rhs_dtype": "INT8", "out_dtype": "INT9", "dtype": "INT8",
               "InputDataType": "INT8", "WI": 8, "ChannelsPerStream": (4, 4),
               "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2}  # fmt: skip
-    for name in ESTIMATES:
+    for name in OPERATORS:
         for parallel in (0, 1):
             attributes = common | (scan if name == "SelectiveScan" else window)
-            found = estimate(name, attributes | {"parallel_window": parallel, "PE": 2})
+            found = operator(name, attributes | {"parallel_window": parallel, "PE": 2}).resources()
             assert found.ff > 0 and found.lut > 0, name
 
 
@@ -84,7 +89,8 @@ def test_a_parallel_window_is_in_registers():
     window = {"SIMD": 12, "ConvKernelDim": (3, 3), "IFMDim": (130, 130), "IFMChannels": 12,
               "inputDataType": "INT8", "Stride": (1, 1)}  # fmt: skip
     serial, parallel = (
-        estimate("ConvolutionInputGenerator", window | {"parallel_window": p}) for p in (0, 1)
+        operator("ConvolutionInputGenerator", window | {"parallel_window": p}).resources()
+        for p in (0, 1)
     )
     assert parallel.ff - serial.ff == 3 * 9 * 12 * 8 - 2 * 12 * 8
 
@@ -180,13 +186,13 @@ BY_HAND = [
 
 
 def test_every_operator_is_worked_by_hand():
-    assert {name for name, *_ in BY_HAND} == set(ESTIMATES)
+    assert {name for name, *_ in BY_HAND} == set(OPERATORS)
 
 
 @pytest.mark.parametrize(("name", "attributes", "expected"), BY_HAND)
 @pytest.mark.parametrize("suffix", ["", "_rtl", "_hls"])
 def test_an_estimate_by_hand(name, suffix, attributes, expected):
-    assert estimate(name + suffix, attributes) == expected
+    assert operator(name + suffix, attributes).resources() == expected
 
 
 @pytest.mark.parametrize(
@@ -199,7 +205,7 @@ def test_an_estimate_by_hand(name, suffix, attributes, expected):
     ],
 )
 def test_a_width_converter_by_hand(bits_in, bits_out, lut, ff):
-    assert width_converter(bits_in, bits_out) == Resources(lut, 0, (), ff)
+    assert width_converter.resources(bits_in, bits_out) == Resources(lut, 0, (), ff)
 
 
 @pytest.mark.parametrize(
@@ -207,5 +213,7 @@ def test_a_width_converter_by_hand(bits_in, bits_out, lut, ff):
 )
 def test_a_fifo_by_hand(depth, words, address):
     memory = Memory("fifo", 8, words, stream="t")
-    assert fifo(8, depth, "t") == Resources(11 + 3 + 3 * address, 0, (memory,), 20 + 3 * address)
-    assert fifo(8, 1, "t") == fifo(8, 2, "t") == Resources(11, 0, (), 18)
+    assert fifo.resources(8, depth, "t") == Resources(
+        11 + 3 + 3 * address, 0, (memory,), 20 + 3 * address
+    )
+    assert fifo.resources(8, 1, "t") == fifo.resources(8, 2, "t") == Resources(11, 0, (), 18)

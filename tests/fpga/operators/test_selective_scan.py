@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from scan_cases import CHANNELS, LENGTH, STATES
 
 from fpga.operators.rtl_module import RTL_FOLDER, hex_words
-from fpga.operators.scan_node import scan_latency
-from fpga.operators.selective_scan import core, hardware
+from fpga.operators.selective_scan import SelectiveScan, core
 from fpga.simulation.simulator import Compiled, SimulationFailed, Stalls, compile_module, lint
-from fpga.sizing.folding import cycles
 from lmaunet.errors import UserError
 from lmaunet.scan.formats import FULL_SCALE
 from lmaunet.scan.integer import IntegerScan
@@ -64,18 +62,18 @@ def test_equals_the_golden_on_typical_and_extreme_frames(simulations, typical, s
 def check_cycles(got, vectors, pd: int, pn: int) -> None:
     """Check interval and latency of an undisturbed run."""
     node = scan_cases.attributes(vectors.scan, vectors.x.shape[1], pd, pn)
-    interval = cycles("SelectiveScan", node)
+    interval = SelectiveScan(node).cycles()
     assert interval == vectors.x[0].size * vectors.scan.spec.states // (pd * pn)
     assert set(got.intervals("out0_V", len(vectors.x))) == {interval}
     first = min(taken[0] for port, taken in got.cycles.items() if port != "out0_V")
     frame = len(got.cycles["out0_V"]) // len(vectors.x)
     last = got.cycles["out0_V"][frame - 1]
-    assert last - first == interval + scan_latency(vectors.scan.spec.states, pn)
+    assert last - first == interval + SelectiveScan(node).late()
 
 
 def test_an_operators_core_has_y_only(simulations, saturating):
     scan = saturating.scan
-    module = hardware(scan_cases.attributes(scan, LENGTH, 2, 2), (scan.A, scan.D))
+    module = SelectiveScan(scan_cases.attributes(scan, LENGTH, 2, 2)).module((scan.A, scan.D))
     assert module == core(scan, LENGTH, 2, 2)
     compiled = compile_module(module, simulations)
     for stalls in STALLS:

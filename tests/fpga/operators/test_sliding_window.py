@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, corners, needs_verilator
 
-from fpga.graph.executor import EXECUTE
 from fpga.operators.rtl_module import pack, unpack
-from fpga.operators.sliding_window import hardware
+from fpga.operators.sliding_window import ConvolutionInputGenerator
 from fpga.simulation.simulator import BrokenRule, compile_module, simulate
-from fpga.sizing.folding import cycles
 from lmaunet.errors import UserError
 
 pytestmark = [
@@ -38,7 +36,7 @@ def generator(height, width, channels, kernel, simd, depthwise, parallel):
 def windows(attributes, x):
     """Return the executor's windows ``(beats, lanes)`` in the order in which they stream."""
     simd, taps = attributes["SIMD"], int(np.prod(attributes["ConvKernelDim"]))
-    found = EXECUTE["ConvolutionInputGenerator"](attributes, [x])
+    found = ConvolutionInputGenerator(attributes).execute([x])
     found = found.reshape(-1, taps, attributes["IFMChannels"] // simd, simd)
     if attributes["depthwise"]:
         found = found.transpose(0, 2, 1, 3)
@@ -59,7 +57,7 @@ def test_a_window_gives_the_executors_elements(
     simulations, height, width, channels, kernel, simd, depthwise, parallel
 ):
     attributes = generator(height, width, channels, kernel, simd, depthwise, parallel)
-    module = hardware(attributes)
+    module = ConvolutionInputGenerator(attributes).module()
     x = corners(np.random.default_rng(2), -128, 127, (FRAMES, height, width, channels))
     want = windows(attributes, x)
     compiled = compile_module(module, simulations)
@@ -69,7 +67,7 @@ def test_a_window_gives_the_executors_elements(
         np.testing.assert_array_equal(unpack(got.outputs["out0_V"], 8, want.shape[1]), want)
         if stalls == NO_STALLS:
             # FINN+ counts some cycles too many; a design may be faster than that, never slower
-            counted = cycles("ConvolutionInputGenerator", attributes)
+            counted = ConvolutionInputGenerator(attributes).cycles()
             assert (got.intervals("out0_V", FRAMES) <= counted).all()
             assert (got.intervals("out0_V", FRAMES) >= 0.8 * counted).all()
 
@@ -77,7 +75,7 @@ def test_a_window_gives_the_executors_elements(
 def test_the_register_behind_it_is_needed(simulations):
     """In the parallel form a tready would pass through to the input in the same cycle."""
     attributes = generator(6, 7, 4, (3, 3), 4, 0, 1)
-    module = hardware(attributes)
+    module = ConvolutionInputGenerator(attributes).module()
     core = dataclasses.replace(
         module,
         generated={
@@ -110,16 +108,18 @@ endmodule
 
 def test_a_folding_that_does_not_divide():
     with pytest.raises(UserError, match="SIMD=3 does not divide channels=4"):
-        hardware(generator(6, 7, 4, (3, 3), 3, 0, 0))
+        ConvolutionInputGenerator(generator(6, 7, 4, (3, 3), 3, 0, 0)).module()
 
 
 def test_equal_attributes_give_equal_modules():
-    first, again = (hardware(generator(6, 7, 4, (3, 3), 2, 0, 0)) for _ in range(2))
-    other = hardware(generator(6, 7, 4, (3, 3), 2, 1, 0))
+    first, again = (
+        ConvolutionInputGenerator(generator(6, 7, 4, (3, 3), 2, 0, 0)).module() for _ in range(2)
+    )
+    other = ConvolutionInputGenerator(generator(6, 7, 4, (3, 3), 2, 1, 0)).module()
     assert first == again and first.name != other.name
 
 
 def test_another_library_of_finn_is_refused(monkeypatch):
     monkeypatch.setattr("fpga.operators.sliding_window.SHIFT", "no such text")
     with pytest.raises(UserError, match="has not the shift register that FINN"):
-        hardware(generator(6, 7, 4, (3, 3), 2, 0, 0))
+        ConvolutionInputGenerator(generator(6, 7, 4, (3, 3), 2, 0, 0)).module()

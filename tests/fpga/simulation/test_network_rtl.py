@@ -12,7 +12,7 @@ from bench import needs_verilator
 from fpga.agreement.nodes import host_codes
 from fpga.board.boards import named_board
 from fpga.graph.executor import Executor
-from fpga.simulation.network import Network, module_of
+from fpga.simulation.network import Network
 from fpga.simulation.simulator import Deadlock, Stalls
 from fpga.simulation.stitch import streams_of
 from fpga.sizing.folding import FoldedNode
@@ -127,8 +127,8 @@ def test_a_wrong_weight_is_caught(network, codes, simulations, roomy, want):
 
 def test_a_node_without_rtl_is_named(network):
     node = FoldedNode(dataclasses.replace(network.executor.steps[0], op_type="Lookup"))
-    with pytest.raises(UserError, match="there is no RTL of Lookup; known are: Conv"):
-        module_of(node, [])
+    with pytest.raises(UserError, match="unknown hardware operator Lookup; known are: Conv"):
+        node.operator.module([])
 
 
 def test_streams_that_do_not_fit_are_named(network):

@@ -5,8 +5,9 @@ import pytest
 from fpga.board.boards import BOARDS
 from fpga.board.placement import total
 from fpga.graph.executor import Step
+from fpga.operators.registry import operator
 from fpga.sizing.design import FIFOS
-from fpga.sizing.folding import FoldedNode, cycles
+from fpga.sizing.folding import FoldedNode
 from fpga.sizing.schedule import schedule
 from fpga.sizing.search import Sizing
 from fpga.toolchain.assemble import apply_folding, specialize
@@ -66,6 +67,6 @@ def test_a_window_waits_for_the_rows_below():
     ]
     shapes = {"image": (1, 4, 8, 4), "padded": (1, 6, 8, 4), "window": (1, 4, 8, 12)}
     found = schedule(nodes, shapes, "image")
-    assert found.interval == cycles("ConvolutionInputGenerator", window) == 6 * 8 + 2
+    assert found.interval == operator("ConvolutionInputGenerator", window).cycles() == 6 * 8 + 2
     # the last output row needs the bottom border, a row of 8 cycles after the image's end at 50
     assert 50 + 8 < found.latency < 50 + 8 + 12.5 + 3

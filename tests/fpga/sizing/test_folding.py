@@ -7,17 +7,10 @@ import itertools
 import pytest
 
 from fpga.graph.executor import Step
-from fpga.operators.resources import width_converter
-from fpga.sizing.folding import (
-    LARGEST_HLS_BITS,
-    FoldedNode,
-    Neighbours,
-    Unit,
-    cycles,
-    pipeline_cycles,
-    stream_bits,
-    units_of,
-)
+from fpga.operators import width_converter
+from fpga.operators.depthwise_conv import LARGEST_HLS_BITS
+from fpga.operators.registry import operator
+from fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
 from fpga.sizing.solver import undominated
 from lmaunet.errors import UserError
 
@@ -61,7 +54,7 @@ CYCLES = {
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_cycles_by_hand(name):
-    assert cycles(name, ATTRIBUTES[name]) == CYCLES[name]
+    assert operator(name, ATTRIBUTES[name]).cycles() == CYCLES[name]
 
 
 @pytest.mark.parametrize(
@@ -87,19 +80,19 @@ def test_cycles_by_hand(name):
     ],
 )  # fmt: skip
 def test_cycles_of_a_window_by_hand(changes, expected):
-    assert cycles("ConvolutionInputGenerator", WINDOW | changes) == expected
+    assert operator("ConvolutionInputGenerator", WINDOW | changes).cycles() == expected
 
 
 def test_only_the_scan_is_late():
     # 4 states by 2: one beat more of B and C, 31 registers, one adder in the tree
-    late = {name: pipeline_cycles(name, ATTRIBUTES[name]) for name in ATTRIBUTES}
+    late = {name: operator(name, ATTRIBUTES[name]).late() for name in ATTRIBUTES}
     assert late.pop("SelectiveScan") == 1 + 31 + 1
     assert set(late.values()) == {0}
 
 
 def test_an_unknown_operator_has_no_cycles():
-    with pytest.raises(UserError, match="no cycle count for hardware operator Crop"):
-        cycles("Crop", {})
+    with pytest.raises(UserError, match="unknown hardware operator Crop; known are: Conv"):
+        operator("Crop", {}).cycles()
 
 
 @pytest.mark.parametrize(
@@ -120,13 +113,13 @@ def test_an_unknown_operator_has_no_cycles():
     ],
 )  # fmt: skip
 def test_stream_widths_by_hand(name, index, output, bits):
-    assert stream_bits(name, ATTRIBUTES[name], index, output=output) == bits
+    assert operator(name, ATTRIBUTES[name]).stream_bits(index, output=output) == bits
 
 
 def test_a_parallel_window_is_put_out_whole():
     parallel = WINDOW | {"parallel_window": 1, "SIMD": 6}
-    assert stream_bits("ConvolutionInputGenerator", parallel, 0, output=False) == 48
-    assert stream_bits("ConvolutionInputGenerator", parallel, 0, output=True) == 48 * 15
+    assert operator("ConvolutionInputGenerator", parallel).stream_bits(0, output=False) == 48
+    assert operator("ConvolutionInputGenerator", parallel).stream_bits(0, output=True) == 48 * 15
 
 
 def node(name, op_type, source, **changes):
@@ -204,7 +197,7 @@ def test_no_stream_is_wider_than_hls_has_integers(channels, kernel):
         if channels % pe == 0 and taps % simd == 0
     ]
     widths = {
-        (pe, simd): stream_bits("VVAU", VECTOR | {"PE": pe, "SIMD": simd}, 0, output=False)
+        (pe, simd): operator("VVAU", VECTOR | {"PE": pe, "SIMD": simd}).stream_bits(0, output=False)
         for pe, simd in every
     }
     assert tried == {key for key, bits in widths.items() if bits <= LARGEST_HLS_BITS == 8191}
@@ -247,9 +240,9 @@ def test_converters_are_those_of_all_streams_of_a_unit():
     neighbours = Neighbours(nodes)
     (unit,) = [u for u in units_of(nodes) if len(u.nodes) == 2]
     choice = ({"SIMD": 3, "parallel_window": 1}, {"PE": 3, "SIMD": 15})
-    expected = width_converter(16, 24).lut + width_converter(60, 120).lut
+    expected = width_converter.resources(16, 24).lut + width_converter.resources(60, 120).lut
     # the window's stream counts from both ends, and has one width
     assert neighbours.converters(unit, choice) == expected
     alone = Unit([rounding])
     assert neighbours.converters(alone, ({"PE": 2},)) == 0  # as wide as the vector unit's two lanes
-    assert neighbours.converters(alone, ({"PE": 3},)) == width_converter(40, 60).lut
+    assert neighbours.converters(alone, ({"PE": 3},)) == width_converter.resources(40, 60).lut

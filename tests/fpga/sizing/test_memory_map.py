@@ -6,11 +6,10 @@ import pytest
 
 from fpga.board.boards import named_board
 from fpga.board.memories import KINDS
-from fpga.operators.resources import fifo
+from fpga.operators import fifo
 from fpga.sizing.design import FIFOS
 from fpga.sizing.memory_map import JOIN_FIFOS, OTHER_FIFOS, memory_map, memory_rows
 from fpga.sizing.part_times import parts_of
-from fpga.sizing.schedule import JOINS
 from fpga.sizing.search import Sizing
 
 
@@ -23,7 +22,9 @@ def design(whole):
 def require_all(rows, design):
     """Check that every block of every node is a memory of the map."""
     parts = {name: part.lut for name, part in design.resources.items()}
-    parts[FIFOS] = sum(fifo(queue.bits, queue.depth).lut for queue in design.fifos.values())
+    parts[FIFOS] = sum(
+        fifo.resources(queue.bits, queue.depth).lut for queue in design.fifos.values()
+    )
     for node, placed in design.placed.items():
         own = [row for row in rows if row["node"] == node]
         for kind in ("bram36", "uram"):
@@ -39,7 +40,9 @@ def test_the_map_holds_every_memory(design):
     assert sum(row["bits"] for row in rows) == sum(
         m.bits for node in design.resources.values() for m in node.memories
     ) + sum(
-        m.bits for queue in design.fifos.values() for m in fifo(queue.bits, queue.depth).memories
+        m.bits
+        for queue in design.fifos.values()
+        for m in fifo.resources(queue.bits, queue.depth).memories
     )
 
 
@@ -67,7 +70,7 @@ def test_a_purpose_holds_its_memories(design, whole):
 
 
 def test_fifos_at_joins_are_told_apart(design):
-    joined = {t for n in design.nodes if n.op_type in JOINS for t in n.step.inputs}
+    joined = {t for n in design.nodes if n.operator.joins for t in n.step.inputs}
     fifos = [row for row in memory_rows(design, {}) if row["stream"]]
     assert all((row["purpose"] == JOIN_FIFOS) == (row["stream"] in joined) for row in fifos)
     assert all(row["node"] == FIFOS for row in fifos)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fpga.graph.executor import Executor, Step
-from fpga.sizing import part_times
+from fpga.operators.registry import OPERATORS
 from fpga.sizing.folding import FoldedNode
 from fpga.sizing.part_times import parts_of, pipeline
 from fpga.sizing.schedule import schedule
@@ -79,7 +79,8 @@ def test_a_border_does_not_begin_or_end_a_part(nodes, monkeypatch):
 
     assert shallow() == (20, 530)
     # the mutant: a border counts
-    monkeypatch.setattr(part_times, "MOVERS", ())
+    for kind in OPERATORS.values():
+        monkeypatch.setattr(kind, "moves_only", False)
     assert shallow() == (1, 690)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fpga.graph.executor import Step
+from fpga.operators.operator import Rows
+from fpga.operators.registry import operator
 from fpga.sizing.folding import FoldedNode
-from fpga.sizing.schedule import _geometry, _needed_rows, _rows_waiting, schedule
+from fpga.sizing.schedule import _needed_rows, _rows_waiting, schedule
 
 
 def node(op_type, sources, name, **attributes):
@@ -98,7 +100,7 @@ def test_a_border_needs_no_row(top, bottom, last):
     ],
 )
 def test_the_rows_that_a_row_needs(kind, first, second, rows, rows_in, needed):
-    assert _needed_rows(kind, first, second, rows, rows_in) == needed
+    assert _needed_rows(Rows(kind, first, second), rows, rows_in) == needed
 
 
 def test_the_geometry_of_each_operator():
@@ -115,7 +117,7 @@ def test_the_geometry_of_each_operator():
         ("UpsampleNearestNeighbour", {"HO": 12, "HI": 4}, ("repeat", 3, 0)),
         ("MVAU", {}, ("same", 0, 0)),
     ):
-        assert _geometry(node(op_type, "x", "y", **attributes)) == expected
+        assert operator(op_type, attributes).rows() == Rows(*expected)
 
 
 @pytest.mark.parametrize("op_type", ["ElementwiseAdd", "ElementwiseMul", "Reshape"])

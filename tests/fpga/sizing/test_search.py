@@ -8,9 +8,8 @@ import pytest
 
 from fpga.board.boards import BOARDS
 from fpga.board.placement import SHELL, Placed
-from fpga.operators.resources import width_converter
+from fpga.operators import width_converter
 from fpga.sizing.design import CONVERTERS, FIFOS
-from fpga.sizing.folding import stream_bits
 from fpga.sizing.search import Sizing, _overload, _Search, _share, size
 from lmaunet.errors import UserError
 
@@ -155,10 +154,10 @@ def streams_of(design):
         for place, name in enumerate(node.step.inputs):
             if name in made:
                 source, at = made[name]
-                out = stream_bits(source.op_type, source.attributes, at, output=True)
+                out = source.operator.stream_bits(at, output=True)
                 yield (
                     name, node, place, out,
-                    stream_bits(node.op_type, node.attributes, place, output=False),
+                    node.operator.stream_bits(place, output=False),
                 )  # fmt: skip
 
 
@@ -168,7 +167,7 @@ def test_every_stream_has_its_fifo_and_its_converter(sizing, fastest):
     assert set(fastest.fifos) == {name for name, *_ in streams}
     deep = 0
     for name, node, place, out, into in streams:
-        converter = width_converter(out, into)
+        converter = width_converter.resources(out, into)
         luts, ffs = luts + converter.lut, ffs + converter.ff
         assert fastest.fifos[name].bits == out
         rows = fastest.schedule.rows_waiting.get((node.name, place), 0)

@@ -18,7 +18,7 @@ from fpga.build import build
 from fpga.simulation import simulator
 from fpga.simulation.network import Network, NetworkRun
 from fpga.toolchain import bitstream, flow
-from fpga.toolchain.ops.registry import load_operators
+from fpga.toolchain.registration import load_operators
 from lmaunet.errors import ToolNotFound, UserError
 
 needs_tcl = pytest.mark.skipif(

@@ -8,11 +8,11 @@ import pytest
 import fpga.simulation.simulator as simulation
 from fpga.board.boards import BOARDS
 from fpga.environment import SimulatorMissing, load_finn
-from fpga.operators.registry import HARDWARE
+from fpga.operators.registry import OPERATORS
 from fpga.toolchain.assemble import specialize
 from lmaunet.errors import ToolNotFound, UserError
 
-OWN = {"Requantize_rtl", "TableActivation_rtl", "SelectiveScan_rtl", "PadWithCode_rtl"}
+OWN = {f"{name}_rtl" for name, kind in OPERATORS.items() if kind.finn_attributes is not None}
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +61,6 @@ def test_rtl_is_generated(mapped, tmp_path, op_type):
     except ToolNotFound as error:
         pytest.skip(str(error))
     simulation.lint_files(files, top, tmp_path)
-
-
-def test_no_rtl_is_pretended(mapped, monkeypatch):
-    monkeypatch.delitem(HARDWARE, "Requantize")
-    node = operator(mapped, "Requantize_rtl")
-    with pytest.raises(UserError, match=r"Requantize_rtl .* has no RTL in this version"):
-        node.generate_hdl(mapped, BOARDS["ZCU104"].part, 4.0)
-    with pytest.raises(UserError, match="has no RTL in this version"):
-        node.get_rtl_file_list()
 
 
 @pytest.mark.parametrize("op_type", sorted(OWN))

@@ -16,7 +16,7 @@ from qonnx.core.datatype import DataType
 
 from fpga.operators.arithmetic import check_divides
 from fpga.operators.rtl_module import Port, RtlModule, wrapper
-from fpga.toolchain.ops.streaming import SOURCES, OwnRTL
+from fpga.toolchain.finn_operator import SOURCES, OwnRTL
 from lmaunet.errors import UserError
 
 

@@ -246,6 +246,14 @@ def _sigmoid_rule(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: li
     return pointwise.unary(walk.graph, inputs[0], _sigmoid, node.output[0])
 
 
+@_rule("LeakyRelu")
+def _leaky_relu(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+    slope = attributes.get("alpha", 0.01)  # ONNX' default
+    return pointwise.unary(
+        walk.graph, inputs[0], lambda v: np.where(v < 0, slope * v, v), node.output[0]
+    )
+
+
 @_rule("Mul", "Add")
 def _binary(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     for value in inputs:

@@ -10,7 +10,7 @@ from qonnx_nets import Net, mamba
 from fpga.agreement.nodes import host_codes, host_logits
 from fpga.agreement.reference import Reference
 from fpga.graph.executor import Executor
-from fpga.graph.lower import lower
+from fpga.graph.lower import RULES, lower
 from fpga.toolchain.assemble import assemble
 from lmaunet.errors import UserError
 
@@ -238,3 +238,53 @@ def test_the_host_quantizes_as_the_first_node(whole):
     scale = np.float32(whole.lowered.host.input_scale)
     want = next(iter(first.values())).transpose(0, 2, 3, 1)
     assert np.array_equal(codes.astype(np.float32) * scale, want)
+
+
+def leaky(net: Net, tmp_path, **slope):
+    """A network of one LeakyRelu, on an image with every code of 8 bits; and its QONNX tensor."""
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    activated = net.op("LeakyRelu", net.image(0.02), **slope)
+    codes = net.quant(activated, 0.015, name="activated")
+    path = net.save(tmp_path / "net.onnx", net.conv(codes, 1, 2))
+    image = (np.arange(-128, 128) * 0.02).astype(np.float32).reshape(1, 1, 16, 16)
+    model = ModelWrapper(str(path)).transform(InferShapes())
+    seen = execute_onnx(model, {"image": image}, True)["activated"]
+    return path, image, np.rint(seen / 0.015).astype(int).transpose(0, 2, 3, 1)
+
+
+def codes_of(path, image) -> np.ndarray:
+    """What the hardware graph has behind its one table, ``(1, H, W, C)``."""
+    found = lower(path, {})
+    assert [n.op_type for n in found.graph.nodes] == ["TableActivation", "MVAU"]
+    (table,) = (n.output[0] for n in found.graph.nodes if n.op_type == "TableActivation")
+    streams: dict[str, np.ndarray] = {}
+    executor = Executor(assemble(found).model)
+    executor.run(host_codes(found.host, image), lambda name, v: streams.update({name: v}))
+    return streams[table]
+
+
+@pytest.mark.parametrize("slope", [{}, {"alpha": 0.1}, {"alpha": 0.3}, {"alpha": 1.5}])
+def test_a_leaky_relu_is_a_table_that_equals_qonnx(tmp_path, slope):
+    path, image, expected = leaky(Net(1, (16, 16)), tmp_path, **slope)
+    assert expected.min() < 0 < expected.max()
+    np.testing.assert_array_equal(codes_of(path, image), expected)
+
+
+def test_a_leaky_relu_of_another_slope_is_caught(tmp_path, monkeypatch):
+    path, image, expected = leaky(Net(1, (16, 16)), tmp_path, alpha=0.1)
+    rule = RULES["LeakyRelu"]
+    for wrong in (0.0, 0.01, 0.11):
+        monkeypatch.setitem(
+            RULES, "LeakyRelu", lambda w, n, a, i, s=wrong: rule(w, n, a | {"alpha": s}, i)
+        )
+        assert (codes_of(path, image) != expected).any()
+
+
+def test_a_leaky_relu_of_accumulators_needs_a_quantizer_before_it(tmp_path):
+    net = Net()
+    x = net.quant(net.op("LeakyRelu", net.conv(net.image(), 4, 4)), 0.02)
+    with pytest.raises(UserError, match="put an activation quantizer before it"):
+        lowered(net, net.conv(x, 4, 2), tmp_path)

@@ -165,7 +165,7 @@ class Operator(abc.ABC):
         return type_bits(self.dtype(index, output=output)) * self.lanes(index, output=output)
 
     def shape(self, index: int, *, output: bool) -> tuple[int, ...]:
-        """Return the shape of a streamed tensor of one image."""
+        """Return a streamed tensor's shape for one image; asked of what FINN+ does not have."""
         return (*self.attributes["numInputVectors"], self.channels())
 
     # hardware

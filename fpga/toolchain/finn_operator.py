@@ -1,24 +1,33 @@
 """An operator of our own as FINN+ wants it: everything here is asked of the operator's one class.
 
-Imported only after :func:`fpga.environment.load_finn`, by :mod:`fpga.toolchain.registration`.
+FINN+'s base classes are put under these where :func:`finn_classes` makes an operator's class.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from finn.custom_op.fpgadataflow.hwcustomop import HWCustomOp
-from finn.custom_op.fpgadataflow.rtlbackend import RTLBackend
-from qonnx.core.datatype import DataType
 
 from fpga.board.placement import Resources
 from fpga.operators.operator import Operator
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_memories
 from lmaunet.errors import UserError
 
+if TYPE_CHECKING:
+    from finn.custom_op.fpgadataflow.hwcustomop import HWCustomOp
+else:
+    HWCustomOp = object
+
 SOURCES = "sources.txt"
+
+
+def datatype(name: str) -> Any:
+    """Return qonnx's type of a name such as ``INT8``."""
+    from qonnx.core.datatype import DataType
+
+    return DataType[name]
 
 
 class FinnOperator(HWCustomOp):
@@ -42,11 +51,11 @@ class FinnOperator(HWCustomOp):
 
     def get_input_datatype(self, ind: int = 0) -> Any:
         """Return the integer type of an input stream."""
-        return DataType[self.operator.dtype(ind, output=False)]
+        return datatype(self.operator.dtype(ind, output=False))
 
     def get_output_datatype(self, ind: int = 0) -> Any:
         """Return the integer type of an output stream."""
-        return DataType[self.operator.dtype(ind, output=True)]
+        return datatype(self.operator.dtype(ind, output=True))
 
     def get_normal_input_shape(self, ind: int = 0) -> tuple[int, ...]:
         """Return an input stream's shape, ``(1, H, W, C)``."""
@@ -118,7 +127,7 @@ class FinnOperator(HWCustomOp):
         return self.operator.counts()
 
 
-class OwnRTL(RTLBackend):
+class OwnRTL(HWCustomOp):
     """The mapped form of a node whose RTL is ours: a module, its memories and a wrapper."""
 
     def rtl_module(self, model: Any) -> RtlModule:
@@ -165,23 +174,16 @@ class OwnRTL(RTLBackend):
         return [*files, f"create_bd_cell -type module -reference {top} {self.onnx_node.name}"]
 
 
-class MappedOperator(FinnOperator, OwnRTL):
-    """A node of the hardware graph after SpecializeLayers."""
-
-    def get_nodeattr_types(self) -> dict[str, Any]:
-        """Return the operator's attributes and those of an RTL backend."""
-        return OwnRTL.get_nodeattr_types(self) | FinnOperator.get_nodeattr_types(self)
-
-    def execute_node(self, context: dict[str, np.ndarray], graph: Any) -> None:
-        """Compute the output's integers; its RTL is simulated outside of FINN+."""
-        FinnOperator.execute_node(self, context, graph)
-
-
-def finn_classes(kind: type[Operator]) -> tuple[type[FinnOperator], type[MappedOperator]]:
+def finn_classes(kind: type[Operator]) -> tuple[type[FinnOperator], type[FinnOperator]]:
     """Return FINN+'s two classes of an operator: the one before it is mapped, and its RTL form.
 
-    FINN+ finds a class by its name, and a backend's by the suffix.
+    FINN+ finds a class by its name, and a backend's by the suffix. What a class does not say itself
+    it has from FINN+'s, the last of its bases.
     """
-    plain = type(kind.name(), (FinnOperator,), {"kind": kind, "__doc__": kind.__doc__})
-    mapped = type(f"{kind.name()}_rtl", (MappedOperator,), {"kind": kind, "__doc__": kind.__doc__})
+    from finn.custom_op.fpgadataflow.hwcustomop import HWCustomOp
+    from finn.custom_op.fpgadataflow.rtlbackend import RTLBackend
+
+    own = {"kind": kind, "__doc__": kind.__doc__, "__module__": __name__}
+    plain = type(kind.name(), (FinnOperator, HWCustomOp), own)
+    mapped = type(f"{kind.name()}_rtl", (FinnOperator, OwnRTL, RTLBackend), own)
     return plain, mapped

@@ -6,6 +6,8 @@ import functools
 
 from fpga.environment import load_finn
 from fpga.operators.registry import OPERATORS
+from fpga.toolchain.finn_operator import finn_classes
+from fpga.toolchain.stitched_network import StitchedNetwork
 
 
 @functools.cache
@@ -18,13 +20,11 @@ def load_operators() -> None:
     load_finn()
     import finn.custom_op.fpgadataflow as abstract
     import finn.custom_op.fpgadataflow.rtl as rtl
-
-    from fpga.toolchain.finn_operator import finn_classes
-    from fpga.toolchain.stitched_network import StitchedNetwork_rtl
+    from finn.custom_op.fpgadataflow.rtlbackend import RTLBackend
 
     for kind in OPERATORS.values():
         if kind.finn_attributes is not None:
             plain, mapped = finn_classes(kind)
             abstract.register_custom_op(plain)
             rtl.register_custom_op(mapped)
-    rtl.register_custom_op(StitchedNetwork_rtl)
+    rtl.register_custom_op(type("StitchedNetwork_rtl", (StitchedNetwork, RTLBackend), {}))

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qonnx.core.datatype import DataType
 
 from fpga.operators.arithmetic import check_divides
 from fpga.operators.rtl_module import Port, RtlModule, wrapper
-from fpga.toolchain.finn_operator import SOURCES, OwnRTL
+from fpga.toolchain.finn_operator import SOURCES, OwnRTL, datatype
 from lmaunet.errors import UserError
 
 
-class StitchedNetwork_rtl(OwnRTL):  # noqa: N801
+class StitchedNetwork(OwnRTL):
     """``(1, H, W, C)`` codes in, ``(1, H, W, classes)`` accumulators out.
 
     Attributes: ``design``, the folder that :func:`fpga.simulation.proof.write_design` wrote;
@@ -50,11 +49,11 @@ class StitchedNetwork_rtl(OwnRTL):  # noqa: N801
 
     def get_input_datatype(self, ind: int = 0) -> Any:
         """Return the integer type of the input codes."""
-        return DataType[self.get_nodeattr("inputDataType")]
+        return datatype(self.get_nodeattr("inputDataType"))
 
     def get_output_datatype(self, ind: int = 0) -> Any:
         """Return the integer type of the accumulators."""
-        return DataType[self.get_nodeattr("outputDataType")]
+        return datatype(self.get_nodeattr("outputDataType"))
 
     def get_normal_input_shape(self, ind: int = 0) -> tuple[int, ...]:
         """Return ``(1, H, W, C)``."""

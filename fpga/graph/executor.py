@@ -15,7 +15,7 @@ import numpy as np
 
 from fpga.graph.onnx_file import plain_attributes
 from fpga.operators.operator import Operator
-from fpga.operators.registry import OPERATORS, operator
+from fpga.operators.registry import kind_of, operator
 from lmaunet.errors import UserError
 
 
@@ -52,12 +52,10 @@ class Executor:
         self.output = model.graph.output[0].name
         self.steps = []
         for node in model.graph.node:
-            op_type = node.op_type.removesuffix("_rtl").removesuffix("_hls")
-            if op_type not in OPERATORS:
-                raise UserError(
-                    f"hardware node {node.name or node.output[0]} ({node.op_type}) has no integer "
-                    f"execution; known are: {', '.join(sorted(OPERATORS))}"
-                )
+            try:
+                op_type = kind_of(node.op_type).name()
+            except UserError as error:
+                raise UserError(f"hardware node {node.name or node.output[0]}: {error}") from error
             self.steps.append(
                 Step(op_type, plain_attributes(node), tuple(node.input), tuple(node.output))
             )

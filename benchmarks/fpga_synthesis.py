@@ -20,10 +20,7 @@ import time
 from pathlib import Path
 
 from accuracy import neutral
-
-from fpga.boards import Board, named_board
-from fpga.build import HARDWARE, RESOURCES
-from fpga.network_synthesis import (
+from network_synthesis import (
     Part,
     Synthesiser,
     by_operator,
@@ -37,8 +34,11 @@ from fpga.network_synthesis import (
     synthesize_parts,
     yosys_version,
 )
-from fpga.proof import SIMULATION
-from fpga.synthesis import synthesize_all
+from synthesis import synthesize_all
+
+from fpga.board.boards import Board, named_board
+from fpga.build import HARDWARE, RESOURCES
+from fpga.simulation.proof import SIMULATION
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, sha256, tool_versions, write_json

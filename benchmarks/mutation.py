@@ -44,19 +44,15 @@ PACKAGES = {
     "fpga's estimates": [
         f"fpga/{name}.py"
         for name in (
-            "resources", "sizing", "folding", "memories", "placement", "schedule", "solver"
+            "operators/*", "board/memories", "board/placement", "sizing/search",
+            "sizing/folding", "sizing/schedule", "sizing/solver",
         )
     ],
 }  # fmt: skip
 TESTS = [
     "tests/data", "tests/quant", "tests/deploy", "tests/test_frozen.py",
     "tests/export/test_budget.py", "tests/export/test_packing.py",
-    *(
-        f"tests/fpga/test_{name}.py"
-        for name in (
-            "resources", "folding", "placement", "schedule", "solver", "sizing", "design", "boards"
-        )
-    ),
+    "tests/fpga/operators", "tests/fpga/board", "tests/fpga/sizing",
 ]  # fmt: skip
 """The files of tests that are about these packages."""
 

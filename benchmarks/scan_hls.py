@@ -14,8 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fpga.build import check_options
-from fpga.hls_scan import (
+from hls_scan import (
     SCRIPT,
     check_vectors,
     compile_kernel,
@@ -24,7 +23,9 @@ from fpga.hls_scan import (
     simulate_kernel,
     write_kernel,
 )
-from fpga.simulation import compiler_place
+
+from fpga.build import check_options
+from fpga.simulation.simulator import compiler_place
 from lmaunet.artifacts import require_agreement
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError

@@ -3,9 +3,9 @@
     python benchmarks/scan_synthesis.py --channels 64 --states 16 --length 4096 --foldings 1x4,1x16
     python benchmarks/scan_synthesis.py --ecp5 85k --foldings 1x4,1x16 -o results/scan_ecp5.json
 
-A folding is PD x PN. Prints a line for each, with the estimate of :mod:`fpga.resources` beside it.
+A folding is PD x PN. Prints a line for each, with our estimate beside it.
 With ``--ecp5`` the core is placed and routed for a Lattice ECP5 instead, an open device and not one
-of AMD's, for a clock that is not assumed: see :mod:`fpga.place_and_route`.
+of AMD's, for a clock that is not assumed: see :mod:`place_and_route`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import neutral
+from place_and_route import DEVICES, place_and_route
+from synthesis import synthesize
 
-from fpga.hardware import RtlModule
-from fpga.hardware_ops.selective_scan import core
-from fpga.place_and_route import DEVICES, place_and_route
-from fpga.resources import estimate
-from fpga.synthesis import synthesize
+from fpga.operators.rtl_module import RtlModule
+from fpga.operators.selective_scan import SelectiveScan, core
 from lmaunet.deploy.console import run_command
 from lmaunet.scan.vectors import synthetic
 from lmaunet.stage import write_json
@@ -63,14 +62,13 @@ def _synthesized(
     arguments: argparse.Namespace, formats: Any, module: RtlModule, pd: int, pn: int
 ) -> str:
     found = synthesize(module, arguments.family, wasm_cache=arguments.wasm_cache)
-    estimated = estimate(
-        "SelectiveScan",
+    estimated = SelectiveScan(
         {
             "NumChannels": arguments.channels, "States": arguments.states, "PD": pd, "PN": pn,
             "StateBits": formats["state"].bits, "ABits": formats["rate"].bits,
             "DeltaBits": formats["delta"].bits, "DBits": formats["skip"].bits,
-        },
-    )  # fmt: skip
+        }
+    ).resources()  # fmt: skip
     distributed = [m for m in estimated.memories if m.distributed]
     blocks = sum(m.bram18 for m in estimated.memories if not m.distributed)
     return (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.reference import evidence_folder
-from fpga.agreement import (
+from fpga.agreement.nodes import (
     NodeCheck,
     check_against_nodes,
     check_network,
@@ -19,19 +19,19 @@ from fpga.agreement import (
     host_logits,
     summarize,
 )
-from fpga.assemble import assemble, specialize
-from fpga.boards import DEFAULT_BOARD, Board, named_board
+from fpga.agreement.reference import Reference
+from fpga.board.boards import DEFAULT_BOARD, Board, named_board
 from fpga.build_detail import BuildDetail
-from fpga.design import DEFAULT_CLOCK_MHZ, apply_folding
-from fpga.executor import Executor
-from fpga.flow import NO_FLOW, check_flow, run_flow
-from fpga.lowering.walk import Host, lower
-from fpga.network_rtl import Network
-from fpga.proof import RTL, prove, write_design
-from fpga.reference import Reference
-from fpga.simulation import compiler_place, verilator_place
-from fpga.sizing import Sizing, size
-from fpga.weights import write_image
+from fpga.graph.executor import Executor
+from fpga.graph.lower import Host, lower
+from fpga.graph.memory_image import write_image
+from fpga.simulation.network import Network
+from fpga.simulation.proof import RTL, prove, write_design
+from fpga.simulation.simulator import compiler_place, verilator_place
+from fpga.sizing.design import DEFAULT_CLOCK_MHZ
+from fpga.sizing.search import Sizing, size
+from fpga.toolchain.assemble import apply_folding, assemble, specialize
+from fpga.toolchain.flow import NO_FLOW, check_flow, run_flow
 from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
@@ -65,7 +65,7 @@ def build(
         folder: an empty folder.
         options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
             ``simulate``: whether the whole design's RTL is simulated too. ``flow``: what Vivado
-            does with it, see :mod:`fpga.flow`; any implies ``simulate``.
+            does with it, see :mod:`fpga.toolchain.flow`; any implies ``simulate``.
         progress: called with a line on what is being done.
 
     Raises:

@@ -7,17 +7,15 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from fpga.design import NAMES, Design
-from fpga.hardware_ops import registry
-from fpga.lowering.walk import Lowered
-from fpga.memory_map import memory_map, memory_rows
-from fpga.pipeline import parts_of, pipeline
-from fpga.placement import SHELL_FF, SHELL_LUT
-from fpga.proof import Proof
+from fpga.board.placement import SHELL_FF, SHELL_LUT
+from fpga.graph.lower import Lowered
+from fpga.operators.operator import Operator
+from fpga.simulation.proof import Proof
+from fpga.sizing.design import NAMES, Design
+from fpga.sizing.memory_map import memory_map, memory_rows
+from fpga.sizing.part_times import parts_of, pipeline
 
-NO_RTL, OWN_RTL = "no RTL yet", "RTL of our own"
-FINN_RTL = ("ConvolutionInputGenerator",)
-OWN_OPERATORS = ("Requantize", "TableActivation", "SelectiveScan", "PadWithCode")
+OWN_RTL = "RTL of our own"
 SHOWN_OPS = 10
 
 
@@ -44,17 +42,13 @@ class BuildDetail:
         rows = []
         for folded in self.design.nodes:
             domain, placed = domains[folded.name], self.design.placed[folded.name]
-            folding = {
-                key: folded.attributes[key]
-                for key in ("PE", "SIMD", "PD", "PN", "parallel_window")
-                if key in folded.attributes
-            }
+            folding = {key: folded.attributes[key] for key in folded.operator.folded_by}
             rows.append(
                 {
                     "name": self.names[folded.name],
                     "op": folded.op_type,
                     "backend": domain.rsplit(".", 1)[1],
-                    "hardware": _hardware(folded.op_type, domain),
+                    "hardware": _hardware(folded.operator, domain),
                     "origin": self.lowered.graph.origins[folded.name],
                     "part": self.parts[folded.name],
                     "shape": list(self.lowered.graph.shapes[folded.name]),
@@ -68,7 +62,7 @@ class BuildDetail:
 
     @functools.cached_property
     def memories(self) -> list[dict[str, Any]]:
-        """A row for each memory; see :func:`fpga.memory_map.memory_rows`."""
+        """A row for each memory; see :func:`fpga.sizing.memory_map.memory_rows`."""
         return memory_rows(self.design, self.names)
 
     def resources(self) -> dict[str, Any]:
@@ -113,7 +107,7 @@ class BuildDetail:
         return sorted(rows, key=lambda row: -row["share"])[:SHOWN_OPS]
 
     def pipeline(self) -> dict[str, Any]:
-        """Return what each part does over an image; see :func:`fpga.pipeline.pipeline`."""
+        """Return what each part does over an image; see :func:`fpga.sizing.part_times.pipeline`."""
         design, proof = self.design, self.proof
         found = proof.alone if proof else design.schedule
         made = {tensor for node in design.nodes for tensor in node.step.outputs}
@@ -134,12 +128,11 @@ class BuildDetail:
 
         Args:
             image: bytes of the memory image and of the weights in it.
-            figures: of the whole network, from :func:`fpga.agreement.check_network`.
+            figures: of the whole network, from :func:`fpga.agreement.nodes.check_network`.
             scans: the agreement of each scan.
         """
         design, layers = self.design, self.layers
         slowest = sorted(layers, key=lambda row: -row["cycles"])[:SHOWN_OPS]
-        own = sorted({row["op"] for row in layers if row["hardware"] == NO_RTL})
         backends = {b: sum(row["backend"] == b for row in layers) for b in ("rtl", "hls")}
         detail = {
             "board": design.board.name,
@@ -165,10 +158,6 @@ class BuildDetail:
                 for node in self.mapped.graph.node
             ),
             "backends": backends,
-            "without_rtl": own,
-            "without_rtl_note": (
-                f"operators of our own whose RTL is not written: {', '.join(own) or 'none'}"
-            ),
             "slowest": slowest,
             "slowest_provenance": "estimated",
             "largest": self.largest(),
@@ -188,15 +177,13 @@ class BuildDetail:
         return detail | (_simulated(self.proof, design.clock_mhz) if self.proof else {})
 
 
-def _hardware(op_type: str, domain: str) -> str:
-    """Return what the node can be built from."""
-    if op_type in OWN_OPERATORS:
-        return OWN_RTL if op_type in registry.HARDWARE else NO_RTL
-    if op_type in FINN_RTL:
+def _hardware(operator: Operator, domain: str) -> str:
+    """Return whose RTL the node becomes, and what it stands in for."""
+    if operator.rtl_of_finn:
         return "RTL of FINN+"
-    if op_type in registry.HARDWARE or op_type == "Reshape":  # which is a FIFO
-        return f"{OWN_RTL}, in place of {'FINN+' if domain.endswith('.rtl') else 'HLS'}"
-    return "HLS of FINN+, needs Vitis"
+    if operator.finn_attributes is not None:
+        return OWN_RTL
+    return f"{OWN_RTL}, in place of {'FINN+' if domain.endswith('.rtl') else 'HLS'}"
 
 
 def _simulated(proof: Proof, clock_mhz: float) -> dict[str, Any]:

@@ -53,10 +53,10 @@ def vivado_place() -> str:
 
 @functools.cache
 def load_finn() -> None:
-    """Make FINN+ importable and register the operators of :mod:`fpga.ops`; takes about 3 s once.
+    """Make FINN+ importable; takes about 3 s once.
 
     Qonnx runs a transformation in child processes when it is told to use several; the children
-    would lack both this set-up and the registered operators, so one worker is set.
+    would lack both this set-up and the operators that are registered later, so one worker is set.
 
     Raises:
         ToolNotFound: where FINN+ is not installed.
@@ -73,6 +73,3 @@ def load_finn() -> None:
         # FINN+ reads a version out of this path even where nothing is simulated
         os.environ.setdefault("XILINX_VIVADO", "/nonexistent/2024.2")
         finn.xsi.SimEngine = SimulatorMissing
-    from fpga.ops.registry import register
-
-    register()

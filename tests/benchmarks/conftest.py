@@ -4,3 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+# what the studies of operators share with the operators' own tests
+sys.path.append(str(Path(__file__).parents[1] / "fpga"))
+
+from network_case import simulations, whole  # noqa: F401

@@ -5,11 +5,10 @@ import sys
 
 import fpga_synthesis as benchmark
 import pytest
+from network_synthesis import NO_ESTIMATE, Part
+from synthesis import Synthesised
 
-from fpga.hardware_ops import fifo
-from fpga.network_synthesis import NO_ESTIMATE, Part
-from fpga.resources import fifo as fifo_estimate
-from fpga.synthesis import Synthesised
+from fpga.operators import fifo
 from lmaunet.errors import UserError
 
 
@@ -24,7 +23,7 @@ def build(tmp_path, monkeypatch):
     def parts_of(network, model, part, depths):
         asked.append((part, depths))
         return [
-            Part(str(bits), "FIFO", fifo.hardware(bits, 2), fifo_estimate(bits, 2), NO_ESTIMATE)
+            Part(str(bits), "FIFO", fifo.module(bits, 2), fifo.resources(bits, 2), NO_ESTIMATE)
             for bits in (8, 8, 400)
         ]
 
@@ -60,11 +59,11 @@ def test_sums_say_what_they_hold(build, monkeypatch, capsys):
 def test_an_unfinished_run_says_what_is_left_out(build, monkeypatch):
     folder, _ = build
     cached = benchmark.Synthesiser(folder / "cache", benchmark.synthesize_all)
-    cached.run([fifo.hardware(8, 2)], "xcup")
+    cached.run([fifo.module(8, 2)], "xcup")
     found = run(monkeypatch, folder, "--only-cached")
     assert found["network"]["rows"] == 2
     assert found["left_out"]["rows"] == {"FIFO": 1}
-    assert found["left_out"]["estimated"]["lut"] == fifo_estimate(400, 2).lut
+    assert found["left_out"]["estimated"]["lut"] == fifo.resources(400, 2).lut
 
 
 def test_fifos_are_as_deep_as_simulated(build, monkeypatch):

@@ -4,9 +4,9 @@ import argparse
 
 import pytest
 import scan_hls as benchmark
+from hls_scan import hls_kernel
 
-from fpga.boards import BOARDS
-from fpga.hls_scan import hls_kernel
+from fpga.board.boards import BOARDS
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.scan.vectors import synthetic
 

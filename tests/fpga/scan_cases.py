@@ -11,11 +11,11 @@ import numpy as np
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, save
 
-from fpga.boards import BOARDS
+from fpga.board.boards import BOARDS
 from fpga.build import HARDWARE, RESOURCES
-from fpga.hardware import pack, unpack
-from fpga.scan_node import legal_lanes
-from fpga.simulation import Compiled, Simulation, Stalls, simulate
+from fpga.operators.rtl_module import pack, unpack
+from fpga.operators.selective_scan import legal_lanes
+from fpga.simulation.simulator import Compiled, Simulation, Stalls, simulate
 from lmaunet.scan.formats import OUTPUT, Widths
 from lmaunet.scan.integer import IntegerScan, calibrate
 from lmaunet.scan.vectors import ScanVectors, corners, synthetic
@@ -80,7 +80,7 @@ def attributes(scan: IntegerScan, length: int, pd: int, pn: int) -> dict:
     """Return the attributes of the operator as an ONNX file has them."""
     return {
         "NumChannels": scan.spec.channels, "States": scan.spec.states, "Length": length,
-        "PD": pd, "PN": pn, "Spec": json.dumps(scan.spec.to_json()).encode(),
+        "PD": pd, "PN": pn, "Spec": json.dumps(scan.spec.to_json()),
         "Scales": scan.scales.to_json(),
     }  # fmt: skip
 

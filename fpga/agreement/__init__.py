@@ -1,0 +1,1 @@
+"""The hardware graph held to the QONNX model."""

@@ -1,0 +1,1 @@
+"""A QONNX file lowered to a graph of hardware operators, and that graph's integers."""

@@ -1,0 +1,96 @@
+"""What moves codes without computing: pooling, upsampling, concatenation, reshapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fpga.graph.builder import HardwareGraph
+from fpga.graph.convolution import pad, window
+from fpga.graph.pointwise import require_equal_scales
+from fpga.graph.values import Codes, Value, map_layout
+from lmaunet.errors import UserError
+
+
+def require_codes(graph: HardwareGraph, value: Value, what: str) -> Codes:
+    """Return the value as a map of codes; raises :class:`UserError` where it is not quantized."""
+    if not isinstance(value, Codes):
+        raise UserError(
+            f"{graph.current}: its input {value.origin} is not quantized; put an activation "
+            f"quantizer before this {what}"
+        )
+    mapped = graph.as_map(value, graph.current)
+    return mapped
+
+
+def max_pool(
+    graph: HardwareGraph, value: Value, attributes: dict[str, Any], origin: str
+) -> Codes:  # fmt: skip
+    """Lower a max pooling of codes; a border is filled with the smallest code."""
+    codes = require_codes(graph, value, "MaxPool")
+    kernel, strides = tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", [1, 1]))
+    if attributes.get("ceil_mode", 0) or any(d != 1 for d in attributes.get("dilations", [1])):
+        raise UserError(f"{graph.current}: MaxPool with ceil_mode or dilations is not mapped")
+    pads = tuple(attributes.get("pads", [0, 0, 0, 0]))
+    # a border of the smallest code never wins, as ONNX's minus infinity never does
+    tensor, stream = pad(graph, codes, pads, codes.low)  # type: ignore[arg-type]
+    tensor, stream = window(graph, tensor, stream, codes.dtype, kernel, strides, True)
+    channels = codes.stream[3]
+    shape = (1, stream[1], stream[2], channels)
+    output = graph.emit(
+        "Pool", [tensor], shape, codes.dtype, f"{origin}_codes", Channels=channels, PE=1,
+        KernelSize=list(kernel), Function="MaxPool", OutImgDims=[stream[1], stream[2]],
+        InputDataType=codes.dtype, OutputDataType=codes.dtype, BatchSize=1,
+    )  # fmt: skip
+    result = dataclasses.replace(
+        codes, tensor=output, stream=shape, layout=map_layout(shape), origin=origin
+    )
+    return graph.record(result, "exact")
+
+
+def upsample(
+    graph: HardwareGraph, value: Value, factors: tuple[int, int], origin: str
+) -> Codes:  # fmt: skip
+    """Lower a nearest-neighbour Resize by whole factors."""
+    codes = require_codes(graph, value, "Resize")
+    _, height, width, channels = codes.stream
+    shape = (1, height * factors[0], width * factors[1], channels)
+    output = graph.emit(
+        "UpsampleNearestNeighbour", [codes.tensor], shape, codes.dtype, f"{origin}_codes",
+        HO=shape[1], WO=shape[2], HI=height, WI=width, NumChannels=channels, SIMD=1,
+        inputDataType=codes.dtype, batchSize=1,
+    )  # fmt: skip
+    result = dataclasses.replace(
+        codes, tensor=output, stream=shape, layout=map_layout(shape), origin=origin
+    )
+    return graph.record(result, "exact")
+
+
+def concat(graph: HardwareGraph, values: list[Value], axis: int, origin: str) -> Codes:
+    """Lower a concatenation of maps of codes with equal scales along the channels."""
+    codes = [require_codes(graph, value, "Concat") for value in values]
+    if axis not in (1, -3):
+        raise UserError(f"{graph.current}: Concat along axis {axis}; only channels (1) are mapped")
+    require_equal_scales(graph.current, "Concat", codes)
+    if len({c.dtype for c in codes}) > 1:
+        raise UserError(
+            f"{graph.current}: Concat of {', '.join(f'{c.origin} {c.dtype}' for c in codes)}; "
+            "give them one quantizer, signed or unsigned"
+        )
+    shape = (*codes[0].stream[:3], sum(c.stream[3] for c in codes))
+    output = graph.emit(
+        "StreamingConcat", [c.tensor for c in codes], shape, codes[0].dtype, f"{origin}_codes",
+        SIMD=1, ChannelsPerStream=[c.stream[3] for c in codes],
+        inputDataTypes=[c.dtype for c in codes], numInputVectors=list(shape[:3]),
+    )  # fmt: skip
+    low, high = min(c.low for c in codes), max(c.high for c in codes)
+    result = Codes(output, shape, map_layout(shape), origin, codes[0].dtype, low, high,
+                   codes[0].scale)  # fmt: skip
+    return graph.record(result, "exact")
+
+
+def relayout(value: Value, layout: np.ndarray, origin: str) -> Value:
+    """Return the value under another ONNX shape; the stream stays as it is."""
+    return dataclasses.replace(value, layout=layout, origin=origin)

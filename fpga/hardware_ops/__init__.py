@@ -1,1 +1,0 @@
-"""The RTL of each operator of our own: one file an operator, each with ``hardware``."""

@@ -1,0 +1,1 @@
+"""The hardware operators: a file for each, its SystemVerilog beside it."""

@@ -1,1 +1,0 @@
-"""Hardware operators of our own: one file each."""

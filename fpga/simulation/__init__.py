@@ -1,0 +1,1 @@
+"""The whole design as RTL, simulated to the last cycle."""

@@ -1,0 +1,174 @@
+"""A folded hardware graph as RTL: every node's module stitched into one, its FIFOs, its simulation.
+
+The depths of the FIFOs come from a simulation. A tensor that waits at a join of two paths, such as
+a skip, needs room for what the slower path is behind; how much, tells a run of one image in which
+every such FIFO has room for all of it (:meth:`Network.roomy_depths`): each says at the end with how
+many entries it would have refused no word. A second run with exactly these must give the same
+integers in the same cycles and refuse no word at a join: that is the proof, and with one entry less
+somewhere it fails. An image that follows may find a FIFO full and wait, which costs nothing but a
+longer interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fpga.graph.executor import Executor
+from fpga.operators.arithmetic import type_bits
+from fpga.operators.rtl_module import RtlModule, pack, unpack
+from fpga.simulation.simulator import Simulation, Stalls, compile_module, simulate
+from fpga.simulation.stitch import SHALLOW, NodeRtl, fifo_names, stitch
+from fpga.sizing.folding import FoldedNode
+
+NOTHING_MOVES = 200_000
+"""Cycles without a transfer at a border after which a network counts as stuck."""
+
+
+@dataclass(frozen=True)
+class NetworkRun:
+    """What a simulated network did.
+
+    ``codes``: of the output, int64 ``(n, H, W, C)``. ``latency``: cycles from the first beat in to
+    the last beat of the first image out. ``intervals``: cycles between the last beats of
+    consecutive images. ``blocked``: for each tensor the cycles in which its FIFO refused a word;
+    ``needed``: where it is deeper than a register, the depth at which it would have refused none of
+    those that it took. ``begins``, ``ends``: for each tensor, the network's input and output among
+    them, the cycle in which its FIFO took its first and its last word, counted from the first beat
+    in; behind a padding the last may be of the border of an image that would follow. ``cycles``:
+    until the last beat.
+    """
+
+    codes: np.ndarray
+    latency: int
+    intervals: tuple[int, ...]
+    needed: Mapping[str, int]
+    blocked: Mapping[str, int]
+    begins: Mapping[str, int]
+    ends: Mapping[str, int]
+    cycles: int
+
+
+class Network:
+    """A folded hardware graph whose nodes all have RTL.
+
+    Args:
+        executor: of the graph, with its folding written into it.
+        shapes: of its streamed tensors, ``(1, H, W, C)``.
+
+    Raises:
+        UserError: for a node without RTL.
+    """
+
+    def __init__(self, executor: Executor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.executor, self.shapes = executor, shapes
+        self.nodes = [_with_rtl(FoldedNode(step), executor) for step in executor.steps]
+        self.waiting = {
+            tensor
+            for step in executor.steps
+            if step.operator.joins
+            for tensor in step.inputs
+            if tensor not in executor.constants and tensor != executor.input
+        }
+        last = FoldedNode(next(s for s in executor.steps if executor.output in s.outputs))
+        self.output_bits = type_bits(last.operator.dtype(0, output=True))
+
+        self._word_bits = {
+            tensor: port.bits
+            for node in self.nodes
+            for tensor, port in zip(node.outputs, node.module.outputs, strict=True)
+        }
+
+    def roomy_depths(self) -> dict[str, int]:
+        """Return depths with room for an image at every join."""
+        depths = {}
+        for tensor in self.waiting:
+            # what waits at a join are codes of at most 8 bits
+            lanes = max(1, self._word_bits[tensor] // 8)
+            depths[tensor] = math.prod(self.shapes[tensor]) // lanes + 8
+        return depths
+
+    def fifo_words(self, depths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        """Return the bits of a word and the depth of every FIFO between two nodes."""
+        return {t: (bits, depths.get(t, SHALLOW)) for t, bits in self._word_bits.items()}
+
+    def needed_depths(self, run: NetworkRun) -> dict[str, int]:
+        """Return the depths that are just enough for what a roomy run did."""
+        return {tensor: run.needed[tensor] for tensor in self.waiting}
+
+    def module(
+        self,
+        depths: Mapping[str, int],
+        styles: Mapping[str, str] | None = None,
+        name: str = "network",
+    ) -> RtlModule:
+        """Return the network as one module; see :func:`fpga.simulation.stitch.stitch`."""
+        ends = self.executor.input, self.executor.output
+        return stitch(name, self.nodes, *ends, depths, styles)
+
+    def run(
+        self,
+        codes: np.ndarray,
+        depths: Mapping[str, int],
+        simulations: Path,
+        stalls: Stalls | None = None,
+    ) -> NetworkRun:
+        """Simulate images back to back.
+
+        Args:
+            codes: of the images, int8 values ``(n, H, W, C)``.
+            depths: of the FIFOs, in words.
+            simulations: where compiled simulations are kept.
+            stalls: of the network's input and output.
+
+        Raises:
+            Deadlock, BrokenRule: see :func:`fpga.simulation.simulator.simulate`.
+            ToolNotFound: without Verilator or a C++ compiler.
+        """
+        module = self.module(depths)
+        lanes_in = module.inputs[0].bits // 8
+        lanes_out = module.outputs[0].bits // self.output_bits
+        shape = (len(codes), *self.shapes[self.executor.output][1:])
+        found = simulate(
+            compile_module(module, simulations),
+            {"in0_V": pack(codes.reshape(-1, lanes_in), 8)},
+            {"out0_V": math.prod(shape) // lanes_out},
+            stalls, NOTHING_MOVES, settle=0, check_paths=False,
+        )  # fmt: skip
+        out = unpack(found.outputs["out0_V"], self.output_bits, lanes_out).reshape(shape)
+        cycles = found.cycles["out0_V"]
+        start = int(found.cycles["in0_V"][0])
+        first = cycles[len(cycles) // len(codes) - 1] - start + 1
+        names = fifo_names(self.nodes, self.executor.input, self.executor.output)
+        return NetworkRun(
+            out,
+            int(first),
+            tuple(int(v) for v in found.intervals("out0_V", len(codes))),
+            _counters(found, names, "needed"),
+            _counters(found, names, "blocked"),
+            {t: value - start for t, value in _counters(found, names, "first").items()},
+            {t: value - start for t, value in _counters(found, names, "last").items()},
+            int(cycles[-1]) + 1,
+        )
+
+
+def _with_rtl(node: FoldedNode, executor: Executor) -> NodeRtl:
+    constants = [executor.constants[n] for n in node.step.inputs if n in executor.constants]
+    streams = tuple(n for n in node.step.inputs if n not in executor.constants)
+    return NodeRtl(node.name, node.operator.module(constants), streams, node.step.outputs)
+
+
+def _counters(found: Simulation, names: Mapping[str, str], counter: str) -> dict[str, int]:
+    """Return a counter of each tensor's FIFO, by its instance's place in the hierarchy."""
+    tensors = {name: tensor for tensor, name in names.items()}
+    values = {}
+    for path, value in found.counters.items():
+        *places, own = path.split(".")
+        instance = next((place for place in places if place in tensors), None)
+        if own == counter and instance is not None:
+            values[tensors[instance]] = value
+    return values

@@ -1,0 +1,191 @@
+"""One module of a whole design: its nodes, and between them finite FIFOs and width converters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fpga.operators import fifo, width_converter
+from fpga.operators.rtl_module import Port, RtlModule, instance
+from lmaunet.errors import UserError
+
+SHALLOW = 2
+"""Words of a FIFO whose depth nobody asked for: a register stage."""
+
+
+@dataclass(frozen=True)
+class NodeRtl:
+    """A node's module, and the tensors at its streams in the order of its ports."""
+
+    name: str
+    module: RtlModule
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A tensor from its producer's port to its one consumer's.
+
+    ``producer`` and ``consumer`` are None at the borders of the design.
+    """
+
+    tensor: str
+    producer: tuple[NodeRtl, Port] | None
+    consumer: tuple[NodeRtl, Port] | None
+
+    @property
+    def port(self) -> Port:
+        """The port that fills the stream's FIFO; of the design's input, the one that empties it."""
+        end = self.producer or self.consumer
+        assert end is not None
+        return end[1]
+
+
+def streams_of(nodes: Sequence[NodeRtl], source: str, sink: str) -> list[Stream]:
+    """Return every stream of a design, its input and output among them.
+
+    Raises:
+        UserError: where a tensor has no producer, none or several consumers.
+    """
+    made = {t: (n, p) for n in nodes for t, p in zip(n.outputs, n.module.outputs, strict=True)}
+    used: dict[str, list[tuple[NodeRtl, Port]]] = {}
+    for node in nodes:
+        for tensor, port in zip(node.inputs, node.module.inputs, strict=True):
+            used.setdefault(tensor, []).append((node, port))
+    for tensor, consumers in used.items():
+        if tensor != source and tensor not in made:
+            raise UserError(f"{consumers[0][0].name}: nothing makes its input {tensor}")
+    found = []
+    for tensor in dict.fromkeys([source, *made, *used]):
+        consumers = used.get(tensor, [])
+        if len(consumers) != (0 if tensor == sink else 1):
+            raise UserError(
+                f"stream {tensor} has {len(consumers)} consumers, expected "
+                f"{0 if tensor == sink else 1}; DuplicateStreams divides one"
+            )
+        found.append(Stream(tensor, made.get(tensor), consumers[0] if consumers else None))
+    return found
+
+
+def stitch(
+    name: str,
+    nodes: Sequence[NodeRtl],
+    source: str,
+    sink: str,
+    depths: Mapping[str, int],
+    styles: Mapping[str, str] | None = None,
+) -> RtlModule:
+    """Return a design as one module with the ports ``in0_V`` and ``out0_V``.
+
+    Args:
+        name: of the module.
+        nodes: every node with its module.
+        source, sink: the design's input and output tensor.
+        depths: of the FIFO of each tensor, in beats of its producer; :data:`SHALLOW` where absent.
+        styles: of the memory of each tensor's FIFO; ``auto`` where absent.
+
+    Raises:
+        UserError: where the streams do not fit together.
+    """
+    design = _Design()
+    signals: dict[tuple[str, str], str] = {}  # by the node and its port
+    ends: list[Port] = []
+    for i, stream in enumerate(streams_of(nodes, source, sink)):
+        style = (styles or {}).get(stream.tensor, "auto")
+        queue = fifo.module(stream.port.bits, depths.get(stream.tensor, SHALLOW), style)
+        start, end = _connect(design, i, stream, queue)
+        if stream.producer is None:
+            ends.insert(0, replace(stream.port, name=start))
+        else:
+            signals[stream.producer[0].name, stream.producer[1].name] = start
+        if stream.consumer is None:
+            ends.append(replace(stream.port, name=end))
+        else:
+            signals[stream.consumer[0].name, stream.consumer[1].name] = end
+    memories: dict[str, Sequence[str]] = {}
+    for i, node in enumerate(nodes):
+        own = _with_own_memories(node.module, f"n{i}")
+        memories |= own.memories
+        design.body.append(f"    // {node.name}\n")
+        design.place(own, f"n{i}", {p.name: signals[node.name, p.name] for p in own.ports})
+    generated: dict[str, str] = {}
+    for module in design.modules:
+        generated |= module.generated
+    generated[f"{name}.sv"] = _text(name, ends[0], ends[1], design)
+    sources = dict.fromkeys(file for module in design.modules for file in module.sources)
+    return RtlModule(
+        name, tuple(sources), {}, (ends[0],), (ends[1],), memories, generated=generated
+    )
+
+
+class _Design:
+    """A design's text while its instances are placed."""
+
+    def __init__(self) -> None:
+        self.wires: list[str] = []
+        self.body: list[str] = []
+        self.modules: list[RtlModule] = []
+
+    def wire(self, signal: str, port: Port) -> str:
+        """Declare the wires of a stream and return their prefix."""
+        self.wires.append(
+            f"    wire [{8 * port.bytes - 1}:0] {signal}_tdata;\n"
+            f"    wire {signal}_tvalid, {signal}_tready;\n"
+        )
+        return signal
+
+    def place(self, module: RtlModule, name: str, signals: Mapping[str, str]) -> None:
+        """Instantiate a module with each of its streams at the wires of a prefix."""
+        self.modules.append(module)
+        self.body.append(instance(module, name, signals))
+
+
+def _connect(design: _Design, i: int, stream: Stream, queue: RtlModule) -> tuple[str, str]:
+    """Place a stream's FIFO, and a converter where its ends differ; return both ends' prefixes."""
+    front, back = stream.producer, stream.consumer
+    start = design.wire(f"s{i}_from", front[1]) if front else "in0_V"
+    end = design.wire(f"s{i}_to", back[1]) if back else "out0_V"
+    if not front or not back or front[1].bits == back[1].bits:
+        design.place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": end})
+    else:
+        middle = design.wire(f"s{i}_held", front[1])
+        design.place(queue, f"fifo_{i}", {"in0_V": start, "out0_V": middle})
+        converter = width_converter.module(front[1].bits, back[1].bits)
+        design.place(converter, f"convert_{i}", {"in0_V": middle, "out0_V": end})
+    return start, end
+
+
+def fifo_names(nodes: Sequence[NodeRtl], source: str, sink: str) -> dict[str, str]:
+    """Return the instance name of each tensor's FIFO."""
+    return {s.tensor: f"fifo_{i}" for i, s in enumerate(streams_of(nodes, source, sink))}
+
+
+def _with_own_memories(module: RtlModule, prefix: str) -> RtlModule:
+    """Return a module whose memory files are told apart from those of other nodes."""
+    names = {name: f"{prefix}_{name}" for name in module.memories}
+    return replace(
+        module,
+        parameters={
+            k: names.get(v, v) if isinstance(v, str) else v for k, v in module.parameters.items()
+        },
+        memories={names[name]: words for name, words in module.memories.items()},
+    )
+
+
+def _text(name: str, source: Port, sink: Port, design: _Design) -> str:
+    ports = ["    input  wire ap_clk", "    input  wire ap_rst_n"]
+    for port, (there, back) in ((source, ("input ", "output")), (sink, ("output", "input "))):
+        ports += [
+            f"    {there} wire [{8 * port.bytes - 1}:0] {port.name}_tdata",
+            f"    {there} wire {port.name}_tvalid",
+            f"    {back} wire {port.name}_tready",
+        ]
+    return (
+        f"`default_nettype none\nmodule {name} (\n"
+        + ",\n".join(ports)
+        + "\n);\n"
+        + "".join(design.wires)
+        + "".join(design.body)
+        + "endmodule\n`default_nettype wire\n"
+    )

@@ -1,0 +1,1 @@
+"""The folding that fits a board, its schedule and what it takes."""

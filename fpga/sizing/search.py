@@ -1,0 +1,346 @@
+"""Sizing: the fastest folding that fits a board, or the smallest that meets a latency.
+
+For a bound on every node's cycles an integer program (:mod:`fpga.sizing.solver`) takes one folding
+for each node and a place for each memory, so that the sum of the shares of the board is smallest.
+The bound is searched among the cycle counts that foldings have: first one for all nodes, by
+bisection, then one for each part of the network, a part being a run of nodes on maps of one size.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from fpga.board.boards import Board, larger_board
+from fpga.board.placement import SHELL, Placed, Resources, sum_of
+from fpga.graph.executor import Executor
+from fpga.operators import fifo, width_converter
+from fpga.sizing.design import CONVERTERS, NAMES, SHALLOW_FIFO, Design, Fifo
+from fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
+from fpga.sizing.schedule import Schedule, schedule
+from fpga.sizing.solver import Option, options_of, solve
+from lmaunet.errors import UserError
+
+LOOK_FURTHER = 4
+"""Bounds beyond the first that does not fit that are tried too: less parallelism is not always
+less memory, because a slower design lets more rows wait."""
+TRIED_WHERE_NOTHING_FITS = 12
+SAME = 0.03
+"""Bounds of a part that differ by less than this share are taken for one."""
+ROUNDS = 2
+"""How often the program is solved for one bound: the second time it knows the queues."""
+
+
+class Sizing:
+    """Tries foldings of one hardware graph.
+
+    Args:
+        executor: of the graph.
+        shapes: of its streamed tensors.
+    """
+
+    def __init__(self, executor: Executor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.nodes = [FoldedNode(step) for step in executor.steps]
+        self.unfolded = [dict(node.attributes) for node in self.nodes]
+        self.shapes, self.source = shapes, executor.input
+        self.units: list[Unit] = units_of(self.nodes)
+        self.neighbours = Neighbours(self.nodes)
+        self.parts = self._parts()
+        # cycles of the slowest node when nothing can be faster, and when all is unfolded
+        slowest = max(node.cycles() for node in self.nodes)
+        self.bounds = max(unit.fastest for unit in self.units), slowest
+
+    def _parts(self) -> list[int]:
+        """Return each unit's part: a run of nodes, in topological order, on maps of one size."""
+        part, size, number = {}, 0, -1
+        for node in self.nodes:
+            pixels = node.operator.map_size(self.shapes[node.name])
+            if pixels != size:
+                number, size = number + 1, pixels
+            part[node.name] = number
+        return [part[unit.nodes[-1].name] for unit in self.units]
+
+    def steps(self, part: int | None = None) -> list[int]:
+        """Return the cycle counts that foldings of a part, or of all, have within the bounds."""
+        units = [u for u, p in zip(self.units, self.parts, strict=True) if part in (None, p)]
+        found = {cycles for unit in units for cycles in unit.steps}
+        low = max(unit.fastest for unit in units)
+        return sorted(cycles for cycles in found if cycles >= low)
+
+    def dsp_bound(self, board: Board) -> int:
+        """Return the interval, in cycles, if every DSP of a board worked in every cycle.
+
+        Each unit is taken in the folding that spends fewest DSP cycles on an image; no folding of
+        the network can have a shorter interval on that board.
+        """
+        work = sum(
+            min(
+                option.placed.dsp * cycles
+                for cycles, options in unit.foldings
+                for option in options
+            )
+            for unit in self.units
+        )
+        return math.ceil(work / board.dsp)
+
+    def design(self, bound: int | Mapping[int, int], board: Board, clock_mhz: float) -> Design:
+        """Fold every node within a bound and estimate the result; it may not fit.
+
+        Args:
+            bound: cycles, of all nodes or by part.
+            board: the board.
+            clock_mhz: the clock that is assumed.
+        """
+        for node, attributes in zip(self.nodes, self.unfolded, strict=True):
+            node.attributes = dict(attributes)
+        bounds = [bound if isinstance(bound, int) else bound[part] for part in self.parts]
+        between, queues = Placed(0, 0, 0.0, 0), list[Resources]()
+        for _ in range(ROUNDS):
+            parts = [u.best_options(b) for u, b in zip(self.units, bounds, strict=True)]
+            parts += [options_of(queue) for queue in queues]
+            taken = solve(parts, board, SHELL + between).taken
+            for unit, option in zip(self.units, taken, strict=False):
+                unit.take(option.choice)
+            for unit, option, within in zip(self.units, taken, bounds, strict=False):
+                self._match_neighbours(unit, option, within)
+            found = schedule(self.nodes, self.shapes, self.source)
+            fifos = self._fifos(found)
+            converters = self._converters()
+            between = converters.logic
+            queues = [fifo.resources(queue.bits, queue.depth) for queue in fifos.values()]
+        resources: dict[str, Resources] = {node.name: node.resources() for node in self.nodes}
+        resources[CONVERTERS] = converters
+        nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
+        return Design.of(board, clock_mhz, nodes, found, resources, fifos)
+
+    def _match_neighbours(self, unit: Unit, taken: Option, bound: int) -> None:
+        """Take a folding that needs fewer LUTs with the converters around it, and no more else."""
+        spare = taken.placed
+
+        def luts(option: Option) -> float:
+            return option.placed.lut + self.neighbours.converters(unit, option.choice)
+
+        others = [
+            option for option in unit.options(bound)
+            if option.placed.dsp <= spare.dsp and option.placed.bram36 <= spare.bram36
+            and option.placed.uram <= spare.uram
+        ]  # fmt: skip
+        unit.take(min(others, key=luts).choice)
+
+    def _streams(self) -> list[tuple[str, FoldedNode, int, int, int]]:
+        """Return each stream between two nodes: tensor, consumer, input, bits from it and to it."""
+        producers = {
+            name: (node, i) for node in self.nodes for i, name in enumerate(node.step.outputs)
+        }
+        found = []
+        for node in self.nodes:
+            for place_in, name in enumerate(node.step.inputs):
+                if name in producers:
+                    source, place_out = producers[name]
+                    out = source.operator.stream_bits(place_out, output=True)
+                    into = node.operator.stream_bits(place_in, output=False)
+                    found.append((name, node, place_in, out, into))
+        return found
+
+    def _converters(self) -> Resources:
+        return sum_of(width_converter.resources(out, into) for *_, out, into in self._streams())
+
+    def _fifos(self, found: Schedule) -> dict[str, Fifo]:
+        """Return a FIFO for each stream: a register, or at a join room for the rows that wait."""
+        fifos = {}
+        for name, node, place_in, bits, _ in self._streams():
+            rows = found.rows_waiting.get((node.name, place_in), 0)
+            depth = SHALLOW_FIFO
+            if rows > 1:
+                _, height, width, channels = self.shapes[name]
+                row_bits = math.ceil(height * width / self._rows(name)) * channels * 8
+                depth = max(SHALLOW_FIFO, math.ceil(rows * row_bits / bits))
+            fifos[name] = Fifo(bits, depth)
+        return fifos
+
+    def _rows(self, name: str) -> int:
+        """Return into how many rows the schedule divides a stream."""
+        height = self.shapes[name][1]
+        if height > 1:
+            return height
+        while True:
+            node = next(n for n in self.nodes if name in n.step.outputs)
+            name = node.step.inputs[0]
+            if self.shapes[name][1] > 1:
+                return self.shapes[name][1]
+
+
+def size(
+    sizing: Sizing, board: Board, clock_mhz: float, target_ms: float | None = None
+) -> Design:  # fmt: skip
+    """Choose the folding: the fastest that fits the board, or the smallest within a latency.
+
+    The design's ``limits`` says what keeps it from being faster, or smaller.
+
+    Args:
+        sizing: the graph.
+        board: the board.
+        clock_mhz: the clock that is assumed.
+        target_ms: the latency to meet with as little as possible; None for the fastest.
+
+    Raises:
+        UserError: where the board is too small, naming what does not fit, by how much, and the
+            next larger board; or where no folding is fast enough.
+    """
+    search = _Search(sizing, board, clock_mhz)
+    found = search.fastest() if target_ms is None else search.smallest(target_ms)
+    return replace(found, dsp_bound=sizing.dsp_bound(board))
+
+
+class _Search:
+    """Designs of one graph for one board by their bounds, each made once."""
+
+    def __init__(self, sizing: Sizing, board: Board, clock_mhz: float) -> None:
+        self.sizing, self.board, self.clock_mhz = sizing, board, clock_mhz
+        self.steps = sizing.steps()
+        self.known: dict[tuple[int, ...], Design] = {}
+
+    def at(self, bound: int | Mapping[int, int]) -> Design:
+        """Return the design within a bound; equal foldings are not made twice."""
+        sizing = self.sizing
+        limits = tuple(
+            unit.limit(bound if isinstance(bound, int) else bound[part])
+            for unit, part in zip(sizing.units, sizing.parts, strict=True)
+        )
+        if limits not in self.known:
+            self.known[limits] = sizing.design(bound, self.board, self.clock_mhz)
+        return self.known[limits]
+
+    def fastest(self) -> Design:
+        """Return the design with the shortest latency that fits."""
+        steps = self.steps
+        first = bisect.bisect_left(steps, True, key=lambda step: self.at(step).fits)
+        tried = steps[max(0, first - LOOK_FURTHER) : first + 1]
+        if first == len(steps):
+            tried = steps[:: -(-len(steps) // TRIED_WHERE_NOTHING_FITS)] + steps[-1:]
+        fitting = [step for step in tried if self.at(step).fits]
+        if not fitting:
+            raise _too_small(min((self.at(step) for step in tried), key=_overload))
+        best = min(fitting, key=lambda step: self.at(step).latency_ms)
+
+        def better(design: Design, than: Design) -> float:
+            return max(0.0, than.latency_ms - design.latency_ms) if design.fits else -1.0
+
+        found = self._refine(best, self._faster, better)
+        return replace(found, limits=self._what_limits(found, steps[: steps.index(best)]))
+
+    def smallest(self, target_ms: float) -> Design:
+        """Return the design with the smallest sum of shares of the board within a latency."""
+        steps = self.steps
+        meeting = bisect.bisect_right(steps, target_ms, key=lambda step: self.at(step).latency_ms)
+        if meeting == 0:
+            raise UserError(
+                f"target_ms={target_ms:g}: the fastest folding takes "
+                f"{self.at(steps[0]).latency_ms:.3g} ms at {self.clock_mhz:g} MHz (estimated); "
+                "allow more time or choose a smaller network"
+            )
+        # the slowest is most likely to fit; a little less parallelism can need more memory
+        tried = steps[max(0, meeting - LOOK_FURTHER) : meeting]
+        fitting = [step for step in tried if self.at(step).fits]
+        if not fitting:
+            raise _too_small(min((self.at(step) for step in tried), key=_overload))
+
+        def better(design: Design, than: Design) -> float:
+            meets = design.fits and design.latency_ms <= target_ms
+            return max(0.0, _share(than) - _share(design)) if meets else -1.0
+
+        found = self._refine(max(fitting), self._slower, better)
+        limits = f"the smallest that was found within {target_ms:g} ms"
+        return replace(found, limits=limits)
+
+    def _refine(
+        self,
+        bound: int,
+        move: Callable[[int, int], int | None],
+        better: Callable[[Design, Design], float],
+    ) -> Design:
+        """Move the bound of one part at a time, the most gainful first, while one gains.
+
+        A part whose move does not fit or misses the target (a gain below 0) is left alone from
+        then on: later moves only take more of what it lacked.
+        """
+        bounds = dict.fromkeys(self.sizing.parts, bound)
+        best = self.at(bounds)
+        hopes = dict.fromkeys(bounds, math.inf)  # what each part's move gained when last tried
+        while hopes:
+            part = max(hopes, key=lambda part: hopes[part])
+            if hopes[part] <= 0:
+                break
+            new = move(part, bounds[part])
+            gain = -1.0 if new is None else better(self.at(bounds | {part: new}), best)
+            if new is None or gain < 0:
+                del hopes[part]
+            elif gain < max((h for p, h in hopes.items() if p != part), default=0.0):
+                hopes[part] = gain  # another one may gain more
+            else:
+                hopes[part] = gain
+                if gain > 0:
+                    bounds[part] = new
+                    best = self.at(bounds)
+                    # what gained nothing before may do so now
+                    hopes = {p: h if h > 0 and p != part else math.inf for p, h in hopes.items()}
+        return best
+
+    def _faster(self, part: int, bound: int) -> int | None:
+        """Return the next lower bound of a part that differs by more than a little."""
+        steps = [step for step in self.sizing.steps(part) if step < bound * (1 - SAME)]
+        return steps[-1] if steps else None
+
+    def _slower(self, part: int, bound: int) -> int | None:
+        steps = [step for step in self.sizing.steps(part) if step > bound * (1 + SAME)]
+        return steps[0] if steps else None
+
+    def _what_limits(self, found: Design, faster: Sequence[int]) -> str:
+        """Return in words why there is no faster design; ``faster``: the bounds below its own."""
+        for bound in reversed(faster):
+            tried = self.at(bound)
+            short = _shortages(tried)
+            if short and tried.latency_ms < found.latency_ms:
+                return (
+                    f"the next faster folding, {tried.latency_ms:.3g} ms (estimated), would need "
+                    f"{short}"
+                )
+        if faster:
+            return "no folding that was tried has a shorter latency"
+        slowest = found.slowest()
+        return f"no folding of {slowest.op_type} {slowest.name} is faster"
+
+
+def _share(design: Design) -> float:
+    """Return the sum of the shares of the board's limits."""
+    used, limits = design.total, design.board.limits
+    return sum(getattr(used, name) / limit for name, limit in limits.items() if limit)
+
+
+def _overload(design: Design) -> float:
+    """Return by what factor the scarcest resource exceeds its limit."""
+    used, limits = design.total, design.board.limits
+    return max(
+        getattr(used, name) / limit if limit else (math.inf if getattr(used, name) else 0.0)
+        for name, limit in limits.items()
+    )
+
+
+def _shortages(design: Design) -> str:
+    total, limits = design.total, design.board.limits
+    return "; ".join(
+        f"{NAMES[name]} {getattr(total, name):g} of {limits[name]:g} usable ({over:g} too many)"
+        for name, over in total.excess(design.board).items()
+    )
+
+
+def _too_small(design: Design) -> UserError:
+    larger = larger_board(design.board)
+    advice = f"use --board {larger.name}, " if larger else ""
+    return UserError(
+        f"the network does not fit board {design.board.name}: at {design.latency_ms:.3g} ms "
+        f"(estimated), where least is missing, it takes {_shortages(design)}; {advice}or a smaller "
+        "network"
+    )

@@ -1,0 +1,1 @@
+"""What needs FINN+, Vivado or Vitis."""

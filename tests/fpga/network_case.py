@@ -1,0 +1,48 @@
+"""A small network with every mapped pattern, lowered once for all tests that look into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import qonnx_nets
+
+from fpga.agreement.reference import Reference
+from fpga.graph.executor import Executor
+from fpga.graph.lower import Lowered, lower
+
+
+@dataclass(frozen=True)
+class Case:
+    """A lowered network and all that its checks need."""
+
+    path: Path
+    images: np.ndarray
+    reference: Reference
+    seen: dict[str, np.ndarray]
+    lowered: Lowered
+    model: Any
+    executor: Executor
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Case:
+    """A network with every mapped pattern, lowered and assembled once."""
+    from fpga.toolchain.assemble import assemble
+
+    path, images = qonnx_nets.whole(tmp_path_factory.mktemp("qonnx") / "whole.onnx")
+    reference = Reference(path)
+    seen = reference.run(images, reference.activations())
+    lowered = lower(path, seen)
+    model = assemble(lowered)
+    return Case(path, images, reference, seen, lowered, model, Executor(model.model))
+
+
+@pytest.fixture(scope="session")
+def simulations(request, tmp_path_factory):
+    """Where compiled simulations are kept: from one run to the next, where pytest has a cache."""
+    cache = getattr(request.config, "cache", None)
+    return cache.mkdir("simulations") if cache else tmp_path_factory.mktemp("simulations")

@@ -1,0 +1,91 @@
+"""What holds for every operator, whichever they are."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import cases
+import pytest
+
+import fpga
+from fpga.operators.operator import Operator
+from fpga.operators.registry import OPERATORS, kind_of, operator
+from lmaunet.errors import UserError
+
+ROOT = Path(fpga.__file__).parent
+EXAMPLES = {
+    case.op_type: case
+    for case in (
+        cases.requantize(), cases.table_activation(), cases.elementwise(),
+        cases.elementwise(multiply=False), cases.duplicate_streams(), cases.streaming_concat(),
+        cases.upsample(), cases.max_pool(), cases.pad(), cases.pad(code=0), cases.depthwise_conv(),
+    )
+}  # fmt: skip
+
+
+def test_an_operators_file_is_enough_to_be_known():
+    for name, kind in OPERATORS.items():
+        assert kind.__name__ == name
+        assert Path(ROOT, "operators", f"{kind.__module__.rsplit('.', 1)[1]}.py").exists()
+    assert kind_of("MVAU_rtl") is kind_of("MVAU_hls") is kind_of("MVAU") is OPERATORS["MVAU"]
+    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: Conv"):
+        operator("Crop_rtl", {})
+
+
+def named_in(path: Path) -> set[str]:
+    """The operators that a file names in its code; docstrings tell what they like."""
+    texts = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return texts & set(OPERATORS)
+
+
+def test_no_second_list_names_the_operators():
+    """Only the lowering, whose rules make the nodes, and an operator's own file name one."""
+    places = [
+        path
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.parent.name not in ("graph", "operators")
+    ]
+    assert len(places) > 20
+    # QONNX's operator has the name of ours
+    found = {path.name: names for path in places if (names := named_in(path) - {"SelectiveScan"})}
+    assert found == {}
+    kept = ROOT / "graph" / "executor.py", ROOT / "graph" / "memory_image.py"
+    assert not any(named_in(path) for path in kept)
+    for kind in OPERATORS.values():
+        own = ROOT / "operators" / f"{kind.__module__.rsplit('.', 1)[1]}.py"
+        here = {name for name, k in OPERATORS.items() if k.__module__ == kind.__module__}
+        assert named_in(own) <= here
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_every_folding_is_legal_and_moves_the_same_values(name):
+    case = EXAMPLES[name]
+    elements = {}
+    for folding in case.operator.foldings():
+        folded = operator(name, dict(case.attributes) | folding)
+        folded.check()
+        assert set(folding) == set(folded.folded_by)
+        assert folded.cycles() > 0 and folded.resources().ff > 0
+        module = folded.module(list(case.constants))
+        assert [p.bits for p in module.inputs] == [
+            folded.stream_bits(i, output=False) for i in range(len(module.inputs))
+        ]
+        assert [p.bits for p in module.outputs] == [
+            folded.stream_bits(i, output=True) for i in range(len(module.outputs))
+        ]
+        elements[tuple(folding.values())] = folded.cycles() * folded.lanes(0, output=False)
+    assert len(elements) > 1 and len(set(elements.values())) == 1
+
+
+def test_what_lacks_a_method_is_no_operator():
+    class Half(Operator):
+        def execute(self, inputs):
+            return inputs[0]
+
+    with pytest.raises(TypeError, match=r"abstract methods? '?cycles.*module.*resources"):
+        Half({})

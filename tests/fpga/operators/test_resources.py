@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import pytest
+
+from fpga.board.memories import Memory
+from fpga.board.placement import Resources
+from fpga.operators import fifo, width_converter
+from fpga.operators.matrix_vector import macs_per_dsp
+from fpga.operators.registry import OPERATORS, operator
+from lmaunet.errors import UserError
+
+MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8",
+        "outputDataType": "INT25"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "macs"),
+    [(8, 8, 2), (4, 8, 3), (3, 8, 3), (4, 4, 4), (9, 8, 2), (12, 16, 1), (2, 8, 3), (26, 1, 1),
+     (27, 8, 1), (32, 8, 1)],
+)  # fmt: skip
+def test_macs_per_dsp_are_those_of_the_rtl(weights, activations, macs):
+    assert macs_per_dsp(weights, activations) == macs
+
+
+def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
+    found = operator("MVAU_rtl", MVAU).resources()
+    assert found.dsp == 4 // 2 * 9
+    assert found.lut > 0
+    assert found.memories[0].bits == 576 * 64 * 8
+    assert found.memories[1].bits == 2 * 576 * 8  # the vector at hand and the next one
+
+
+def test_the_scan_follows_the_measured_core():
+    scan = {"NumChannels": 64, "States": 16, "StateBits": 18, "ABits": 12, "DeltaBits": 16,
+            "DBits": 16}  # fmt: skip
+    # yosys for the 7 series, lengths of 4096: LUTs with those of memories, DSPs
+    measured = {
+        (1, 1): (604, 8), (1, 4): (1054, 23), (4, 1): (2043, 32), (1, 16): (3836, 83),
+        (4, 4): (4728, 92), (4, 16): (10893, 332),
+    }  # fmt: skip
+    for (pd, pn), (lut, dsp) in measured.items():
+        found = operator("SelectiveScan", scan | {"PD": pd, "PN": pn}).resources()
+        total = found.lut + sum(m.lutram for m in found.memories if m.distributed)
+        assert found.dsp == dsp
+        assert abs(total / lut - 1) < 0.12
+
+
+def test_an_operator_without_an_estimate_is_refused():
+    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: Conv"):
+        operator("Crop_rtl", {}).resources()
+
+
+def test_what_is_between_nodes_is_what_yosys_counts():
+    # without the memory: LUTs and flip-flops of a register, of 40 and of 700 words, of converters
+    register = fifo.resources(32, 2)
+    assert (register.lut, register.ff, register.memories) == (35, 66, ())
+    assert [m.depth for m in fifo.resources(32, 40).memories] == [37]
+    assert (
+        abs(fifo.resources(32, 40).lut / 55 - 1) < 0.1
+        and abs(fifo.resources(40, 700).lut / 78 - 1) < 0.1
+    )
+    assert abs(fifo.resources(40, 700).ff / 113 - 1) < 0.1
+    measured = {(8, 16): (5, 26), (40, 20): (67, 83), (84, 21): (154, 172), (64, 144): (1022, 2249)}
+    for (bits_in, bits_out), (lut, ff) in measured.items():
+        found = width_converter.resources(bits_in, bits_out)
+        assert abs(found.lut - lut) <= 2 and found.ff == ff
+    assert width_converter.resources(24, 24) == type(register)(0, 0)
+
+
+def test_every_operator_has_flip_flops():
+    scan = {"NumChannels": 4, "States": 4, "PD": 1, "PN": 1, "StateBits": 18, "ABits": 12,
+            "DBits": 16}  # fmt: skip
+    window = {"SIMD": 2, "ConvKernelDim": (3, 3), "IFMDim": (8, 8), "IFMChannels": 4,
+              "inputDataType": "INT8", "Stride": (1, 1)}  # fmt: skip
+    common = {"PE": 2, "SIMD": 2, "inputDataType": "INT8", "outputDataType": "INT20",
+              "weightDataType": "INT8", "NumChannels": 4, "Channels": 4, "Kernel": (3, 3), "MW": 4,
+              "MH": 4, "ImgDim": (4, 4), "Padding": (1, 1, 1, 1), "IsShift": 0, "Entries": 256,
+              "lhs_dtype": "INT8", "rhs_dtype": "INT8", "out_dtype": "INT9", "dtype": "INT8",
+              "InputDataType": "INT8", "WI": 8, "ChannelsPerStream": (4, 4),
+              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2}  # fmt: skip
+    for name in OPERATORS:
+        for parallel in (0, 1):
+            attributes = common | (scan if name == "SelectiveScan" else window)
+            found = operator(name, attributes | {"parallel_window": parallel, "PE": 2}).resources()
+            assert found.ff > 0 and found.lut > 0, name
+
+
+def test_a_parallel_window_is_in_registers():
+    window = {"SIMD": 12, "ConvKernelDim": (3, 3), "IFMDim": (130, 130), "IFMChannels": 12,
+              "inputDataType": "INT8", "Stride": (1, 1)}  # fmt: skip
+    serial, parallel = (
+        operator("ConvolutionInputGenerator", window | {"parallel_window": p}).resources()
+        for p in (0, 1)
+    )
+    assert parallel.ff - serial.ff == 3 * 9 * 12 * 8 - 2 * 12 * 8
+
+
+# Every estimate worked by hand from what its docstring says. Sizes are odd and unequal, so that no
+# two of them can be taken for each other.
+INT8 = {"inputDataType": "INT8"}
+WINDOW = {**INT8, "IFMDim": (20, 12), "IFMChannels": 6}
+BY_HAND = [
+    # two lanes of 17 bits a DSP: 4/2 * 9. Of 9 products 5 sums of two, 4 * 17 * 5 registers and
+    # half of that in borrows; then 3, 2 and 1 of them, of 18, 19 and 20 bits; the sum over folds
+    # and the output have 25 bits, and 4*9*8 + 9*8 bits are delayed
+    ("MVAU", {**INT8, "PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8",
+              "outputDataType": "INT25"},
+     Resources(60 + 170 + (144 + 76 + 80) + 100 + 360 + 103, 18,
+               (Memory("weights", 288, 64 * 16, initialised=True),
+                Memory("vectors", 72, 128, decided=True)),
+               60 + (340 + 216 + 152 + 80) + 100 + 202)),
+    # three lanes of 13 bits in one DSP, no tree; one row of channels, so that no vector is kept
+    ("MVAU", {**INT8, "PE": 3, "SIMD": 1, "MW": 6, "MH": 3, "weightDataType": "INT4",
+              "outputDataType": "INT14"},
+     Resources(60 + 26 + 42 + (12 + 8) + 45, 1, (Memory("weights", 12, 6, initialised=True),),
+               60 + 39 + 42 + 86)),
+    # an accumulator of no more bits than the sums of two: the tree does not grow beyond it
+    ("MVAU", {**INT8, "PE": 5, "SIMD": 4, "MW": 8, "MH": 10, "weightDataType": "INT4",
+              "outputDataType": "INT12"},
+     Resources(60 + 80 + 60 + 60 + (80 + 32) + 63, 8,
+               (Memory("weights", 80, 4, initialised=True), Memory("vectors", 32, 4, decided=True)),
+               60 + (120 + 60) + 60 + 122)),
+    # a DSP a product; 48 adders of 18 bits and half as many LUTs again; sums of 16 and 18 bits
+    ("VVAU", {**INT8, "PE": 2, "SIMD": 49, "Channels": 8, "Kernel": (7, 7),
+              "weightDataType": "INT8", "outputDataType": "INT21"},
+     Resources(30 + 2 * (21 + 48 * 27) + 45, 98, (Memory("weights", 784, 4, initialised=True),),
+               25 + 2 * (21 + 49 * 8) + 2 * (49 * 16 + 18) + 86)),
+    ("VVAU", {**INT8, "PE": 4, "SIMD": 1, "Channels": 8, "Kernel": (1, 4),
+              "weightDataType": "INT4", "outputDataType": "INT15"},
+     Resources(30 + 4 * 15 + 63, 4, (Memory("weights", 16, 2 * 4, initialised=True),),
+               25 + 4 * (15 + 4) + 4 * 12 + 122)),
+    # two rows of 12 pixels and 5 of the third, three beats each
+    ("ConvolutionInputGenerator",
+     {**WINDOW, "SIMD": 2, "ConvKernelDim": (3, 5), "Stride": (1, 1), "parallel_window": 0},
+     Resources(219, 0, (Memory("line", 16, (2 * 12 + 5) * 3),), 134)),
+    # a row and 2 pixels, and the row that a stride of 2 passes over but for the window's 4
+    ("ConvolutionInputGenerator",
+     {**WINDOW, "SIMD": 2, "ConvKernelDim": (2, 2), "Stride": (2, 1), "parallel_window": 0},
+     Resources(219, 0, (Memory("line", 16, (12 + 2 + 12 - 4) * 3),), 134)),
+    # every pixel of the window in registers, and two lines without the 5 pixels of the window
+    ("ConvolutionInputGenerator",
+     {**WINDOW, "SIMD": 6, "ConvKernelDim": (3, 5), "Stride": (1, 1), "parallel_window": 1},
+     Resources(200 + 723, 0, (Memory("line", 48, 12 - 5 + 1),) * 2, 100 + 720 + 1442)),
+    ("ConvolutionInputGenerator",
+     {**WINDOW, "SIMD": 3, "ConvKernelDim": (2, 12), "Stride": (1, 1), "parallel_window": 1},
+     Resources(200 + 579, 0, (Memory("line", 24, 1),), 100 + 576 + 1154)),
+    # a window of one pixel is never parallel
+    ("ConvolutionInputGenerator",
+     {**WINDOW, "SIMD": 6, "ConvKernelDim": (1, 1), "Stride": (1, 1), "parallel_window": 1},
+     Resources(251, 0, (Memory("line", 48, 1),), 198)),
+    # 3 beats, 24 rows and 18 columns: counters of 2, 5 and 5 bits
+    *((name, {**INT8, "SIMD": 2, "NumChannels": 6, "ImgDim": (20, 12), "Padding": (1, 2, 3, 4)},
+       Resources(19 + 12, 0, (), 34 + 12)) for name in ("FMPadding", "PadWithCode")),
+    # the multipliers' port has 27 bits
+    ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "INT27", "IsShift": 0},
+     Resources(5 + 54, 3, (Memory("multipliers", 3 * (17 + 35), 4, True, True),), 8 + 156)),
+    ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "INT28", "IsShift": 0},
+     Resources(5 + 54, 6, (Memory("multipliers", 3 * (17 + 36), 4, True, True),), 8 + 156)),
+    ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "INT28", "IsShift": 1},
+     Resources(5 + 3 * 46, 0, (Memory("offsets", 3 * 36, 4, True, True),), 8 + 3 * 80)),
+    ("TableActivation", {"PE": 2, "outputDataType": "INT8", "Entries": 256},
+     Resources(19 + 16 * 4, 0, (), 34 + 16 + 1)),
+    ("TableActivation", {"PE": 2, "outputDataType": "INT4", "Entries": 100},
+     Resources(11 + 8 * 2, 0, (), 18 + 8 + 1)),
+    ("SelectiveScan", {"PD": 2, "PN": 4, "NumChannels": 12, "States": 8, "StateBits": 18,
+                       "ABits": 11, "DBits": 16},
+     Resources(120 + 150 * 8 + 330 * 2, 5 * 8 + 3 * 2,
+               (Memory("state", 18 * 8, 12, decided=True), Memory("A", 11 * 8, 12, True, True),
+                Memory("D", 16 * 2, 6, True, True)),
+               75 + 167 * 8 + 166 * 2)),
+    ("ElementwiseMul", {"PE": 3, "out_dtype": "INT16"}, Resources(51 + 3, 3, (), 98 + 2)),
+    *(("ElementwiseAdd", {"PE": 3, "lhs_dtype": left, "rhs_dtype": right, "out_dtype": "INT9"},
+       Resources(30 + 3 + 3 * 8, 0, (), 56 + 2 + 3 * (8 + 6 + 9)))
+      for left, right in (("INT8", "INT6"), ("INT6", "INT8"))),
+    ("Pool", {"PE": 3, "InputDataType": "INT8"}, Resources(27 + 8 + 40, 0, (), 50 + 24 + 4)),
+    # a row of 12 pixels and three beats each; an address to 40
+    ("UpsampleNearestNeighbour", {**INT8, "SIMD": 2, "WI": 12, "NumChannels": 6},
+     Resources(19 + 8 * 6, 0, (Memory("row", 16, 36, decided=True),), 34 + 6 * 6 + 15)),
+    ("StreamingConcat", {"SIMD": 2, "ChannelsPerStream": (4, 4, 2), "inputDataTypes": ["INT8"] * 3},
+     Resources(19 + 18 + 8, 0, (), 34 + 16 + 2)),
+    ("StreamingConcat", {"SIMD": 2, "ChannelsPerStream": (4, 4), "inputDataTypes": ["INT8"] * 2},
+     Resources(19 + 12, 0, (), 34 + 16 + 1)),
+    ("DuplicateStreams", {**INT8, "PE": 2, "NumOutputStreams": 3}, Resources(25, 0, (), 37)),
+    ("Reshape", {"PE": 2, "dtype": "INT8"}, Resources(19, 0, (), 34)),
+]  # fmt: skip
+
+
+def test_every_operator_is_worked_by_hand():
+    assert {name for name, *_ in BY_HAND} == set(OPERATORS)
+
+
+@pytest.mark.parametrize(("name", "attributes", "expected"), BY_HAND)
+@pytest.mark.parametrize("suffix", ["", "_rtl", "_hls"])
+def test_an_estimate_by_hand(name, suffix, attributes, expected):
+    assert operator(name + suffix, attributes).resources() == expected
+
+
+@pytest.mark.parametrize(
+    ("bits_in", "bits_out", "lut", "ff"),
+    [
+        (8, 8, 0, 0),
+        (8, 24, 4 + 2, 2 * 24 - 8 + 2 + 1),  # a count to 3
+        (24, 8, 2 * 24 - 8 + 6 + 2, 2 * 24 + 2 + 2),
+        (24, 16, (4 + 1) + (2 * 48 - 16 + 6 + 2), (2 * 48 - 24 + 1 + 1) + (2 * 48 + 2 + 2)),
+    ],
+)
+def test_a_width_converter_by_hand(bits_in, bits_out, lut, ff):
+    assert width_converter.resources(bits_in, bits_out) == Resources(lut, 0, (), ff)
+
+
+@pytest.mark.parametrize(
+    ("depth", "words", "address"), [(3, 2, 1), (5, 2, 1), (6, 3, 2), (7, 4, 2), (100, 97, 7)]
+)
+def test_a_fifo_by_hand(depth, words, address):
+    memory = Memory("fifo", 8, words, stream="t")
+    assert fifo.resources(8, depth, "t") == Resources(
+        11 + 3 + 3 * address, 0, (memory,), 20 + 3 * address
+    )
+    assert fifo.resources(8, 1, "t") == fifo.resources(8, 2, "t") == Resources(11, 0, (), 18)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from fpga.board.boards import BOARDS
+from fpga.board.memories import Memory
+from fpga.board.placement import KINDS, SHELL, Placed, Resources
+from fpga.sizing.solver import GAP, Option, options_of, place, solve, undominated, usage_of
+
+BOARD = BOARDS["ZCU104"]
+NOTHING = Placed(0, 0, 0.0, 0)
+
+
+def option(
+    lut: int, dsp: int, bram36: float = 0.0, uram: int = 0, ff: int = 0, choice: object = None
+) -> Option:
+    return Option(Placed(lut, dsp, bram36, uram, ff), (), choice)
+
+
+def shares(options: tuple[Option, ...]) -> np.ndarray:
+    limits = np.array([BOARD.limits[kind] for kind in KINDS])
+    return sum((np.array(o.usage) for o in options), np.zeros(len(KINDS))) / limits
+
+
+def random_parts(random: np.random.Generator, count: int, scale: float) -> list[list[Option]]:
+    limits = np.array([BOARD.limits[kind] for kind in KINDS])
+    return [
+        [
+            option(*(int(v) for v in random.random(len(KINDS)) * limits * scale), choice=i)
+            for i in range(random.integers(1, 5))
+        ]
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_program_finds_what_trying_everything_finds(seed):
+    """Half of these fit; of the others the smallest overload is wanted."""
+    random = np.random.default_rng(seed)
+    parts = random_parts(random, 5, 0.3 if seed % 2 else 0.7)
+
+    def cost(options):
+        used = shares(options)
+        return used.sum() + 1e3 * max(0.0, used.max() - 1)
+
+    best = min(cost(every) for every in itertools.product(*parts))
+    found = solve(parts, BOARD, NOTHING)
+    assert cost(found.taken) <= best * (1 + GAP) + 1e-9
+    assert found.load == pytest.approx(shares(found.taken).max())
+
+
+def test_what_is_used_in_any_case_counts():
+    # two ways to build one part; beside a full shell only the one with DSPs fits
+    ways = [option(60_000, 0, choice="logic"), option(100, 900, choice="DSPs")]
+    assert solve([ways], BOARD, NOTHING).taken[0].choice == "logic"
+    assert solve([ways], BOARD, Placed(120_000, 0, 0.0, 0)).taken[0].choice == "DSPs"
+
+
+def test_what_a_board_has_none_of_is_left_out():
+    board = BOARDS["ZCU102"]
+    ways = [option(0, 0, uram=1, choice="ultra"), option(0, 0, bram36=8, choice="block")]
+    assert solve([ways], board).taken[0].choice == "block"
+    assert solve([ways[:1]], board).load == float("inf")
+
+
+def test_dominated_options_are_dropped_and_no_others():
+    random = np.random.default_rng(0)
+    options = random_parts(random, 1, 1.0)[0] + [option(5, 5, 5, 5), option(5, 5, 5, 6)]
+    options += random_parts(random, 8, 1.0)[7]
+    kept = undominated(options)
+    for one in options:
+        table = np.array([other.usage for other in options if other is not one])
+        beaten = (table <= np.array(one.usage)).all(axis=1).any()
+        assert (one in kept) == (not beaten)
+
+
+def test_options_are_all_places_of_the_memories():
+    memory = Memory("fifo", 72, 4096)
+    found = options_of(Resources(10, 1, (memory, memory)), "folding")
+    assert [o.styles for o in found] == [("block",) * 2, ("ultra",) * 2]
+    assert found[0].placed == Placed(10, 1, 16.0, 0) and found[1].placed == Placed(10, 1, 0.0, 2)
+    assert {o.choice for o in found} == {"folding"}
+    assert usage_of(SHELL) == tuple(float(v) for v in dataclasses.astuple(SHELL))
+
+
+def test_memories_fill_the_board_that_there_is():
+    """Constants keep to block RAM, so that what can be in UltraRAM goes there."""
+    weights = Memory("weights", 72, 4096, initialised=True)
+    fifo = Memory("fifo", 72, 4096)
+    parts = {f"w{i}": Resources(0, 0, (weights,)) for i in range(16)}
+    parts |= {f"f{i}": Resources(0, 0, (fifo,)) for i in range(16)}
+    found = place(parts, BOARDS["KV260"])
+    assert all(found[f"w{i}"].styles == ("block",) for i in range(16))
+    assert all(found[f"f{i}"].styles == ("ultra",) for i in range(16))
+    assert {o.styles for o in place({"f": parts["f0"]}, BOARDS["ZCU102"]).values()} == {("block",)}

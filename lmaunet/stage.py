@@ -18,6 +18,8 @@ import json
 import os
 import shutil
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,12 @@ SOURCES = frozenset({".cpp", ".hpp", ".py", ".sv", ".tcl"})
 
 KEY = ".key"
 """The file in an unfinished folder that says which result it is going to be."""
+
+
+DAMAGE = (
+    ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What reading JSON and arrays raises where they are not those that were written."""
 
 
 class DamagedStage(UserError):
@@ -322,6 +330,28 @@ def read_stage(folder: Path, command: str | None = None) -> dict[str, Any]:
                 f"the stage again: {command}"
             )
     return manifest
+
+
+@contextlib.contextmanager
+def record_of(folder: Path) -> Iterator[None]:
+    """Read what a stage of a run recorded: what fails in this block is said as damage to it.
+
+    Digests tell most of that before. A record whose digest was repaired, or which another program
+    wrote, may be any JSON.
+
+    Raises:
+        DamagedStage: for a record that is no JSON, or has other fields or types than the stage
+            writes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except DAMAGE as error:
+        raise DamagedStage(
+            f"{folder} is damaged: its records are not those of this stage "
+            f"({type(error).__name__}: {error}); run the stage again: {command_of(folder)}"
+        ) from error
 
 
 def command_of(folder: Path) -> str:

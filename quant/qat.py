@@ -17,7 +17,7 @@ from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
 from lmaunet.net.network import LMaUNet
-from lmaunet.stage import read_json, write_json
+from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score
 from lmaunet.train.processes import Processes
@@ -130,9 +130,10 @@ def quantize(
             )  # fmt: skip
             write_json(path, allocation)
         processes.wait()
-        allocation = read_json(path)
-        noticed += allocation["notices"]
-        bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
+        with record_of(folder):
+            allocation = read_json(path)
+            noticed += allocation["notices"]
+            bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
     quantized = QuantLMaUNet(model, bits, scales=settings.scales, keep_norms=settings.keep_norms)
     progress(0.2, f"calibrating on {len(images)} training slices")
     calibrate(quantized, images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ def read_formats(path: Path) -> list[SiteFormats]:
     """Read what :func:`write_formats` wrote; raises UserError for anything else."""
     try:
         content = read_json(path)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} holds no scan formats ({error}); run qat again") from error
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise UserError(f"{path} holds no list of scan formats; run qat again")

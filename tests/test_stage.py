@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lmaunet import exchange
@@ -18,6 +19,7 @@ from lmaunet.stage import (
     read_json,
     read_manifest,
     read_stage,
+    record_of,
     recover_run,
     sha256,
     tool_versions,
@@ -249,6 +251,40 @@ def test_a_kill_at_any_change_of_a_file_loses_neither_result(tmp_path, without_e
         if not killed:
             break
     assert outcomes == {"old", "new"} and killed_at > 12
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "3", '{"scores": []}', '{"scores": {"a": null}}', '{"scores": ' + "7" * 6000 + "}"],
+)
+def test_a_record_that_is_another_is_damage_and_no_fault(tmp_path, content):
+    folder = tmp_path / "measure" / "ort"
+    folder.mkdir(parents=True)
+    (folder / "measure.json").write_text(content)
+    command = f"lmaunet-deploy measure --target ort --run {tmp_path}"
+    with (
+        pytest.raises(UserError, match="ort is damaged: its records are not") as raised,
+        record_of(folder),
+    ):
+        len(read_json(folder / "measure.json")["scores"]["a"])
+    assert str(raised.value).endswith(f"run the stage again: {command}")
+
+
+@pytest.mark.parametrize("error", [UserError("as it is"), OSError("no disk"), MemoryError()])
+def test_what_is_no_damage_to_a_record_passes_through(tmp_path, error):
+    with pytest.raises(type(error)) as raised, record_of(tmp_path / "qat"):
+        raise error
+    assert raised.value is error
+
+
+def test_arrays_that_are_damaged_are_damage(tmp_path):
+    path = tmp_path / "samples.npz"
+    np.savez(path, images=np.arange(9))
+    whole = path.read_bytes()
+    for spoilt in (whole[:40], whole[:-30], whole.replace(b"NUMPY", b"NUMBY"), b"", b"no"):
+        path.write_bytes(spoilt)
+        with pytest.raises(UserError, match="is damaged: its records are not"), record_of(tmp_path):
+            np.load(path)["images"]
 
 
 def test_json_that_is_nested_too_deeply_is_damaged(stage):

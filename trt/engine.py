@@ -6,7 +6,6 @@ crash inside the vendor's library must not take the command down.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,7 +89,7 @@ def load_build(folder: Path) -> EngineBuild:
         content = read_json(folder / LAYERS)["layers"]
         record = read_json(folder / RECORD)
         layers = tuple(EngineLayer.from_json(layer) for layer in content)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the engine's tables are damaged; build it again") from error
     return EngineBuild(folder / PLAN, folder / PACKED, layers, record)
 

@@ -19,7 +19,7 @@ from lmaunet.deploy.runs import (
     run_for_training,
 )
 from lmaunet.spec import NetSpec, named_spec
-from lmaunet.stage import read_json, read_manifest
+from lmaunet.stage import read_json, read_manifest, record_of
 from lmaunet.train.schedule import Schedule
 
 Shown = tuple[Any, list[str]]
@@ -41,11 +41,15 @@ def train(
         outcome = pipeline.train(run, spec, source, schedule, seed, progress)
     if not first_process():
         return {}, []
-    content = read_json(outcome.folder / "train.json")
-    scores = content["scores"]
+    with record_of(outcome.folder):
+        content = read_json(outcome.folder / "train.json")
+        scores = content["scores"]
+        lines = [
+            f"Dice {percent(scores['dice'])} on held-out slices",
+            *_per_class(scores["per_class"]),
+        ]
     return content, [
-        f"Dice {percent(scores['dice'])} on held-out slices",
-        *_per_class(scores["per_class"]),
+        *lines,
         f"wrote {_where(outcome)}; next: lmaunet-deploy qat --ckpt {outcome.folder / 'model.pt'}",
     ]
 
@@ -60,8 +64,9 @@ def export(run: Path | None, lowering: str | None) -> Shown:
     read_manifest(run / "qat")  # what is missing first is said first
     with in_use(run):
         outcome = _export(run)
-        content = read_json(outcome.folder / "export.json")
-        lines = [_agreement(a) for a in content["agreements"]]
+        with record_of(outcome.folder):
+            content = read_json(outcome.folder / "export.json")
+            lines = [_agreement(a) for a in content["agreements"]]
         if lowering is not None:
             lines.append(f"wrote {_lower(run, outcome, lowering)}")
     return content, [*lines, f"wrote {_where(outcome)}"]
@@ -124,18 +129,19 @@ def measure(run: Path | None, target: str | None) -> Shown:
         pipeline.load_build(run, target)  # what is not built is said before FP32 is scored
     with progress_bar("measuring") as progress, in_use(run):
         folders = measuring.measure_all(run, target, progress)
-    content = {name: read_json(f / "measure.json") for name, f in folders.items()}
-    rows = []
-    for name, found in content.items():
-        if name == "reference":
-            dice = found["scores"][found["best"]]["dice"]
-            rows.append(["FP32", percent(dice, 2), "", ""])
-            continue
-        figures = found["figures"]
-        rows.append(
-            [name, percent(found["scores"]["dice"], 2),
-             *(_shown(figures[key]) for key in ("size_mb", "latency_ms"))]
-        )  # fmt: skip
+    content, rows = {}, []
+    for name, folder in folders.items():
+        with record_of(folder):
+            found = content[name] = read_json(folder / "measure.json")
+            if name == "reference":
+                dice = found["scores"][found["best"]]["dice"]
+                rows.append(["FP32", percent(dice, 2), "", ""])
+                continue
+            figures = found["figures"]
+            rows.append(
+                [name, percent(found["scores"]["dice"], 2),
+                 *(_shown(figures[key]) for key in ("size_mb", "latency_ms"))]
+            )  # fmt: skip
     return content, table(["target", "Dice", "size", "latency"], rows)
 
 

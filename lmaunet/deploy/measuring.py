@@ -24,7 +24,7 @@ from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import get_target
 from lmaunet.errors import Disagreement, UserError
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_json, read_stage, write_json
+from lmaunet.stage import Stage, read_json, read_stage, record_of, write_json
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -143,23 +143,24 @@ def read_target(
         folder: that of the measurement.
         reference: the scores of the FP32 network, as :meth:`Scores.to_json` has them.
     """
-    content = read_json(folder / "measure.json")
-    figures = {key: _figure(key, value) for key, value in content["figures"].items()}
-    scores, provenance = content["scores"], content["provenance"]
-    figures["hd95_mm"] = hd95_figure(scores["hd95_mm"], provenance)
-    worst = worst_class(reference["per_class"], scores["per_class"])
-    if scores["dice"] is None or reference["dice"] is None or worst is None:
-        for key in ("dice", "dice_drop_points", "class_drop_points"):
-            figures[key] = no_foreground(key)
-        return figures, scores
-    drop = 100 * (reference["dice"] - scores["dice"])
-    class_drop = 100 * (worst["reference"] - worst["dice"])
-    figures["dice"] = Measurement("dice", scores["dice"], "1", provenance)
-    figures["dice_drop_points"] = Measurement("dice_drop_points", drop, "points", provenance)
-    figures["class_drop_points"] = Measurement(
-        "class_drop_points", class_drop, "points", provenance
-    )
-    return figures, {**scores, "worst_class": worst}
+    with record_of(folder):
+        content = read_json(folder / "measure.json")
+        figures = {key: _figure(key, value) for key, value in content["figures"].items()}
+        scores, provenance = content["scores"], content["provenance"]
+        figures["hd95_mm"] = hd95_figure(scores["hd95_mm"], provenance)
+        worst = worst_class(reference["per_class"], scores["per_class"])
+        if scores["dice"] is None or reference["dice"] is None or worst is None:
+            for key in ("dice", "dice_drop_points", "class_drop_points"):
+                figures[key] = no_foreground(key)
+            return figures, scores
+        drop = 100 * (reference["dice"] - scores["dice"])
+        class_drop = 100 * (worst["reference"] - worst["dice"])
+        figures["dice"] = Measurement("dice", scores["dice"], "1", provenance)
+        figures["dice_drop_points"] = Measurement("dice_drop_points", drop, "points", provenance)
+        figures["class_drop_points"] = Measurement(
+            "class_drop_points", class_drop, "points", provenance
+        )
+        return figures, {**scores, "worst_class": worst}
 
 
 def no_foreground(quantity: str) -> Unavailable:

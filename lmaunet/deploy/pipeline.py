@@ -32,7 +32,7 @@ from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_json, read_stage, sha256, write_json
+from lmaunet.stage import Stage, read_json, read_stage, record_of, sha256, write_json
 from lmaunet.train.processes import process_count
 
 if TYPE_CHECKING:
@@ -355,13 +355,15 @@ def build(
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
-        with np.load(inputs["samples"]) as samples:
+        with record_of(folder), np.load(inputs["samples"]) as samples:
             images = samples["images"]
         request = BuildRequest(
             out, inputs["qcdq"], inputs["qonnx"], images, options, progress, inputs.get("float32")
         )
         built = target.build(request)
-        interface = Interface.from_json(read_json(inputs["interface"]), str(inputs["interface"]))
+        with record_of(folder):
+            content = read_json(inputs["interface"])
+        interface = Interface.from_json(content, str(inputs["interface"]))
         write_build(built, interface, inputs["qcdq"])
 
     return run_stage(stage, work)
@@ -388,7 +390,8 @@ def load_build(run: Path, target_name: str) -> Build:
                 f"{folder} was built from an earlier network than {run / 'export'}; "
                 f"make it again with: {command}"
             )
-    return read_build(folder)
+    with record_of(folder):
+        return read_build(folder)
 
 
 def built_targets(run: Path) -> list[str]:

@@ -13,7 +13,7 @@ from lmaunet.deploy.run_lock import in_use_if_there
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
-from lmaunet.stage import read_json
+from lmaunet.stage import read_json, record_of
 from lmaunet.stated_spec import StatedSpec
 from lmaunet.train.schedule import Progress, Schedule
 from quant.bits import parse_bits, read_rules
@@ -97,23 +97,24 @@ def qat(
         )  # fmt: skip
     if not first_process():
         return {}, []
-    content = read_json(outcome.folder / "qat.json")
-    content["scores"] = {**read_json(trained.folder / "control.json")["scores"],
-                         **content["scores"]}  # fmt: skip
-    content["checkpoint"] = read_json(outcome.folder / ORIGIN_FILE)
-    lines = [f"checkpoint: {checkpoint} {content['checkpoint']['line']}"]
-    lines += [f"note: {note}" for note in content["checkpoint"]["notes"]]
-    lines.append(f"data: {'the phantom (synthetic)' if source.path is None else source.path}")
-    if settings.budget_bytes is not None:
-        content["allocation"] = read_json(outcome.folder / "allocation.json")
-        lines += [*_allocation(content["allocation"]), ""]
-        lines.append(f"plot: {outcome.folder / pipeline.ALLOCATION_PLOT}")
-    rows = [[WORDS[k], percent(content["scores"][k]["dice"], 2)] for k in WORDS]
-    lines += table(["network", "Dice on held-out slices"], rows)
-    lines += [f"note: {notice}" for notice in content["notices"]]
-    if settings.explain:
-        content["explain"] = read_json(outcome.folder / "explain.json")
-        lines += ["", *_explained(content["explain"])]
+    with record_of(outcome.folder):
+        content = read_json(outcome.folder / "qat.json")
+        content["scores"] = {**read_json(trained.folder / "control.json")["scores"],
+                             **content["scores"]}  # fmt: skip
+        content["checkpoint"] = read_json(outcome.folder / ORIGIN_FILE)
+        lines = [f"checkpoint: {checkpoint} {content['checkpoint']['line']}"]
+        lines += [f"note: {note}" for note in content["checkpoint"]["notes"]]
+        lines.append(f"data: {'the phantom (synthetic)' if source.path is None else source.path}")
+        if settings.budget_bytes is not None:
+            content["allocation"] = read_json(outcome.folder / "allocation.json")
+            lines += [*_allocation(content["allocation"]), ""]
+            lines.append(f"plot: {outcome.folder / pipeline.ALLOCATION_PLOT}")
+        rows = [[WORDS[k], percent(content["scores"][k]["dice"], 2)] for k in WORDS]
+        lines += table(["network", "Dice on held-out slices"], rows)
+        lines += [f"note: {notice}" for notice in content["notices"]]
+        if settings.explain:
+            content["explain"] = read_json(outcome.folder / "explain.json")
+            lines += ["", *_explained(content["explain"])]
     cached = " (was there already)" if outcome.cached else ""
     lines.append(
         f"wrote {outcome.folder}{cached}; next: lmaunet-deploy build --target ort --run {run}"

@@ -24,7 +24,7 @@ from lmaunet.deploy.pictures import overlay_rows
 from lmaunet.deploy.pipeline import built_targets, load_build, matching_control
 from lmaunet.deploy.report_record import record_report, recorded_report, report_key
 from lmaunet.errors import UserError
-from lmaunet.stage import read_json, read_manifest, sha256
+from lmaunet.stage import read_json, read_manifest, record_of, sha256
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
@@ -51,15 +51,16 @@ def make_report(
     if paths is not None:
         return _told(report.load(run / "report.json"), paths)
     spec, _, data = load_run_data(run)
-    scores, predictions = _scores(folders.pop("reference"))
+    reference = folders.pop("reference")
+    scores, predictions = _scores(reference)
     targets: dict[str, Any] = {}
     for name, folder in folders.items():
         targets[name] = _target(run, name, folder, scores, data)
-        predictions[name] = np.load(folder / "predictions.npz")["classes"]
-    content = report.assemble(
-        _model(run, spec), _data(data, scores), _reference(scores, data), targets,
-        gates=chosen, strict=strict,
-    )  # fmt: skip
+        with record_of(folder):
+            predictions[name] = np.load(folder / "predictions.npz")["classes"]
+    with record_of(reference):
+        scored, told = _reference(scores, data), _data(data, scores)
+    content = report.assemble(_model(run, spec), told, scored, targets, gates=chosen, strict=strict)
     if before is not None and baseline is not None:
         content = report.with_baseline(content, before, str(baseline))
     titles = [f"{case}, slice {z}" for case, z in zip(data.val.cases, data.val.z, strict=True)]
@@ -91,10 +92,11 @@ def require_builds(run: Path, limits: Sequence[str]) -> None:
 
 def _scores(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the scores of the FP32 network, with which it is, and its classes."""
-    content = read_json(folder / "measure.json")
     words = {"float32": "as trained", "control": "control: trained on as long as the INT8 network"}
-    scores = {**content["scores"][content["best"]], "network": words[content["best"]]}
-    return scores, {"FP32": np.load(folder / "predictions.npz")["classes"]}
+    with record_of(folder):
+        content = read_json(folder / "measure.json")
+        scores = {**content["scores"][content["best"]], "network": words[content["best"]]}
+        return scores, {"FP32": np.load(folder / "predictions.npz")["classes"]}
 
 
 def _reference(scores: dict[str, Any], data: Dataset) -> dict[str, Any]:
@@ -115,26 +117,27 @@ def _target(
     run: Path, name: str, folder: Path, reference: dict[str, Any], data: Dataset
 ) -> dict[str, Any]:
     build = load_build(run, name)
-    content = read_json(folder / "measure.json")
-    figures, scores = read_target(folder, reference)
-    target = {
-        **figures,
-        "per_class": scores["per_class"],
-        "per_case": scores["per_case"],
-        "false_positives": scores["false_positives"],
-        "agreement": list(build.agreements),
-        "files": [_file(path, build) for path in sorted(build.folder.rglob("*"))
-                  if path.is_file() and path.stat().st_size],
-        "arithmetic": content["arithmetic"],
-        "summary": content["summary"],
-        "detail": content["detail"],
-    }  # fmt: skip
-    if "worst_class" in scores:
-        target["worst_class"] = scores["worst_class"]
-    patients = [by_patient(found["per_case"], data.patient) for found in (reference, scores)]
-    target["per_patient"] = patients[1]
-    interval = drop_interval(*patients)
-    return target | ({"drop_interval": interval} if interval else {})
+    with record_of(folder):
+        content = read_json(folder / "measure.json")
+        figures, scores = read_target(folder, reference)
+        target = {
+            **figures,
+            "per_class": scores["per_class"],
+            "per_case": scores["per_case"],
+            "false_positives": scores["false_positives"],
+            "agreement": list(build.agreements),
+            "files": [_file(path, build) for path in sorted(build.folder.rglob("*"))
+                      if path.is_file() and path.stat().st_size],
+            "arithmetic": content["arithmetic"],
+            "summary": content["summary"],
+            "detail": content["detail"],
+        }  # fmt: skip
+        if "worst_class" in scores:
+            target["worst_class"] = scores["worst_class"]
+        patients = [by_patient(found["per_case"], data.patient) for found in (reference, scores)]
+        target["per_patient"] = patients[1]
+        interval = drop_interval(*patients)
+        return target | ({"drop_interval": interval} if interval else {})
 
 
 def _file(path: Path, build: Build) -> dict[str, Any]:
@@ -150,25 +153,26 @@ def _file(path: Path, build: Build) -> dict[str, Any]:
 
 def _model(run: Path, spec: Any) -> dict[str, Any]:
     height, width = spec.input_size
-    found = read_json(run / "qat" / "qat.json")
-    floats = read_json(matching_control(run) / "control.json")["scores"]
-    agreements = read_json(run / "export" / "export.json")["agreements"]
-    dice = {
-        "ptq": found["scores"]["ptq"]["dice"],
-        "qat": found["scores"]["qat"]["dice"],
-        "control": floats["control"]["dice"],
-        "float32": floats["float32"]["dice"],
-    }
-    return {
-        "spec": spec.name,
-        "params": sum(layer.params for layer in spec.layers()),
-        "macs": count_macs(spec, height, width),
-        "input": [1, spec.in_channels, height, width],
-        "weight_bits": found["weight_bits"],
-        **{name: value for name, value in dice.items() if value is not None},
-        "export_agreements": agreements,
-        "seed": read_manifest(run / "qat")["seed"],
-    }
+    with record_of(run / "qat"):
+        found = read_json(run / "qat" / "qat.json")
+        floats = read_json(matching_control(run) / "control.json")["scores"]
+        agreements = read_json(run / "export" / "export.json")["agreements"]
+        dice = {
+            "ptq": found["scores"]["ptq"]["dice"],
+            "qat": found["scores"]["qat"]["dice"],
+            "control": floats["control"]["dice"],
+            "float32": floats["float32"]["dice"],
+        }
+        return {
+            "spec": spec.name,
+            "params": sum(layer.params for layer in spec.layers()),
+            "macs": count_macs(spec, height, width),
+            "input": [1, spec.in_channels, height, width],
+            "weight_bits": found["weight_bits"],
+            **{name: value for name, value in dice.items() if value is not None},
+            "export_agreements": agreements,
+            "seed": read_manifest(run / "qat")["seed"],
+        }
 
 
 def _data(data: Any, scores: dict[str, Any]) -> dict[str, Any]:

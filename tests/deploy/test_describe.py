@@ -1,7 +1,6 @@
 """What ``spec NAME`` says: counts that follow from the layers, and the article's beside them."""
 
 import pytest
-import torch
 
 from lmaunet.deploy.describe import compare_with_article, count_macs, describe
 from lmaunet.net.network import LMaUNet

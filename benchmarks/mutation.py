@@ -34,7 +34,15 @@ from typing import Any
 import mutation_map as mapping
 import mutation_server as server
 import mutation_work as work
-from mutation_sites import Mutant, Site, mutate, read_sources, sites_of, statements
+from mutation_sites import (
+    Mutant,
+    Site,
+    mutate,
+    read_sources,
+    readers,
+    sites_of,
+    statements,
+)  # fmt: skip
 from mutation_work import Outcome, Plan, Workers
 
 PACKAGES = {
@@ -175,7 +183,8 @@ def mutant_of(site: Site, rng: random.Random, code: str) -> Mutant | None:
 def plan_of(mutant: Mutant, code: str, tests: mapping.Tests, files: list[str]) -> Plan:
     """Return which tests a mutant meets: those that run its statement.
 
-    What runs when its module is imported is met by whatever runs anything of the module.
+    What runs when its module is imported is met by tests that run a line which reads what it binds,
+    by those that are called after the module, then by whatever runs anything of the module.
     """
     statement = statements(code)[mutant.line]
     lines = range(statement.first, statement.last + 1)
@@ -185,6 +194,16 @@ def plan_of(mutant: Mutant, code: str, tests: mapping.Tests, files: list[str]) -
     near = {f for f in files if Path(f).stem == f"test_{Path(mutant.path).stem}"}
     importing = {f for f in files if f in contexts} if statement.imported else set()
     own = {context for context in contexts if context in tests.cases}
+    if statement.imported:
+        reading = {
+            context
+            for place in readers(code, mutant.line)
+            for context in tests.covering(mutant.path, range(place, place + 1))
+            if context in tests.cases
+        }
+        module = mutant.path.removesuffix(".py").replace("/", ".")
+        called = {name for name in tests.cases if name.endswith(f"[{module}]")}
+        own = reading | called or own
     by_file = collections.Counter(name.partition("::")[0] for name in own)
     nearest = sorted(by_file, key=lambda file: (file not in near, -by_file[file], file))[:AT_ONCE]
     direct = {name for name in own if name.partition("::")[0] in nearest}

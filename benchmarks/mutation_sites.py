@@ -128,6 +128,28 @@ def statements(source: str) -> dict[int, Statement]:
     return found
 
 
+def readers(source: str, line: int) -> set[int]:
+    """Return the lines that read a name which the module's statement at a line binds.
+
+    A constant runs once, on import; what shows its value is what reads it.
+    """
+    tree = ast.parse(source)
+    names: set[str] = set()
+    for node in tree.body:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        if first <= line <= (node.end_lineno or node.lineno):
+            name = getattr(node, "name", None)
+            names |= {name} if name else set()
+            names |= {
+                inner.id for inner in ast.walk(node)
+                if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)
+            }  # fmt: skip
+    return {
+        node.lineno for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names
+    }  # fmt: skip
+
+
 def _statements(node: ast.AST, imported: bool) -> Iterator[tuple[ast.stmt, bool]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):

@@ -44,7 +44,7 @@ def validate(report: Any) -> None:
         UserError: naming the first key that is missing, unknown or wrong.
     """
     _mapping(report, "report")
-    if report.get("schema") != SCHEMA:
+    if report.get("schema") is True or report.get("schema") != SCHEMA:
         raise UserError(
             f"report.schema is {report.get('schema')!r}, expected {SCHEMA}: another version of "
             "lmaunet-deploy wrote it; make the report again with this one"
@@ -66,6 +66,9 @@ def validate(report: Any) -> None:
         _keys(entry, where, ("kind", "target", "figure", "message"), ("before", "now"))
         _one_of(entry["kind"], f"{where}.kind", gating.KINDS)
         _text(entry["message"], f"{where}.message")
+        for key in ("target", "figure"):  # empty where it is of the whole report
+            if not isinstance(entry[key], str):
+                raise UserError(f"{where}.{key} is {_shown(entry[key])}; expected a name")
         for key in ("before", "now"):
             if key in entry:
                 _figure(entry[key], f"{where}.{key}")
@@ -194,6 +197,7 @@ def _reference(reference: Any) -> None:
     else:
         _number(reference["dice"]["mean"], "reference.dice.mean", 0, 1)
     _per_class(reference["dice"]["per_class"], "reference.dice.per_class")
+    _per_case(reference.get("per_case", {}), "reference.per_case")
     _per_class(reference.get("per_patient", {}), "reference.per_patient")
     _false_positives(reference.get("false_positives", {}), "reference.false_positives")
     hd95 = reference["hd95_mm"]
@@ -206,6 +210,11 @@ def _reference(reference: Any) -> None:
 def _per_class(value: Any, where: str) -> None:
     for name, dice in _mapping(value, where).items():
         _number(dice, f"{where}.{name}", 0, 1)
+
+
+def _per_case(value: Any, where: str) -> None:
+    for case, scores in _mapping(value, where).items():
+        _per_class(scores, f"{where}.{case}")
 
 
 def _target(target: Any, where: str) -> None:
@@ -226,6 +235,7 @@ def _target(target: Any, where: str) -> None:
                 raise UserError(f"{where}.{key} has a value though {where}.dice has none")
     if "value" in target["class_drop_points"]:
         _worst_class(target, where)
+    _per_case(target.get("per_case", {}), f"{where}.per_case")
     _per_class(target.get("per_patient", {}), f"{where}.per_patient")
     if "drop_interval" in target:
         _interval(target["drop_interval"], f"{where}.drop_interval")
@@ -238,6 +248,8 @@ def _target(target: Any, where: str) -> None:
         place = f"{where}.files[{index}]"
         _keys(file, place, ("name", "bytes"), None)
         _text(file["name"], f"{place}.name")
+        if not isinstance(file.get("ships", False), bool):
+            raise UserError(f"{place}.ships is {_shown(file['ships'])}; expected true or false")
         _number(file["bytes"], f"{place}.bytes", 0, whole=True)
     _text(target["arithmetic"], f"{where}.arithmetic")
     detail = _mapping(target["detail"], f"{where}.detail")
@@ -265,6 +277,7 @@ def _worst_class(target: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}.worst_class is missing")
     worst, where = target["worst_class"], f"{where}.worst_class"
     _keys(worst, where, gating.CLASS_KEYS)
+    _text(worst["class"], f"{where}.class")
     for key in ("reference", "dice"):
         _number(worst[key], f"{where}.{key}", 0, 1)
     if worst["relative_loss"] is not None:
@@ -300,8 +313,12 @@ def _agreements(agreements: Any, where: str) -> None:
         for key, kind in AGREEMENT_KEYS.items():
             if kind in (int, float):
                 _number(agreement[key], f"{place}.{key}", 0, whole=kind is int)
+            elif kind is str:
+                _text(agreement[key], f"{place}.{key}")
             elif not isinstance(agreement[key], kind):
-                raise UserError(f"{place}.{key} is {_shown(agreement[key])}")
+                raise UserError(
+                    f"{place}.{key} is {_shown(agreement[key])}; expected true or false"
+                )
 
 
 def _figure(figure: Any, where: str, unit: str | None = None) -> None:

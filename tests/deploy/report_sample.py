@@ -100,6 +100,7 @@ def altered(path, value=None, *, delete=False, source=None):
     place = content
     for key in outer:
         place = place[int(key) if isinstance(place, list) else key]
+    last = int(last) if isinstance(place, list) else last
     if delete:
         del place[last]
     else:

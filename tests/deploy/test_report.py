@@ -1,9 +1,12 @@
 """The record of a report: whole, checked, and written at once."""
 
+import math
+
 import numpy as np
 import pytest
 from report_sample import MADE, NO_GPU, altered, parts, sample
 
+from lmaunet.artifacts import Agreement
 from lmaunet.deploy import report
 from lmaunet.errors import UserError
 
@@ -119,6 +122,78 @@ def test_a_wrong_value_is_named(path, value, message):
     with pytest.raises(UserError) as caught:
         report.validate(altered(path, value))
     assert str(caught.value) == message
+
+
+def whole():
+    """A report with all that may be in one."""
+    content = parts()
+    content["model"] |= {
+        "export_agreements": [Agreement("graph", 1e-6, 0, 9, 1e-5, True)], "float32": 0.891,
+    }  # fmt: skip
+    reference, target = content["reference"], content["targets"]["fpga"]
+    reference |= {"network": "as trained", "false_positives": {"c": {"liver": 7}}}
+    for place, dice in ((reference, 0.9), (target, 0.8)):
+        place |= {"per_patient": {"p": dice}, "per_case": {"c": {"liver": dice}}}
+    target |= {
+        "false_positives": {"c": {"aorta": 3}},
+        "drop_interval": {"low": 0.5, "high": 1.5, "patients": 9, "level": 0.95},
+    }
+    part = {"name": "p", "module": "m", "nodes": 3, "begin": 1, "end": 2, "begin_ms": 0.1,
+            "end_ms": 0.2}  # fmt: skip
+    target["detail"]["pipeline"] = {
+        "provenance": "estimated", "cycles": 1000, "ms": 0.5, "parts": [part],
+    }  # fmt: skip
+    made = report.assemble(**content)
+    dice = made["targets"]["ort"]["dice"]
+    made["regressions"] = [
+        {"kind": "worse", "target": "ort", "figure": "dice", "message": "less", "before": dice,
+         "now": dice}
+    ]  # fmt: skip
+    report.validate(made)
+    return made
+
+
+def leaves(value, path=()):
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, one in inner:
+        if isinstance(one, dict | list):
+            yield from leaves(one, (*path, str(key)))
+        else:
+            yield (*path, str(key)), one
+
+
+WRONG = {
+    bool: [3, "x", None],
+    int: ["x", None, True, math.nan, -1, 1.5, []],
+    float: ["x", None, True, math.nan, -1, {}],
+    str: [3, None, " ", []],
+}
+FREE = {
+    # below 0 is a gain
+    "dice_drop_points/value": [-1], "class_drop_points/value": [-1], "interval/low": [-1],
+    "gates/*/limit": [-1], "relative_loss": [-1], "regressions/*/target": [" "],
+    "regressions/*/figure": [" "], "parts/*/begin": [1.5], "parts/*/end": [1.5],
+}  # fmt: skip
+"""What else may stand in a place, by the end of its path."""
+
+
+def test_nothing_else_may_stand_in_any_place():
+    made = whole()
+    taken = []
+    for path, value in leaves(made):
+        if path[0] == "made" or (path[2:3] == ("detail",) and path[3] != "pipeline"):
+            continue  # anything may stand there
+        for wrong in WRONG[type(value)]:
+            name = "/".join("*" if key.isdigit() else key for key in path)
+            free = next((allowed for end, allowed in FREE.items() if name.endswith(end)), [])
+            try:
+                report.validate(altered("/".join(path), wrong, source=made))
+            except UserError as error:
+                assert str(error), name
+            else:
+                if wrong not in free:
+                    taken.append((name, wrong))
+    assert taken == []
 
 
 def test_an_interval_of_one_patient_and_of_no_width_is_one():

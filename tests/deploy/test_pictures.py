@@ -23,6 +23,16 @@ def test_a_png_holds_the_pixels():
     np.testing.assert_array_equal(decode(pictures.png_data_uri(pixels)), pixels)
 
 
+def test_a_png_is_one_for_a_strict_reader_too(tmp_path):
+    import SimpleITK
+
+    pixels = np.random.default_rng(2).integers(0, 256, (7, 5, 3)).astype(np.uint8)
+    content = base64.b64decode(pictures.png_data_uri(pixels).partition(",")[2])
+    (tmp_path / "a.png").write_bytes(content)
+    read = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.png")))
+    np.testing.assert_array_equal(read, pixels)
+
+
 def test_slices_with_the_most_organs_are_chosen_apart_from_each_other():
     label = np.zeros((40, 8, 8), int)
     label[5, 0, :3] = (1, 2, 3)

@@ -8,7 +8,7 @@ from report_forms import FORMS, require_provenance
 from report_sample import NO_GPU, measured, parts, sample
 
 from lmaunet.artifacts import Agreement, Measurement
-from lmaunet.deploy import figures, gates, pictures, render, report
+from lmaunet.deploy import figures, gates, pictures, render, report, view
 from lmaunet.deploy.measuring import no_foreground
 
 
@@ -319,3 +319,25 @@ def test_long_tables_are_folded_and_fit_a_phone_and_paper():
     assert re.search(r"\.organs thead \{ display: none", page)
     for name in ("FP32, measured", "ort, measured"):
         assert f'data-label="{name}"' in page
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999"), (1000, "1.00 k"), (999_999, "1000.00 k"), (1_000_000, "1.00 M"),
+     (2_416_000_000, "2.42 G"), (1_000_000_000, "1.00 G")],
+)  # fmt: skip
+def test_counts_are_shown_in_the_largest_unit_that_they_reach(count, text):
+    assert view._scaled(count) == text
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("cases", "text"),
+    [(7, "Cases 7"), (["a", "b"], "Cases a, b"), (list("abcdef"), "Cases a, b, c, d, e, f"),
+     (list("abcdefgh"), "Cases a, b, c, d, e, f and 2 more")],
+)  # fmt: skip
+def test_cases_are_named_or_counted(form, cases, text):
+    changed = parts()
+    changed["data"]["cases"] = cases
+    words = FORMS[form](report.assemble(**changed))
+    assert text in " ".join(words.replace("|", " ").replace("*", " ").replace(":", " ").split())

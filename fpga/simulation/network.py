@@ -21,7 +21,8 @@ import numpy as np
 from fpga.graph.executor import Executor
 from fpga.operators.arithmetic import type_bits
 from fpga.operators.rtl_module import RtlModule, pack, unpack
-from fpga.simulation.simulator import Simulation, Stalls, compile_module, simulate
+from fpga.simulation.compilation import compile_module
+from fpga.simulation.simulator import Simulation, Stalls, simulate
 from fpga.simulation.stitch import SHALLOW, NodeRtl, fifo_names, stitch
 from fpga.sizing.folding import FoldedNode
 

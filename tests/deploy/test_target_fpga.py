@@ -247,7 +247,7 @@ def test_loading_the_target_loads_no_heavy_package():
 
 
 def why_no_simulation() -> str:
-    from fpga.simulation.simulator import compiler_place, verilator_place
+    from fpga.simulation.compilation import compiler_place, verilator_place
     from lmaunet.errors import ToolNotFound
 
     try:

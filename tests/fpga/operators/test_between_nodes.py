@@ -11,15 +11,8 @@ from bench import NO_STALLS, STALLS, mutated, needs_verilator
 
 from fpga.operators import fifo, width_converter
 from fpga.operators.rtl_module import RtlModule, pack
-from fpga.simulation.simulator import (
-    Compiled,
-    Simulation,
-    SimulationFailed,
-    Stalls,
-    compile_module,
-    lint,
-    simulate,
-)
+from fpga.simulation.compilation import Compiled, compile_module, lint
+from fpga.simulation.simulator import Simulation, SimulationFailed, Stalls, simulate
 from lmaunet.errors import UserError
 
 WIDTHS = [(8, 24), (30, 10), (12, 20), (16, 16)]

@@ -14,7 +14,8 @@ from scan_cases import CHANNELS, LENGTH, STATES
 
 from fpga.operators.rtl_module import RTL_FOLDER, hex_words
 from fpga.operators.selective_scan import SelectiveScan, core
-from fpga.simulation.simulator import Compiled, SimulationFailed, Stalls, compile_module, lint
+from fpga.simulation.compilation import Compiled, compile_module, lint
+from fpga.simulation.simulator import SimulationFailed, Stalls
 from lmaunet.errors import UserError
 from lmaunet.scan.formats import FULL_SCALE
 from lmaunet.scan.integer import IntegerScan

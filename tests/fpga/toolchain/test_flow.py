@@ -15,7 +15,7 @@ import pytest
 
 from fpga.board.boards import named_board
 from fpga.build import build
-from fpga.simulation import simulator
+from fpga.simulation import compilation
 from fpga.simulation.network import Network, NetworkRun
 from fpga.toolchain import bitstream, flow
 from fpga.toolchain.registration import load_operators
@@ -151,13 +151,13 @@ def test_the_packaged_copy_differs_in_the_places_of_memories_only(tools, built, 
         assert text.replace(f"{copy}/", "") == path.read_text(), path.name
     assert f'"{copy}/n' in (copy / "network.sv").read_text()
     try:
-        simulator.verilator_place()
+        compilation.verilator_place()
     except ToolNotFound as error:
         pytest.skip(str(error))
     order = (copy / "sources.txt").read_text().split()
     files = [str(copy / name) for name in (*order, f"{TOP}.v")]
     # errors only: FINN+'s window generator is among them, and has warnings
-    simulator._verilator("--lint-only", "-Wno-lint", "--top-module", TOP, *files, cwd=tmp_path)
+    compilation._verilator("--lint-only", "-Wno-lint", "--top-module", TOP, *files, cwd=tmp_path)
 
 
 @needs_tcl

@@ -25,6 +25,7 @@ from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 
 HARNESS = Path(__file__).with_name("harness.cpp")
+STREAMS = Path(__file__).with_name("streams.cpp")
 VERILATOR_FIX = install_command("verilator")
 COMPILER_FIX = "install a C++ compiler (Debian, Ubuntu: apt install g++)"
 TOP = "top"
@@ -175,7 +176,7 @@ def compile_module(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> C
 def _digest(module: RtlModule, rtl: Path) -> str:
     content = {
         "versions": tool_versions(),
-        "harness": HARNESS.read_text(encoding="utf-8"),
+        "harness": _own_code(),
         "top": wrapper(module, TOP),
         "sources": [
             (source, (rtl / source).read_text(encoding="utf-8")) for source in module.sources
@@ -183,6 +184,10 @@ def _digest(module: RtlModule, rtl: Path) -> str:
         "generated": list(module.generated.items()),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _own_code() -> str:
+    return "".join(source.read_text(encoding="utf-8") for source in (HARNESS, STREAMS))
 
 
 def _build(module: RtlModule, work: Path, folder: Path) -> None:
@@ -203,7 +208,7 @@ def _build(module: RtlModule, work: Path, folder: Path) -> None:
     makefile = (model / f"V{TOP}_classes.mk").read_text(encoding="utf-8")
     needed = dict.fromkeys(re.findall(r"^\s+(verilated\w*)", makefile, re.MULTILINE))
     runtime = [_runtime(include / f"{part}.cpp", folder) for part in needed]
-    runtime.append(_runtime(HARNESS, folder))
+    runtime += [_runtime(source, folder) for source in (HARNESS, STREAMS)]
     options = ("-include", str(_header(folder)), *_include_options(), "-I", "model")
 
     def compile_unit(numbered: tuple[int, list[Path]]) -> str:
@@ -230,7 +235,7 @@ def _include_options() -> list[str]:
 
 
 def _runtime(source: Path, folder: Path) -> Path:
-    """Return the object of the harness or a file of Verilator's library, compiled once."""
+    """Return the object of a file of ours or of Verilator's library, compiled once."""
     place = _shared_folder(folder) / f"{source.stem}.o"
     if not place.exists():
         with tempfile.TemporaryDirectory(dir=place.parent) as name:
@@ -253,7 +258,7 @@ def _header(folder: Path) -> Path:
 
 def _shared_folder(folder: Path) -> Path:
     """Return the folder of what is compiled once for all modules."""
-    content = tool_versions() + HARNESS.read_text(encoding="utf-8")
+    content = tool_versions() + _own_code()
     place = folder.resolve() / f"runtime-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
     place.mkdir(parents=True, exist_ok=True)
     return place

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,17 +49,36 @@ class Stalls:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """A stream inside a module that a simulation watches.
+
+    ``instance``: the name of the FIFO or of another instance that shows it. ``words``: 64-bit words
+    of an image; 0 where only the depth is given. ``depth``: of its FIFO, at most the one that it
+    was compiled with; 0 for that. ``keeps``: whether all words are kept, not their checksum only.
+    """
+
+    instance: str
+    words: int
+    depth: int = 0
+    keeps: bool = False
+
+
+@dataclass(frozen=True)
 class Simulation:
     """What came out.
 
     ``outputs``: each output's beats, uint8 ``(beats, bytes)``. ``cycles``: for each stream, inputs
     too, the cycle in which each beat was taken, int64 ``(beats,)``. ``counters``: what the modules
-    printed at the end as ``counter NAME VALUE``, by hierarchical name.
+    printed at the end as ``counter NAME VALUE``, by hierarchical name. ``checksums``: of each
+    watched stream, by its instance, one for each image that went through it whole. ``kept``: the
+    words of those streams whose words are kept, uint64 ``(words,)``.
     """
 
     outputs: Mapping[str, np.ndarray]
     cycles: Mapping[str, np.ndarray]
     counters: Mapping[str, int]
+    checksums: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def intervals(self, port: str, frames: int) -> np.ndarray:
         """Return the cycles between the last beats of consecutive frames, ``(frames - 1,)``."""
@@ -78,6 +97,7 @@ def simulate(
     *,
     settle: int = 64,
     check_paths: bool = True,
+    watch: Sequence[Watch] = (),
 ) -> Simulation:
     """Run a module until every output has given its beats, and some cycles more.
 
@@ -94,6 +114,7 @@ def simulate(
         settle: how many cycles more; 0 for a module that begins its next frame by itself.
         check_paths: refuse a combinational path from an output's tready to any tvalid, tdata or to
             an input's tready.
+        watch: the streams inside that are watched.
 
     Raises:
         Deadlock: where nothing moves, with every stream's state.
@@ -108,6 +129,9 @@ def simulate(
         write_memories(module, folder)
         for port in module.inputs:
             inputs[port.name].tofile(folder / f"{port.name}.bin")
+        (folder / "streams.txt").write_text(
+            "".join(f"{w.instance} {w.words} {w.depth} {int(w.keeps)}\n" for w in watch)
+        )
         arguments = [name, name, str(limit), str(settle), str(stalls.seed), str(int(check_paths))]
         for port in module.ports:
             default = stalls.inputs if port in module.inputs else stalls.outputs
@@ -130,8 +154,17 @@ def simulate(
             port.name: np.fromfile(folder / f"{port.name}.cycles", "<u8").astype(np.int64)
             for port in module.ports
         }
+        sums: dict[str, list[int]] = {w.instance: [] for w in watch}
+        for line in (folder / "streams.txt").read_text().splitlines():
+            instance, value = line.split()
+            sums[instance].append(int(value))
+        kept = {
+            w.instance: np.fromfile(folder / f"{w.instance}.words", "<u8") for w in watch if w.keeps
+        }
     found = re.findall(r"^counter (\S+) (\d+)$", result.stdout, re.MULTILINE)
-    return Simulation(outputs, cycles, {path: int(value) for path, value in found})
+    counters = {path: int(value) for path, value in found}
+    checksums = {instance: tuple(values) for instance, values in sums.items()}
+    return Simulation(outputs, cycles, counters, checksums, kept)
 
 
 def _check_ports(

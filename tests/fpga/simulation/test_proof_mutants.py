@@ -52,6 +52,20 @@ FAULTS = {
         ],
         rf"^RTL: {ACCUMULATORS} in image 1 of 8, beat 0 of 384, lane .*; {FIRST}",
     ),
+    "FIFOs that hold a word less than their depth": (
+        [
+            (
+                "fifo.sv",
+                "count != $bits(count)'(`ROOM)",
+                "count != $bits(count)'(`ROOM - 32'(FAULT))",
+            )
+        ],
+        r"^the FIFO of \S+ refused a word in \d+ cycles, expected in none",
+    ),
+    "a FIFO that gives a word twice": (
+        [("fifo.sv", "if (put) read <=", "if (put && !(FAULT && read == 2)) read <=")],
+        rf"stream .+ differs from the integer executor in image 0 of 1, beat .*; {FIRST}",
+    ),
 }
 
 
@@ -116,7 +130,7 @@ def test_without_a_fault_every_stream_is_equal(faulty, codes, simulations, tmp_p
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_scan_is_named(faulty, codes, simulations, tmp_path, fault):
+def test_a_fault_in_the_rtl_is_named(faulty, codes, simulations, tmp_path, fault):
     wrong = copy.copy(faulty)
     wrong.chosen = list(FAULTS).index(fault) + 1
     assert re.search(FAULTS[fault][1], refusal(wrong, codes, simulations, tmp_path))

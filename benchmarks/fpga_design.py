@@ -90,7 +90,9 @@ def figures(detail: dict[str, Any], simulated: bool) -> dict[str, Any]:
     """Return what the result file says of a build."""
     found = detail["simulation"] if simulated else {}
     return {
-        **{key: found[key] for key in ("bit_exact", "images", "fifo_bits") if key in found},
+        **{
+            key: found[key] for key in ("bit_exact", "images", "proof", "fifo_bits") if key in found
+        },
         "board": detail["board"],
         "part": detail["part"],
         "clock_mhz": detail["clock_mhz"],
@@ -129,7 +131,7 @@ def parse() -> argparse.Namespace:
     add("--board", default="ZCU104")
     add("--clock-mhz", type=float, default=250.0, help="an assumption")
     add("--target-ms", type=float, help="the latency to meet; the fastest that fits if not given")
-    add("--simulate", action="store_true", help="simulate two images to the last cycle")
+    add("--simulate", action="store_true", help="simulate images to the last cycle")
     add("--folder", type=Path, help="where the build stays; it must not exist yet")
     add("-o", "--output", type=Path, default=Path("results/fpga_design.json"))
     return parser.parse_args()

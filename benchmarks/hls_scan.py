@@ -23,7 +23,7 @@ import numpy as np
 from fpga.board.boards import Board
 from fpga.operators.rtl_module import pack, unpack
 from fpga.operators.selective_scan import STATE_LOOP, core, integer_scan, tables
-from fpga.simulation.simulator import compiler_place
+from fpga.simulation.compilation import compiler_place
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.packages import install_command
 from lmaunet.scan.compiled import run_compiled

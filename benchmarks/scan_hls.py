@@ -25,7 +25,7 @@ from hls_scan import (
 )
 
 from fpga.build import check_options
-from fpga.simulation.simulator import compiler_place
+from fpga.simulation.compilation import compiler_place
 from lmaunet.artifacts import require_agreement
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError

@@ -25,9 +25,9 @@ from fpga.build_detail import BuildDetail
 from fpga.graph.executor import Executor
 from fpga.graph.lower import Host, lower
 from fpga.graph.memory_image import write_image
+from fpga.simulation.compilation import compiler_place, verilator_place
 from fpga.simulation.network import Network
 from fpga.simulation.proof import RTL, prove, write_design
-from fpga.simulation.simulator import compiler_place, verilator_place
 from fpga.sizing.design import DEFAULT_CLOCK_MHZ
 from fpga.sizing.search import Sizing, size
 from fpga.toolchain.assemble import apply_folding, assemble, specialize

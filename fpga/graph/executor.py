@@ -64,6 +64,7 @@ class Executor:
         self,
         codes: np.ndarray,
         observe: Callable[[str, np.ndarray], np.ndarray | None] | None = None,
+        inside: Callable[[Step, str, np.ndarray, int], None] | None = None,
     ) -> np.ndarray:
         """Execute all nodes.
 
@@ -71,6 +72,9 @@ class Executor:
             codes: the image's codes ``(n, H, W, channels)``, integers.
             observe: is called with each streamed tensor that a node puts out, ``(n, H, W, C)``;
                 what it returns, if anything, goes on in its place.
+            inside: is called, before ``observe``, with what a node shows beside its outputs: the
+                node, what it is, the integers and the bits of one; see
+                :meth:`fpga.operators.operator.Operator.inside`.
 
         Returns:
             the accumulators of the output ``(n, H, W, classes)``, int64.
@@ -82,6 +86,9 @@ class Executor:
                 values[name] if name in values else self.constants[name] for name in step.inputs
             ]
             result = step.operator.execute(inputs)
+            if inside is not None:
+                for what, (shown, bits) in step.operator.inside(inputs).items():
+                    inside(step, what, shown, bits)
             for name in step.outputs:
                 seen = observe(name, result) if observe is not None else None
                 values[name] = result if seen is None else seen

@@ -4,8 +4,15 @@
 // port and a stream_register; a word takes 3 cycles through it. Throughput one word a cycle.
 // A simulation prints at its end the smallest DEPTH that would have refused none of the words that
 // this one took, in how many cycles this one refused a word, and in which cycles it took its first
-// and its last.
+// and its last. The harness is told every word that is taken (simulation/streams.cpp), and may ask for
+// a smaller depth, so that a design is compiled once for all depths.
 `default_nettype none
+
+`ifdef VERILATOR
+`define ROOM room
+`else
+`define ROOM WORDS
+`endif
 
 module fifo #(
     parameter int BITS = 8,
@@ -28,6 +35,22 @@ module fifo #(
 
     localparam int PORT_BITS = ((BITS + 7) / 8) * 8;
 
+`ifdef VERILATOR
+    import "DPI-C" function int stream_open(input string path);
+    import "DPI-C" function int stream_depth(input int stream, input int compiled);
+    import "DPI-C" function void stream_word(input int stream, input longint unsigned part);
+    localparam int PARTS = (BITS + 63) / 64;
+    int stream, depth;
+    initial begin
+        stream = stream_open($sformatf("%m"));
+        depth = stream_depth(stream, DEPTH);
+    end
+    wire [PARTS*64-1:0] padded = (PARTS * 64)'(in0_V_tdata[BITS-1:0]);
+    always @(posedge ap_clk)
+        if (ap_rst_n && stream >= 0 && in0_V_tvalid && in0_V_tready)
+            for (int i = 0; i < PARTS; i++) stream_word(stream, padded[i*64+:64]);
+`endif
+
     logic [PORT_BITS-1:0] word;
     logic word_valid, step;
 
@@ -39,6 +62,9 @@ module fifo #(
         localparam int WORDS = DEPTH > 5 ? DEPTH - 3 : 2;
         localparam int ADDRESS_BITS = $clog2(WORDS);
         typedef logic [ADDRESS_BITS-1:0] address_t;
+`ifdef VERILATOR
+        wire [31:0] room = depth > 5 ? depth - 3 : 2;
+`endif
 
         (* ram_style = RAM_STYLE *) logic [BITS-1:0] memory [WORDS];
         logic [BITS-1:0] read_word;
@@ -48,7 +74,7 @@ module fifo #(
         wire take = in0_V_tvalid && in0_V_tready;
         wire put = step && count != '0;
 
-        assign in0_V_tready = count != $bits(count)'(WORDS);
+        assign in0_V_tready = count != $bits(count)'(`ROOM);
         assign word = PORT_BITS'(read_word);
 
         always_ff @(posedge ap_clk) begin
@@ -63,8 +89,8 @@ module fifo #(
                 count <= '0;
                 word_valid <= 1'b0;
             end else begin
-                if (take) write <= write == address_t'(WORDS - 1) ? '0 : write + 1'b1;
-                if (put) read <= read == address_t'(WORDS - 1) ? '0 : read + 1'b1;
+                if (take) write <= write == address_t'(`ROOM - 1) ? '0 : write + 1'b1;
+                if (put) read <= read == address_t'(`ROOM - 1) ? '0 : read + 1'b1;
                 if (take != put) count <= take ? count + 1'b1 : count - 1'b1;
                 if (step) word_valid <= put;
             end
@@ -112,4 +138,5 @@ module fifo #(
 `endif
 endmodule
 
+`undef ROOM
 `default_nettype wire

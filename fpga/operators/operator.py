@@ -89,6 +89,18 @@ class Operator(abc.ABC):
             inputs: streams ``(n, H, W, C)`` and then the constants, in the node's order.
         """
 
+    def streamed(self, tensor: np.ndarray) -> np.ndarray:
+        """Return an output's integers ``(n, H, W, C)`` in the order in which they are put out."""
+        return tensor
+
+    def inside(self, inputs: list[np.ndarray]) -> Mapping[str, tuple[np.ndarray, int]]:
+        """Return integers that a simulation of the RTL shows beside its outputs, by what they are.
+
+        Each ``(n, H, W, C)``, in the order and the lanes of the first output, with the bits of one.
+        The RTL's instance shows them as a stream of its own; see ``fpga/simulation/streams.cpp``.
+        """
+        return {}
+
     def golden(self, inputs: list[np.ndarray]) -> np.ndarray:
         """Return the integers by the plainest way there is; ``execute`` may be a faster one."""
         return self.execute(inputs)

@@ -181,6 +181,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """
     beats, lanes = codes.shape
     words = np.ascontiguousarray(codes.astype("<i8")).view(np.uint8).reshape(beats, lanes, 8)
+    if bits % 8 == 0:  # the common case, much faster
+        return np.ascontiguousarray(words[:, :, : bits // 8]).reshape(beats, -1)
     single = np.unpackbits(words, axis=2, bitorder="little", count=bits)
     return np.packbits(single.reshape(beats, lanes * bits), axis=1, bitorder="little")
 

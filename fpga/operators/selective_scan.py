@@ -22,7 +22,7 @@ from fpga.operators.rtl_module import Port, RtlModule, hex_words, lane_words
 from lmaunet.errors import UserError
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.formats import INPUT, ScanScales
-from lmaunet.scan.integer import IntegerScan
+from lmaunet.scan.integer import IntegerScan, IntegerScanResult
 from lmaunet.scan.integer_algebra import deepest_shift
 from lmaunet.scan.tables import DT
 from lmaunet.spec import Format, ScanSpec
@@ -117,13 +117,19 @@ class SelectiveScan(Operator):
 
     def execute(self, inputs: list[np.ndarray]) -> np.ndarray:
         """Return y by the compiled form of the golden."""
+        return self._run(inputs)[1].y.reshape(inputs[0].shape).astype(np.int16)
+
+    def inside(self, inputs: list[np.ndarray]) -> Mapping[str, tuple[np.ndarray, int]]:
+        """Return the accumulators before any rounding: y hides most faults of a state."""
+        scan, result = self._run(inputs)
+        bits = scan.ranges["accumulator"].bits
+        return {"accumulators": (result.accumulators.reshape(inputs[0].shape), bits)}
+
+    def _run(self, inputs: list[np.ndarray]) -> tuple[IntegerScan, IntegerScanResult]:
         *streams, rates, skip = inputs
         flat = [v.reshape(v.shape[0], -1, v.shape[-1]).astype(np.int64) for v in streams]
-        return (
-            run_compiled(self.scan([rates, skip]), *flat)
-            .y.reshape(streams[0].shape)
-            .astype(np.int16)
-        )
+        scan = self.scan([rates, skip])
+        return scan, run_compiled(scan, *flat)
 
     def golden(self, inputs: list[np.ndarray]) -> np.ndarray:
         """Return y by the integer scan itself."""

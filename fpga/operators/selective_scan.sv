@@ -266,6 +266,19 @@ module selective_scan #(
     end
 
     logic [PD*RESULT_BITS-1:0] results;
+`ifdef VERILATOR
+    // The harness is told the accumulators of every y, before any rounding (simulation/streams.cpp).
+    import "DPI-C" function int stream_open(input string path);
+    import "DPI-C" function void stream_word(input int stream, input longint unsigned part);
+    wire [PD*ACCUMULATOR_IN_BITS-1:0] accumulators;
+    localparam int PARTS = (PD * ACCUMULATOR_IN_BITS + 63) / 64;
+    int stream;
+    initial stream = stream_open($sformatf("%m"));
+    wire [PARTS*64-1:0] padded = (PARTS * 64)'(accumulators);
+    always @(posedge ap_clk)
+        if (ap_rst_n && stream >= 0 && issued[DONE-1] && last_done)
+            for (int i = 0; i < PARTS; i++) stream_word(stream, padded[i*64+:64]);
+`endif
     for (genvar d = 0; d < PD; d++) begin : channel
         logic [DELTA_BITS-1:0] delta_2, delta_7;
         selective_scan_rom #(
@@ -366,6 +379,9 @@ module selective_scan #(
             .skip_0(read_summed[d*READ_BITS+:SKIP_BITS]),
             .result_10(results[d*RESULT_BITS+:RESULT_BITS])
         );
+`ifdef VERILATOR
+        assign accumulators[d*ACCUMULATOR_IN_BITS+:ACCUMULATOR_IN_BITS] = readout.watched_10;
+`endif
     end
 
     selective_scan_fifo #(

@@ -121,6 +121,18 @@ module selective_scan_readout #(
         .result(y_10)
     );
 
+`ifdef VERILATOR
+    logic [ACCUMULATOR_IN_BITS-1:0] watched_10;  // by selective_scan
+    selective_scan_delay #(
+        .BITS(ACCUMULATOR_IN_BITS),
+        .CYCLES(6)
+    ) watched_delay (
+        .ap_clk(ap_clk),
+        .word(accumulator_4),
+        .later(watched_10)
+    );
+`endif
+
     if (WIDE_OUTPUT) begin : wide
         logic [ACCUMULATOR_IN_BITS-1:0] accumulator_10;
         selective_scan_delay #(

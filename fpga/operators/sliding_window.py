@@ -56,6 +56,15 @@ class ConvolutionInputGenerator(Operator):
         n, height, width = views.shape[:3]
         return views.transpose(0, 1, 2, 4, 5, 3).reshape(n, height, width, -1)
 
+    def streamed(self, tensor: np.ndarray) -> np.ndarray:
+        """Return the windows as they come: for a depthwise unit SIMD channels of all taps first."""
+        a = self.attributes
+        if not a["depthwise"]:
+            return tensor
+        taps = math.prod(a["ConvKernelDim"])
+        split = tensor.reshape(*tensor.shape[:-1], taps, -1, a["SIMD"])
+        return np.swapaxes(split, -3, -2).reshape(tensor.shape)
+
     def channels(self) -> int:
         """Return the channels."""
         return int(self.attributes["IFMChannels"])

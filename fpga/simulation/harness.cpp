@@ -2,7 +2,7 @@
 //
 // usage: simulation IN_FOLDER OUT_FOLDER LIMIT SETTLE SEED CHECK_PATHS, then for every stream,
 // inputs first: STALL_PROBABILITY EXPECTED_BEATS (inputs: ignored)
-// Reads IN_FOLDER/<input>.bin, writes OUT_FOLDER/<output>.bin and OUT_FOLDER/<stream>.cycles. The
+// Reads IN_FOLDER/<input>.bin and streams.txt (streams.cpp), writes OUT_FOLDER/<output>.bin and OUT_FOLDER/<stream>.cycles. The
 // model's $time is the number of the cycle after the reset, as in <stream>.cycles.
 // Exit status: 0 done, 3 nothing moves any more, 4 a rule of the handshake was broken.
 #include <cstdarg>
@@ -27,6 +27,8 @@ struct Wires {
 std::vector<Wires> open_model(VerilatedContext* context, uint8_t** clock, uint8_t** reset_n);
 void evaluate();
 void close_model();
+void watch_streams(const std::string& folder);
+void store_streams(const std::string& folder);
 
 #ifdef MODEL
 #include "Vtop.h"
@@ -119,6 +121,7 @@ int main(int argc, char** argv) {
     const uint64_t settle = strtoull(argv[4], nullptr, 10);
     const uint64_t seed = strtoull(argv[5], nullptr, 10);
     const bool check_paths = atoi(argv[6]);
+    watch_streams(from);
     // registers without a reset start with random values
     context->randReset(2);
     context->randSeed(static_cast<int>(seed % 1000000) + 1);
@@ -249,6 +252,7 @@ int main(int argc, char** argv) {
             stop(BROKEN_RULE, "%s: only %zu of %zu beats were taken when all outputs were done",
                  s.name, s.done, s.beats);
     close_model();
+    store_streams(to);
     for (auto& s : outputs) store(join(to, s.name, ".bin"), s.content.data(), s.content.size());
     for (auto* s : all)
         store(join(to, s->name, ".cycles"), s->cycles.data(), s->cycles.size() * 8);

@@ -6,23 +6,25 @@ every such FIFO has room for all of it (:meth:`Network.roomy_depths`): each says
 many entries it would have refused no word. A second run with exactly these must give the same
 integers in the same cycles and refuse no word at a join: that is the proof, and with one entry less
 somewhere it fails. An image that follows may find a FIFO full and wait, which costs nothing but a
-longer interval.
+longer interval. The depths are values of a simulation, so that a design is compiled once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from fpga.graph.executor import Executor
 from fpga.operators.arithmetic import type_bits
-from fpga.operators.rtl_module import RtlModule, pack, unpack
-from fpga.simulation.simulator import Simulation, Stalls, compile_module, simulate
-from fpga.simulation.stitch import SHALLOW, NodeRtl, fifo_names, stitch
+from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack, unpack
+from fpga.simulation.compilation import compile_module
+from fpga.simulation.simulator import Simulation, Stalls, simulate
+from fpga.simulation.stitch import SHALLOW, NodeRtl, fifo_names, node_names, stitch
+from fpga.simulation.streams import Expected, Watcher, watches
 from fpga.sizing.folding import FoldedNode
 
 NOTHING_MOVES = 200_000
@@ -40,7 +42,8 @@ class NetworkRun:
     those that it took. ``begins``, ``ends``: for each tensor, the network's input and output among
     them, the cycle in which its FIFO took its first and its last word, counted from the first beat
     in; behind a padding the last may be of the border of an image that would follow. ``cycles``:
-    until the last beat.
+    until the last beat. ``checksums``: of each watched stream, by name, one for each image.
+    ``kept``: the words of the stream that was kept, uint64 ``(words,)``.
     """
 
     codes: np.ndarray
@@ -51,6 +54,8 @@ class NetworkRun:
     begins: Mapping[str, int]
     ends: Mapping[str, int]
     cycles: int
+    checksums: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: np.ndarray | None = None
 
 
 class Network:
@@ -59,13 +64,16 @@ class Network:
     Args:
         executor: of the graph, with its folding written into it.
         shapes: of its streamed tensors, ``(1, H, W, C)``.
+        rtl: the folder of the SystemVerilog sources.
 
     Raises:
         UserError: for a node without RTL.
     """
 
-    def __init__(self, executor: Executor, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.executor, self.shapes = executor, shapes
+    def __init__(
+        self, executor: Executor, shapes: Mapping[str, tuple[int, ...]], rtl: Path = RTL_FOLDER
+    ) -> None:
+        self.executor, self.shapes, self.rtl = executor, shapes, rtl
         self.nodes = [_with_rtl(FoldedNode(step), executor) for step in executor.steps]
         self.waiting = {
             tensor
@@ -82,6 +90,18 @@ class Network:
             for node in self.nodes
             for tensor, port in zip(node.outputs, node.module.outputs, strict=True)
         }
+        self._fifos = fifo_names(self.nodes, executor.input, executor.output)
+
+    def expected(self, images: np.ndarray) -> Expected:
+        """Return what images, codes ``(n, H, W, C)``, must give on every stream."""
+        return self._watcher().expected(images)
+
+    def expected_words(self, image: np.ndarray, name: str) -> np.ndarray:
+        """Return what a stream must carry for an image ``(H, W, C)``: uint64 ``(beats, words)``."""
+        return self._watcher().words(image, name)
+
+    def _watcher(self) -> Watcher:
+        return Watcher(self.executor, self._fifos, node_names(self.nodes))
 
     def roomy_depths(self) -> dict[str, int]:
         """Return depths with room for an image at every join."""
@@ -116,6 +136,8 @@ class Network:
         depths: Mapping[str, int],
         simulations: Path,
         stalls: Stalls | None = None,
+        expected: Expected | None = None,
+        kept: str = "",
     ) -> NetworkRun:
         """Simulate images back to back.
 
@@ -124,26 +146,34 @@ class Network:
             depths: of the FIFOs, in words.
             simulations: where compiled simulations are kept.
             stalls: of the network's input and output.
+            expected: whose streams are watched; none where absent.
+            kept: the name of one of them whose words are kept.
 
         Raises:
             Deadlock, BrokenRule: see :func:`fpga.simulation.simulator.simulate`.
             ToolNotFound: without Verilator or a C++ compiler.
         """
-        module = self.module(depths)
+        # a FIFO with a memory is compiled with room for all: its depth is a value of the run
+        roomy = self.roomy_depths()
+        values = {t: d for t, d in depths.items() if t in roomy and SHALLOW < d <= roomy[t]}
+        streams = expected.streams if expected else ()
+        watched = watches(streams, self._fifos, values, kept)
+        module = self.module({**depths, **{tensor: roomy[tensor] for tensor in values}})
         lanes_in = module.inputs[0].bits // 8
         lanes_out = module.outputs[0].bits // self.output_bits
         shape = (len(codes), *self.shapes[self.executor.output][1:])
         found = simulate(
-            compile_module(module, simulations),
+            compile_module(module, simulations, self.rtl),
             {"in0_V": pack(codes.reshape(-1, lanes_in), 8)},
             {"out0_V": math.prod(shape) // lanes_out},
-            stalls, NOTHING_MOVES, settle=0, check_paths=False,
+            stalls, NOTHING_MOVES, settle=0, check_paths=False, watch=watched,
         )  # fmt: skip
         out = unpack(found.outputs["out0_V"], self.output_bits, lanes_out).reshape(shape)
         cycles = found.cycles["out0_V"]
         start = int(found.cycles["in0_V"][0])
         first = cycles[len(cycles) // len(codes) - 1] - start + 1
-        names = fifo_names(self.nodes, self.executor.input, self.executor.output)
+        names = self._fifos
+        instances = {stream.name: stream.instance for stream in streams}
         return NetworkRun(
             out,
             int(first),
@@ -153,6 +183,8 @@ class Network:
             {t: value - start for t, value in _counters(found, names, "first").items()},
             {t: value - start for t, value in _counters(found, names, "last").items()},
             int(cycles[-1]) + 1,
+            {name: found.checksums[instance] for name, instance in instances.items()},
+            found.kept[instances[kept]] if kept else None,
         )
 
 

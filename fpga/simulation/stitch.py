@@ -161,6 +161,11 @@ def fifo_names(nodes: Sequence[NodeRtl], source: str, sink: str) -> dict[str, st
     return {s.tensor: f"fifo_{i}" for i, s in enumerate(streams_of(nodes, source, sink))}
 
 
+def node_names(nodes: Sequence[NodeRtl]) -> dict[str, str]:
+    """Return the instance name of each node, by its first output."""
+    return {node.outputs[0]: f"n{i}" for i, node in enumerate(nodes)}
+
+
 def _with_own_memories(module: RtlModule, prefix: str) -> RtlModule:
     """Return a module whose memory files are told apart from those of other nodes."""
     names = {name: f"{prefix}_{name}" for name in module.memories}

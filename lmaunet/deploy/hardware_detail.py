@@ -175,8 +175,15 @@ def integers(detail: Mapping[str, Any]) -> Iterable[tuple[str, Shown, str]]:
     simulation = detail.get("simulation")
     if isinstance(simulation, Mapping) and simulation.get("bit_exact") is True:
         shown = Shown("rtl", "100%", "of the values", "simulated")
-        images = f"{simulation['images']} images; " if counts(simulation.get("images")) else ""
-        note = f"{images}they are the integers that the accuracy was measured with"
+        proof = simulation.get("proof")
+        compared = f"{simulation['images']} images; " if counts(simulation.get("images")) else ""
+        if isinstance(proof, Mapping):
+            compared = (
+                f"all {proof['streams_compared']:,} streams of {proof['images']} images, "
+                f"{proof['images_with_stalls']} more with stalls, compared with "
+                f"{proof['compared_with']}; "
+            )
+        note = f"{compared}they are the integers that the accuracy was measured with"
         yield "RTL of the whole design", shown, note
 
 

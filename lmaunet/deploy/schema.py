@@ -255,6 +255,9 @@ def _target(target: Any, where: str) -> None:
     detail = _mapping(target["detail"], f"{where}.detail")
     if "pipeline" in detail:
         _pipeline(detail["pipeline"], f"{where}.detail.pipeline")
+    simulation = detail.get("simulation")
+    if isinstance(simulation, Mapping) and "proof" in simulation:
+        _proof(simulation["proof"], f"{where}.detail.simulation.proof")
 
 
 def _interval(interval: Any, where: str) -> None:
@@ -304,6 +307,15 @@ def _pipeline(pipeline: Any, where: str) -> None:
         for begin, end in (("begin", "end"), ("begin_ms", "end_ms")):
             _number(part[begin], f"{place}.{begin}", 0)
             _number(part[end], f"{place}.{end}", part[begin])
+
+
+def _proof(proof: Any, where: str) -> None:
+    """Check how much of a design a simulation of it compared."""
+    numbers = ("streams_compared", "images", "images_with_stalls")
+    _keys(proof, where, (*numbers, "compared_with"))
+    for key in numbers:
+        _number(proof[key], f"{where}.{key}", 1, whole=True)
+    _text(proof["compared_with"], f"{where}.compared_with")
 
 
 def _agreements(agreements: Any, where: str) -> None:

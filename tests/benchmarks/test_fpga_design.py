@@ -11,7 +11,7 @@ DETAIL = {
     "largest": [], "memories": {"depths_provenance": "estimated"},
     "pipeline": {"provenance": "estimated"}, "limits": "DSP", "dsp_bound_interval_cycles": 4,
     "network": {"logits_sqnr_db": 30.0},
-    "simulation": {"bit_exact": True, "images": 2, "fifo_bits": 17},
+    "simulation": {"bit_exact": True, "images": 8, "proof": {"images": 8}, "fifo_bits": 17},
 }  # fmt: skip
 
 
@@ -19,7 +19,8 @@ DETAIL = {
 def test_figures_say_how_they_were_obtained(simulated):
     found = benchmark.figures(DETAIL, simulated)
     assert found["provenance"] == ("simulated" if simulated else "estimated")
-    assert ("bit_exact" in found, "fifo_bits" in found) == (simulated, simulated)
+    shown = ("bit_exact", "proof", "fifo_bits")
+    assert [key in found for key in shown] == [simulated] * 3
     assert found["resources"]["lut"] == {"used": 1, "available": 2, "provenance": "estimated"}
     assert found["pipeline"] == {"provenance": "estimated"}
     assert found["fits"] is False and found["limits"] == "DSP"

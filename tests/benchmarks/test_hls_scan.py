@@ -32,7 +32,7 @@ from scan_cases import CHANNELS, LENGTH, STATES
 
 from fpga.board.boards import BOARDS
 from fpga.operators.selective_scan import STATE_LOOP, core
-from fpga.simulation.simulator import compiler_place
+from fpga.simulation.compilation import compiler_place
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.scan.integer import IntegerScan
 from lmaunet.scan.vectors import ScanVectors

@@ -7,6 +7,7 @@ from report_forms import FORMS, VisibleText, require_provenance
 from report_sample import parts, sample
 
 from lmaunet.deploy import hardware_detail, render, report
+from lmaunet.errors import UserError
 
 DETAIL = {
     "resources": {
@@ -102,6 +103,33 @@ def test_what_exceeds_what_is_usable_is_marked():
     assert render.html(reported()).count("bar estimated over-limit") == 1
     # without limits, what the board has is the limit
     assert [use["over"] for use in hardware_detail.resources(DETAIL | {"usable": 3})] == [0, 0]
+
+
+PROOF = {
+    "streams_compared": 1_247, "images": 8, "images_with_stalls": 3,
+    "compared_with": "the integer executor",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_how_much_of_the_rtl_was_compared_is_one_line(form):
+    text = " ".join(FORMS[form](reported(simulation={"bit_exact": True, "proof": PROOF})).split())
+    line = "all 1,247 streams of 8 images, 3 more with stalls, compared with the integer executor;"
+    assert line in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"streams_compared": 0}, "proof.streams_compared is 0"),
+        ({"images": 2.5}, "proof.images is 2.5"),
+        ({"compared_with": 1}, "proof.compared_with is 1"),
+        ({"more": 1}, "proof.more is unknown"),
+    ],
+)
+def test_a_proof_that_says_something_else_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        reported(simulation={"bit_exact": True, "proof": PROOF | change})
 
 
 def test_nearly_all_is_not_called_all():

@@ -14,14 +14,8 @@ import pytest
 from fpga.operators.operator import Operator
 from fpga.operators.registry import operator
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack
-from fpga.simulation.simulator import (
-    Compiled,
-    Stalls,
-    compile_module,
-    compiler_place,
-    simulate,
-    verilator_place,
-)
+from fpga.simulation.compilation import Compiled, compile_module, compiler_place, verilator_place
+from fpga.simulation.simulator import Stalls, simulate
 from lmaunet.errors import ToolNotFound
 
 NO_STALLS = Stalls()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 import qonnx_nets
 
+from fpga.agreement.nodes import host_codes
 from fpga.agreement.reference import Reference
+from fpga.board.boards import named_board
 from fpga.graph.executor import Executor
 from fpga.graph.lower import Lowered, lower
+from fpga.simulation.network import Network
+from fpga.sizing.search import Sizing
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,29 @@ def whole(tmp_path_factory) -> Case:
     lowered = lower(path, seen)
     model = assemble(lowered)
     return Case(path, images, reference, seen, lowered, model, Executor(model.model))
+
+
+TARGET_CYCLES = 2000
+
+
+@pytest.fixture(scope="session")
+def network(whole) -> Network:
+    """The RTL of that network, folded for 2000 cycles."""
+    from fpga.toolchain.assemble import apply_folding, specialize
+
+    board = named_board("ZCU104")
+    model = copy.deepcopy(whole.model)
+    shapes = whole.lowered.graph.shapes
+    design = Sizing(Executor(model.model), shapes).design(TARGET_CYCLES, board, 250.0)
+    mapped = specialize(model, board)
+    apply_folding(design, mapped)
+    return Network(Executor(mapped.model), shapes)
+
+
+@pytest.fixture(scope="session")
+def codes(whole) -> np.ndarray:
+    """What the host streams of its three images."""
+    return host_codes(whole.lowered.host, whole.images)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from fpga.board.boards import BOARDS
 from fpga.build import HARDWARE, RESOURCES
 from fpga.operators.rtl_module import pack, unpack
 from fpga.operators.selective_scan import legal_lanes
-from fpga.simulation.simulator import Compiled, Simulation, Stalls, simulate
+from fpga.simulation.compilation import Compiled
+from fpga.simulation.simulator import Simulation, Stalls, simulate
 from lmaunet.scan.formats import OUTPUT, Widths
 from lmaunet.scan.integer import IntegerScan, calibrate
 from lmaunet.scan.vectors import ScanVectors, corners, synthetic

@@ -23,7 +23,7 @@ def probe() -> list[Tool]:
     """Return FINN+, which the build needs, and what simulation and a bitstream would need."""
     from export.operators import compiler_version
     from fpga.environment import FINN_FIX, VIVADO_FIX, finn_place, finn_version, vivado_place
-    from fpga.simulation.simulator import COMPILER_FIX, VERILATOR_FIX
+    from fpga.simulation.compilation import COMPILER_FIX, VERILATOR_FIX
 
     compiler = shutil.which("g++") or shutil.which("clang++") or ""
     version = compiler_version(compiler) if compiler else ""
@@ -58,7 +58,7 @@ def build_options(
     """
     from fpga.build import check_options
     from fpga.environment import FINN_FIX, finn_place
-    from fpga.simulation.simulator import compiler_place, verilator_place
+    from fpga.simulation.compilation import compiler_place, verilator_place
     from fpga.toolchain.flow import check_flow
 
     options = {

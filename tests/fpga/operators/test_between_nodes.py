@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
 
 from fpga.operators import fifo, width_converter
-from fpga.operators.rtl_module import RtlModule, pack
-from fpga.simulation.simulator import (
-    Compiled,
-    Simulation,
-    SimulationFailed,
-    Stalls,
-    compile_module,
-    lint,
-    simulate,
-)
+from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack
+from fpga.simulation.compilation import Compiled, compile_module, lint, verilator_place
+from fpga.simulation.simulator import Simulation, SimulationFailed, Stalls, Watch, simulate
+from fpga.simulation.streams import Beats, checksum
 from lmaunet.errors import UserError
 
 WIDTHS = [(8, 24), (30, 10), (12, 20), (16, 16)]
@@ -48,10 +45,10 @@ def test_the_narrow_side_never_waits(simulations, bits_in, bits_out):
             assert (np.diff(cycles) == 1).all()
 
 
-def through(compiled: Compiled, stalls: Stalls, words: int = 300):
+def through(compiled: Compiled, stalls: Stalls, words: int = 300, watch: Sequence[Watch] = ()):
     bits = compiled.module.inputs[0].bits
     beats = pack(np.random.default_rng(1).integers(0, 2, (words, bits)), 1)
-    got = simulate(compiled, {"in0_V": beats}, {"out0_V": words}, stalls)
+    got = simulate(compiled, {"in0_V": beats}, {"out0_V": words}, stalls, watch=watch)
     return got, (got.outputs["out0_V"] == beats).all()
 
 
@@ -72,6 +69,75 @@ def test_a_fifo_holds_its_depth_at_full_rate(simulations, depth, style):
     assert equal
     assert held(got) == fifo.capacity(depth)
     assert counter(got, "blocked") > 0
+
+
+@needs_verilator
+@pytest.mark.parametrize("depth", [3, 5, 6, 19])
+def test_a_depth_of_the_run_is_as_good_as_one_that_is_compiled(simulations, depth):
+    """The same words in the same cycles, and the same counters."""
+    roomy = compile_module(fifo.module(12, 300), simulations)
+    compiled = compile_module(fifo.module(12, depth), simulations)
+    for stalls in (*STALLS, Stalls(outputs=0.95, seed=9)):
+        got, equal = through(roomy, stalls, watch=[Watch("core", 300, depth)])
+        other, _ = through(compiled, stalls)
+        assert equal and got.counters == other.counters
+        for port, cycles in other.cycles.items():
+            np.testing.assert_array_equal(got.cycles[port], cycles)
+
+
+@needs_verilator
+def test_a_depth_beyond_the_compiled_one_is_refused(simulations):
+    compiled = compile_module(fifo.module(12, 19), simulations)
+    with pytest.raises(SimulationFailed, match="core: a depth of 20, expected at most 19"):
+        through(compiled, NO_STALLS, watch=[Watch("core", 300, 20)])
+
+
+def told(compiled: Compiled, stalls: Stalls) -> list[bool]:
+    """Tell whether the checksums of three images and the words kept are those that came in."""
+    bits = compiled.module.inputs[0].bits
+    beats = np.random.default_rng(1).integers(0, 2, (300, bits))
+    words = Beats(1, bits, signed=False).words(beats)
+    watch = [Watch("core", words[:100].size, keeps=True)]
+    got, _ = through(compiled, stalls, watch=watch)
+    sums = tuple(checksum(words[i : i + 100]) for i in (0, 100, 200))
+    return [got.checksums["core"] == sums, got.kept["core"].tolist() == words.ravel().tolist()]
+
+
+@needs_verilator
+@pytest.mark.parametrize(("bits", "depth"), [(12, 2), (64, 19), (150, 2), (150, 19)])
+def test_a_fifo_tells_every_word(simulations, bits, depth):
+    compiled = compile_module(fifo.module(bits, depth), simulations)
+    for stalls in STALLS:
+        assert told(compiled, stalls) == [True, True]
+
+
+@needs_verilator
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("in0_V_tvalid && in0_V_tready)\n            for", "in0_V_tvalid)\n            for"),
+        ("padded[i*64+:64]", "padded[63:0]"),
+        ("(PARTS * 64)'(in0_V_tdata[BITS-1:0])", "(PARTS * 64)'(in0_V_tdata[BITS-2:0])"),
+    ],
+)
+def test_a_fifo_that_tells_other_words_is_caught(simulations, tmp_path, old, new):
+    """The mutants: words that are not taken, the low part of all, a bit too few."""
+    module = fifo.module(150, 2)
+    compiled = mutated(module, simulations, "fifo.sv", old, new, tmp_path)
+    assert told(compiled, Stalls(0.3, 0.6, seed=3)) == [False, False]
+
+
+@needs_verilator
+@pytest.mark.parametrize("source", sorted(path.name for path in RTL_FOLDER.glob("*.sv")))
+def test_a_synthesis_sees_nothing_of_the_simulation(source):
+    root = verilator_place()
+    text = subprocess.run(
+        [root / "bin" / "verilator_bin", "-E", "-P", "-UVERILATOR", RTL_FOLDER / source],
+        env=os.environ | {"VERILATOR_ROOT": str(root)}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert f"module {source[:-3]} " in text
+    for word in ("DPI", "$time", "$display", "stream_word", "watched", "`"):
+        assert word not in text.replace("`default_nettype", "").replace("`line", "")
 
 
 @needs_verilator
@@ -127,7 +193,7 @@ MUTANTS = {
     "width_up.sv": (WIDTHS[0], "!last || !out0_V_tvalid", "1'b1"),
     "width_down.sv": (WIDTHS[1], "waits ? waiting : in0", "in0"),
     "width_converter.sv": (WIDTHS[2], "PARTS(COMMON_BITS / OUTPUT_BITS)", "PARTS(2)"),
-    "fifo.sv": (None, "count != $bits(count)'(WORDS)", "1'b1"),
+    "fifo.sv": (None, "count != $bits(count)'(`ROOM)", "1'b1"),
 }
 
 

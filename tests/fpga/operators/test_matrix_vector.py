@@ -9,7 +9,8 @@ from bench import NO_STALLS, STALLS, corners, mutated, needs_verilator
 from fpga.operators.arithmetic import integer_bits
 from fpga.operators.matrix_vector import MVAU, Packing, packing
 from fpga.operators.rtl_module import pack, unpack
-from fpga.simulation.simulator import SimulationFailed, compile_module, lint, simulate
+from fpga.simulation.compilation import compile_module, lint
+from fpga.simulation.simulator import SimulationFailed, simulate
 from lmaunet.errors import UserError
 
 pytestmark = needs_verilator

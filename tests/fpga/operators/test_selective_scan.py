@@ -14,7 +14,8 @@ from scan_cases import CHANNELS, LENGTH, STATES
 
 from fpga.operators.rtl_module import RTL_FOLDER, hex_words
 from fpga.operators.selective_scan import SelectiveScan, core
-from fpga.simulation.simulator import Compiled, SimulationFailed, Stalls, compile_module, lint
+from fpga.simulation.compilation import Compiled, compile_module, lint
+from fpga.simulation.simulator import SimulationFailed, Stalls
 from lmaunet.errors import UserError
 from lmaunet.scan.formats import FULL_SCALE
 from lmaunet.scan.integer import IntegerScan
@@ -57,6 +58,20 @@ def test_equals_the_golden_on_typical_and_extreme_frames(simulations, typical, s
             assert (y == vectors.y).all()
             if stalls == NO_STALLS:
                 check_cycles(got, vectors, pd, pn)
+
+
+def test_an_operator_tells_its_accumulators(typical):
+    """As a proof of a whole network compares them: in the golden's order, none beyond its bits."""
+    scan = typical.scan
+    node = SelectiveScan(scan_cases.attributes(scan, LENGTH, 2, 2))
+    streams = [v[:, None] for v in typical.stimuli]
+    ((name, (accumulators, bits)),) = node.inside([*streams, scan.A, scan.D]).items()
+    assert (
+        name == "accumulators"
+        and bits == core(scan, LENGTH, 2, 2).parameters["ACCUMULATOR_IN_BITS"]
+    )
+    np.testing.assert_array_equal(accumulators, typical.accumulators[:, None])
+    assert np.abs(accumulators).max() < 1 << (bits - 1)
 
 
 def check_cycles(got, vectors, pd: int, pn: int) -> None:

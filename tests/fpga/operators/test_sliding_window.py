@@ -11,7 +11,8 @@ from bench import NO_STALLS, STALLS, corners, needs_verilator
 
 from fpga.operators.rtl_module import pack, unpack
 from fpga.operators.sliding_window import ConvolutionInputGenerator
-from fpga.simulation.simulator import BrokenRule, compile_module, simulate
+from fpga.simulation.compilation import compile_module
+from fpga.simulation.simulator import BrokenRule, simulate
 from lmaunet.errors import UserError
 
 pytestmark = [

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
 
-import fpga.simulation.simulator as simulation
+import fpga.simulation.compilation as simulation
 from fpga.operators.rtl_module import Port, RtlModule, pack, unpack
-from fpga.simulation.simulator import BrokenRule, Deadlock, compile_module, lint, simulate
+from fpga.simulation.compilation import compile_module, lint
+from fpga.simulation.simulator import BrokenRule, Deadlock, simulate
 from lmaunet.errors import ToolNotFound, UserError
 
 pytestmark = needs_verilator

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fpga.operators.arithmetic import legal_divisors
 from fpga.operators.registry import OPERATORS
-from fpga.simulation.simulator import SimulationFailed, compile_module, lint
+from fpga.simulation.compilation import compile_module, lint
+from fpga.simulation.simulator import SimulationFailed
 from lmaunet.errors import UserError
 
 QUICK = {

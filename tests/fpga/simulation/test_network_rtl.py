@@ -9,35 +9,12 @@ import numpy as np
 import pytest
 from bench import needs_verilator
 
-from fpga.agreement.nodes import host_codes
-from fpga.board.boards import named_board
-from fpga.graph.executor import Executor
-from fpga.simulation.network import Network
 from fpga.simulation.simulator import Deadlock, Stalls
 from fpga.simulation.stitch import streams_of
 from fpga.sizing.folding import FoldedNode
-from fpga.sizing.search import Sizing
-from fpga.toolchain.assemble import apply_folding, specialize
 from lmaunet.errors import UserError
 
 pytestmark = needs_verilator
-TARGET_CYCLES = 2000
-
-
-@pytest.fixture(scope="module")
-def network(whole):
-    board = named_board("ZCU104")
-    model = copy.deepcopy(whole.model)
-    shapes = whole.lowered.graph.shapes
-    design = Sizing(Executor(model.model), shapes).design(TARGET_CYCLES, board, 250.0)
-    mapped = specialize(model, board)
-    apply_folding(design, mapped)
-    return Network(Executor(mapped.model), shapes)
-
-
-@pytest.fixture(scope="module")
-def codes(whole):
-    return host_codes(whole.lowered.host, whole.images)
 
 
 @pytest.fixture(scope="module")

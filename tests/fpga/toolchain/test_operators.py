@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import fpga.simulation.simulator as simulation
+import fpga.simulation.compilation as simulation
 from fpga.board.boards import BOARDS
 from fpga.environment import SimulatorMissing, load_finn
 from fpga.operators.registry import OPERATORS

@@ -1,0 +1,92 @@
+// What a simulation sees of the streams inside a design: of each a checksum per image, or all words.
+//
+// The modules call the functions below under VERILATOR, see fifo.sv. IN_FOLDER/streams.txt has a
+// line for each stream that is watched: the name of its instance, 64-bit words of an image (0: no
+// checksum), the depth of its FIFO (0: as compiled), 1 where its words are kept. It writes
+// OUT_FOLDER/streams.txt, a line for each image that went through whole, instance and checksum, and
+// OUT_FOLDER/INSTANCE.words, what was kept. The checksum is the sum of mix(word ^ mix(position + STEP)) modulo 2^64, mix being the end
+// of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): it changes with a word's value and its place.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace {
+struct Watched {
+    std::string name;
+    uint64_t words, depth;
+    bool keeps;
+    uint64_t position = 0, sum = 0;
+    std::vector<uint64_t> sums = {}, kept = {};
+};
+std::vector<Watched> watched;
+
+uint64_t mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+FILE* open_or_stop(const std::string& path, const char* mode) {
+    FILE* file = fopen(path.c_str(), mode);
+    if (!file) {
+        perror(path.c_str());
+        exit(1);
+    }
+    return file;
+}
+}  // namespace
+
+void watch_streams(const std::string& folder) {
+    FILE* file = open_or_stop(folder + "/streams.txt", "r");
+    char name[256];
+    unsigned long long words, depth;
+    int keeps;
+    while (fscanf(file, "%255s %llu %llu %d", name, &words, &depth, &keeps) == 4)
+        watched.push_back(Watched{name, words, depth, keeps != 0});
+    fclose(file);
+}
+
+void store_streams(const std::string& folder) {
+    FILE* file = open_or_stop(folder + "/streams.txt", "w");
+    for (auto& stream : watched) {
+        for (auto sum : stream.sums)
+            fprintf(file, "%s %llu\n", stream.name.c_str(), static_cast<unsigned long long>(sum));
+        if (!stream.keeps) continue;
+        FILE* words = open_or_stop(folder + "/" + stream.name + ".words", "wb");
+        fwrite(stream.kept.data(), 8, stream.kept.size(), words);
+        fclose(words);
+    }
+    fclose(file);
+}
+
+// The number of the stream at the end of a hierarchical path, or -1 where it is not watched.
+extern "C" int stream_open(const char* path) {
+    const std::string text = path;
+    const std::string name = text.substr(text.rfind('.') + 1);
+    for (size_t i = 0; i < watched.size(); i++)
+        if (watched[i].name == name) return static_cast<int>(i);
+    return -1;
+}
+
+// The depth of a stream's FIFO, which was compiled with another one.
+extern "C" int stream_depth(int stream, int compiled) {
+    const uint64_t depth = stream < 0 ? 0 : watched[stream].depth;
+    if (depth > static_cast<uint64_t>(compiled)) {
+        fprintf(stderr, "%s: a depth of %llu, expected at most %d, with which it was compiled\n",
+                watched[stream].name.c_str(), static_cast<unsigned long long>(depth), compiled);
+        exit(1);
+    }
+    return depth ? static_cast<int>(depth) : compiled;
+}
+
+extern "C" void stream_word(int stream, unsigned long long word) {
+    auto& s = watched[stream];
+    if (!s.words) return;
+    if (s.keeps) s.kept.push_back(word);
+    s.sum += mix(word ^ mix(s.position + 0x9E3779B97F4A7C15ull));
+    if (++s.position < s.words) return;
+    s.sums.push_back(s.sum);
+    s.position = s.sum = 0;
+}

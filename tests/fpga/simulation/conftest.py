@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from network_case import codes, network  # noqa: F401

@@ -93,7 +93,7 @@ def build(onnx: Path, folder: Path, sms: tuple[str, ...], report: Callable[[str]
     flavour = adapter.require()
     report(f"TensorRT: loading {flavour.module} {flavour.version}")
     trt = flavour.load()
-    with (folder / "engine.log").open("w", errors="replace") as stream:
+    with (folder / "engine.log").open("w", encoding="utf-8", errors="replace") as stream:
         logger = make_logger(trt, stream)
         builder = trt.Builder(logger)
         network = builder.create_network(flavour.network_flags(trt))

@@ -164,7 +164,7 @@ class ConvolutionInputGenerator(Operator):
             )  # fmt: skip
             getCustomOp(node).generate_hdl(None, "", 0.0)
             made = {
-                f"{name}_core{end}": Path(folder, f"{name}_core{end}").read_text()
+                f"{name}_core{end}": Path(folder, f"{name}_core{end}").read_text(encoding="utf-8")
                 for end in ("_impl.sv", "_wrapper.v")
             }
         shared = Path(finn_place(), "finn-rtllib", "swg")
@@ -186,7 +186,7 @@ class ConvolutionInputGenerator(Operator):
 
 def _readable(path: Path) -> str:
     """Return a file of FINN+'s library as Verilator can read it."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.name == "swg_common.sv" and text.count(SHIFT) != 1:
         raise UserError(f"{path} has not the shift register that FINN+ 1.6.1 has; install that")
     return text.replace(SHIFT, LOOP)

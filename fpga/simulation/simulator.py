@@ -155,7 +155,7 @@ def simulate(
             for port in module.ports
         }
         sums: dict[str, list[int]] = {w.instance: [] for w in watch}
-        for line in (folder / "streams.txt").read_text().splitlines():
+        for line in (folder / "streams.txt").read_text(encoding="utf-8").splitlines():
             instance, value = line.split()
             sums[instance].append(int(value))
         kept = {

@@ -150,7 +150,7 @@ def run(script: Path, log: Path) -> None:
     program = vivado_place()
     if not program:
         raise ToolNotFound("vivado", "to synthesise, place and route the network", VIVADO_FIX)
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         status = subprocess.run(
             [program, "-mode", "batch", "-nolog", "-nojournal", "-source", script.name],
             cwd=script.parent, stdout=output, stderr=subprocess.STDOUT,

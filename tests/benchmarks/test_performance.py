@@ -110,7 +110,9 @@ def test_a_quick_run_gives_each_row_its_figures_or_why_it_has_none(
     assert absent == {k: absent[k] for k in NAMES} | {
         "unavailable": {"tool": "tool", "why": "not installed", "fix": "install it"}
     }
-    assert "cannot load" in broken["unavailable"]["why"] and not FIGURES - {"nodes"} & set(broken)
+    assert "is no ONNX model" in broken["unavailable"]["why"] and not FIGURES - {"nodes"} & set(
+        broken
+    )
     assert content["weights"] == "untrained" and content["seed"] == 0
     assert content["machine"]["cpu"] and content["machine"]["threads"] >= 1
     assert {"onnxruntime", "torch", "python"} <= set(content["versions"])

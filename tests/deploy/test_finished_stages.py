@@ -88,7 +88,7 @@ def test_a_found_report_says_what_the_first_one_said(place):
     kept = {name: (run / name).read_bytes() for name in ("report.json", "report.html", "report.md")}
     (run / "report.html").write_text("half")
     done, loaded, _ = again(place, "report")
-    assert loaded != [] and (run / "report.html").read_text().startswith("<!")
+    assert loaded != [] and (run / "report.html").read_bytes().startswith(b"<!")
     assert set(read_json(run / RECORD)["outputs"]) == set(kept)
     done, loaded, _ = again(place, "report", "--gate", "ort.size_mb=0.001")
     assert done.returncode == 1 and loaded != []  # another gate is another report

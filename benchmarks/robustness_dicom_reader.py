@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from robustness_readers import TO_RAS, Image, NotABox, Refused
+from robustness_image import TO_RAS, Image, NotABox, Refused
 
 NEAR_MM, JITTER = 0.05, 0.01
 DEFAULTS = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2",

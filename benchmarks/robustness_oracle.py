@@ -19,7 +19,8 @@ import nibabel
 import numpy as np
 import robustness_network as network
 import robustness_process as process
-from robustness_readers import Image, NotABox, Refused, read
+from robustness_image import Image, NotABox, Refused
+from robustness_readers import read
 
 NEAR_MM = 0.05
 FORMS_AGREE_MM = 0.1

@@ -10,42 +10,17 @@ import bz2
 import logging
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from robustness_image import TO_RAS, Image, NotABox, Refused
 
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Of a unit of length in xyzt_units; 0 is unknown, which all readers take for millimetres."""
 LARGEST_BYTES = 1 << 28
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
-
-class Refused(Exception):
-    """An independent reader does not read this."""
-
-
-class NotABox(Exception):
-    """An independent reader reads it, and it is no box of voxels, so that no mask can be right."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """Voxels ``(i, j, k)`` and where they lie.
-
-    ``forms`` has an affine to RAS mm for each way in which readers lay the image; one name for one
-    way of reading, so that image and mask are compared way by way. ``exact`` says that the values
-    are whole numbers that no scaling has rounded. ``stored`` says which forms the file itself has.
-    """
-
-    voxels: np.ndarray
-    forms: Mapping[str, np.ndarray]
-    exact: bool
-    stored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
 
 def content_of(path: Path) -> bytes:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.errors import ToolNotFound, UserError
-from lmaunet.packages import install_extra
+from trt.gpu import FIX
 
-FIX = install_extra("trt")
 PURPOSE = "builds the TensorRT engine and its precision table"
 
 

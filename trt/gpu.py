@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt import adapter
+from lmaunet.packages import install_extra
 
+FIX = install_extra("trt")
 DRIVER_FIX = (
     "install an NVIDIA GPU of compute capability 7.5, 8.0, 8.6, 8.9 or 12.x, and its driver"
 )
@@ -50,7 +51,7 @@ def bindings_version() -> str:
 def probe_gpu() -> Gpu | NoGpu:
     """Return the first CUDA device, or the reason why there is none."""
     if bindings_place() is None:
-        return NoGpu("cuda-bindings is not installed", adapter.FIX)
+        return NoGpu("cuda-bindings is not installed", FIX)
     from cuda.bindings import runtime
 
     status, count = runtime.cudaGetDeviceCount()

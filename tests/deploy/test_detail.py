@@ -75,6 +75,8 @@ def test_packed_weights_are_shown_where_they_are_smaller():
         "Weights": "1.234 MB packed, 2.345 MB as INT8",
         "Load time": ("7", "ms", "measured", ""),
     }
+    more = {"packed_bytes": 1_234_501, "unpacked_bytes": 2_345_501}
+    assert shown({"packing": more}) == {"Weights": "1.235 MB packed, 2.346 MB as INT8"}
     assert shown({"packing": packing | {"packed_bytes": 2_345_499}}) == {}
     assert shown({"packing": packing | {"packed_bytes": None}, "load": {"load_ms": 9.6}}) == {
         "Load time": ("10", "ms", "measured", "")

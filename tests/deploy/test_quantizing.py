@@ -50,6 +50,11 @@ def test_the_plot_has_a_bar_and_dots_for_every_layer():
     assert all(0 < x < width for x in filled)
 
 
+def test_a_size_is_shown_to_the_nearest_kilobyte():
+    for size, text in ((1_234_499, "1.234 MB"), (1_234_501, "1.235 MB")):
+        assert text in draw_allocation(allocation(file_bytes=size))
+
+
 def test_the_plot_of_a_network_that_does_not_mind_rounding():
     content = allocation()
     for row in content["layers"]:

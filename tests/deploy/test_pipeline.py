@@ -96,6 +96,12 @@ def test_the_four_commands_of_daily_use(trained, run, place):
     assert {f["name"]: (f["bytes"], f["sha256"]) for f in deployment["ships"]} == {
         f["name"]: (f["bytes"], f["sha256"]) for f in listed
     }
+    # all was measured for the report: a table of every target, FP32 first
+    status, out, _ = run("measure")
+    rows = [line.split() for line in out.splitlines()]
+    assert status == 0 and [r[0] for r in rows if r][-4:] == ["FP32", "fpga", "ort", "trt"]
+    for row in rows[-3:]:
+        assert row[1] == f"{100 * report['targets'][row[0]]['dice']['value']:.2f}"
     status, out, _ = run("report")
     last = out.rstrip().splitlines()[-6:]
     assert last[0].startswith("SHIP fpga? ") and any(line.startswith("SHIP ort? ") for line in last)

@@ -97,10 +97,11 @@ def qat(
         )  # fmt: skip
     if not first_process():
         return {}, []
+    with record_of(trained.folder):
+        scores = dict(read_json(trained.folder / "control.json")["scores"])
     with record_of(outcome.folder):
         content = read_json(outcome.folder / "qat.json")
-        content["scores"] = {**read_json(trained.folder / "control.json")["scores"],
-                             **content["scores"]}  # fmt: skip
+        content["scores"] = {**scores, **content["scores"]}
         content["checkpoint"] = read_json(outcome.folder / ORIGIN_FILE)
         lines = [f"checkpoint: {checkpoint} {content['checkpoint']['line']}"]
         lines += [f"note: {note}" for note in content["checkpoint"]["notes"]]

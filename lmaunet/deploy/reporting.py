@@ -155,24 +155,24 @@ def _model(run: Path, spec: Any) -> dict[str, Any]:
     height, width = spec.input_size
     with record_of(run / "qat"):
         found = read_json(run / "qat" / "qat.json")
-        floats = read_json(matching_control(run) / "control.json")["scores"]
+        dice = {name: found["scores"][name]["dice"] for name in ("ptq", "qat")}
+        weight_bits = found["weight_bits"]
+    controlled = matching_control(run)
+    with record_of(controlled):
+        scores = read_json(controlled / "control.json")["scores"]
+        dice |= {name: scores[name]["dice"] for name in ("control", "float32")}
+    with record_of(run / "export"):
         agreements = read_json(run / "export" / "export.json")["agreements"]
-        dice = {
-            "ptq": found["scores"]["ptq"]["dice"],
-            "qat": found["scores"]["qat"]["dice"],
-            "control": floats["control"]["dice"],
-            "float32": floats["float32"]["dice"],
-        }
-        return {
-            "spec": spec.name,
-            "params": sum(layer.params for layer in spec.layers()),
-            "macs": count_macs(spec, height, width),
-            "input": [1, spec.in_channels, height, width],
-            "weight_bits": found["weight_bits"],
-            **{name: value for name, value in dice.items() if value is not None},
-            "export_agreements": agreements,
-            "seed": read_manifest(run / "qat")["seed"],
-        }
+    return {
+        "spec": spec.name,
+        "params": sum(layer.params for layer in spec.layers()),
+        "macs": count_macs(spec, height, width),
+        "input": [1, spec.in_channels, height, width],
+        "weight_bits": weight_bits,
+        **{name: value for name, value in dice.items() if value is not None},
+        "export_agreements": agreements,
+        "seed": read_manifest(run / "qat")["seed"],
+    }
 
 
 def _data(data: Any, scores: dict[str, Any]) -> dict[str, Any]:

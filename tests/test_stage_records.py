@@ -37,7 +37,15 @@ def test_manifests_of_other_versions_and_damaged_ones(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", "3", '{"scores": []}', '{"scores": {"a": null}}', '{"scores": ' + "7" * 6000 + "}"],
+    [
+        "{",
+        "{}",
+        "[]",
+        "3",
+        '{"scores": []}',
+        '{"scores": {"a": null}}',
+        '{"scores": ' + "7" * 6000 + "}",
+    ],
 )
 def test_a_record_that_is_another_is_damage_and_no_fault(tmp_path, content):
     folder = tmp_path / "measure" / "ort"
@@ -57,6 +65,15 @@ def test_what_is_no_damage_to_a_record_passes_through(tmp_path, error):
     with pytest.raises(type(error)) as raised, record_of(tmp_path / "qat"):
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError, IndexError, TypeError, AttributeError, ValueError, EOFError]
+)
+def test_what_another_record_raises_is_damage(tmp_path, error):
+    match = f"qat is damaged.*{error.__name__}: .*run the stage again: lmaunet-deploy qat"
+    with pytest.raises(UserError, match=match), record_of(tmp_path / "qat"):
+        raise error("x")
 
 
 def test_arrays_that_are_damaged_are_damage(tmp_path):

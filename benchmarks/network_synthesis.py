@@ -27,7 +27,7 @@ from fpga.graph.onnx_file import load
 from fpga.operators import fifo, width_converter
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule
 from fpga.simulation.network import Network
-from fpga.simulation.stitch import SHALLOW, streams_of
+from fpga.simulation.stitch import streams_of
 from fpga.toolchain.registration import load_operators
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import read_json, write_json
@@ -98,9 +98,9 @@ def parts_of(
         parts.append(Part(node.name, step.op_type, node.module, estimated, finn))
     executor = network.executor
     for stream in streams_of(network.nodes, executor.input, executor.output):
-        bits, depth = stream.port.bits, (depths or {}).get(stream.tensor, SHALLOW)
+        bits, depth = stream.port.bits, (depths or {}).get(stream.tensor, fifo.SHALLOW)
         if depths is not None or stream.tensor not in network.waiting:
-            module = fifo.module(bits, depth)
+            module = fifo.module(fifo.layout(bits, depth))
             parts.append(
                 Part(stream.tensor, FIFO, module, fifo.resources(bits, depth), NO_ESTIMATE)
             )

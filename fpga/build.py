@@ -113,14 +113,19 @@ def build(
     apply_folding(design, mapped)
     proof = module = None
     if simulated:
-        rtl = Network(Executor(mapped.model), lowered.graph.shapes)
-        proof = prove(rtl, codes, folder, evidence, progress)
+        shapes, estimated = lowered.graph.shapes, design
+        rtl = Network(Executor(mapped.model), shapes, estimated=design.fifos)
+        proof = prove(
+            rtl, codes, folder, evidence, progress,
+            place=lambda fifos: estimated.with_fifos(fifos).fifo_styles(),
+        )  # fmt: skip
         design = design.with_fifos(proof.fifos)
         apply_folding(design, mapped)
         # the same RTL, told where its memories are
-        rtl = Network(Executor(mapped.model), lowered.graph.shapes)
-        depths = {tensor: depth for tensor, (_, depth) in proof.fifos.items()}
-        module = rtl.module(depths, design.fifo_styles())
+        rtl = Network(Executor(mapped.model), shapes, estimated=design.fifos)
+        module = rtl.placed(design.fifo_styles()).module(
+            {tensor: found.depth for tensor, found in proof.fifos.items()}
+        )
         write_design(module, folder / RTL)
     progress("writing the hardware graph, its weights and its figures")
     mapped.save(str(folder / HARDWARE))

@@ -59,13 +59,21 @@ KINDS = tuple(field.name for field in dataclasses.fields(Placed))
 
 
 def held_in(memory: Memory, style: str) -> Placed:
-    """Return what a memory takes in the place of a ``ram_style``."""
-    # block RAM and UltraRAM have the register behind their read port inside
+    """Return what a memory takes in the place of a ``ram_style``, its segments' control included.
+
+    Behind the read port of one in LUTs is a register; block RAM and UltraRAM have it inside. A
+    segment has one more, which is counted as flip-flops although these have it inside, too.
+    """
+    lut, ff = 0, 0
+    if memory.control is not None:
+        count, (luts, ffs) = memory.segments(style), memory.control(memory.segment_rows(style))
+        lut, ff = count * luts, count * (ffs + memory.width)
     if style == "distributed":
-        return Placed(memory.lutram, 0, 0.0, 0, 0 if memory.initialised else memory.width)
+        ff += 0 if memory.initialised else memory.width
+        return Placed(lut + memory.lutram, 0, 0.0, 0, ff)
     if style == "block":
-        return Placed(0, 0, memory.bram36, 0)
-    return Placed(0, 0, 0.0, memory.uram)
+        return Placed(lut, 0, memory.bram36, 0, ff)
+    return Placed(lut, 0, 0.0, memory.uram, ff)
 
 
 def usually_placed(part: Resources, style: str = "auto") -> Placed:

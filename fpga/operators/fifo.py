@@ -2,51 +2,134 @@
 
 from __future__ import annotations
 
-from fpga.board.memories import Memory
+import math
+from dataclasses import dataclass
+
+from fpga.board.memories import KIND_OF, URAM_WIDTH, Memory
 from fpga.board.placement import Resources
 from fpga.operators.common import REGISTER, count_bits, register, require_positive
 from fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.errors import UserError
 
-STYLES = ("auto", "distributed", "block", "ultra")
+STYLES = ("auto", *KIND_OF)
+SOURCES = (REGISTER, "width_up.sv", "width_down.sv", "fifo_segment.sv", "fifo.sv")
+SHALLOW = 2
+"""Words of a FIFO whose depth nobody asked for: a register, which has no memory."""
+BEHIND = 3
+"""Words of a depth that stand in registers behind the memories."""
+ROW_COLUMNS = 3
+"""UltraRAMs side by side that words which do not divide one may share."""
 
 
-def module(bits: int, depth: int, style: str = "auto") -> RtlModule:
-    """Return a FIFO for words of ``bits`` bits.
+@dataclass(frozen=True)
+class Layout:
+    """How a FIFO is built.
+
+    ``bits``: of a word. ``pack``: words of a row. ``rows``: of a segment, 0 where a register
+    is all. ``segments``: memories, one behind the other. ``style``: where they are, of
+    :data:`STYLES`.
+    """
+
+    bits: int
+    pack: int
+    rows: int
+    segments: int
+    style: str
+
+    @property
+    def words(self) -> int:
+        """Words that it holds, without those that are on their way into a row or out of one."""
+        if not self.rows:
+            return SHALLOW
+        # each segment has two registers; behind them stands one of two words, or of two rows
+        last = 2 * self.pack
+        return (self.rows + 2) * self.segments * self.pack + last
+
+
+def words_of_a_row(bits: int, words: int) -> int:
+    """Return how many words of a FIFO in UltraRAM share a row.
+
+    As many as fill its 72 bits best, or those of up to 3 side by side, of what divides an image.
 
     Args:
         bits: of a word.
-        depth: words that it holds at least: exactly 2 for 2, else the larger of 5 and ``depth``.
-        style: the memory, one of :data:`STYLES`.
+        words: of an image.
     """
-    require_positive("FIFO", bits=bits)
-    if depth < 2 or style not in STYLES:
+
+    def filled(count: int) -> float:
+        return count * bits / (URAM_WIDTH * math.ceil(count * bits / URAM_WIDTH))
+
+    most = max(1, ROW_COLUMNS * URAM_WIDTH // bits)
+    counts = [count for count in range(1, most + 1) if words % count == 0]
+    return max(counts, key=lambda count: (filled(count), -count))
+
+
+def layout(bits: int, depth: int, style: str = "auto", pack: int = 1) -> Layout:
+    """Return how a FIFO is built.
+
+    Args:
+        bits: of a word.
+        depth: words that it holds at least; 2 is a register.
+        style: the memory. In block RAM and UltraRAM it has all rows of as many segments as it
+            needs; else one segment with as many as it needs.
+        pack: words of a row; must divide the words of an image.
+    """
+    require_positive("FIFO", bits=bits, pack=pack)
+    if depth < SHALLOW or style not in STYLES:
         raise UserError(
             f"FIFO: depth={depth}, style={style}; expected a depth of 2 or more and one of "
             f"{', '.join(STYLES)}"
         )
+    if depth == SHALLOW:
+        return Layout(bits, 1, 0, 1, "auto")
+    memory = _memory(bits, depth, pack)
+    return Layout(bits, pack, memory.segment_rows(style), memory.segments(style), style)
+
+
+def module(found: Layout) -> RtlModule:
+    """Return the RTL of a FIFO."""
     return RtlModule(
         "fifo",
-        (REGISTER, "fifo.sv"),
-        {"BITS": bits, "DEPTH": depth, "RAM_STYLE": style},
-        (Port("in0_V", bits),),
-        (Port("out0_V", bits),),
+        SOURCES,
+        {
+            "BITS": found.bits,
+            "PACK": found.pack,
+            "ROWS": found.rows,
+            "SEGMENTS": found.segments,
+            "RAM_STYLE": found.style,
+        },
+        (Port("in0_V", found.bits),),
+        (Port("out0_V", found.bits),),
     )
 
 
-def capacity(depth: int) -> int:
-    """Return how many words a FIFO of a depth holds."""
-    return depth if depth == 2 else max(5, depth)
+def _control(rows: int) -> tuple[int, int]:
+    """Return LUTs and flip-flops of a segment: two addresses, a count and flags (*yosys*).
 
-
-def resources(bits: int, depth: int, stream: str = "") -> Resources:
-    """Return the estimate of a FIFO of ``depth`` words (*yosys*, 8 to 80 bits, 2 to 700 words).
-
-    One of two words is a register; a deeper one has a memory, two addresses and a count before it.
+    Where the rows are no power of two, an address has to be told where to begin again.
     """
-    end = register(bits)
-    if depth <= 2:
-        return end
-    address = count_bits(depth - 3) if depth > 5 else 1
-    memory = Memory("fifo", bits, max(2, depth - 3), stream=stream)
-    return Resources(end.lut + 3 + 3 * address, 0, (memory,), end.ff + 3 * address + 2)
+    address = count_bits(rows)
+    wraps = rows == 1 << address
+    return round(1.75 * address + (4 if wraps else 9)), 3 * address + 5
+
+
+def _memory(bits: int, depth: int, pack: int, stream: str = "") -> Memory:
+    rows = max(2, math.ceil((depth - BEHIND) / pack))
+    return Memory("fifo", bits * pack, rows, stream=stream, control=_control)
+
+
+def resources(bits: int, depth: int, stream: str = "", pack: int = 1) -> Resources:
+    """Return the estimate of a FIFO of ``depth`` words (*yosys*).
+
+    One of two words is a register. A deeper one has a memory for each segment with its control, and
+    where a row has several words what joins and parts them.
+    """
+    if depth <= SHALLOW:
+        return register(bits)
+    memory = _memory(bits, depth, pack, stream)
+    if pack == 1:
+        end = register(bits)
+        return Resources(end.lut, 0, (memory,), end.ff)
+    row = bits * pack
+    ff = 4 * row - bits + 2 * count_bits(pack) + 3
+    return Resources(2 * row + 5 - bits // 3, 0, (memory,), ff)

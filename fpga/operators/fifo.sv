@@ -1,23 +1,32 @@
-// A queue of at least DEPTH words: exactly 2 for DEPTH = 2, else the larger of 5 and DEPTH.
+// A queue of words: a register of two, or SEGMENTS memories of ROWS rows, one behind the other.
 //
-// DEPTH = 2 is a stream_register. Else a memory of DEPTH - 3 words, the register behind its read
-// port and a stream_register; a word takes 3 cycles through it. Throughput one word a cycle.
-// A simulation prints at its end the smallest DEPTH that would have refused none of the words that
+// A row holds PACK words, because a memory has rows of one width: words are joined before the first
+// segment and parted behind the last. What does not fill a row stays before the memories, so that a
+// stream whose frames are no multiple of PACK words would hold back the end of one.
+// Throughput one word a cycle; through one segment of single words in 4 cycles.
+// A simulation prints at its end the smallest depth that would have refused none of the words that
 // this one took, in how many cycles this one refused a word, and in which cycles it took its first
-// and its last. The harness is told every word that is taken (simulation/streams.cpp), and may ask for
-// a smaller depth, so that a design is compiled once for all depths.
+// and its last; a depth is the words of the memories and 3. The harness is told every word that is
+// taken (simulation/streams.cpp), and may ask for fewer rows and segments, so that a design is
+// compiled once for all depths: then the first segment has all rows, and the last ones are passed by.
 `default_nettype none
 
 `ifdef VERILATOR
-`define ROOM room
+`define USED_ROWS rows
+`define IS_USED(i) (i < segments)
+`define MEMORY_ROWS(i) (i == 0 ? SEGMENTS * ROWS : ROWS)
 `else
-`define ROOM WORDS
+`define USED_ROWS 32'(ROWS)
+`define IS_USED(i) 1'b1
+`define MEMORY_ROWS(i) ROWS
 `endif
 
 module fifo #(
-    parameter int BITS = 8,
-    parameter int DEPTH = 2,
-    parameter     RAM_STYLE = "auto"  // auto, distributed, block or ultra
+    parameter int    BITS      = 8,
+    parameter int    PACK      = 1,
+    parameter int    ROWS      = 0,  // 0: no memory
+    parameter int    SEGMENTS  = 1,
+    parameter string RAM_STYLE = "auto"  // auto, distributed, block or ultra
 ) (
     input  wire                        ap_clk,
     input  wire                        ap_rst_n,
@@ -30,20 +39,21 @@ module fifo #(
     output logic                       out0_V_tvalid,
     input  wire                        out0_V_tready
 );
-    if (BITS < 1 || DEPTH < 2)
-        $error("fifo: BITS=%0d, DEPTH=%0d, expected at least 1 and 2", BITS, DEPTH);
-
-    localparam int PORT_BITS = ((BITS + 7) / 8) * 8;
+    if (BITS < 1 || PACK < 1 || SEGMENTS < 1)
+        $error("fifo: BITS=%0d, PACK=%0d, SEGMENTS=%0d, expected 1 or more", BITS, PACK, SEGMENTS);
+    if (ROWS < 0 || ROWS == 1) $error("fifo: ROWS=%0d, expected 0, or 2 or more", ROWS);
 
 `ifdef VERILATOR
     import "DPI-C" function int stream_open(input string path);
-    import "DPI-C" function int stream_depth(input int stream, input int compiled);
+    import "DPI-C" function int stream_rows(input int stream, input int compiled, input int whole);
+    import "DPI-C" function int stream_segments(input int stream, input int compiled);
     import "DPI-C" function void stream_word(input int stream, input longint unsigned part);
     localparam int PARTS = (BITS + 63) / 64;
-    int stream, depth;
+    int stream, segments, rows;
     initial begin
         stream = stream_open($sformatf("%m"));
-        depth = stream_depth(stream, DEPTH);
+        segments = stream_segments(stream, SEGMENTS);
+        rows = stream_rows(stream, ROWS, SEGMENTS);
     end
     wire [PARTS*64-1:0] padded = (PARTS * 64)'(in0_V_tdata[BITS-1:0]);
     always @(posedge ap_clk)
@@ -51,66 +61,71 @@ module fifo #(
             for (int i = 0; i < PARTS; i++) stream_word(stream, padded[i*64+:64]);
 `endif
 
-    logic [PORT_BITS-1:0] word;
-    logic word_valid, step;
-
-    if (DEPTH == 2) begin : g_register
-        assign word = in0_V_tdata;
-        assign word_valid = in0_V_tvalid;
-        assign in0_V_tready = step;
+    if (ROWS == 0) begin : g_register
+        stream_register #(.BITS(BITS)) register (
+            .ap_clk, .ap_rst_n, .in0_V_tdata, .in0_V_tvalid, .in0_V_tready,
+            .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
+        );
     end else begin : g_memory
-        localparam int WORDS = DEPTH > 5 ? DEPTH - 3 : 2;
-        localparam int ADDRESS_BITS = $clog2(WORDS);
-        typedef logic [ADDRESS_BITS-1:0] address_t;
-`ifdef VERILATOR
-        wire [31:0] room = depth > 5 ? depth - 3 : 2;
-`endif
+        localparam int ROW_BITS = BITS * PACK;
+        localparam int PORT_BITS = ((ROW_BITS + 7) / 8) * 8;
 
-        (* ram_style = RAM_STYLE *) logic [BITS-1:0] memory [WORDS];
-        logic [BITS-1:0] read_word;
-        address_t write, read;
-        logic [$clog2(WORDS+1)-1:0] count;
-
-        wire take = in0_V_tvalid && in0_V_tready;
-        wire put = step && count != '0;
-
-        assign in0_V_tready = count != $bits(count)'(`ROOM);
-        assign word = PORT_BITS'(read_word);
-
-        always_ff @(posedge ap_clk) begin
-            if (take) memory[write] <= in0_V_tdata[BITS-1:0];
-            if (step) read_word <= memory[read];
+        logic [PORT_BITS-1:0] joined;
+        logic joined_valid, joined_ready;
+        if (PACK > 1) begin : g_join
+            width_up #(.BITS(BITS), .PARTS(PACK)) join_words (
+                .ap_clk, .ap_rst_n, .in0_V_tdata, .in0_V_tvalid, .in0_V_tready,
+                .out0_V_tdata(joined), .out0_V_tvalid(joined_valid), .out0_V_tready(joined_ready)
+            );
+        end else begin : g_single
+            assign joined = in0_V_tdata;
+            assign joined_valid = in0_V_tvalid;
+            assign in0_V_tready = joined_ready;
         end
 
-        always_ff @(posedge ap_clk) begin
-            if (!ap_rst_n) begin
-                write <= '0;
-                read <= '0;
-                count <= '0;
-                word_valid <= 1'b0;
-            end else begin
-                if (take) write <= write == address_t'(`ROOM - 1) ? '0 : write + 1'b1;
-                if (put) read <= read == address_t'(`ROOM - 1) ? '0 : read + 1'b1;
-                if (take != put) count <= take ? count + 1'b1 : count - 1'b1;
-                if (step) word_valid <= put;
+        // a segment's data comes from the one before it, its ready from the one behind it
+        for (genvar i = 0; i < SEGMENTS; i++) begin : g_segment
+            logic [ROW_BITS-1:0] data, into;
+            logic valid, ready, into_valid, segment_ready, segment_valid;
+            logic [ROW_BITS-1:0] segment_data;
+            wire used = `IS_USED(i);
+            if (i == 0) begin : g_first
+                assign {into, into_valid} = {joined[ROW_BITS-1:0], joined_valid};
+                assign joined_ready = used ? segment_ready : ready;
+            end else begin : g_next
+                assign {into, into_valid} = {g_segment[i-1].data, g_segment[i-1].valid};
+                assign g_segment[i-1].ready = used ? segment_ready : ready;
             end
+            fifo_segment #(.BITS(ROW_BITS), .ROWS(`MEMORY_ROWS(i)), .RAM_STYLE(RAM_STYLE)) segment (
+                .ap_clk, .ap_rst_n, .rows(`USED_ROWS),
+                .in_data(into), .in_valid(into_valid && used), .in_ready(segment_ready),
+                .out_data(segment_data), .out_valid(segment_valid), .out_ready(ready)
+            );
+            assign {data, valid} = used ? {segment_data, segment_valid} : {into, into_valid};
         end
 
-`ifdef VERILATOR
-        int needed;
-        always_ff @(posedge ap_clk) begin
-            if (!ap_rst_n) needed <= 5;
-            else if (take && int'(count) + 4 > needed) needed <= int'(count) + 4;
+        if (PACK > 1) begin : g_part
+            width_down #(.BITS(BITS), .PARTS(PACK)) part_words (
+                .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(g_segment[SEGMENTS-1].data)),
+                .in0_V_tvalid(g_segment[SEGMENTS-1].valid),
+                .in0_V_tready(g_segment[SEGMENTS-1].ready),
+                .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
+            );
+        end else begin : g_out
+            stream_register #(.BITS(BITS)) register (
+                .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(g_segment[SEGMENTS-1].data)),
+                .in0_V_tvalid(g_segment[SEGMENTS-1].valid),
+                .in0_V_tready(g_segment[SEGMENTS-1].ready),
+                .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
+            );
         end
-        final $display("counter %m.needed %0d", needed);
+`ifdef VERILATOR
+        // of one segment the same as when only the register of two stood there
+        wire [31:0] rows_needed = g_segment[0].segment.needed;
+        final
+            $display("counter %m.needed %0d", rows_needed < 2 ? 5 : int'(rows_needed) * PACK + 3);
 `endif
     end
-
-    stream_register #(.BITS(BITS)) register (
-        .ap_clk, .ap_rst_n,
-        .in0_V_tdata(word), .in0_V_tvalid(word_valid), .in0_V_tready(step),
-        .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
-    );
 
 `ifdef VERILATOR
     // the time is the number of the cycle since the reset
@@ -138,5 +153,7 @@ module fifo #(
 `endif
 endmodule
 
-`undef ROOM
+`undef USED_ROWS
+`undef IS_USED
+`undef MEMORY_ROWS
 `default_nettype wire

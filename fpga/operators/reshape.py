@@ -39,4 +39,4 @@ class Reshape(Operator):
 
     def module(self, constants: Sequence[np.ndarray] = ()) -> RtlModule:
         """Return the RTL: a queue of two words."""
-        return fifo.module(self.stream_bits(0, output=True), 2)
+        return fifo.module(fifo.layout(self.stream_bits(0, output=True), fifo.SHALLOW))

@@ -5,30 +5,36 @@ a skip, needs room for what the slower path is behind; how much, tells a run of 
 every such FIFO has room for all of it (:meth:`Network.roomy_depths`): each says at the end with how
 many entries it would have refused no word. A second run with exactly these must give the same
 integers in the same cycles and refuse no word at a join: that is the proof, and with one entry less
-somewhere it fails. An image that follows may find a FIFO full and wait, which costs nothing but a
-longer interval. The depths are values of a simulation, so that a design is compiled once.
+somewhere it fails. Where it is known which memories hold the FIFOs (:meth:`Network.placed`), they
+have as many rows as these. An image that follows may find a FIFO full and wait, which costs nothing
+but a longer interval. The sizes are values of a simulation, so that a design is compiled once.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from fpga.graph.executor import Executor
+from fpga.operators import fifo
 from fpga.operators.arithmetic import type_bits
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack, unpack
 from fpga.simulation.compilation import compile_module
 from fpga.simulation.simulator import Simulation, Stalls, simulate
-from fpga.simulation.stitch import SHALLOW, NodeRtl, fifo_names, node_names, stitch
+from fpga.simulation.stitch import NodeRtl, fifo_names, node_names, stitch
 from fpga.simulation.streams import Expected, Watcher, watches
+from fpga.sizing.design import Fifo
 from fpga.sizing.folding import FoldedNode
 
 NOTHING_MOVES = 200_000
 """Cycles without a transfer at a border after which a network counts as stuck."""
+DEEPER = 2
+"""By what factor a FIFO may be deeper than estimated before it has to be compiled again."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +71,22 @@ class Network:
         executor: of the graph, with its folding written into it.
         shapes: of its streamed tensors, ``(1, H, W, C)``.
         rtl: the folder of the SystemVerilog sources.
+        estimated: the FIFOs as the sizing expects them, by tensor.
 
     Raises:
         UserError: for a node without RTL.
     """
 
     def __init__(
-        self, executor: Executor, shapes: Mapping[str, tuple[int, ...]], rtl: Path = RTL_FOLDER
+        self,
+        executor: Executor,
+        shapes: Mapping[str, tuple[int, ...]],
+        rtl: Path = RTL_FOLDER,
+        estimated: Mapping[str, Fifo] | None = None,
     ) -> None:
         self.executor, self.shapes, self.rtl = executor, shapes, rtl
+        self.estimated = dict(estimated or {})
+        self.styles: Mapping[str, str] = {}
         self.nodes = [_with_rtl(FoldedNode(step), executor) for step in executor.steps]
         self.waiting = {
             tensor
@@ -112,23 +125,55 @@ class Network:
             depths[tensor] = math.prod(self.shapes[tensor]) // lanes + 8
         return depths
 
-    def fifo_words(self, depths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-        """Return the bits of a word and the depth of every FIFO between two nodes."""
-        return {t: (bits, depths.get(t, SHALLOW)) for t, bits in self._word_bits.items()}
+    def placed(self, styles: Mapping[str, str]) -> Network:
+        """Return the network with the FIFOs in memories; ``styles``: each one's ``ram_style``."""
+        found = copy.copy(self)
+        found.styles = styles
+        return found
+
+    def fifos(self, depths: Mapping[str, int]) -> dict[str, Fifo]:
+        """Return every FIFO between two nodes; a register where no depth is given."""
+        return {
+            tensor: Fifo(bits, depths.get(tensor, fifo.SHALLOW), self._pack(tensor))
+            for tensor, bits in self._word_bits.items()
+        }
 
     def needed_depths(self, run: NetworkRun) -> dict[str, int]:
         """Return the depths that are just enough for what a roomy run did."""
         return {tensor: run.needed[tensor] for tensor in self.waiting}
 
-    def module(
-        self,
-        depths: Mapping[str, int],
-        styles: Mapping[str, str] | None = None,
-        name: str = "network",
-    ) -> RtlModule:
-        """Return the network as one module; see :func:`fpga.simulation.stitch.stitch`."""
-        ends = self.executor.input, self.executor.output
-        return stitch(name, self.nodes, *ends, depths, styles)
+    def layout(self, tensor: str, depth: int) -> fifo.Layout:
+        """Return how a FIFO of a depth is built."""
+        style = self.styles.get(tensor, "auto")
+        return fifo.layout(self._word_bits[tensor], depth, style, self._pack(tensor))
+
+    def module(self, depths: Mapping[str, int], name: str = "network") -> RtlModule:
+        """Return the network as one module; ``depths``: of the FIFOs, in words."""
+        return self._stitched({t: self.layout(t, depth) for t, depth in depths.items()}, name)
+
+    def _stitched(self, layouts: Mapping[str, fifo.Layout], name: str) -> RtlModule:
+        return stitch(name, self.nodes, self.executor.input, self.executor.output, layouts)
+
+    def _pack(self, tensor: str) -> int:
+        return self.estimated[tensor].pack if tensor in self.estimated else 1
+
+    def _compiled(self, tensor: str, room: int) -> fifo.Layout:
+        """Return a FIFO with room for all that any run may ask of it.
+
+        The first segment gets the rows of all, see ``fifo.sv``; a later one those of a memory.
+        """
+        bits, pack = self._word_bits[tensor], self._pack(tensor)
+        whole = fifo.layout(bits, room, pack=pack)
+        if tensor not in self.estimated:
+            return whole
+        deeper = min(room, DEEPER * self.estimated[tensor].depth)
+        parts = [
+            fifo.layout(bits, max(deeper, fifo.SHALLOW + 1), style, pack)
+            for style in ("block", "ultra")
+        ]
+        segments = max(part.segments for part in parts)
+        rows = max(part.rows for part in parts) if segments > 1 else 0
+        return replace(whole, segments=segments, rows=max(rows, -(-whole.rows // segments)))
 
     def run(
         self,
@@ -153,12 +198,17 @@ class Network:
             Deadlock, BrokenRule: see :func:`fpga.simulation.simulator.simulate`.
             ToolNotFound: without Verilator or a C++ compiler.
         """
-        # a FIFO with a memory is compiled with room for all: its depth is a value of the run
-        roomy = self.roomy_depths()
-        values = {t: d for t, d in depths.items() if t in roomy and SHALLOW < d <= roomy[t]}
+        # a FIFO with a memory is compiled with room for all: its size is a value of the run
+        layouts = {tensor: self.layout(tensor, depth) for tensor, depth in depths.items()}
+        compiled = {t: self._compiled(t, room) for t, room in self.roomy_depths().items()}
+        values = {
+            tensor: found
+            for tensor, found in layouts.items()
+            if tensor in compiled and _within(found, compiled[tensor])
+        }
         streams = expected.streams if expected else ()
         watched = watches(streams, self._fifos, values, kept)
-        module = self.module({**depths, **{tensor: roomy[tensor] for tensor in values}})
+        module = self._stitched({**layouts, **{t: compiled[t] for t in values}}, "network")
         lanes_in = module.inputs[0].bits // 8
         lanes_out = module.outputs[0].bits // self.output_bits
         shape = (len(codes), *self.shapes[self.executor.output][1:])
@@ -186,6 +236,12 @@ class Network:
             {name: found.checksums[instance] for name, instance in instances.items()},
             found.kept[instances[kept]] if kept else None,
         )
+
+
+def _within(found: fifo.Layout, compiled: fifo.Layout) -> bool:
+    """Return whether a FIFO of a run is a smaller one of that which is compiled."""
+    rows = compiled.rows * (compiled.segments if found.segments == 1 else 1)
+    return 0 < found.rows <= rows and found.segments <= compiled.segments
 
 
 def _with_rtl(node: FoldedNode, executor: Executor) -> NodeRtl:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fpga.operators.rtl_module import RtlModule, write_memories, write_sources
 from fpga.simulation.compare import run_and_compare
 from fpga.simulation.network import Network, NetworkRun
 from fpga.simulation.simulator import Stalls
+from fpga.sizing.design import Fifo
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement
 from lmaunet.stage import write_json
@@ -35,14 +37,14 @@ class Proof:
 
     alone: NetworkRun
     tight: NetworkRun
-    fifos: Mapping[str, tuple[int, int]]
+    fifos: Mapping[str, Fifo]
     agreements: tuple[Agreement, ...]
     streams: int
 
     @property
     def fifo_bits(self) -> int:
         """Bits of all FIFOs."""
-        return sum(bits * depth for bits, depth in self.fifos.values())
+        return sum(found.bits * found.depth for found in self.fifos.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures in plain JSON."""
@@ -60,7 +62,7 @@ class Proof:
             "interval_cycles": max(self.tight.intervals),
             "cycles": self.tight.cycles,
             "fifo_bits": self.fifo_bits,
-            "fifos": {t: {"bits": b, "depth": d} for t, (b, d) in self.fifos.items()},
+            "fifos": {t: dataclasses.asdict(found) for t, found in self.fifos.items()},
             # of one image, by stream, in cycles from its first beat in
             "streams": {
                 t: {"begin": begin, "end": self.alone.ends[t]}
@@ -78,6 +80,7 @@ def prove(
     evidence: Path,
     progress: Callable[[str], None],
     simulations: Path | None = None,
+    place: Callable[[Mapping[str, Fifo]], Mapping[str, str]] | None = None,
 ) -> Proof:
     """Simulate an image with roomy and with finite FIFOs, then 8, then 3 with stalls.
 
@@ -91,6 +94,8 @@ def prove(
         evidence: where both tensors are saved when the integers differ.
         progress: called with a line on what is being done.
         simulations: where compiled simulations are kept; a temporary folder where absent.
+        place: returns each FIFO's ``ram_style``, when it is known how deep they are; where absent
+            each has exactly the rows that it needs.
 
     Raises:
         Disagreement: where a stream or a value of the output differs, with the first stream in
@@ -105,13 +110,17 @@ def prove(
 
         def run(how: str, count: int, depths: Mapping[str, int], stalls: Stalls | None = None):
             return run_and_compare(
-                network, f"RTL{how}", images[:count], expected.first(count), depths,
+                built, f"RTL{how}", images[:count], expected.first(count), depths,
                 simulations or Path(name), evidence, stalls,
             )  # fmt: skip
 
         progress("simulating the RTL: how deep its FIFOs must be")
+        built = network
         roomy = run(" with roomy FIFOs", 1, network.roomy_depths())
         depths = network.needed_depths(roomy)
+        fifos = network.fifos(depths)
+        if place:
+            built = network.placed(place(fifos))
         progress("simulating the RTL with finite FIFOs")
         alone = run(", one image", 1, depths)
         _require_no_waiting(network, roomy, alone)
@@ -135,7 +144,7 @@ def prove(
         "integer executor, by checksum",
         0.0, 0, streams * (1 + 1 + IMAGES + STALLED_IMAGES), 0.0, True,
     )  # fmt: skip
-    proof = Proof(alone, tight, network.fifo_words(depths), (*agreements, inside), streams)
+    proof = Proof(alone, tight, fifos, (*agreements, inside), streams)
     write_json(folder / SIMULATION, proof.to_json())
     return proof
 

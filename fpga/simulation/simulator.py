@@ -53,13 +53,15 @@ class Watch:
     """A stream inside a module that a simulation watches.
 
     ``instance``: the name of the FIFO or of another instance that shows it. ``words``: 64-bit words
-    of an image; 0 where only the depth is given. ``depth``: of its FIFO, at most the one that it
-    was compiled with; 0 for that. ``keeps``: whether all words are kept, not their checksum only.
+    of an image; 0 where only the size is given. ``rows``, ``segments``: of its FIFO, at most those
+    that it was compiled with; 0 for these. One segment may have the rows of all. ``keeps``: whether
+    all words are kept, not their checksum only.
     """
 
     instance: str
     words: int
-    depth: int = 0
+    rows: int = 0
+    segments: int = 0
     keeps: bool = False
 
 
@@ -130,7 +132,7 @@ def simulate(
         for port in module.inputs:
             inputs[port.name].tofile(folder / f"{port.name}.bin")
         (folder / "streams.txt").write_text(
-            "".join(f"{w.instance} {w.words} {w.depth} {int(w.keeps)}\n" for w in watch)
+            "".join(f"{w.instance} {w.words} {w.rows} {w.segments} {int(w.keeps)}\n" for w in watch)
         )
         arguments = [name, name, str(limit), str(settle), str(stalls.seed), str(int(check_paths))]
         for port in module.ports:

@@ -9,9 +9,6 @@ from fpga.operators import fifo, width_converter
 from fpga.operators.rtl_module import Port, RtlModule, instance
 from lmaunet.errors import UserError
 
-SHALLOW = 2
-"""Words of a FIFO whose depth nobody asked for: a register stage."""
-
 
 @dataclass(frozen=True)
 class NodeRtl:
@@ -73,8 +70,7 @@ def stitch(
     nodes: Sequence[NodeRtl],
     source: str,
     sink: str,
-    depths: Mapping[str, int],
-    styles: Mapping[str, str] | None = None,
+    layouts: Mapping[str, fifo.Layout],
 ) -> RtlModule:
     """Return a design as one module with the ports ``in0_V`` and ``out0_V``.
 
@@ -82,8 +78,7 @@ def stitch(
         name: of the module.
         nodes: every node with its module.
         source, sink: the design's input and output tensor.
-        depths: of the FIFO of each tensor, in beats of its producer; :data:`SHALLOW` where absent.
-        styles: of the memory of each tensor's FIFO; ``auto`` where absent.
+        layouts: of the FIFO of each tensor; a register where absent.
 
     Raises:
         UserError: where the streams do not fit together.
@@ -92,8 +87,8 @@ def stitch(
     signals: dict[tuple[str, str], str] = {}  # by the node and its port
     ends: list[Port] = []
     for i, stream in enumerate(streams_of(nodes, source, sink)):
-        style = (styles or {}).get(stream.tensor, "auto")
-        queue = fifo.module(stream.port.bits, depths.get(stream.tensor, SHALLOW), style)
+        shallow = fifo.layout(stream.port.bits, fifo.SHALLOW)
+        queue = fifo.module(layouts.get(stream.tensor, shallow))
         start, end = _connect(design, i, stream, queue)
         if stream.producer is None:
             ends.insert(0, replace(stream.port, name=start))

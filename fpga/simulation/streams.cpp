@@ -2,10 +2,11 @@
 //
 // The modules call the functions below under VERILATOR, see fifo.sv. IN_FOLDER/streams.txt has a
 // line for each stream that is watched: the name of its instance, 64-bit words of an image (0: no
-// checksum), the depth of its FIFO (0: as compiled), 1 where its words are kept. It writes
+// checksum), rows and segments of its FIFO (0: as compiled), 1 where its words are kept. It writes
 // OUT_FOLDER/streams.txt, a line for each image that went through whole, instance and checksum, and
-// OUT_FOLDER/INSTANCE.words, what was kept. The checksum is the sum of mix(word ^ mix(position + STEP)) modulo 2^64, mix being the end
-// of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): it changes with a word's value and its place.
+// OUT_FOLDER/INSTANCE.words, what was kept. The checksum is the sum of mix(word ^ mix(position +
+// STEP)) modulo 2^64, mix being the end of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): it changes
+// with a word's value and its place.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -15,7 +16,7 @@
 namespace {
 struct Watched {
     std::string name;
-    uint64_t words, depth;
+    uint64_t words, rows, segments;
     bool keeps;
     uint64_t position = 0, sum = 0;
     std::vector<uint64_t> sums = {}, kept = {};
@@ -41,10 +42,10 @@ FILE* open_or_stop(const std::string& path, const char* mode) {
 void watch_streams(const std::string& folder) {
     FILE* file = open_or_stop(folder + "/streams.txt", "r");
     char name[256];
-    unsigned long long words, depth;
+    unsigned long long words, rows, segments;
     int keeps;
-    while (fscanf(file, "%255s %llu %llu %d", name, &words, &depth, &keeps) == 4)
-        watched.push_back(Watched{name, words, depth, keeps != 0});
+    while (fscanf(file, "%255s %llu %llu %llu %d", name, &words, &rows, &segments, &keeps) == 5)
+        watched.push_back(Watched{name, words, rows, segments, keeps != 0});
     fclose(file);
 }
 
@@ -70,15 +71,26 @@ extern "C" int stream_open(const char* path) {
     return -1;
 }
 
-// The depth of a stream's FIFO, which was compiled with another one.
-extern "C" int stream_depth(int stream, int compiled) {
-    const uint64_t depth = stream < 0 ? 0 : watched[stream].depth;
-    if (depth > static_cast<uint64_t>(compiled)) {
-        fprintf(stderr, "%s: a depth of %llu, expected at most %d, with which it was compiled\n",
-                watched[stream].name.c_str(), static_cast<unsigned long long>(depth), compiled);
+// The value of a run where it has one, else the compiled one, which it must not exceed.
+static int at_most(int stream, uint64_t value, int compiled, const char* what) {
+    if (value > static_cast<uint64_t>(compiled)) {
+        fprintf(stderr, "%s: %llu %s, expected at most %d, with which it was compiled\n",
+                watched[stream].name.c_str(), static_cast<unsigned long long>(value), what, compiled);
         exit(1);
     }
-    return depth ? static_cast<int>(depth) : compiled;
+    return value ? static_cast<int>(value) : compiled;
+}
+
+// The segments of a stream's FIFO.
+extern "C" int stream_segments(int stream, int compiled) {
+    return at_most(stream, stream < 0 ? 0 : watched[stream].segments, compiled, "segments");
+}
+
+// The rows of each of its segments; the first was compiled with the rows of all.
+extern "C" int stream_rows(int stream, int compiled, int segments) {
+    const bool alone = stream >= 0 && watched[stream].segments == 1;
+    if (stream < 0 || !watched[stream].rows) return compiled;
+    return at_most(stream, watched[stream].rows, alone ? compiled * segments : compiled, "rows");
 }
 
 extern "C" void stream_word(int stream, unsigned long long word) {

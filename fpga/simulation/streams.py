@@ -15,6 +15,7 @@ import numpy as np
 from fpga.graph.executor import Executor, Step
 from fpga.operators.arithmetic import type_bits
 from fpga.operators.common import is_signed
+from fpga.operators.fifo import Layout
 from fpga.operators.rtl_module import pack, unpack
 from fpga.simulation.simulator import Watch
 
@@ -172,18 +173,21 @@ def _beats(step: Step, port: int, *, output: bool) -> Beats:
 
 
 def watches(
-    streams: Sequence[Inside], fifos: Mapping[str, str], depths: Mapping[str, int], kept: str = ""
+    streams: Sequence[Inside],
+    fifos: Mapping[str, str],
+    layouts: Mapping[str, Layout],
+    kept: str = "",
 ) -> list[Watch]:
-    """Return what a simulation is told: the streams to watch, and the depths of FIFOs.
+    """Return what a simulation is told: the streams to watch, and the sizes of FIFOs.
 
     Args:
         streams: the streams.
         fifos: the name of each tensor's FIFO.
-        depths: of the FIFOs that have another depth than the compiled one, by tensor.
+        layouts: of the FIFOs that have other sizes than the compiled ones, by tensor.
         kept: the name of the stream whose words are kept.
     """
     told = {s.instance: Watch(s.instance, s.words, keeps=s.name == kept) for s in streams}
-    for tensor, depth in depths.items():
-        unwatched = Watch(fifos[tensor], 0)
-        told[fifos[tensor]] = replace(told.get(fifos[tensor], unwatched), depth=depth)
+    for tensor, found in layouts.items():
+        watch = told.get(fifos[tensor], Watch(fifos[tensor], 0))
+        told[fifos[tensor]] = replace(watch, rows=found.rows, segments=found.segments)
     return list(told.values())

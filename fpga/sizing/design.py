@@ -17,8 +17,6 @@ from fpga.sizing.schedule import Schedule
 from fpga.sizing.solver import place
 
 DEFAULT_CLOCK_MHZ = 250.0
-SHALLOW_FIFO = 2
-"""Words of a FIFO that is no join's: a register."""
 QUEUE = "FIFO of "  # a tensor is named as the node that makes it
 CONVERTERS, FIFOS = "stream width converters", "stream FIFOs"
 NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM", "ff": "flip-flops"}
@@ -26,10 +24,15 @@ NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM", "ff": "
 
 @dataclass(frozen=True)
 class Fifo:
-    """A queue on a stream: bits of a word, and words."""
+    """A queue on a stream: bits of a word, words, and how many of them share a row of a memory."""
 
     bits: int
     depth: int
+    pack: int = 1
+
+    def resources(self, stream: str = "") -> Resources:
+        """Return the estimate; ``stream``: the tensor that passes through it."""
+        return fifo.resources(self.bits, self.depth, stream, self.pack)
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,8 @@ class Design:
         """Return the node that sets the interval."""
         return max(self.nodes, key=lambda node: node.cycles())
 
-    def with_fifos(self, words: Mapping[str, tuple[int, int]]) -> Design:
-        """Return the design with other FIFOs: by tensor the bits of a word and the depth.
-
-        It may take more than the board has.
-        """
-        fifos = {tensor: Fifo(bits, depth) for tensor, (bits, depth) in words.items()}
+    def with_fifos(self, fifos: Mapping[str, Fifo]) -> Design:
+        """Return the design with other FIFOs, by tensor; it may take more than the board has."""
         design = Design.of(
             self.board, self.clock_mhz, self.nodes, self.schedule, self.resources, fifos
         )
@@ -121,4 +120,4 @@ class Design:
 
 
 def _queues(fifos: Mapping[str, Fifo]) -> dict[str, Resources]:
-    return {f"{QUEUE}{t}": fifo.resources(queue.bits, queue.depth, t) for t, queue in fifos.items()}
+    return {f"{QUEUE}{t}": queue.resources(t) for t, queue in fifos.items()}

@@ -89,9 +89,9 @@ def memory_map(
                 "stream": row["stream"],
                 "from": made[row["stream"]],
                 "to": used.get(row["stream"], "output"),
-                "width": row["width"],
+                "width": design.fifos[row["stream"]].bits,
                 "depth": design.fifos[row["stream"]].depth,
-                "bits": row["width"] * design.fifos[row["stream"]].depth,
+                "bits": design.fifos[row["stream"]].bits * design.fifos[row["stream"]].depth,
                 "kind": row["kind"],
                 "taken": row["taken"],
             }

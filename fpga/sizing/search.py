@@ -17,7 +17,7 @@ from fpga.board.boards import Board, larger_board
 from fpga.board.placement import SHELL, Placed, Resources, sum_of
 from fpga.graph.executor import Executor
 from fpga.operators import fifo, width_converter
-from fpga.sizing.design import CONVERTERS, NAMES, SHALLOW_FIFO, Design, Fifo
+from fpga.sizing.design import CONVERTERS, NAMES, Design, Fifo
 from fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
 from fpga.sizing.schedule import Schedule, schedule
 from fpga.sizing.solver import Option, options_of, solve
@@ -29,6 +29,9 @@ less memory, because a slower design lets more rows wait."""
 TRIED_WHERE_NOTHING_FITS = 12
 SAME = 0.03
 """Bounds of a part that differ by less than this share are taken for one."""
+PACKED_BITS = 36 * 1024
+"""Bits beyond which the words of a FIFO share rows: a block RAM. A word of a row that is not full
+can't be read, which needs that much of a lead."""
 ROUNDS = 2
 """How often the program is solved for one bound: the second time it knows the queues."""
 
@@ -109,7 +112,7 @@ class Sizing:
             fifos = self._fifos(found)
             converters = self._converters()
             between = converters.logic
-            queues = [fifo.resources(queue.bits, queue.depth) for queue in fifos.values()]
+            queues = [queue.resources() for queue in fifos.values()]
         resources: dict[str, Resources] = {node.name: node.resources() for node in self.nodes}
         resources[CONVERTERS] = converters
         nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
@@ -152,12 +155,15 @@ class Sizing:
         fifos = {}
         for name, node, place_in, bits, _ in self._streams():
             rows = found.rows_waiting.get((node.name, place_in), 0)
-            depth = SHALLOW_FIFO
+            depth, pack = fifo.SHALLOW, 1
             if rows > 1:
                 _, height, width, channels = self.shapes[name]
                 row_bits = math.ceil(height * width / self._rows(name)) * channels * 8
-                depth = max(SHALLOW_FIFO, math.ceil(rows * row_bits / bits))
-            fifos[name] = Fifo(bits, depth)
+                depth = max(fifo.SHALLOW, math.ceil(rows * row_bits / bits))
+                if depth * bits > PACKED_BITS:
+                    words = height * width * channels * 8 // bits
+                    pack = fifo.words_of_a_row(bits, words)
+            fifos[name] = Fifo(bits, depth, pack)
         return fifos
 
     def _rows(self, name: str) -> int:

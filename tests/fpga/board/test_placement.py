@@ -7,39 +7,22 @@ from fpga.board.memories import Memory
 from fpga.board.placement import SHELL_FF, Placed, held_in, total
 
 
-def test_memories_count_in_the_best_shape():
-    assert Memory("m", 36, 512).bram18 == 1
-    assert Memory("m", 8, 4096).bram18 == 2
-    assert Memory("m", 72, 4096).uram == 1
-    assert Memory("m", 8, 9 * 4096).uram == 1  # nine narrow words beside each other
-    assert Memory("m", 8, 9 * 4096 + 9).uram == 2
-
-
-def test_where_a_memory_can_go():
-    assert Memory("small", 8, 32).styles == ("distributed",)
-    assert Memory("narrow", 8, 64).styles == ("distributed", "block", "ultra")
-    assert Memory("fifo", 72, 4096).styles == ("block", "ultra")
-    # UltraRAM cannot be initialised
-    assert Memory("weights", 72, 4096, initialised=True).styles == ("block",)
-    assert Memory("weights", 36, 200, initialised=True).styles == ("block", "distributed")
-    # its RTL puts it into its usual place
-    assert Memory("row", 36, 256, decided=True).styles == ("block",)
-    assert Memory("row", 8, 64, decided=True).styles == ("distributed",)
-
-
 def test_what_a_memory_takes_in_each_place():
     fifo = Memory("m", 8, 32)
-    assert held_in(fifo, "distributed") == Placed(5, 0, 0, 0, 8)  # the register behind its port
+    assert held_in(fifo, "distributed") == Placed(8, 0, 0, 0, 8)  # the register behind its port
     assert held_in(fifo, "block") == Placed(0, 0, 0.5, 0)
     assert held_in(fifo, "ultra") == Placed(0, 0, 0, 1)
     assert held_in(Memory("m", 8, 64, initialised=True), "distributed") == Placed(8, 0, 0, 0)
+    assert held_in(Memory("m", 100, 1030), "ultra") == Placed(0, 0, 0, 2)
 
 
-def test_constants_in_luts_take_one_for_64():
-    assert Memory("m", 8, 64, initialised=True).lutram == 8
-    assert Memory("m", 8, 65, initialised=True).lutram == 12
-    assert Memory("m", 8, 32, initialised=True).lutram == 4
-    assert Memory("m", 14, 32).lutram == 8
+def test_a_chain_takes_its_segments_and_what_controls_each():
+    chain = Memory("m", 64, 3 * 4096 + 1, control=lambda rows: (50, 40))
+    assert held_in(chain, "ultra") == Placed(4 * 50, 0, 0, 4, 4 * (40 + 64))
+    # 25 times two block RAMs of 512 x 36, where three times 16 of 4096 x 4 leave a word over
+    assert held_in(chain, "block") == Placed(25 * 50, 0, 25, 0, 25 * (40 + 64))
+    short = Memory("m", 14, 64, control=lambda rows: (50, 40))
+    assert held_in(short, "distributed") == Placed(50 + 16, 0, 0, 0, 40 + 14 + 14)
 
 
 def test_excess_names_what_is_too_much():

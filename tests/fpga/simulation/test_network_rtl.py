@@ -46,7 +46,7 @@ def test_finite_fifos_change_nothing(network, codes, simulations, roomy):
 def test_each_tensor_begins_and_ends_where_its_words_are_seen(network, roomy):
     """Against what the harness saw at the borders, and in the order in which data flows."""
     source, sink = network.executor.input, network.executor.output
-    assert set(roomy.begins) == set(roomy.ends) == {source, *network.fifo_words({})}
+    assert set(roomy.begins) == set(roomy.ends) == {source, *network.fifos({})}
     assert roomy.begins[source] == 0
     # the output's FIFO is one register: its last word leaves a cycle after it came
     assert roomy.ends[sink] == roomy.latency - 2

@@ -12,6 +12,7 @@ from fpga.operators.rtl_module import RtlModule
 from fpga.simulation.network import NetworkRun
 from fpga.simulation.proof import IMAGES, STALLED_IMAGES, eight_images, prove
 from fpga.simulation.streams import Beats, Expected, Inside, checksum
+from fpga.sizing.design import Fifo
 from lmaunet.errors import Disagreement
 
 RIGHT = np.arange(IMAGES * 2 * 2 * 3).reshape(IMAGES, 2, 2, 3)
@@ -57,8 +58,8 @@ class StandIn:
     def needed_depths(self, run):
         return run.needed
 
-    def fifo_words(self, depths):
-        return {"skip": (8, depths["skip"]), "other": (16, 2)}
+    def fifos(self, depths):
+        return {"skip": Fifo(8, depths["skip"]), "other": Fifo(16, 2)}
 
     def module(self, depths):
         return RtlModule("network", (), {}, (), (), generated={"network.sv": "module"})

@@ -55,15 +55,15 @@ FAULTS = {
     "FIFOs that hold a word less than their depth": (
         [
             (
-                "fifo.sv",
-                "count != $bits(count)'(`ROOM)",
-                "count != $bits(count)'(`ROOM - 32'(FAULT))",
+                "fifo_segment.sv",
+                "in_ready <= count != COUNT_BITS'(rows - 1);",
+                "in_ready <= count != COUNT_BITS'(rows - 1 - 32'(FAULT));",
             )
         ],
         r"^the FIFO of \S+ refused a word in \d+ cycles, expected in none",
     ),
     "a FIFO that gives a word twice": (
-        [("fifo.sv", "if (put) read <=", "if (put && !(FAULT && read == 2)) read <=")],
+        [("fifo_segment.sv", "if (put) read <=", "if (put && !(FAULT && read == 2)) read <=")],
         rf"stream .+ differs from the integer executor in image 0 of 1, beat .*; {FIRST}",
     ),
 }
@@ -74,8 +74,8 @@ class Faulty(Network):
 
     chosen, smaller = 0, ""
 
-    def module(self, depths, styles=None, name="network"):
-        made = super().module(depths, styles, name)
+    def _stitched(self, layouts, name):
+        made = super()._stitched(layouts, name)
         memories = {**made.memories, "fault.hex": [f"{self.chosen:02x}"]}
         return dataclasses.replace(made, memories=memories)
 
@@ -125,7 +125,7 @@ def refusal(network: Network, codes, simulations, folder) -> str:
 
 def test_without_a_fault_every_stream_is_equal(faulty, codes, simulations, tmp_path):
     found = prove(faulty, codes, tmp_path, tmp_path, lambda line: None, simulations)
-    assert found.streams == len(faulty.fifo_words({})) + 2  # the input; a scan's accumulators
+    assert found.streams == len(faulty.fifos({})) + 2  # the input; a scan's accumulators
     assert set(found.tight.intervals) == {found.tight.intervals[0]}
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from fpga.board.boards import named_board
 from fpga.board.memories import KINDS
-from fpga.operators import fifo
-from fpga.sizing.design import FIFOS
+from fpga.sizing.design import FIFOS, Fifo
 from fpga.sizing.memory_map import JOIN_FIFOS, OTHER_FIFOS, memory_map, memory_rows
 from fpga.sizing.part_times import parts_of
 from fpga.sizing.search import Sizing
@@ -22,9 +21,14 @@ def design(whole):
 def require_all(rows, design):
     """Check that every block of every node is a memory of the map."""
     parts = {name: part.lut for name, part in design.resources.items()}
-    parts[FIFOS] = sum(
-        fifo.resources(queue.bits, queue.depth).lut for queue in design.fifos.values()
-    )
+    queues = [queue.resources() for queue in design.fifos.values()]
+    parts[FIFOS] = sum(part.lut for part in queues)
+    # what controls the memories of the FIFOs
+    for tensor, style in design.fifo_styles().items():
+        (memory,) = design.fifos[tensor].resources().memories
+        assert memory.control is not None
+        luts, _ = memory.control(memory.segment_rows(style))
+        parts[FIFOS] += memory.segments(style) * luts
     for node, placed in design.placed.items():
         own = [row for row in rows if row["node"] == node]
         for kind in ("bram36", "uram"):
@@ -39,11 +43,7 @@ def test_the_map_holds_every_memory(design):
     require_all(rows, design)
     assert sum(row["bits"] for row in rows) == sum(
         m.bits for node in design.resources.values() for m in node.memories
-    ) + sum(
-        m.bits
-        for queue in design.fifos.values()
-        for m in fifo.resources(queue.bits, queue.depth).memories
-    )
+    ) + sum(m.bits for queue in design.fifos.values() for m in queue.resources().memories)
 
 
 def test_a_memory_that_is_missing_is_caught(design):
@@ -79,12 +79,15 @@ def test_fifos_at_joins_are_told_apart(design):
 def test_the_largest_fifos_have_the_depths_that_were_given(design, whole):
     parts = parts_of(design.nodes, whole.lowered.graph.origins)
     streams = [tensor for node in design.nodes for tensor in node.step.outputs]
-    words = {tensor: (8, 2) for tensor in streams} | {streams[3]: (16, 4097)}
+    words = {tensor: Fifo(8, 2) for tensor in streams} | {streams[3]: Fifo(16, 4097, 4)}
     given = design.with_fifos(words)
     found = memory_map(memory_rows(given, {}), given, parts, "simulated")
     largest = found["fifos"][0]
     assert (largest["stream"], largest["width"], largest["depth"]) == (streams[3], 16, 4097)
     assert largest["bits"] == 16 * 4097 and largest["kind"] != "lutram"
+    # of its words 3 stand in registers, of the others four in a row of a memory
+    (row,) = (row for row in memory_rows(given, {}) if row["stream"] == streams[3])
+    assert (row["width"], row["depth"]) == (64, 1024)
     assert OTHER_FIFOS in {entry["purpose"] for entry in found["purposes"]}
     bits = [fifo["bits"] for fifo in found["fifos"]]
     assert bits == sorted(bits, reverse=True)

@@ -95,8 +95,12 @@ def test_every_memory_has_a_place(fastest):
 
 
 def test_other_fifos_change_only_the_fifos(fastest):
-    words = {t: (queue.bits, queue.depth + 40_000) for t, queue in fastest.fifos.items()}
-    deeper = fastest.with_fifos(words)
+    fifos = {
+        t: dataclasses.replace(queue, depth=queue.depth + 40_000)
+        for t, queue in fastest.fifos.items()
+    }
+    deeper = fastest.with_fifos(fifos)
+    assert deeper.fifos == fifos
     assert not deeper.fits and deeper.limits == fastest.limits
     assert deeper.schedule is fastest.schedule
     assert sum(deeper.placed.values(), Placed(0, 0, 0.0, 0)).dsp == fastest.total.dsp

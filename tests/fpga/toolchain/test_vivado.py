@@ -187,7 +187,7 @@ def test_without_vivado_it_is_said_what_to_install(build, monkeypatch):
 @pytest.mark.vivado
 def test_the_real_tool_routes_a_fifo(tmp_path):
     """The smallest design to try the script on, where the tool itself is installed."""
-    queue = fifo.module(8, 16)
+    queue = fifo.module(fifo.layout(8, 16))
     text = wrapper(queue, "network")
     module = RtlModule(
         "network", queue.sources, {}, queue.inputs, queue.outputs, generated={"network.sv": text}

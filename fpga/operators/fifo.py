@@ -17,6 +17,8 @@ SHALLOW = 2
 """Words of a FIFO whose depth nobody asked for: a register, which has no memory."""
 BEHIND = 3
 """Words of a depth that stand in registers behind the memories."""
+SEGMENT_DELAY = 3
+"""Cycles that a word takes through a segment."""
 ROW_COLUMNS = 3
 """UltraRAMs side by side that words which do not divide one may share."""
 

@@ -147,6 +147,11 @@ class Network:
         style = self.styles.get(tensor, "auto")
         return fifo.layout(self._word_bits[tensor], depth, style, self._pack(tensor))
 
+    def chain_delay(self, depths: Mapping[str, int]) -> int:
+        """Return the cycles that words need through segments beyond the first, of all FIFOs."""
+        layouts = [self.layout(tensor, depth) for tensor, depth in depths.items()]
+        return fifo.SEGMENT_DELAY * sum(found.segments - 1 for found in layouts)
+
     def module(self, depths: Mapping[str, int], name: str = "network") -> RtlModule:
         """Return the network as one module; ``depths``: of the FIFOs, in words."""
         return self._stitched({t: self.layout(t, depth) for t, depth in depths.items()}, name)
@@ -156,6 +161,15 @@ class Network:
 
     def _pack(self, tensor: str) -> int:
         return self.estimated[tensor].pack if tensor in self.estimated else 1
+
+    def holds(self, found: fifo.Layout, tensor: str, room: int) -> bool:
+        """Return whether a FIFO is a smaller one of that which is compiled for a tensor.
+
+        ``room``: words that it must be able to hold.
+        """
+        compiled = self._compiled(tensor, room)
+        rows = compiled.rows * (compiled.segments if found.segments == 1 else 1)
+        return 0 < found.rows <= rows and found.segments <= compiled.segments
 
     def _compiled(self, tensor: str, room: int) -> fifo.Layout:
         """Return a FIFO with room for all that any run may ask of it.
@@ -200,15 +214,17 @@ class Network:
         """
         # a FIFO with a memory is compiled with room for all: its size is a value of the run
         layouts = {tensor: self.layout(tensor, depth) for tensor, depth in depths.items()}
-        compiled = {t: self._compiled(t, room) for t, room in self.roomy_depths().items()}
+        rooms = self.roomy_depths()
         values = {
             tensor: found
             for tensor, found in layouts.items()
-            if tensor in compiled and _within(found, compiled[tensor])
+            if tensor in rooms and self.holds(found, tensor, rooms[tensor])
         }
         streams = expected.streams if expected else ()
         watched = watches(streams, self._fifos, values, kept)
-        module = self._stitched({**layouts, **{t: compiled[t] for t in values}}, "network")
+        module = self._stitched(
+            {**layouts, **{t: self._compiled(t, rooms[t]) for t in values}}, "network"
+        )
         lanes_in = module.inputs[0].bits // 8
         lanes_out = module.outputs[0].bits // self.output_bits
         shape = (len(codes), *self.shapes[self.executor.output][1:])
@@ -236,12 +252,6 @@ class Network:
             {name: found.checksums[instance] for name, instance in instances.items()},
             found.kept[instances[kept]] if kept else None,
         )
-
-
-def _within(found: fifo.Layout, compiled: fifo.Layout) -> bool:
-    """Return whether a FIFO of a run is a smaller one of that which is compiled."""
-    rows = compiled.rows * (compiled.segments if found.segments == 1 else 1)
-    return 0 < found.rows <= rows and found.segments <= compiled.segments
 
 
 def _with_rtl(node: FoldedNode, executor: Executor) -> NodeRtl:

@@ -60,8 +60,8 @@ def test_what_is_between_nodes_is_what_yosys_counts():
     assert width_converter.resources(24, 24) == type(register)(0, 0)
 
 
-# bits, words, place and words of a row; by yosys for UltraScale+: LUTs, flip-flops, block RAMs of 18
-# kbit and UltraRAMs (benchmarks/fpga_memories.py)
+# bits, words, place and words of a row; by yosys for UltraScale+: LUTs, flip-flops, block RAMs
+# of 18 kbit and UltraRAMs (benchmarks/fpga_memories.py)
 FIFOS = {
     (8, 40, "distributed", 1): (49, 56, 0, 0),
     (12, 100, "distributed", 1): (85, 75, 0, 0),

@@ -26,6 +26,7 @@ class StandIn:
     """A network of one join; ``changes`` are what a run, by its number, does otherwise."""
 
     waiting = frozenset({"skip"})
+    chains = 0
 
     def __init__(self, changes):
         self.changes, self.runs = changes, 0
@@ -58,6 +59,15 @@ class StandIn:
     def needed_depths(self, run):
         return run.needed
 
+    def chain_delay(self, depths):
+        assert depths == {"skip": 9}
+        return self.chains
+
+    def placed(self, styles):
+        assert styles == {"skip": "ultra"}
+        self.chains = 6
+        return self
+
     def fifos(self, depths):
         return {"skip": Fifo(8, depths["skip"]), "other": Fifo(16, 2)}
 
@@ -65,10 +75,12 @@ class StandIn:
         return RtlModule("network", (), {}, (), (), generated={"network.sv": "module"})
 
 
-def proved(folder, changes):
+def proved(folder, changes, place=None):
     # an image's number stands in it
     codes = np.arange(IMAGES).repeat(4).reshape(IMAGES, 2, 2, 1)
-    return prove(StandIn(changes), codes, folder, folder / "evidence", lambda line: None)
+    return prove(
+        StandIn(changes), codes, folder, folder / "evidence", lambda line: None, place=place
+    )
 
 
 def test_a_design_that_is_right_is_proved(tmp_path):
@@ -105,6 +117,19 @@ def test_a_design_that_is_wrong_is_refused(tmp_path, run, change, message):
     with pytest.raises(Disagreement, match=message):
         proved(tmp_path, {run: change})
     assert not (tmp_path / "simulation.json").exists()
+
+
+def test_chains_of_memories_may_add_what_a_word_needs_through_them(tmp_path):
+    def place(fifos):
+        assert fifos["skip"] == Fifo(8, 9)
+        return {"skip": "ultra"}
+
+    slower = {run: {"latency": 56} for run in (ALONE, TIGHT, STALLED)}
+    assert proved(tmp_path, slower, place).tight.latency == 56
+    for latency in (49, 57):
+        wrong = {run: {"latency": latency} for run in (ALONE, TIGHT, STALLED)}
+        with pytest.raises(Disagreement, match=f"{latency} cycles, expected 50 to 56"):
+            proved(tmp_path, wrong, place)
 
 
 def flipped(image: int, beat: int) -> np.ndarray:

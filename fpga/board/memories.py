@@ -29,18 +29,22 @@ KIND_OF = dict(zip(("distributed", "block", "ultra"), KINDS, strict=True))
 
 
 @functools.cache
+def _fewest(depth: int) -> list[int]:
+    """Return a table of the fewest block RAMs by width, as far as it was needed: from width 0."""
+    return [0]
+
+
 def block_rams(depth: int, width: int) -> int:
     """Return the fewest 18 kbit block RAMs that hold ``depth`` words of ``width`` bits.
 
     A word is cut into columns, each in the shape that suits it.
     """
-    if width <= 0:
-        return 0
-    return min(
-        math.ceil(depth / rows) + block_rams(depth, width - bits)
-        for rows, bits in BRAM18_SHAPES
-        if bits < 2 * width or bits == 1
-    )
+    fewest = _fewest(depth)
+    deep = [(math.ceil(depth / rows), bits) for rows, bits in BRAM18_SHAPES]
+    while len(fewest) <= width:
+        at = len(fewest)
+        fewest.append(min(count + fewest[max(0, at - bits)] for count, bits in deep))
+    return fewest[width]
 
 
 @functools.cache

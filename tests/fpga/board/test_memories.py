@@ -11,7 +11,7 @@ from fpga.operators import fifo
 
 finn = pytest.importorskip("finn.util.resource_models", reason="needs finn-plus")
 
-WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 18, 24, 27, 36, 37, 40, 64, 72, 90, 135, 288, 500)
+WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 18, 24, 27, 36, 37, 40, 64, 72, 90, 135, 288, 5000)
 DEPTHS = (1, 33, 511, 512, 513, 1024, 1025, 2047, 3000, 4096, 5001, 8192, 9000, 16384, 20000)
 
 

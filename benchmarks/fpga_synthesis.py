@@ -13,6 +13,7 @@ sums by operator and of the network, with ``--nodes`` a row for every node too.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import functools
 import sys
@@ -38,6 +39,7 @@ from synthesis import synthesize_all
 
 from fpga.board.boards import Board, named_board
 from fpga.build import HARDWARE, RESOURCES
+from fpga.operators.fifo import Layout
 from fpga.simulation.proof import SIMULATION
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
@@ -60,10 +62,8 @@ def main(arguments: argparse.Namespace) -> int:
     board = board_of(arguments.build)
     model, network = load_network(arguments.build)
     simulation = arguments.build / SIMULATION
-    depths = None
-    if simulation.exists():
-        depths = {t: entry["depth"] for t, entry in read_json(simulation)["fifos"].items()}
-    parts = parts_of(network, model, board.part, depths)
+    fifos = built_fifos(simulation) if simulation.exists() else None
+    parts = parts_of(network, model, board.part, fifos)
     synthesis = functools.partial(
         synthesize_all, wasm_cache=arguments.wasm_cache, timeout_s=arguments.timeout_s
     )
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
         "hardware_sha256": sha256(arguments.build / HARDWARE),
         "note": arguments.note,
         "board": board.name,
-        "fifos": "as simulated" if depths is not None else "not simulated: at joins not counted",
+        "fifos": "as simulated" if fifos is not None else "not simulated: at joins not counted",
         "provenance": {"yosys": "synthesised", "estimated": "estimated", "finn": "estimated"},
         "counted": COUNTED,
         "left_out": left_out(unknown),
@@ -98,6 +98,15 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"left out, because not in the cache: {len(unknown)} rows")
     print(f"written: {arguments.output}")
     return 0
+
+
+def built_fifos(simulation: Path) -> dict[str, Layout]:
+    """Return how the FIFOs of a simulated design are built, by tensor."""
+    names = [field.name for field in dataclasses.fields(Layout)]
+    return {
+        tensor: Layout(**{name: entry[name] for name in names})
+        for tensor, entry in read_json(simulation)["fifos"].items()
+    }
 
 
 def board_of(build: Path) -> Board:

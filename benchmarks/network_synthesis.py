@@ -79,7 +79,7 @@ def load_network(folder: Path) -> tuple[Any, Network]:
 
 
 def parts_of(
-    network: Network, model: Any, part: str, depths: Mapping[str, int] | None
+    network: Network, model: Any, part: str, fifos: Mapping[str, fifo.Layout] | None
 ) -> list[Part]:
     """Return every node of a network, and what is on the streams between them.
 
@@ -87,8 +87,8 @@ def parts_of(
         network: of the folded graph.
         model: the same graph, a qonnx ModelWrapper.
         part: the device that FINN+ estimates for.
-        depths: of the FIFOs, by their tensor, two words where absent. If None, those of joins are
-            unknown and left out.
+        fifos: how they are built, by their tensor, a register where absent. If None, those of joins
+            are unknown and left out.
     """
     own = {node.output[0]: node for node in model.graph.node}
     parts = []
@@ -98,12 +98,11 @@ def parts_of(
         parts.append(Part(node.name, step.op_type, node.module, estimated, finn))
     executor = network.executor
     for stream in streams_of(network.nodes, executor.input, executor.output):
-        bits, depth = stream.port.bits, (depths or {}).get(stream.tensor, fifo.SHALLOW)
-        if depths is not None or stream.tensor not in network.waiting:
-            module = fifo.module(fifo.layout(bits, depth))
-            parts.append(
-                Part(stream.tensor, FIFO, module, fifo.resources(bits, depth), NO_ESTIMATE)
-            )
+        bits = stream.port.bits
+        if fifos is not None or stream.tensor not in network.waiting:
+            layout = (fifos or {}).get(stream.tensor, fifo.layout(bits, fifo.SHALLOW))
+            estimated = fifo.resources_of(layout)
+            parts.append(Part(stream.tensor, FIFO, fifo.module(layout), estimated, NO_ESTIMATE))
         if stream.producer and stream.consumer:
             to = stream.consumer[1].bits
             if to != bits:

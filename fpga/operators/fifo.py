@@ -135,3 +135,9 @@ def resources(bits: int, depth: int, stream: str = "", pack: int = 1) -> Resourc
     row = bits * pack
     ff = 4 * row - bits + 2 * count_bits(pack) + 3
     return Resources(2 * row + 5 - bits // 3, 0, (memory,), ff)
+
+
+def resources_of(found: Layout) -> Resources:
+    """Return the estimate of a FIFO as it is built; its memory is in the place of its style."""
+    depth = found.rows * found.segments * found.pack + BEHIND if found.rows else SHALLOW
+    return resources(found.bits, depth, pack=found.pack)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fpga.operators.fifo import Layout
 from fpga.operators.rtl_module import RtlModule, write_memories, write_sources
 from fpga.simulation.compare import run_and_compare
 from fpga.simulation.network import Network, NetworkRun
@@ -31,13 +32,14 @@ class Proof:
     """What the simulations showed.
 
     ``alone``, ``tight``: the runs of one and of 8 images with finite FIFOs and without stalls.
-    ``fifos``: of each stream the bits of a word and the depth. ``streams``: how many streams were
-    compared, accumulators of scans among them.
+    ``fifos``, ``layouts``: of each stream, what it needs and how it is built. ``streams``: how many
+    streams were compared, accumulators of scans among them.
     """
 
     alone: NetworkRun
     tight: NetworkRun
     fifos: Mapping[str, Fifo]
+    layouts: Mapping[str, Layout]
     agreements: tuple[Agreement, ...]
     streams: int
 
@@ -62,7 +64,10 @@ class Proof:
             "interval_cycles": max(self.tight.intervals),
             "cycles": self.tight.cycles,
             "fifo_bits": self.fifo_bits,
-            "fifos": {t: dataclasses.asdict(found) for t, found in self.fifos.items()},
+            "fifos": {
+                t: dataclasses.asdict(found) | {"depth": self.fifos[t].depth}
+                for t, found in self.layouts.items()
+            },
             # of one image, by stream, in cycles from its first beat in
             "streams": {
                 t: {"begin": begin, "end": self.alone.ends[t]}
@@ -144,7 +149,8 @@ def prove(
         "integer executor, by checksum",
         0.0, 0, streams * (1 + 1 + IMAGES + STALLED_IMAGES), 0.0, True,
     )  # fmt: skip
-    proof = Proof(alone, tight, fifos, (*agreements, inside), streams)
+    layouts = {tensor: built.layout(tensor, queue.depth) for tensor, queue in fifos.items()}
+    proof = Proof(alone, tight, fifos, layouts, (*agreements, inside), streams)
     write_json(folder / SIMULATION, proof.to_json())
     return proof
 

@@ -1,5 +1,6 @@
 """What the benchmark of synthesised designs writes, with yosys and the design stood in for."""
 
+import dataclasses
 import json
 import sys
 
@@ -23,7 +24,13 @@ def build(tmp_path, monkeypatch):
     def parts_of(network, model, part, depths):
         asked.append((part, depths))
         return [
-            Part(str(bits), "FIFO", fifo.module(bits, 2), fifo.resources(bits, 2), NO_ESTIMATE)
+            Part(
+                str(bits),
+                "FIFO",
+                fifo.module(fifo.layout(bits, 2)),
+                fifo.resources(bits, 2),
+                NO_ESTIMATE,
+            )
             for bits in (8, 8, 400)
         ]
 
@@ -59,7 +66,7 @@ def test_sums_say_what_they_hold(build, monkeypatch, capsys):
 def test_an_unfinished_run_says_what_is_left_out(build, monkeypatch):
     folder, _ = build
     cached = benchmark.Synthesiser(folder / "cache", benchmark.synthesize_all)
-    cached.run([fifo.module(8, 2)], "xcup")
+    cached.run([fifo.module(fifo.layout(8, 2))], "xcup")
     found = run(monkeypatch, folder, "--only-cached")
     assert found["network"]["rows"] == 2
     assert found["left_out"]["rows"] == {"FIFO": 1}
@@ -68,10 +75,11 @@ def test_an_unfinished_run_says_what_is_left_out(build, monkeypatch):
 
 def test_fifos_are_as_deep_as_simulated(build, monkeypatch):
     folder, asked = build
-    simulated = {"fifos": {"a": {"bits": 8, "depth": 77}}}
+    layout = fifo.layout(8, 77, "block", 4)
+    simulated = {"fifos": {"a": dataclasses.asdict(layout) | {"depth": 77}}}
     (folder / "simulation.json").write_text(json.dumps(simulated))
     assert run(monkeypatch, folder)["fifos"] == "as simulated"
-    assert asked == [("xczu7ev-ffvc1156-2-e", {"a": 77})]
+    assert asked == [("xczu7ev-ffvc1156-2-e", {"a": layout})]
 
 
 def test_a_folder_without_a_build_is_refused(tmp_path):

@@ -76,7 +76,7 @@ def part(name, module, operator="MVAU", finn=None) -> Part:
 PARTS = [
     part("a", matrix("01"), finn={"lut": 0, "dsp": 2}),
     part("b", matrix("02"), finn={"lut": 0, "dsp": 2}),
-    part("c", fifo.module(8, 2), FIFO),
+    part("c", fifo.module(fifo.layout(8, 2)), FIFO),
 ]
 
 
@@ -90,7 +90,9 @@ def check_that_digests_differ(digest):
     assert of != digest(matrix(LANE_BITS=18), "xcup")
     assert of != digest(matrix(), "xc7")
     assert of != digest(dataclasses.replace(matrix(), generated={"x.sv": "module"}), "xcup")
-    assert digest(fifo.module(8, 2), "xcup") != digest(fifo.module(8, 32), "xcup")
+    assert digest(fifo.module(fifo.layout(8, 2)), "xcup") != digest(
+        fifo.module(fifo.layout(8, 32)), "xcup"
+    )
 
 
 def test_other_parameters_sources_or_families_are_other_modules(mutant_of):
@@ -147,7 +149,7 @@ def test_operands_are_made_to_fit_the_smaller_dsp():
     }  # fmt: skip
     narrow = dataclasses.replace(module, parameters=wide | {"MULTIPLIER_BITS": 17})
     assert for_dsp48e1(narrow).parameters == narrow.parameters
-    assert for_dsp48e1(fifo.module(8, 2)) == fifo.module(8, 2)
+    assert for_dsp48e1(fifo.module(fifo.layout(8, 2))) == fifo.module(fifo.layout(8, 2))
 
 
 def test_rows_sum_up_and_what_finn_does_not_know_is_never_zero(tmp_path):
@@ -194,13 +196,15 @@ def folded(whole):
 
 def test_a_design_is_its_nodes_its_fifos_and_its_converters(folded):
     model, network = folded
-    depths = dict.fromkeys(network.waiting, 100)
-    parts = parts_of(network, model, BOARD.part, depths)
+    fifos = {tensor: network.layout(tensor, 100) for tensor in network.waiting}
+    parts = parts_of(network, model, BOARD.part, fifos)
     nodes = [p for p in parts if p.operator not in (FIFO, CONVERTER)]
     assert [p.name for p in nodes] == [node.name for node in network.nodes]
     # a stream more than tensors that a node puts out: the image
     assert sum(p.operator == FIFO for p in parts) == 1 + sum(len(n.outputs) for n in network.nodes)
-    deep = {p.name for p in parts if p.module == fifo.module(p.module.inputs[0].bits, 100)}
+    deep = {
+        p.name for p in parts if p.module == fifo.module(fifo.layout(p.module.inputs[0].bits, 100))
+    }
     assert deep == network.waiting
     converters = [p for p in parts if p.operator == CONVERTER]
     assert converters

@@ -86,6 +86,8 @@ def test_a_fifo_is_what_yosys_counts(case):
     assert (found.bram36, found.uram) == (bram18 / 2, uram)
     assert found.lut == pytest.approx(lut, rel=0.05)
     assert found.ff == pytest.approx(ff, rel=0.02)
+    layout = fifo.layout(bits, depth, style, pack)
+    assert usually_placed(fifo.resources_of(layout), style) == found
 
 
 def test_every_operator_has_flip_flops():

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
+from fpga.operators import fifo
 from fpga.operators.rtl_module import RtlModule
 from fpga.simulation.network import NetworkRun
 from fpga.simulation.proof import IMAGES, STALLED_IMAGES, eight_images, prove
@@ -59,6 +60,9 @@ class StandIn:
     def needed_depths(self, run):
         return run.needed
 
+    def layout(self, tensor, depth):
+        return fifo.layout(16 if tensor == "other" else 8, depth)
+
     def chain_delay(self, depths):
         assert depths == {"skip": 9}
         return self.chains
@@ -88,6 +92,9 @@ def test_a_design_that_is_right_is_proved(tmp_path):
     assert found.fifo_bits == 8 * 9 + 16 * 2
     content = found.to_json()
     assert content["bit_exact"] and content["interval_cycles"] == 40
+    assert content["fifos"]["skip"] == {
+        "bits": 8, "depth": 9, "pack": 1, "rows": 6, "segments": 1, "style": "auto"
+    }  # fmt: skip
     assert content["streams"] == {"skip": {"begin": 3, "end": 30}}
     assert content["proof"] == {
         "streams_compared": 2, "images": IMAGES, "images_with_stalls": STALLED_IMAGES,

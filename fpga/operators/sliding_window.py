@@ -61,9 +61,9 @@ class Geometry:
         height, width = self.size
         rows, columns = self.windows
         lines = height if rows == 1 else stride_h
-        next_row = lines * width - (columns - 1) * stride_w
+        next_window = max(stride_w, lines * width - (columns - 1) * stride_w)
         behind = columns * max(0, kernel_h * kernel_w - stride_w)
-        pixels = (kernel_h - 1) * width + kernel_w + stride_w + min(next_row, behind)
+        pixels = (kernel_h - 1) * width + kernel_w + min(next_window, behind)
         return pixels * self.folds + ON_THE_WAY
 
 

@@ -159,23 +159,23 @@ BY_HAND = [
               "weightDataType": "INT4", "outputDataType": "INT15"},
      Resources(30 + 4 * 15 + 63, 4, (Memory("weights", 16, 2 * 4, initialised=True),),
                25 + 4 * (15 + 4) + 4 * 12 + 122)),
-    # 2 lines of 12 pixels and 5 of the third, 1 of the next window or the 5 of the next row, and 4
-    # words: an address of 7 bits. A run of 15, 3 lines, 8 windows, 18 rows: 4 + 2 + 3 + 5 bits
+    # 2 lines of 12 pixels and 5 of the third, the next row's first 5, and 4 words: an address of 7
+    # bits. A run of 15, 3 lines, 8 windows, 18 rows: 4 + 2 + 3 + 5 bits
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 2, "ConvKernelDim": (3, 5), "Stride": (1, 1), "parallel_window": 0},
-     Resources(16 + 63 + 42 - 27, 0, (Memory("line", 16, (24 + 5 + 1 + 5) * 3 + 4),),
+     Resources(16 + 63 + 42 - 27, 0, (Memory("line", 16, (24 + 5 + 5) * 3 + 4),),
                32 + 23 + 35 + 28)),
     # the row that a stride of 2 passes over; a run of 2, 2 lines, 3 folds, 11 windows, 10 rows
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 2, "ConvKernelDim": (2, 2), "Stride": (2, 1), "parallel_window": 0,
       "depthwise": 1},
-     Resources(16 + 63 + 36 - 27, 0, (Memory("line", 16, (12 + 2 + 1 + 14) * 3 + 4),),
+     Resources(16 + 63 + 36 - 27, 0, (Memory("line", 16, (12 + 2 + 14) * 3 + 4),),
                32 + 23 + 35 + 24)),
-    # a map of one column lies on its side: 3 pixels, 2 of the next window or at the end, 8 windows
+    # a map of one column lies on its side: 3 pixels, the next map's first 3, 8 windows
     ("ConvolutionInputGenerator",
      {**WINDOW, "IFMDim": (17, 1), "SIMD": 2, "ConvKernelDim": (3, 1), "Stride": (2, 1),
       "parallel_window": 0},
-     Resources(16 + 45 + 21 - 27, 0, (Memory("line", 16, (3 + 2 + 3) * 3 + 4),),
+     Resources(16 + 45 + 21 - 27, 0, (Memory("line", 16, (3 + 3) * 3 + 4),),
                32 + 23 + 25 + 14)),
     # every pixel of the window in registers, four groups of them; a column of 144 bits and a bit
     # in the queue, two lines of 12 places; 20 rows and 12 columns are counted
@@ -195,7 +195,7 @@ BY_HAND = [
     # a window of one pixel is never parallel
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 6, "ConvKernelDim": (1, 1), "Stride": (1, 1), "parallel_window": 1},
-     Resources(32 + 27 + 27 - 27, 0, (Memory("line", 48, 2 + 4),), 96 + 23 + 15 + 18)),
+     Resources(32 + 27 + 27 - 27, 0, (Memory("line", 48, 1 + 4),), 96 + 23 + 15 + 18)),
     # 3 beats, 24 rows and 18 columns: counters of 2, 5 and 5 bits
     *((name, {**INT8, "SIMD": 2, "NumChannels": 6, "ImgDim": (20, 12), "Padding": (1, 2, 3, 4)},
        Resources(19 + 12, 0, (), 34 + 12)) for name in ("FMPadding", "PadWithCode")),

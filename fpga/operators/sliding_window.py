@@ -42,6 +42,7 @@ class Geometry:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     folds: int
+    depthwise: bool
 
     @property
     def windows(self) -> tuple[int, int]:
@@ -55,16 +56,16 @@ class Geometry:
 
         A window's lines and pixels, and what comes while one is put out: the pixels that the next
         window of the row needs beyond it, or the next row's first; fewer where windows are put out
-        faster than pixels come.
+        faster than pixels come. A depthwise window frees no fold before it has put out the last.
         """
         (kernel_h, kernel_w), (stride_h, stride_w) = self.kernel, self.stride
         height, width = self.size
-        rows, columns = self.windows
-        lines = height if rows == 1 else stride_h
-        next_window = max(stride_w, lines * width - (columns - 1) * stride_w)
+        columns = self.windows[1]
+        next_row = min(stride_h, height) * width - (columns - 1) * stride_w
         behind = columns * max(0, kernel_h * kernel_w - stride_w)
-        pixels = (kernel_h - 1) * width + kernel_w + min(next_window, behind)
-        return pixels * self.folds + ON_THE_WAY
+        pixels = (kernel_h - 1) * width + kernel_w + min(max(stride_w, next_row), behind)
+        held = (stride_w - 1) * (self.folds - 1) if self.depthwise else 0
+        return pixels * self.folds + held + ON_THE_WAY
 
 
 class ConvolutionInputGenerator(Operator):
@@ -85,8 +86,10 @@ class ConvolutionInputGenerator(Operator):
         return views.transpose(0, 1, 2, 4, 5, 3).reshape(n, height, width, -1)
 
     def streamed(self, tensor: np.ndarray) -> np.ndarray:
-        """Return the windows as they come: all taps of SIMD channels first, or all channels of a
-        tap where neither a depthwise unit follows nor the form is parallel.
+        """Return the windows as they come.
+
+        All taps of SIMD channels come first where a depthwise unit follows, and in a beat of the
+        parallel form; else all channels of a tap.
         """
         if not self.attributes["depthwise"] and not self.parallel:
             return tensor
@@ -160,7 +163,8 @@ class ConvolutionInputGenerator(Operator):
         size, kernel, stride = (tuple(a[n]) for n in ("IFMDim", "ConvKernelDim", "Stride"))
         if size[1] == 1:
             size, kernel, stride = size[::-1], kernel[::-1], stride[::-1]
-        return Geometry(size, kernel, stride, a["IFMChannels"] // a["SIMD"])
+        folds = a["IFMChannels"] // a["SIMD"]
+        return Geometry(size, kernel, stride, folds, bool(a["depthwise"]))
 
     def memories(self) -> tuple[Memory, ...]:
         """Return the memories as the RTL has them, but for those of at most 32 words.
@@ -199,10 +203,9 @@ class ConvolutionInputGenerator(Operator):
         groups, folds = self._groups(), count_bits(g.folds)
         queue = _lutram(sum(groups) + 1)
         if not self.parallel:
-            run, group = (g.kernel[1], g.folds) if self.attributes["depthwise"] else (
-                g.kernel[1] * g.folds, 1
-            )  # fmt: skip
-            counters = sum(map(count_bits, (run, group, g.kernel[0], *g.windows)))
+            run, group = (1, g.folds) if g.depthwise else (g.folds, 1)
+            counted = (run * g.kernel[1], group, g.kernel[0], *g.windows)
+            counters = sum(map(count_bits, counted))
             address = count_bits(g.depth)
             return Resources(
                 queue + 9 * address + 3 * counters - 27, 0, self.memories(),
@@ -237,7 +240,7 @@ class ConvolutionInputGenerator(Operator):
                 "KERNEL_W": g.kernel[1],
                 "STRIDE_H": g.stride[0],
                 "STRIDE_W": g.stride[1],
-                "DEPTHWISE": int(bool(a["depthwise"])),
+                "DEPTHWISE": int(g.depthwise),
                 "PARALLEL": int(self.parallel),
                 "DEPTH": g.depth,
                 "STYLE": a.get("ram_style", "auto"),

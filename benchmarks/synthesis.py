@@ -239,8 +239,7 @@ def read_commands(modules: Mapping[str, RtlModule], folder: Path, rtl: Path = RT
         files[f"{name}.sv"] = None
     # only relative paths: the program sees no folder but its own
     tops = " ".join(f"--top {name}" for name in modules)
-    # the last option is for the files that FINN+ generates
-    options = "--threads 1 --ignore-assertions --allow-use-before-declare"
+    options = "--threads 1 --ignore-assertions"
     return (
         f"read_slang {options} {tops} {' '.join(files)}\n"
         # its name for a ROM of LUTs

@@ -48,7 +48,7 @@ class BuildDetail:
                     "name": self.names[folded.name],
                     "op": folded.op_type,
                     "backend": domain.rsplit(".", 1)[1],
-                    "hardware": _hardware(folded.operator, domain),
+                    "hardware": whose_rtl(folded.operator, domain),
                     "origin": self.lowered.graph.origins[folded.name],
                     "part": self.parts[folded.name],
                     "shape": list(self.lowered.graph.shapes[folded.name]),
@@ -177,10 +177,13 @@ class BuildDetail:
         return detail | (_simulated(self.proof, design.clock_mhz) if self.proof else {})
 
 
-def _hardware(operator: Operator, domain: str) -> str:
-    """Return whose RTL the node becomes, and what it stands in for."""
-    if operator.rtl_of_finn:
-        return "RTL of FINN+"
+def whose_rtl(operator: Operator, domain: str) -> str:
+    """Return that a node becomes RTL of our own, and what that stands in for.
+
+    Args:
+        operator: the node's.
+        domain: of the node in FINN+'s graph: the backend that FINN+ would take.
+    """
     if operator.finn_attributes is not None:
         return OWN_RTL
     return f"{OWN_RTL}, in place of {'FINN+' if domain.endswith('.rtl') else 'HLS'}"

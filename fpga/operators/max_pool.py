@@ -1,4 +1,4 @@
-"""Pool: the maximum of the taps that FINN+'s depthwise window generator puts out.
+"""Pool: the maximum of the taps that a depthwise window generator puts out.
 
 That generator's order is (pixel, group of SIMD channels, row of the window, column, SIMD), and the
 window's parallelism is the pool's PE.

@@ -66,8 +66,6 @@ class Operator(abc.ABC):
     """Whether it is folded together with the window generator before it."""
     wide: ClassVar[bool] = False
     """Whether accumulators go in or come out, which only float64 holds exactly."""
-    rtl_of_finn: ClassVar[bool] = False
-    """Whether its RTL is FINN+'s; else it is of our own."""
     finn_attributes: ClassVar[FinnAttributes | None] = None
     """Of an operator that FINN+ does not have: its attributes, as qonnx declares them."""
 

@@ -9,6 +9,8 @@ import cases
 import pytest
 
 import fpga
+from fpga.build_detail import whose_rtl
+from fpga.environment import DOMAIN
 from fpga.operators.operator import Operator
 from fpga.operators.registry import OPERATORS, kind_of, operator
 from lmaunet.errors import UserError
@@ -33,14 +35,18 @@ def test_an_operators_file_is_enough_to_be_known():
         operator("Crop_rtl", {})
 
 
-def named_in(path: Path) -> set[str]:
-    """The operators that a file names in its code; docstrings tell what they like."""
-    texts = {
+def texts_in(path: Path) -> set[str]:
+    """The texts in a file's code."""
+    return {
         node.value
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    return texts & set(OPERATORS)
+
+
+def named_in(path: Path) -> set[str]:
+    """The operators that a file names in its code; docstrings tell what they like."""
+    return texts_in(path) & set(OPERATORS)
 
 
 def test_no_second_list_names_the_operators():
@@ -80,6 +86,30 @@ def test_every_folding_is_legal_and_moves_the_same_values(name):
         ]
         elements[tuple(folding.values())] = folded.cycles() * folded.lanes(0, output=False)
     assert len(elements) > 1 and len(set(elements.values())) == 1
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_whose_rtl_a_node_becomes(name):
+    """FINN+'s RTL of what has some is never taken, and its HLS neither."""
+    node = OPERATORS[name]({})
+    own = node.finn_attributes is not None
+    assert (
+        whose_rtl(node, f"{DOMAIN}.rtl") == f"RTL of our own{'' if own else ', in place of FINN+'}"
+    )
+    assert whose_rtl(node, f"{DOMAIN}.hls") == f"RTL of our own{'' if own else ', in place of HLS'}"
+
+
+def test_every_source_is_a_file_of_ours():
+    named = {
+        text
+        for kind in OPERATORS.values()
+        for text in texts_in(ROOT / "operators" / f"{kind.__module__.rsplit('.', 1)[1]}.py")
+        if text.endswith((".sv", ".v"))
+    }
+    assert len(named) > 20
+    assert all((ROOT / "operators" / name).exists() for name in named)
+    modules = [case.module() for case in EXAMPLES.values()]
+    assert not any(module.generated for module in modules)
 
 
 def test_what_lacks_a_method_is_no_operator():

@@ -94,7 +94,7 @@ def test_every_operator_has_flip_flops():
     scan = {"NumChannels": 4, "States": 4, "PD": 1, "PN": 1, "StateBits": 18, "ABits": 12,
             "DBits": 16}  # fmt: skip
     window = {"SIMD": 2, "ConvKernelDim": (3, 3), "IFMDim": (8, 8), "IFMChannels": 4,
-              "inputDataType": "INT8", "Stride": (1, 1)}  # fmt: skip
+              "inputDataType": "INT8", "Stride": (1, 1), "depthwise": 1}  # fmt: skip
     common = {"PE": 2, "SIMD": 2, "inputDataType": "INT8", "outputDataType": "INT20",
               "weightDataType": "INT8", "NumChannels": 4, "Channels": 4, "Kernel": (3, 3), "MW": 4,
               "MH": 4, "ImgDim": (4, 4), "Padding": (1, 1, 1, 1), "IsShift": 0, "Entries": 256,
@@ -110,18 +110,48 @@ def test_every_operator_has_flip_flops():
 
 def test_a_parallel_window_is_in_registers():
     window = {"SIMD": 12, "ConvKernelDim": (3, 3), "IFMDim": (130, 130), "IFMChannels": 12,
-              "inputDataType": "INT8", "Stride": (1, 1)}  # fmt: skip
+              "inputDataType": "INT8", "Stride": (1, 1), "depthwise": 0}  # fmt: skip
     serial, parallel = (
         operator("ConvolutionInputGenerator", window | {"parallel_window": p}).resources()
         for p in (0, 1)
     )
-    assert parallel.ff - serial.ff == 3 * 9 * 12 * 8 - 2 * 12 * 8
+    assert parallel.ff > 9 * 12 * 8 > serial.ff
+
+
+# By yosys, its memories of lines in UltraRAM: the map, channels, kernel, stride, SIMD, depthwise,
+# parallel; LUTs, flip-flops.
+WINDOWS = [
+    (258, 24, 3, 1, 24, 0, 0, 236, 495), (258, 24, 3, 1, 12, 0, 0, 190, 310),
+    (130, 48, 3, 1, 48, 0, 0, 341, 874), (130, 48, 3, 1, 16, 0, 0, 213, 371),
+    (66, 96, 3, 1, 8, 0, 0, 168, 246), (34, 192, 3, 1, 8, 0, 0, 167, 246),
+    (18, 64, 3, 1, 1, 1, 0, 141, 139), (256, 24, 2, 2, 4, 1, 0, 156, 180),
+    (256, 24, 2, 2, 24, 1, 0, 215, 477), (64, 96, 2, 2, 1, 1, 0, 160, 145),
+    (134, 48, 7, 1, 4, 1, 0, 214, 204), (258, 1, 3, 1, 1, 0, 1, 78, 183),
+    (258, 24, 3, 1, 24, 0, 1, 414, 2583), (66, 24, 3, 1, 12, 1, 1, 592, 1337),
+    (134, 48, 7, 1, 8, 1, 1, 1942, 3843), (134, 48, 7, 1, 16, 1, 1, 3780, 7535),
+    (134, 24, 7, 1, 24, 1, 1, 927, 11065), (70, 96, 7, 1, 4, 1, 1, 1000, 1998),
+    (38, 192, 7, 1, 2, 1, 1, 170, 1061),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "kernel", "stride", "simd", "depthwise", "parallel", "lut", "ff"), WINDOWS
+)
+def test_a_window_is_what_yosys_counts(
+    side, channels, kernel, stride, simd, depthwise, parallel, lut, ff
+):
+    window = {"SIMD": simd, "ConvKernelDim": (kernel, kernel), "IFMDim": (side, side),
+              "IFMChannels": channels, "inputDataType": "INT8", "Stride": (stride, stride),
+              "depthwise": depthwise, "parallel_window": parallel}  # fmt: skip
+    found = operator("ConvolutionInputGenerator", window).resources()
+    assert abs(found.lut / lut - 1) < 0.1
+    assert abs(found.ff / ff - 1) < 0.05
 
 
 # Every estimate worked by hand from what its docstring says. Sizes are odd and unequal, so that no
 # two of them can be taken for each other.
 INT8 = {"inputDataType": "INT8"}
-WINDOW = {**INT8, "IFMDim": (20, 12), "IFMChannels": 6}
+WINDOW = {**INT8, "IFMDim": (20, 12), "IFMChannels": 6, "depthwise": 0}
 BY_HAND = [
     # two lanes of 17 bits a DSP: 4/2 * 9. Of 9 products 5 sums of two, 4 * 17 * 5 registers and
     # half of that in borrows; then 3, 2 and 1 of them, of 18, 19 and 20 bits; the sum over folds
@@ -152,25 +182,43 @@ BY_HAND = [
               "weightDataType": "INT4", "outputDataType": "INT15"},
      Resources(30 + 4 * 15 + 63, 4, (Memory("weights", 16, 2 * 4, initialised=True),),
                25 + 4 * (15 + 4) + 4 * 12 + 122)),
-    # two rows of 12 pixels and 5 of the third, three beats each
+    # 2 lines of 12 pixels and 5 of the third, the next row's first 5, and 4 words: an address of 7
+    # bits. A run of 15, 3 lines, 8 windows, 18 rows: 4 + 2 + 3 + 5 bits
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 2, "ConvKernelDim": (3, 5), "Stride": (1, 1), "parallel_window": 0},
-     Resources(219, 0, (Memory("line", 16, (2 * 12 + 5) * 3),), 134)),
-    # a row and 2 pixels, and the row that a stride of 2 passes over but for the window's 4
+     Resources(16 + 63 + 42 - 27, 0, (Memory("line", 16, (24 + 5 + 5) * 3 + 4),),
+               32 + 23 + 35 + 28)),
+    # the row that a stride of 2 passes over; a run of 2, 2 lines, 3 folds, 11 windows, 10 rows
     ("ConvolutionInputGenerator",
-     {**WINDOW, "SIMD": 2, "ConvKernelDim": (2, 2), "Stride": (2, 1), "parallel_window": 0},
-     Resources(219, 0, (Memory("line", 16, (12 + 2 + 12 - 4) * 3),), 134)),
-    # every pixel of the window in registers, and two lines without the 5 pixels of the window
+     {**WINDOW, "SIMD": 2, "ConvKernelDim": (2, 2), "Stride": (2, 1), "parallel_window": 0,
+      "depthwise": 1},
+     Resources(16 + 63 + 36 - 27, 0, (Memory("line", 16, (12 + 2 + 14) * 3 + 4),),
+               32 + 23 + 35 + 24)),
+    # a map of one column lies on its side: 3 pixels, the next map's first 3, 8 windows
+    ("ConvolutionInputGenerator",
+     {**WINDOW, "IFMDim": (17, 1), "SIMD": 2, "ConvKernelDim": (3, 1), "Stride": (2, 1),
+      "parallel_window": 0},
+     Resources(16 + 45 + 21 - 27, 0, (Memory("line", 16, (3 + 3) * 3 + 4),),
+               32 + 23 + 25 + 14)),
+    # every pixel of the window in registers, four groups of them; a column of 144 bits and a bit
+    # in the queue, two lines of 12 places; 20 rows and 12 columns are counted
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 6, "ConvKernelDim": (3, 5), "Stride": (1, 1), "parallel_window": 1},
-     Resources(200 + 723, 0, (Memory("line", 48, 12 - 5 + 1),) * 2, 100 + 720 + 1442)),
+     Resources(88 + 31 + 12 + 8, 0, (Memory("line", 96, 12),), 912 + 34 + 12 + 9 + 4)),
+    # two folds: 11 older taps of 16 bits in LUTs, three times
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 3, "ConvKernelDim": (2, 12), "Stride": (1, 1), "parallel_window": 1},
-     Resources(200 + 579, 0, (Memory("line", 24, 1),), 100 + 576 + 1154)),
+     Resources(32 + 312 + 31 + 18 + 6, 0, (Memory("line", 24, 24),), 648 + 34 + 15 + 10 + 9)),
+    # 40 folds: 4 older taps of 24 bits in a memory of their own
+    ("ConvolutionInputGenerator",
+     {**WINDOW, "IFMChannels": 40, "SIMD": 1, "ConvKernelDim": (3, 5), "Stride": (1, 1),
+      "parallel_window": 1},
+     Resources(16 + 31 + 45 + 2, 0, (Memory("line", 16, 480), Memory("line", 96, 40, decided=True)),
+               152 + 34 + 27 + 15 + 13)),
     # a window of one pixel is never parallel
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 6, "ConvKernelDim": (1, 1), "Stride": (1, 1), "parallel_window": 1},
-     Resources(251, 0, (Memory("line", 48, 1),), 198)),
+     Resources(32 + 27 + 27 - 27, 0, (Memory("line", 48, 1 + 4),), 96 + 23 + 15 + 18)),
     # 3 beats, 24 rows and 18 columns: counters of 2, 5 and 5 bits
     *((name, {**INT8, "SIMD": 2, "NumChannels": 6, "ImgDim": (20, 12), "Padding": (1, 2, 3, 4)},
        Resources(19 + 12, 0, (), 34 + 12)) for name in ("FMPadding", "PadWithCode")),

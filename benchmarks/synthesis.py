@@ -152,6 +152,8 @@ setattr -mod -unset top *
 hierarchy -check
 proc
 flatten
+opt_clean
+setattr -set keep 1 a:keep=true %ci2 t:$dff* %i
 select -set others * {top}_* %d
 delete @others
 synth_xilinx -family {family} -noiopad -noclkbuf -run prepare:
@@ -258,7 +260,10 @@ def for_dsp48e1(module: RtlModule) -> RtlModule:
     if module.name == "matrix_vector":
         between, bits = int(parameters["LANES"]) - 1, int(parameters["WEIGHT_BITS"])
         room = (DSP48E1_PORT - bits) // between if between else DSP48E1_PORT
-        parameters["LANE_BITS"] = min(int(parameters["LANE_BITS"]), room)
+        apart, field = int(parameters["LANE_BITS"]), int(parameters["FIELD_BITS"])
+        parameters["LANE_BITS"] = min(apart, room)
+        if between:  # rows share a bit as before
+            parameters["FIELD_BITS"] = min(field, min(apart, room) + int(field > apart))
         parameters["PORT_BITS"] = DSP48E1_PORT
     if module.name == "requantize" and parameters["MULTIPLY"]:
         # with its sign; a word of the ROM stays as wide

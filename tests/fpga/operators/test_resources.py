@@ -5,7 +5,6 @@ import pytest
 from fpga.board.memories import Memory
 from fpga.board.placement import Resources
 from fpga.operators import fifo, width_converter
-from fpga.operators.matrix_vector import macs_per_dsp
 from fpga.operators.registry import OPERATORS, operator
 from lmaunet.errors import UserError
 
@@ -14,12 +13,14 @@ MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inpu
 
 
 @pytest.mark.parametrize(
-    ("weights", "activations", "macs"),
-    [(8, 8, 2), (4, 8, 3), (3, 8, 3), (4, 4, 4), (9, 8, 2), (12, 16, 1), (2, 8, 3), (26, 1, 1),
-     (27, 8, 1), (32, 8, 1)],
+    ("weights", "activations", "rows"),
+    [(8, "INT8", 2), (4, "INT8", 3), (4, "UINT8", 3), (3, "INT8", 3), (4, "INT4", 4),
+     (9, "INT8", 2), (12, "INT16", 1), (2, "INT8", 4), (26, "INT2", 1)],
 )  # fmt: skip
-def test_macs_per_dsp_are_those_of_the_rtl(weights, activations, macs):
-    assert macs_per_dsp(weights, activations) == macs
+def test_rows_of_a_dsp(weights, activations, rows):
+    attributes = MVAU | {"PE": 12, "SIMD": 1, "weightDataType": f"INT{weights}",
+                         "inputDataType": activations}  # fmt: skip
+    assert operator("MVAU", attributes).resources().dsp == 12 // rows
 
 
 def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
@@ -105,21 +106,23 @@ BY_HAND = [
     # and the output have 25 bits, and 4*9*8 + 9*8 bits are delayed
     ("MVAU", {**INT8, "PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8",
               "outputDataType": "INT25"},
-     Resources(60 + 170 + (144 + 76 + 80) + 100 + 360 + 103, 18,
+     # three chains of three, 17 bits a row; in each row two adders; 58 LUTs of the queue's memory
+     Resources(45 + 4 * (17 + 18) + 100 + (22 + 58), 18,
                (Memory("weights", 288, 64 * 16, initialised=True),
                 Memory("vectors", 72, 128, decided=True)),
-               60 + (340 + 216 + 152 + 80) + 100 + 202)),
-    # three lanes of 13 bits in one DSP, no tree; one row of channels, so that no vector is kept
+               20 + 9 * (16 + 32) + 9 * (8 + 32) + 4 * (18 + 17 + 19) + 100 + (26 + 100))),
+    # three rows in one DSP, no tree; one row of channels, so that no vector is kept
     ("MVAU", {**INT8, "PE": 3, "SIMD": 1, "MW": 6, "MH": 3, "weightDataType": "INT4",
               "outputDataType": "INT14"},
-     Resources(60 + 26 + 42 + (12 + 8) + 45, 1, (Memory("weights", 12, 6, initialised=True),),
-               60 + 39 + 42 + 86)),
-    # an accumulator of no more bits than the sums of two: the tree does not grow beyond it
+     Resources(45 + 42 + (22 + 24), 1, (Memory("weights", 12, 6, initialised=True),),
+               20 + (16 + 12) + 42 + (26 + 42))),
+    # two chains of two; three rows of five share a bit with the one below; the tree does not grow
+    # beyond the 12 bits of an accumulator
     ("MVAU", {**INT8, "PE": 5, "SIMD": 4, "MW": 8, "MH": 10, "weightDataType": "INT4",
               "outputDataType": "INT12"},
-     Resources(60 + 80 + 60 + 60 + (80 + 32) + 63, 8,
+     Resources(45 + 5 * 12 + 3 * 2 + 60 + (22 + 35), 8,
                (Memory("weights", 80, 4, initialised=True), Memory("vectors", 32, 4, decided=True)),
-               60 + (120 + 60) + 60 + 122)),
+               20 + 4 * (16 + 20) + 2 * (8 + 20) + 3 * 2 * 4 + 5 * 12 + 3 + 60 + (26 + 60))),
     # a DSP a product; 48 adders of 18 bits and half as many LUTs again; sums of 16 and 18 bits
     ("VVAU", {**INT8, "PE": 2, "SIMD": 49, "Channels": 8, "Kernel": (7, 7),
               "weightDataType": "INT8", "outputDataType": "INT21"},

@@ -169,9 +169,9 @@ class MVAU(Operator):
             45 + (pe - shared) * plain.lut + shared * (carried.lut + chains) + pe * out
             + queue.lut
         )  # fmt: skip
-        operands = simd * (2 * code + pe * bits) + delayed(simd, packed.columns) * (
-            code + pe * bits
-        )
+        # a word comes out of LUTs into one register more than out of block RAM
+        words = pe * simd * bits * (1 + memories[0].distributed)
+        operands = 2 * simd * code + words + delayed(simd, packed.columns) * (code + pe * bits)
         parities = shared * chains * (packed.columns + 2)
         ff = (
             20 + operands + parities + (pe - shared) * plain.ff + shared * carried.ff + pe * out

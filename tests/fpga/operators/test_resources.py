@@ -115,23 +115,26 @@ BY_HAND = [
     ("MVAU", {**INT8, "PE": 3, "SIMD": 1, "MW": 6, "MH": 3, "weightDataType": "INT4",
               "outputDataType": "INT14"},
      Resources(45 + 42 + (22 + 24), 1, (Memory("weights", 12, 6, initialised=True),),
-               20 + (16 + 12) + 42 + (26 + 42))),
+               20 + (16 + 2 * 12) + 42 + (26 + 42))),
     # two chains of two; three rows of five share a bit with the one below; the tree does not grow
     # beyond the 12 bits of an accumulator
     ("MVAU", {**INT8, "PE": 5, "SIMD": 4, "MW": 8, "MH": 10, "weightDataType": "INT4",
               "outputDataType": "INT12"},
      Resources(45 + 5 * 12 + 3 * 2 + 60 + (22 + 35), 8,
                (Memory("weights", 80, 4, initialised=True), Memory("vectors", 32, 4, decided=True)),
-               20 + 4 * (16 + 20) + 2 * (8 + 20) + 3 * 2 * 4 + 5 * 12 + 3 + 60 + (26 + 60))),
-    # a DSP a product; 48 adders of 18 bits and half as many LUTs again; sums of 16 and 18 bits
+               20 + 4 * (16 + 2 * 20) + 2 * (8 + 20) + 3 * 2 * 4 + 5 * 12 + 3 + 60 + (26 + 60))),
+    # 12 chains of four taps and one; 6, 3, 2 and 1 adders of 19 to 21 bits, no accumulator
     ("VVAU", {**INT8, "PE": 2, "SIMD": 49, "Channels": 8, "Kernel": (7, 7),
               "weightDataType": "INT8", "outputDataType": "INT21"},
-     Resources(30 + 2 * (21 + 48 * 27) + 45, 98, (Memory("weights", 784, 4, initialised=True),),
-               25 + 2 * (21 + 49 * 8) + 2 * (49 * 16 + 18) + 86)),
+     Resources(18 + 2 * (6 * 19 + 3 * 20 + 2 * 21 + 21) + (22 + 24), 98,
+               (Memory("weights", 784, 4, initialised=True),),
+               12 + 2 * ((49 - 13) * 8 + 49 * 8) + 2 * ((6 * 19 + 18) + (3 * 20 + 19) + 2 * 21 + 21 + 21)
+               + 2 * 16 * (12 * 6 + 3) + (26 + 42))),
+    # a DSP accumulates
     ("VVAU", {**INT8, "PE": 4, "SIMD": 1, "Channels": 8, "Kernel": (1, 4),
               "weightDataType": "INT4", "outputDataType": "INT15"},
-     Resources(30 + 4 * 15 + 63, 4, (Memory("weights", 16, 2 * 4, initialised=True),),
-               25 + 4 * (15 + 4) + 4 * 12 + 122)),
+     Resources(18 + (22 + 35), 4, (Memory("weights", 16, 2 * 4, initialised=True),),
+               12 + 4 * 4 + (26 + 60))),
     # two rows of 12 pixels and 5 of the third, three beats each
     ("ConvolutionInputGenerator",
      {**WINDOW, "SIMD": 2, "ConvKernelDim": (3, 5), "Stride": (1, 1), "parallel_window": 0},
@@ -159,6 +162,8 @@ BY_HAND = [
      Resources(5 + 54, 3, (Memory("multipliers", 3 * (17 + 35), 4, True, True),), 8 + 156)),
     ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "INT28", "IsShift": 0},
      Resources(5 + 54, 6, (Memory("multipliers", 3 * (17 + 36), 4, True, True),), 8 + 156)),
+    ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "UINT27", "IsShift": 0},
+     Resources(5 + 54, 6, (Memory("multipliers", 3 * (17 + 35), 4, True, True),), 8 + 156)),
     ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "INT28", "IsShift": 1},
      Resources(5 + 3 * 46, 0, (Memory("offsets", 3 * 36, 4, True, True),), 8 + 3 * 80)),
     ("TableActivation", {"PE": 2, "outputDataType": "INT8", "Entries": 256},

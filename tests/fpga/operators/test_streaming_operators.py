@@ -48,7 +48,7 @@ MUTANTS = {
     "upsample_nearest": ("occupied != count_t'(DEPTH)", "1'b1"),
     "max_pool": ("first || (x ^ FLIP)", "first || (x)"),
     "pad_with_code": ("int'(x) < LEFT + WIDTH", "int'(x) <= LEFT + WIDTH"),
-    "depthwise_conv": ("first[STAGES-2] ?", "first[STAGES-1] ?"),
+    "depthwise_conv": ("starts <= begins[SUMMED-1]", "starts <= begins[SUMMED]"),
 }
 
 

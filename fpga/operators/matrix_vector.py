@@ -37,9 +37,13 @@ PORT_BITS = 27  # the wide port of a DSP48E2's multiplier
 WEIGHTS = "weights.mem"
 SOURCES = (
     "credit_queue.sv", "vector_buffer.sv", "delay_line.sv", "adder_tree.sv", "packed_products.sv",
-    "matrix_vector.sv",
+    "lut_products.sv", "matrix_vector.sv",
 )  # fmt: skip
 SUM_BITS = 48  # of a DSP's adder
+LUT_WEIGHT_BITS = 4
+"""Bits of a weight up to which products may be made in LUTs."""
+LUT_PRODUCTS = 12
+"""Products a cycle from which they may be: fewer DSPs are not worth an option."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,12 @@ def packing(
     return Packing(lanes, lane_bits, columns, field_bits)
 
 
+def in_luts(largest_weight: int, largest_activation: int) -> Packing:
+    """Return how products that are made in LUTs are added: each by itself, signed."""
+    product = max(1, largest_weight * largest_activation)
+    return Packing(1, PORT_BITS, 1, product.bit_length() + 1)
+
+
 class MVAU(Operator):
     """Vectors ``(n, H, W, MW)`` times a matrix ``(MW, MH)``: accumulators ``(n, H, W, MH)``.
 
@@ -104,7 +114,7 @@ class MVAU(Operator):
     that do come in; the lowering, which knows them, sees to it.
     """
 
-    folded_by = ("PE", "SIMD")
+    folded_by = ("PE", "SIMD", "resType")
     wide = True
 
     def execute(self, inputs: list[np.ndarray]) -> np.ndarray:
@@ -123,10 +133,13 @@ class MVAU(Operator):
         return int(self.attributes["MH"])
 
     def foldings(self) -> Iterator[Folding]:
-        """Yield divisors of the rows and of the columns."""
+        """Yield divisors of the rows and of the columns; weights of few bits in LUTs, too."""
+        narrow = type_bits(self.attributes["weightDataType"]) <= LUT_WEIGHT_BITS
         for pe in legal_divisors(self.attributes["MH"]):
             for simd in legal_divisors(self.attributes["MW"]):
-                yield {"PE": pe, "SIMD": simd}
+                yield {"PE": pe, "SIMD": simd, "resType": "dsp"}
+                if narrow and pe * simd >= LUT_PRODUCTS:
+                    yield {"PE": pe, "SIMD": simd, "resType": "lut"}
 
     def check(self) -> None:
         """Raise :class:`UserError` where SIMD or PE do not divide MW or MH."""
@@ -152,7 +165,13 @@ class MVAU(Operator):
         pe, simd, bits = a["PE"], a["SIMD"], type_bits(a["weightDataType"])
         code, out = type_bits(a["inputDataType"]), type_bits(a["outputDataType"])
         low, high = type_range(a["inputDataType"])
-        packed = packing((1 << (bits - 1)) - 1, bits, max(-low, high), pe, simd)
+        largest = (1 << (bits - 1)) - 1
+        luts = self._in_luts()
+        packed = (
+            in_luts(largest, max(-low, high))
+            if luts
+            else packing(largest, bits, max(-low, high), pe, simd)
+        )
         packs, chains = math.ceil(pe / packed.lanes), math.ceil(simd / packed.columns)
         folds, rows = a["MW"] // simd, a["MH"] // pe
         memories = [Memory("weights", pe * simd * bits, folds * rows, initialised=True)]
@@ -177,7 +196,14 @@ class MVAU(Operator):
             20 + operands + parities + (pe - shared) * plain.ff + shared * carried.ff + pe * out
             + queue.ff
         )  # fmt: skip
-        return Resources(lut, packs * simd, tuple(memories), ff)
+        if luts:
+            products = pe * simd
+            lut += products * 2 * (code + 1) + simd * code
+            ff += products * (2 * code + 1) + simd * (4 * code - 2)
+        return Resources(lut, 0 if luts else packs * simd, tuple(memories), ff)
+
+    def _in_luts(self) -> bool:
+        return bool(self.attributes.get("resType") == "lut")
 
     def module(self, constants: Sequence[np.ndarray]) -> RtlModule:
         """Return the RTL.
@@ -194,7 +220,11 @@ class MVAU(Operator):
         mw, mh, simd, pe = (a[name] for name in ("MW", "MH", "SIMD", "PE"))
         bits = type_bits(a["weightDataType"])
         low, high = type_range(a["inputDataType"])
-        packed = packing(int(np.abs(weights).max()), bits, max(-low, high), pe, simd)
+        largest = int(np.abs(weights).max())
+        if self._in_luts():
+            packed = in_luts(largest, max(-low, high))
+        else:
+            packed = packing(largest, bits, max(-low, high), pe, simd)
         # a word for each (fold of MH, fold of MW); in a word PE outermost, SIMD innermost
         blocks = weights.T.reshape(mh // pe, pe, mw // simd, simd)
         words = blocks.transpose(0, 2, 1, 3).reshape(-1, pe * simd)
@@ -211,6 +241,7 @@ class MVAU(Operator):
                 "LANE_BITS": packed.lane_bits,
                 "FIELD_BITS": packed.field_bits,
                 "CASCADE": packed.columns,
+                "IN_LUTS": int(self._in_luts()),
                 "WEIGHTS": WEIGHTS,
                 "STYLE": a.get("ram_style", "auto"),
             },

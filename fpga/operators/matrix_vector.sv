@@ -3,8 +3,8 @@
 // Per vector MW/SIMD beats of SIMD codes in, MH/PE beats of PE exact sums out, and
 // (MW/SIMD) * (MH/PE) cycles. Row r of the matrix is lane r % PE of beat r / PE.
 //
-// A multiplier serves LANES rows, a chain of DSPs adds CASCADE columns (packed_products.sv); a tree
-// adds the chains, an accumulator the MW/SIMD beats. Every chain adds the same bias, so that sums of
+// A multiplier serves LANES rows, a chain of DSPs adds CASCADE columns (packed_products.sv); or each
+// product is made in LUTs (lut_products.sv), with LANES and CASCADE 1. A tree adds the chains, an accumulator the MW/SIMD beats. Every chain adds the same bias, so that sums of
 // chains are unsigned: the accumulator begins with what all of them add up to, negated. Sums are
 // modulo 2**SUM_BITS, which holds every result.
 //
@@ -26,6 +26,7 @@ module matrix_vector #(
     parameter int    FIELD_BITS      = 19,
     parameter int    CASCADE         = 1,
     parameter int    PORT_BITS       = 27,  // of the multiplier's wide port; DSP48E1: 25
+    parameter bit    IN_LUTS         = 0,   // the products
     parameter string WEIGHTS         = "",
     parameter string STYLE           = "auto"
 ) (
@@ -43,6 +44,8 @@ module matrix_vector #(
     if (SIMD < 1 || MW % SIMD != 0) $error("matrix_vector: SIMD=%0d does not divide MW=%0d", SIMD, MW);
     if (PE < 1 || MH % PE != 0) $error("matrix_vector: PE=%0d does not divide MH=%0d", PE, MH);
     if (LANES < 1 || LANES > PE) $error("matrix_vector: LANES=%0d, expected 1 to %0d", LANES, PE);
+    if (IN_LUTS && (LANES != 1 || CASCADE != 1))
+        $error("matrix_vector: LANES=%0d, CASCADE=%0d, expected 1 for products in LUTs", LANES, CASCADE);
     if (CASCADE < 1 || CASCADE > SIMD)
         $error("matrix_vector: CASCADE=%0d, expected 1 to %0d", CASCADE, SIMD);
 
@@ -59,7 +62,7 @@ module matrix_vector #(
     localparam bit OVERLAP = LANES > 1 && FIELD_BITS > LANE_BITS;
     // what is in a register in cycle i after its issue: word and beat 2, the chain's sum, the tree's
     localparam int OPERANDS = 2;
-    localparam int SUMMED = OPERANDS + CASCADE + 2 + $clog2(GROUPS);
+    localparam int SUMMED = OPERANDS + CASCADE + (IN_LUTS ? 1 : 2) + $clog2(GROUPS);
     localparam int PLACES = 1 << $clog2(SUMMED + 1 + 4);
 
     // ---- flow control
@@ -100,7 +103,9 @@ module matrix_vector #(
         localparam int GROUP = column < (GROUPS - 1) * CASCADE ? column / CASCADE : GROUPS - 1;
         localparam int LATER = column - GROUP * CASCADE + (GROUP == GROUPS - 1 ? ABSENT : 0);
         logic [PE-1:0][WEIGHT_BITS-1:0] own;
-        wire [ACTIVATION_BITS-1:0] code = beat[column*ACTIVATION_BITS+:ACTIVATION_BITS];
+        // products in LUTs prepare multiples of the code while the weights come
+        wire [IN_BITS-1:0] from = IN_LUTS ? beat_early : beat;
+        wire [ACTIVATION_BITS-1:0] code = from[column*ACTIVATION_BITS+:ACTIVATION_BITS];
         for (genvar r = 0; r < PE; r++) begin : gen_row
             assign own[r] = word[(r*SIMD+column)*WEIGHT_BITS+:WEIGHT_BITS];
             assign odd[column][r] = own[r][0] && code[0];
@@ -115,7 +120,21 @@ module matrix_vector #(
     // ---- the chains
     logic [PE-1:0][GROUPS-1:0][FIELD_BITS-1:0] terms;
     logic [PE-1:0][GROUPS-1:0] carries;
-    for (genvar q = 0; q < PACKS; q++) begin : gen_pack
+    if (IN_LUTS) begin : gen_luts
+        for (genvar g = 0; g < GROUPS; g++) begin : gen_group
+            logic [PE-1:0][FIELD_BITS-1:0] fields;
+            lut_products #(
+                .ROWS(PE), .WEIGHT_BITS(WEIGHT_BITS), .CODE_BITS(CODE_BITS), .FIELD_BITS(FIELD_BITS)
+            ) of_column (
+                .ap_clk, .weights(weights[g]), .code(codes[g]), .products(fields)
+            );
+            for (genvar r = 0; r < PE; r++) begin : gen_row
+                assign terms[r][g] = fields[r];
+                assign carries[r][g] = 1'b0;
+            end
+        end
+        wire unused = &{1'b0, odd};
+    end else for (genvar q = 0; q < PACKS; q++) begin : gen_pack
         localparam int FROM = q * LANES;
         localparam int OWN = FROM + LANES <= PE ? LANES : PE - FROM;
         for (genvar g = 0; g < GROUPS; g++) begin : gen_group
@@ -163,7 +182,8 @@ module matrix_vector #(
         end
         for (genvar r = bunch; r < bunch + BUNCH && r < PE; r++) begin : gen_row
             localparam bit CARRIED = OVERLAP && r % LANES > 0;
-            localparam bit ALONE = r % LANES == 0 && r == PE - 1;  // on its multipliers
+            // on its multipliers
+            localparam bit ALONE = LANES == 1 || (r % LANES == 0 && r == PE - 1);
             // the bias of all chains and beats, and with each carry one
             localparam longint BIAS = ALONE ? 0 : (64'sd1 << (FIELD_BITS - 1)) + 64'(CARRIED);
             localparam longint START = -(64'(FOLDS) * 64'(GROUPS) * BIAS);

@@ -78,6 +78,43 @@ def test_a_matrix_gives_the_executors_sums(simulations, mw, mh, simd, pe, bits, 
     check(attributes, weights, module, compile_module(module, simulations))
 
 
+@pytest.mark.parametrize(
+    ("mw", "mh", "simd", "pe", "bits", "dtype"),
+    [
+        (18, 6, 18, 6, 4, "INT8"),  # an output in every cycle
+        (15, 4, 5, 2, 4, "UINT8"),
+        (8, 9, 4, 3, 3, "INT8"),
+        (12, 4, 3, 4, 2, "UINT4"),
+        (6, 5, 1, 5, 4, "INT6"),
+    ],
+)
+def test_products_in_luts_give_the_same_sums(simulations, mw, mh, simd, pe, bits, dtype):
+    attributes, weights = matrix(mw, mh, simd, pe, bits, dtype)
+    attributes["resType"] = "lut"
+    module = MVAU(attributes).module([weights])
+    lint(module)
+    check(attributes, weights, module, compile_module(module, simulations))
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "UINT8"])
+def test_every_product_in_luts_is_exact(simulations, dtype):
+    """Every weight of 4 bits, the lowest among them, times every code."""
+    weights = np.arange(-8, 8).reshape(1, 16)
+    low, high = type_range(dtype)
+    attributes = attributes_of(weights, 1, 16, 4, dtype, (16, 16)) | {"resType": "lut"}
+    x = np.arange(low, high + 1).reshape(1, 16, 16, 1).repeat(FRAMES, 0)
+    module = MVAU(attributes).module([weights])
+    check(attributes, weights, module, compile_module(module, simulations), x, STALLS[:1])
+
+
+def test_rows_that_share_no_multiplier_are_signed(simulations):
+    """Where codes are so wide that each row has its own."""
+    attributes, weights = matrix(6, 4, 3, 2, 8, "INT16")
+    assert packing(127, 8, 32768, 2, 3).lanes == 1
+    module = MVAU(attributes).module([weights])
+    check(attributes, weights, module, compile_module(module, simulations))
+
+
 EXTREMES = [(8, 2, 8, 2), (8, 4, 5, 4), (4, 3, 6, 3), (4, 3, 5, 3), (4, 4, 8, 4), (2, 4, 3, 4)]
 
 

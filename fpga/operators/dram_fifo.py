@@ -12,7 +12,7 @@ from lmaunet.errors import UserError
 
 STYLE = "dram"
 BEAT_BITS, BEAT_BYTES = 64, 8
-"""Of the AXI port. An assumption: the high performance ports of a Zynq UltraScale+ take this width."""
+"""Of the AXI port. That the ports of a Zynq UltraScale+ to its DRAM take this width is assumed."""
 BURST = 64
 """Beats of a burst, 512 bytes: of a multiple of its length from one of 4096 it crosses no border of
 4096 bytes, which AXI forbids, and it is long beside what a request costs."""
@@ -157,7 +157,7 @@ def port_module(clients: int, burst: int = BURST) -> RtlModule:
     )
 
 
-def port_instance_text(prefixes: list[str]) -> tuple[str, dict[str, str]]:
+def port_wiring(prefixes: list[str]) -> tuple[str, dict[str, str]]:
     """Return the wires of so many FIFOs, declared, and the signals that the port connects to.
 
     Args:

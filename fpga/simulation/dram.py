@@ -14,6 +14,8 @@ VALUES = "axi_memory.hex"
 BASE = 0x7_0000_3000
 """Where the rings begin: a multiple of 4096 and of nothing more."""
 PREFIX = "m_axi_"
+MOVED_BEATS = ".memory.beats"
+"""How the counter of the model's beats ends."""
 UNUSED = ("awcache", "awprot", "arcache", "arprot")
 
 

@@ -41,7 +41,7 @@ def design(layouts) -> RtlModule:
     """Return a module of FIFOs behind one port, the streams of each with its number."""
     body, firsts = [], np.cumsum([0, *(found.rows for found in layouts)])
     prefixes = [f"q{i}" for i in range(len(layouts))]
-    declared, joined = dram_fifo.port_instance_text(prefixes)
+    declared, joined = dram_fifo.port_wiring(prefixes)
     ports = []
     for i, found in enumerate(layouts):
         streams = {"in0_V": f"in{i}_V", "out0_V": f"out{i}_V"}

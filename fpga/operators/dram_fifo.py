@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fpga.board.memories import Memory, Outside
+from fpga.board.placement import Resources
+from fpga.operators import fifo
 from fpga.operators.common import require_positive
 from fpga.operators.fifo import Layout
 from fpga.operators.rtl_module import Port, RtlModule, Wire
@@ -21,6 +24,14 @@ BUFFER = 512
 SLOT_BITS, ADDRESS_BITS = 24, 40
 SPARE_SLOTS = 3
 """Of a ring: the burst that is being filled, the one that is being emptied, and one on its way."""
+OFFERED_BITS = 1 << 20
+"""Bits beyond which a FIFO may be in DRAM. On the chip it takes 4 UltraRAMs or 29 block RAMs; and
+even 64 bits a cycle need 16,000 cycles to fill it, so that what waits in it waits far longer than a
+burst takes through the DRAM, some 600."""
+LUT, FF = 122, 270
+"""Of one without what joins and parts words (*yosys*: 121 to 126 and 248 to 272)."""
+PORT_LUT, PORT_FF = 200, 340
+"""Of the port, counted for each FIFO (*yosys*: 181 and 335 for one; 80 and 3 for each further)."""
 SOURCES = (
     "stream_register.sv", "width_up.sv", "width_down.sv", "fifo_segment.sv", "dram_image.sv",
     "dram_fifo.sv",
@@ -118,6 +129,21 @@ CONTROL = (Wire("dram_base", ADDRESS_BITS), Wire("dram_error", 1, True))
 """Where the rings begin, a multiple of 4096, and whether the DRAM ever answered with an error."""
 
 
+def outside(bits: int, depth: int, words: int, interval_us: float) -> Outside | None:
+    """Return what a FIFO takes in DRAM; None where it may not be there.
+
+    Args:
+        bits: of a word.
+        depth: words that it holds.
+        words: of an image; 0 where not known.
+        interval_us: between two images.
+    """
+    if not words or bits > BEAT_BITS or bits * depth <= OFFERED_BITS:
+        return None
+    beats = words // words_of_a_beat(bits, words)
+    return Outside(LUT + PORT_LUT, FF + PORT_FF, 2.0, 2 * BEAT_BYTES * beats / interval_us)
+
+
 def module(found: DramLayout, first: int = 0) -> RtlModule:
     """Return the RTL of a FIFO; ``first``: the number of its ring's first slot."""
     return RtlModule(
@@ -137,6 +163,25 @@ def module(found: DramLayout, first: int = 0) -> RtlModule:
         (Port("out0_V", found.bits),),
         wires=CLIENT,
     )
+
+
+def queue_module(found: Layout, first: int = 0) -> RtlModule:
+    """Return the RTL of a FIFO on the chip or in DRAM."""
+    return module(found, first) if isinstance(found, DramLayout) else fifo.module(found)
+
+
+def resources_of(found: Layout) -> Resources:
+    """Return the estimate of a FIFO as it is built, without the port of those in DRAM."""
+    if not isinstance(found, DramLayout):
+        return fifo.resources_of(found)
+    ends = fifo.resources(found.bits, fifo.SHALLOW + 1, pack=found.pack)
+    buffer = Memory("buffer", BEAT_BITS, found.buffer, decided=True)
+    return Resources(ends.lut + LUT, 0, (buffer, buffer), ends.ff + FF)
+
+
+def port_resources(clients: int) -> Resources:
+    """Return the estimate of the AXI port of so many FIFOs (*yosys*: 1 to 8)."""
+    return Resources(120 + 75 * clients, 0, (), PORT_FF + 3 * (clients - 1))
 
 
 def port_module(clients: int, burst: int = BURST) -> RtlModule:

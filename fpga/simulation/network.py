@@ -162,8 +162,13 @@ class Network:
 
     def fifos(self, depths: Mapping[str, int]) -> dict[str, Fifo]:
         """Return every FIFO between two nodes; a register where no depth is given."""
+        plain = Fifo(0, 0)
         return {
-            tensor: Fifo(bits, depths.get(tensor, fifo.SHALLOW), self._pack(tensor))
+            tensor: replace(
+                self.estimated.get(tensor, plain),
+                bits=bits,
+                depth=depths.get(tensor, fifo.SHALLOW),
+            )
             for tensor, bits in self._word_bits.items()
         }
 

@@ -147,11 +147,10 @@ class _Design:
 
     def queue(self, found: fifo.Layout, name: str) -> RtlModule:
         """Return a FIFO; one in DRAM gets the slots behind those of the others."""
-        if not isinstance(found, DramLayout):
-            return fifo.module(found)
         first = sum(other.rows for other in self.in_dram.values())
-        self.in_dram[name] = found
-        return dram_fifo.module(found, first)
+        if isinstance(found, DramLayout):
+            self.in_dram[name] = found
+        return dram_fifo.queue_module(found, first)
 
     def place_dram(self) -> tuple[Wire, ...]:
         """Place the port of the FIFOs in DRAM, if there are any; return what the design needs."""

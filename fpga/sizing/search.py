@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from fpga.board.boards import Board, larger_board
+from fpga.board.boards import BOARDS, Board, larger_board
 from fpga.board.placement import SHELL, Placed, Resources, sum_of
 from fpga.graph.executor import Executor
 from fpga.operators import fifo, width_converter
@@ -109,7 +109,7 @@ class Sizing:
             for unit, option, within in zip(self.units, taken, bounds, strict=False):
                 self._match_neighbours(unit, option, within)
             found = schedule(self.nodes, self.shapes, self.source)
-            fifos = self._fifos(found)
+            fifos = self._fifos(found, found.interval / clock_mhz)
             converters = self._converters()
             between = converters.logic
             queues = [queue.resources() for queue in fifos.values()]
@@ -150,21 +150,28 @@ class Sizing:
     def _converters(self) -> Resources:
         return sum_of(width_converter.resources(out, into) for *_, out, into in self._streams())
 
-    def _fifos(self, found: Schedule) -> dict[str, Fifo]:
+    def _fifos(self, found: Schedule, interval_us: float) -> dict[str, Fifo]:
         """Return a FIFO for each stream: a register, or at a join room for the rows that wait."""
         fifos = {}
         for name, node, place_in, bits, _ in self._streams():
             rows = found.rows_waiting.get((node.name, place_in), 0)
-            depth, pack = fifo.SHALLOW, 1
+            depth, pack, image = fifo.SHALLOW, 1, 0
             if rows > 1:
+                image = self._image_words(name)
                 _, height, width, channels = self.shapes[name]
                 row_bits = math.ceil(height * width / self._rows(name)) * channels * 8
                 depth = max(fifo.SHALLOW, math.ceil(rows * row_bits / bits))
                 if depth * bits > PACKED_BITS:
                     words = height * width * channels * 8 // bits
                     pack = fifo.words_of_a_row(bits, words)
-            fifos[name] = Fifo(bits, depth, pack)
+            fifos[name] = Fifo(bits, depth, pack, image, interval_us if image else 0.0)
         return fifos
+
+    def _image_words(self, name: str) -> int:
+        """Return how many words a stream has for an image."""
+        node = next(n for n in self.nodes if name in n.step.outputs)
+        lanes = node.operator.lanes(node.step.outputs.index(name), output=True)
+        return math.prod(self.shapes[name]) // lanes
 
     def _rows(self, name: str) -> int:
         """Return into how many rows the schedule divides a stream."""
@@ -345,6 +352,9 @@ def _shortages(design: Design) -> str:
 def _too_small(design: Design) -> UserError:
     larger = larger_board(design.board)
     advice = f"use --board {larger.name}, " if larger else ""
+    known = BOARDS.get(design.board.name)
+    if known and known.dram_mb_s and not design.board.dram_mb_s:
+        advice += "--flow timing, which may put skips into DRAM, "
     return UserError(
         f"the network does not fit board {design.board.name}: at {design.latency_ms:.3g} ms "
         f"(estimated), where least is missing, it takes {_shortages(design)}; {advice}or a smaller "

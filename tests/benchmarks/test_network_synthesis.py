@@ -222,6 +222,18 @@ def test_a_design_is_its_nodes_its_fifos_and_its_converters(folded):
     } == network.waiting
 
 
+def test_fifos_in_dram_are_counted_with_their_port(folded):
+    model, network = folded
+    tensors = sorted(t for t in network.waiting if network.fifos({})[t].bits <= 64)[:2]
+    placed = network.placed(dict.fromkeys(tensors, "dram"))
+    fifos = {tensor: placed.layout(tensor, 100) for tensor in network.waiting}
+    parts = parts_of(network, model, BOARD.part, fifos)
+    queues = {p.name: p for p in parts if p.module.name == "dram_fifo"}
+    assert set(queues) == set(tensors)
+    assert all(len(part.estimated.memories) == 2 for part in queues.values())
+    assert [p.module.parameters["CLIENTS"] for p in parts if p.module.name == "dram_port"] == [2]
+
+
 def test_finn_is_asked_only_for_what_it_estimates(folded):
     model, network = folded
     found = {p.operator: p.finn for p in parts_of(network, model, BOARD.part, None)}

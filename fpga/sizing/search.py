@@ -107,7 +107,7 @@ class Sizing:
             for unit, option in zip(self.units, taken, strict=False):
                 unit.take(option.choice)
             for unit, option, within in zip(self.units, taken, bounds, strict=False):
-                self._match_neighbours(unit, option, within)
+                self._match_neighbours(unit, option, within, board)
             found = schedule(self.nodes, self.shapes, self.source)
             fifos = self._fifos(found, found.interval / clock_mhz)
             converters = self._converters()
@@ -118,19 +118,23 @@ class Sizing:
         nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
         return Design.of(board, clock_mhz, nodes, found, resources, fifos)
 
-    def _match_neighbours(self, unit: Unit, taken: Option, bound: int) -> None:
-        """Take a folding that needs fewer LUTs with the converters around it, and no more else."""
-        spare = taken.placed
+    def _match_neighbours(self, unit: Unit, taken: Option, bound: int, board: Board) -> None:
+        """Take a folding that needs less with the converters around it, and no more memory or DSPs.
 
-        def luts(option: Option) -> float:
-            return option.placed.lut + self.neighbours.converters(unit, option.choice)
+        Less is the sum of the shares of LUTs and flip-flops.
+        """
+        spare, limits = taken.placed, board.limits
+
+        def share(option: Option) -> float:
+            all_of_it = option.placed + self.neighbours.converters(unit, option.choice)
+            return all_of_it.lut / limits["lut"] + all_of_it.ff / limits["ff"]
 
         others = [
             option for option in unit.options(bound)
             if option.placed.dsp <= spare.dsp and option.placed.bram36 <= spare.bram36
             and option.placed.uram <= spare.uram
         ]  # fmt: skip
-        unit.take(min(others, key=luts).choice)
+        unit.take(min(others, key=share).choice)
 
     def _streams(self) -> list[tuple[str, FoldedNode, int, int, int]]:
         """Return each stream between two nodes: tensor, consumer, input, bits from it and to it."""

@@ -240,9 +240,10 @@ def test_converters_are_those_of_all_streams_of_a_unit():
     neighbours = Neighbours(nodes)
     (unit,) = [u for u in units_of(nodes) if len(u.nodes) == 2]
     choice = ({"SIMD": 3, "parallel_window": 1}, {"PE": 3, "SIMD": 15})
-    expected = width_converter.resources(16, 24).lut + width_converter.resources(60, 120).lut
+    expected = width_converter.resources(16, 24).logic + width_converter.resources(60, 120).logic
     # the window's stream counts from both ends, and has one width
     assert neighbours.converters(unit, choice) == expected
     alone = Unit([rounding])
-    assert neighbours.converters(alone, ({"PE": 2},)) == 0  # as wide as the vector unit's two lanes
-    assert neighbours.converters(alone, ({"PE": 3},)) == width_converter.resources(40, 60).lut
+    # as wide as the vector unit's two lanes
+    assert neighbours.converters(alone, ({"PE": 2},)) == width_converter.resources(9, 9).logic
+    assert neighbours.converters(alone, ({"PE": 3},)) == width_converter.resources(40, 60).logic

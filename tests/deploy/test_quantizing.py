@@ -1,13 +1,19 @@
+import contextlib
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from lmaunet.deploy import pipeline, quantizing
 from lmaunet.deploy.allocation_plot import COLOURS, draw_allocation
+from lmaunet.deploy.outcome import ORIGIN_FILE, Outcome
 from lmaunet.deploy.quantizing import QatOptions, _allocation, _explained
+from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import SPECS
+from lmaunet.stage import write_json
 
 SVG = "{http://www.w3.org/2000/svg}"
+PHANTOM = DataSource(None)
 
 
 def allocation(**changes):
@@ -105,3 +111,118 @@ def test_options_that_cannot_be(options, text):
 
 def test_the_budget_is_in_millions_of_bytes():
     assert QatOptions(budget_mb=4.2).settings(SPECS["edge"]).budget_bytes == 4_200_000
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "bytes_"), [(1e-6, 1), (4.2, 4_200_000), (999_999.5, 999_999_500_000)]
+)
+def test_a_budget_reaches_from_a_byte_to_a_terabyte(megabytes, bytes_):
+    assert QatOptions(budget_mb=megabytes).settings().budget_bytes == bytes_
+    for beyond in (0.99e-6, 1e6):
+        with pytest.raises(UserError, match="give a positive size of a byte"):
+            QatOptions(budget_mb=beyond).settings()
+
+
+def test_every_option_is_a_setting_of_the_training():
+    options = QatOptions(6, 0.25, 3, 9, "4", None, "pow2", 0.5, False, True, "ema")
+    found = options.settings(SPECS["edge"])
+    schedule = found.schedule
+    assert (schedule.epochs, schedule.learning_rate, schedule.batch_size) == (6, 0.25, 3)
+    assert set(found.bits.values()) == {4, 8} and found.budget_bytes is None
+    assert (found.scales, found.distillation, found.keep_norms, found.explain) == (
+        "pow2", 0.5, False, True,
+    )  # fmt: skip
+    assert QatOptions().settings(SPECS["edge"]).bits == {}
+
+
+@pytest.fixture
+def quantized(monkeypatch, tmp_path):
+    """A function that runs the command on stages that are there, and what they were given."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "c.pt"
+    checkpoint.write_text("1")
+    scores = {"ptq": {"dice": 0.3}, "qat": {"dice": None}}
+    (tmp_path / "q").mkdir()
+    (tmp_path / "k").mkdir()
+    write_json(tmp_path / "q" / "qat.json", {"scores": scores, "notices": ["few slices"]})
+    write_json(tmp_path / "q" / ORIGIN_FILE, {"line": "is ours", "notes": ["no classes"]})
+    write_json(tmp_path / "q" / "allocation.json", allocation())
+    row = {"quantizer": "q0", "kind": "weights", "divergence": 0.5, "foreground_changed": 0.25}
+    write_json(tmp_path / "q" / "explain.json", [row, {**row, "quantizer": "all"}])
+    write_json(tmp_path / "k" / "control.json",
+               {"scores": {"control": {"dice": 0.5}, "float32": {"dice": 0.625}}})  # fmt: skip
+    given, said = [], []
+
+    @contextlib.contextmanager
+    def bar(title):
+        yield lambda fraction, line: said.append((fraction, line))
+
+    def stage(name, cached):
+        def work(*arguments):
+            given.append((name, arguments))
+            arguments[5](0.0, name)
+            arguments[5](1.0, name)
+            return Outcome(tmp_path / name, cached)
+
+        return work
+
+    monkeypatch.setattr(quantizing, "progress_bar", bar)
+    monkeypatch.setattr(quantizing, "noted_spec", lambda *arguments: SPECS["edge"])
+
+    def run(cached=False, source=PHANTOM, **options):
+        monkeypatch.setattr(pipeline, "qat", stage("q", cached))
+        monkeypatch.setattr(pipeline, "control", stage("k", False))
+        return (
+            quantizing.qat(tmp_path, checkpoint, source, None, QatOptions(**options)),
+            given,
+            said,
+        )
+
+    return run
+
+
+def test_the_control_has_the_same_schedule_data_and_seed(quantized, tmp_path):
+    _, given, said = quantized(seed=9, epochs=3, weights="ema")
+    (first, ours), (second, theirs) = given
+    assert (first, second) == ("q", "k")
+    assert ours[:3] == theirs[:3] == (tmp_path, tmp_path / "c.pt", DataSource(None))
+    assert ours[3].schedule == theirs[3] and theirs[3].epochs == 3
+    assert ours[4] == theirs[4] == 9 and ours[6:] == theirs[6:] == (None, "ema")
+    assert said == [(0.0, "q"), (0.65, "q"), (0.65, "k"), (1.0, "k")]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_every_network_that_was_scored_has_its_line(quantized, tmp_path, cached):
+    (content, lines), _, _ = quantized(cached)
+    assert lines == [
+        f"checkpoint: {tmp_path / 'c.pt'} is ours", "note: no classes",
+        "data: the phantom (synthetic)",
+        "network                             Dice on held-out slices",
+        "----------------------------------  -----------------------",
+        "FP32 as it came                     62.50",
+        "FP32 control, the same extra steps  50.00",
+        "quantized, calibrated only (PTQ)    30.00",
+        "quantized, after QAT                not scored",
+        "note: few slices",
+        f"wrote {tmp_path / 'q'}{' (was there already)' if cached else ''}; next: lmaunet-deploy "
+        f"build --target ort --run {tmp_path}",
+    ]  # fmt: skip
+    assert set(content["scores"]) == {"float32", "control", "ptq", "qat"}
+    assert "allocation" not in content and "explain" not in content
+
+
+def test_bits_and_costs_are_told_where_they_were_asked_for(quantized, tmp_path):
+    (content, lines), _, _ = quantized(budget_mb=1.0, explain=True, source=DataSource(tmp_path))
+    assert content["allocation"] == allocation() and len(content["explain"]) == 2
+    assert f"data: {tmp_path}" in lines and f"plot: {tmp_path / 'q' / 'allocation.svg'}" in lines
+    assert "all        weights  5.00e-01          25.00%" in lines
+
+
+def test_another_process_than_the_first_says_nothing(quantized, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert quantized()[0] == ({}, [])
+
+
+def test_a_checkpoint_that_is_a_folder_is_none(tmp_path):
+    with pytest.raises(UserError, match=r"does not exist or is not a file; give a .pt file$"):
+        quantizing.qat(None, tmp_path, None, None, QatOptions())

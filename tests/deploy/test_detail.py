@@ -1,3 +1,6 @@
+import pytest
+
+from lmaunet.deploy import detail
 from lmaunet.deploy.detail import detail_lines
 
 PARTS = {
@@ -105,3 +108,12 @@ def test_what_a_design_and_an_engine_say_of_themselves():
     assert shown({"clock_mhz": 100}) == {"Clock": "100 MHz"}
     # what is not said counts as estimated
     assert shown({"interval_ms": 3.24})["Between two images"] == ("3.24", "ms", "estimated", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "all_count"),
+    [((1, 0.5), True), ((), True), ((0,), False), ((-1,), False), ((True,), False),
+     (("3",), False), ((None,), False), ((3, 0.0), False), ((1e-9,), True)],
+)  # fmt: skip
+def test_what_counts_is_a_number_above_0(values, all_count):
+    assert detail.counts(*values) == all_count

@@ -196,3 +196,13 @@ def test_a_report_of_another_schema_is_told_how_to_be_made_again(whole, schema):
 def test_a_word_is_one_of_those_that_are_known(whole, path, value):
     with pytest.raises(UserError, match=r" is .*; expected one of: "):
         report.validate(altered(path, value, source=whole))
+
+
+@pytest.mark.parametrize(("length", "whole"), [(58, True), (59, False)])
+def test_a_long_value_of_a_report_is_cut(length, whole):
+    content = report.assemble(**parts())
+    content["data"]["synthetic"] = "x" * length
+    with pytest.raises(UserError) as caught:
+        report.validate(content)
+    shown = repr("x" * length) if whole else "'" + "x" * 56 + "..."
+    assert str(caught.value) == f"data.synthetic is {shown}; expected true or false"

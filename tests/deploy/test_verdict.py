@@ -2,7 +2,7 @@ import pytest
 from report_sample import NO_GPU, class_drop, measured, parts, sample
 
 from lmaunet.artifacts import Measurement
-from lmaunet.deploy import gates, render, report
+from lmaunet.deploy import gates, render, report, verdict
 from lmaunet.deploy.verdict import block
 
 
@@ -125,3 +125,12 @@ def test_the_verdict_stands_at_the_top_of_both_forms():
     assert text.index("SHIP ort? YES") < text.index("SHIP fpga? OPEN") < text.index("Gates: ")
     page = render.html(made)
     assert page.index("Ship ort?") < page.index('<p class="verdict">') < page.index("Targets")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [(-4.5, "-4.5 points"), (0.04, "0.0 points"), (-0.04, "0.0 points"), (0.06, "+0.1 points"),
+     (10.0, "+10.0 points"), (-10.04, "-10.0 points")],
+)  # fmt: skip
+def test_a_change_of_nothing_has_no_sign(change, text):
+    assert verdict._points(change) == text

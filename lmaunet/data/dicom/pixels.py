@@ -26,8 +26,8 @@ LONGEST_PADDING = 3
 STRICT = frozenset({"1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
 """RLE and JPEG-LS, for which pydicom has decoders that refuse what is damaged: GDCM refuses small
 frames of RLE, and takes damaged ones of JPEG-LS."""
-# Multi-frame Grayscale Word Secondary Capture, in which GDCM reads 8 bits as well
-CAPTURE = "1.2.840.10008.5.1.4.1.1.7.3"
+WORDS = "1.2.840.10008.5.1.4.1.1.7.3"  # Multi-frame Grayscale Word Secondary Capture
+BYTES = "1.2.840.10008.5.1.4.1.1.7.2"  # Multi-frame Grayscale Byte Secondary Capture
 
 
 def read_pixels(
@@ -196,7 +196,7 @@ def _compressed(header: Header, syntax: Any, count: int) -> np.ndarray:
             alone[keyword] = dataset[keyword]
     alone.NumberOfFrames = count
     alone.PhotometricInterpretation = "MONOCHROME2"
-    alone.SOPClassUID = CAPTURE
+    alone.SOPClassUID = BYTES if int(dataset.BitsAllocated) == 8 else WORDS
     alone.SOPInstanceUID = "2.25.1"
     alone.file_meta = FileMetaDataset()
     alone.file_meta.TransferSyntaxUID = syntax

@@ -226,3 +226,38 @@ def test_another_process_than_the_first_says_nothing(quantized, monkeypatch):
 def test_a_checkpoint_that_is_a_folder_is_none(tmp_path):
     with pytest.raises(UserError, match=r"does not exist or is not a file; give a .pt file$"):
         quantizing.qat(None, tmp_path, None, None, QatOptions())
+
+
+def test_every_place_in_the_plot():
+    """Bars by bytes, dots on a logarithmic axis from one power of ten to another."""
+    root = ElementTree.fromstring(draw_allocation(allocation()))
+    assert (root.get("width"), root.get("height")) == ("980", str(92 + 4 * 17 + 12))
+    lines = [line for line in root.iter(f"{SVG}line")]
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert [text for text in texts if text.startswith("1e")] == ["1e-4", "1e-3", "1e-2"]
+    assert [float(line.get("x1")) for line in lines] == [540, 740, 940]
+    assert [text for text in texts if text.endswith(" bits")] == [
+        "8 bits", "4 bits", "3 bits", "2 bits"
+    ]  # fmt: skip
+    legend = [rect for rect in root.iter(f"{SVG}rect") if rect.get("width") == "12"]
+    assert [rect.get("x") for rect in legend] == ["0", "80", "160", "240"]
+    rows = [group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}circle") is not None]
+    assert [row.get("transform") for row in rows] == [
+        f"translate(0 {92 + 17 * index})" for index in range(4)
+    ]
+    bars = [row.find(f"{SVG}rect") for row in rows]
+    assert [(bar.get("x"), float(bar.get("width"))) for bar in bars] == [
+        ("150", 300.0), ("150", 150.0), ("150", 112.5), ("150", 75.0),
+    ]  # fmt: skip
+    filled = [float(row.findall(f"{SVG}circle")[-1].get("cx")) for row in rows]
+    assert filled == [540, 540, 740, 940]
+
+
+def test_an_axis_shows_eight_powers_of_ten_at_most():
+    content = allocation()
+    content["layers"][0]["sensitivity"]["8"] = 1e-30
+    content["layers"][1]["sensitivity"]["4"] = 3.0
+    words = [
+        text.text for text in ElementTree.fromstring(draw_allocation(content)).iter(f"{SVG}text")
+    ]
+    assert [word for word in words if word.startswith("1e")] == [f"1e{e}" for e in range(-7, 2)]

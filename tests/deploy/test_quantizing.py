@@ -65,7 +65,9 @@ def test_the_plot_of_a_network_that_does_not_mind_rounding():
     content = allocation()
     for row in content["layers"]:
         row["sensitivity"] = dict.fromkeys(row["sensitivity"], 0.0)
-    ElementTree.fromstring(draw_allocation(content))
+    root = ElementTree.fromstring(draw_allocation(content))
+    ticks = [text.text for text in root.iter(f"{SVG}text") if text.text.startswith("1e")]
+    assert ticks == [f"1e{e}" for e in range(-6, 1)]
 
 
 def test_the_table_says_bits_bytes_and_the_sum():

@@ -117,3 +117,12 @@ def test_what_a_design_and_an_engine_say_of_themselves():
 )  # fmt: skip
 def test_what_counts_is_a_number_above_0(values, all_count):
     assert detail.counts(*values) == all_count
+
+
+def test_megabytes_are_millions_of_bytes():
+    """Told by sizes that a million and one, or less one, would round otherwise."""
+    sizes = {"plan": 12_115_001, "constants": 9_995_001, "kernels": 11_455_001, "rest": 20_004_999}
+    assert lines({"bytes": {**sizes, "kernel_count": 71}}) == {
+        "Engine, unpacked": "12.12 MB: 10.00 constants, 11.46 source of 71 generated kernels, "
+        "20.00 the rest",
+    }

@@ -73,6 +73,7 @@ def test_the_plot_of_a_network_that_does_not_mind_rounding():
 def test_the_table_says_bits_bytes_and_the_sum():
     lines = _allocation(allocation())
     assert any(line.startswith("pyramid.out") and "375" in line for line in lines)
+    assert lines[1].split("  ")[-4:] == ["at 2 bits", "at 3 bits", "at 4 bits", "at 8 bits"]
     assert lines[-2] == "weights 2,125 + rest 2,775 = file 4,900 bytes of 5,000"
     assert "model.onnx alone" in lines[-1] and "library of operators" in lines[-1]
 

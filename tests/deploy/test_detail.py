@@ -119,10 +119,20 @@ def test_what_counts_is_a_number_above_0(values, all_count):
     assert detail.counts(*values) == all_count
 
 
-def test_megabytes_are_millions_of_bytes():
-    """Told by sizes that a million and one, or less one, would round otherwise."""
-    sizes = {"plan": 12_115_001, "constants": 9_995_001, "kernels": 11_455_001, "rest": 20_004_999}
-    assert lines({"bytes": {**sizes, "kernel_count": 71}}) == {
-        "Engine, unpacked": "12.12 MB: 10.00 constants, 11.46 source of 71 generated kernels, "
-        "20.00 the rest",
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        # a million and one would round these down, and a million less one those up
+        (
+            (12_115_001, 9_995_001, 11_455_001, 20_005_001),
+            "12.12 MB: 10.00 constants, 11.46 |20.01",
+        ),
+        ((12_114_995, 9_994_995, 11_454_995, 20_004_995), "12.11 MB: 9.99 constants, 11.45 |20.00"),
+    ],
+)
+def test_megabytes_are_millions_of_bytes(sizes, text):
+    parts = dict(zip(("plan", "constants", "kernels", "rest"), sizes, strict=True))
+    text = text.replace("|", "source of 71 generated kernels, ")
+    assert lines({"bytes": {**parts, "kernel_count": 71}}) == {
+        "Engine, unpacked": f"{text} the rest"
     }

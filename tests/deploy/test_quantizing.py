@@ -59,6 +59,8 @@ def test_the_plot_has_a_bar_and_dots_for_every_layer():
 def test_a_size_is_shown_to_the_nearest_kilobyte():
     for size, text in ((1_234_499, "1.234 MB"), (1_234_501, "1.235 MB")):
         assert text in draw_allocation(allocation(file_bytes=size))
+    for budget, text in ((1_234_566, "1.23457 MB"), (1_234_564, "1.23456 MB")):
+        assert f"under {text}:" in draw_allocation(allocation(budget_bytes=budget))
 
 
 def test_the_plot_of_a_network_that_does_not_mind_rounding():

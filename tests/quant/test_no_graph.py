@@ -31,7 +31,7 @@ LOOKS = {
 
 
 class Seen(Exception):
-    """What is asked for is known as soon as the first layer runs."""
+    """What is asked for is known as soon as the first convolution runs."""
 
 
 @pytest.mark.parametrize("name", LOOKS)
@@ -39,7 +39,8 @@ def test_no_layer_runs_for_a_backward_pass(name, tiny_model, tiny_quantized, tin
     networks = copy.deepcopy(tiny_model), copy.deepcopy(tiny_quantized)
 
     def look(module, arguments):
-        raise Seen(torch.is_grad_enabled())
+        if isinstance(module, torch.nn.Conv2d):
+            raise Seen(torch.is_grad_enabled())
 
     handle = register_module_forward_pre_hook(look)
     try:

@@ -275,7 +275,7 @@ def for_dsp48e1(module: RtlModule) -> RtlModule:
     with them its results wrong: the registers and adders around a multiplication stay.
     """
     parameters = dict(module.parameters)
-    if module.name == "matrix_vector":
+    if module.name in ("matrix_vector", "matrix_vector_loaded"):
         between, bits = int(parameters["LANES"]) - 1, int(parameters["WEIGHT_BITS"])
         room = (DSP48E1_PORT - bits) // between if between else DSP48E1_PORT
         apart, field = int(parameters["LANE_BITS"]), int(parameters["FIELD_BITS"])

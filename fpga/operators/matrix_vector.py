@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fpga.board.memories import Memory
+from fpga.board.memories import URAM_DEPTH, Memory
 from fpga.board.placement import Resources
 from fpga.operators.arithmetic import (
     check_divides,
@@ -26,19 +26,24 @@ from fpga.operators.common import (
     LONGEST_CHAIN,
     adder_tree,
     balanced_chain,
+    count_bits,
     credit_queue,
     delayed,
     stream,
 )
 from fpga.operators.operator import Folding, Operator
-from fpga.operators.rtl_module import RtlModule, lane_words
+from fpga.operators.rtl_module import LOAD_BITS, LOAD_WIRES, RtlModule, lane_words, load_words
+from lmaunet.errors import UserError
 
 PORT_BITS = 27  # the wide port of a DSP48E2's multiplier
 WEIGHTS = "weights.mem"
 SOURCES = (
     "credit_queue.sv", "vector_buffer.sv", "delay_line.sv", "adder_tree.sv", "packed_products.sv",
-    "lut_products.sv", "matrix_vector.sv",
+    "lut_products.sv", "matrix_vector_core.sv",
 )  # fmt: skip
+FROM_ROM = (*SOURCES, "matrix_vector.sv")
+LOADED = (*SOURCES, "loaded_weights.sv", "matrix_vector_loaded.sv")
+LOADED_STYLE = "ultra"
 SUM_BITS = 48  # of a DSP's adder
 LUT_WEIGHT_BITS = 4
 """Bits of a weight up to which products may be made in LUTs."""
@@ -105,6 +110,12 @@ def in_luts(largest_weight: int, largest_activation: int) -> Packing:
     """Return how products that are made in LUTs are added: each by itself, signed."""
     product = max(1, largest_weight * largest_activation)
     return Packing(1, PORT_BITS, 1, product.bit_length() + 1)
+
+
+def _loader(width: int, depth: int) -> tuple[int, int]:
+    """Return the LUTs and flip-flops that write weights into UltraRAM at the start."""
+    columns, address = math.ceil(width / LOAD_BITS), count_bits(depth)
+    return 12 + 2 * address + columns, LOAD_BITS + 4 + 2 * address + 2 * columns
 
 
 class MVAU(Operator):
@@ -174,7 +185,8 @@ class MVAU(Operator):
         )
         packs, chains = math.ceil(pe / packed.lanes), math.ceil(simd / packed.columns)
         folds, rows = a["MW"] // simd, a["MH"] // pe
-        memories = [Memory("weights", pe * simd * bits, folds * rows, initialised=True)]
+        width, depth = pe * simd * bits, folds * rows
+        memories = [Memory("weights", width, depth, initialised=True, loader=_loader(width, depth))]
         if rows > 1:
             memories.append(Memory("vectors", simd * code, 2 * folds, decided=True))
         shared = pe - packs if packed.overlaps else 0
@@ -206,13 +218,14 @@ class MVAU(Operator):
         return bool(self.attributes.get("resType") == "lut")
 
     def module(self, constants: Sequence[np.ndarray]) -> RtlModule:
-        """Return the RTL.
+        """Return the RTL; in UltraRAM the weights are loaded at the start.
 
         Args:
             constants: the weights' codes ``(MW, MH)``.
 
         Raises:
-            UserError: where SIMD or PE do not divide MW or MH.
+            UserError: where SIMD or PE do not divide MW or MH, or weights in UltraRAM have more
+                words than one.
         """
         a = self.attributes
         self.check()
@@ -228,9 +241,16 @@ class MVAU(Operator):
         # a word for each (fold of MH, fold of MW); in a word PE outermost, SIMD innermost
         blocks = weights.T.reshape(mh // pe, pe, mw // simd, simd)
         words = blocks.transpose(0, 2, 1, 3).reshape(-1, pe * simd)
+        held = lane_words(words, bits)
+        style = a.get("ram_style", "auto")
+        loaded = style == LOADED_STYLE
+        if loaded and len(held) > URAM_DEPTH:
+            raise UserError(
+                f"MVAU: {len(held)} words of weights in UltraRAM, expected at most {URAM_DEPTH}"
+            )
         return RtlModule(
-            "matrix_vector",
-            SOURCES,
+            "matrix_vector_loaded" if loaded else "matrix_vector",
+            LOADED if loaded else FROM_ROM,
             {
                 "MW": mw, "MH": mh, "SIMD": simd, "PE": pe,
                 "ACTIVATION_BITS": type_bits(a["inputDataType"]),
@@ -242,10 +262,12 @@ class MVAU(Operator):
                 "FIELD_BITS": packed.field_bits,
                 "CASCADE": packed.columns,
                 "IN_LUTS": int(self._in_luts()),
-                "WEIGHTS": WEIGHTS,
-                "STYLE": a.get("ram_style", "auto"),
+                **({} if loaded else {"WEIGHTS": WEIGHTS}),
+                "STYLE": style,
             },
             (stream("in0_V", a["inputDataType"], simd),),
             (stream("out0_V", a["outputDataType"], pe),),
-            {WEIGHTS: lane_words(words, bits)},
+            {} if loaded else {WEIGHTS: held},
+            wires=LOAD_WIRES if loaded else (),
+            load=load_words(held, pe * simd * bits) if loaded else (),
         )  # fmt: skip

@@ -46,6 +46,17 @@ class Wire:
         return f"{'output' if self.output else 'input '} wire{wide} {self.name}"
 
 
+LOAD_BITS = 72
+"""Of a beat of the stream that loads weights: a row of an UltraRAM."""
+LOAD = Port("load0_V", LOAD_BITS)
+"""The stream of a design that loads weights. It is taken at once, in every cycle."""
+LOAD_WIRES = (
+    Wire("load_data", LOAD_BITS), Wire("load_valid", 1),
+    Wire("pass_data", LOAD_BITS, output=True), Wire("pass_valid", 1, output=True),
+)  # fmt: skip
+"""What of it comes to a node with weights to be loaded, and what it passes on."""
+
+
 @dataclass(frozen=True)
 class RtlModule:
     """A SystemVerilog module with everything that it needs.
@@ -56,7 +67,9 @@ class RtlModule:
     hexadecimal, entry 0 first. A module whose
     number of streams is a parameter has vectors instead of numbered ports: ``bundled`` is ``in``
     or ``out`` where all inputs or outputs are bits and words of ``in_V`` or ``out_V``. ``wires``:
-    its other ports, but for clock and reset.
+    its other ports, but for clock and reset. ``load``: the words of :data:`LOAD_BITS` bits, in
+    hexadecimal, that it takes from the stream that loads weights at the start. A node's module has
+    :data:`LOAD_WIRES` for them, a whole design the input :data:`LOAD`.
     """
 
     name: str
@@ -68,6 +81,7 @@ class RtlModule:
     bundled: str = ""
     generated: Mapping[str, str] = field(default_factory=dict)
     wires: tuple[Wire, ...] = ()
+    load: Sequence[str] = ()
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -183,6 +197,27 @@ def hex_words(values: np.ndarray | Sequence[int], bits: int) -> list[str]:
         if not -(1 << (bits - 1)) <= word < 1 << bits:
             raise UserError(f"a memory's value {word} does not fit its {bits} bits")
     return [f"{word & ((1 << bits) - 1):0{-(-bits // 4)}x}" for word in words]
+
+
+def load_beats(module: RtlModule) -> np.ndarray:
+    """Return the beats of the stream that loads a design's weights, uint8 ``(beats, 9)``."""
+    data = b"".join(int(word, 16).to_bytes(LOAD.bytes, "little") for word in module.load)
+    return np.frombuffer(data, np.uint8).reshape(-1, LOAD.bytes)
+
+
+def load_words(words: Sequence[str], bits: int) -> list[str]:
+    """Return a memory's words as beats of the stream that loads them, each word's low bits first.
+
+    Args:
+        words: in hexadecimal, entry 0 first.
+        bits: of a word; the last beat of each is filled with zeros.
+    """
+    mask = (1 << LOAD_BITS) - 1
+    return [
+        f"{int(word, 16) >> first & mask:0{LOAD_BITS // 4}x}"
+        for word in words
+        for first in range(0, bits, LOAD_BITS)
+    ]
 
 
 def lane_words(values: np.ndarray, bits: int) -> list[str]:

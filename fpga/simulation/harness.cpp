@@ -1,7 +1,7 @@
 // Drives one module's streams from files and checks the handshake rules at every cycle.
 //
 // usage: simulation IN_FOLDER OUT_FOLDER LIMIT SETTLE SEED CHECK_PATHS, then for every stream,
-// inputs first: STALL_PROBABILITY EXPECTED_BEATS (inputs: ignored)
+// inputs first: STALL_PROBABILITY EXPECTED_BEATS (inputs: the cycle before which nothing is offered)
 // Reads IN_FOLDER/<input>.bin and streams.txt (streams.cpp), writes OUT_FOLDER/<output>.bin and OUT_FOLDER/<stream>.cycles. The
 // model's $time is the number of the cycle after the reset, as in <stream>.cycles.
 // Exit status: 0 done, 3 nothing moves any more, 4 a rule of the handshake was broken.
@@ -68,6 +68,7 @@ struct Random {
 struct Stream : Wires {
     double stall = 0;
     size_t beats = 0, done = 0;
+    uint64_t start = 0;
     std::vector<uint8_t> content = {};
     std::vector<uint64_t> cycles = {};
     Random random{1};
@@ -140,6 +141,7 @@ int main(int argc, char** argv) {
     }
     for (auto& s : inputs) {
         s.content = load(join(from, s.name, ".bin"));
+        s.start = s.beats;
         s.beats = s.content.size() / s.bytes;
         *s.valid = 0;
     }
@@ -163,7 +165,7 @@ int main(int argc, char** argv) {
         if (complete && after++ == settle) break;
         for (auto& s : inputs) {
             if (!*s.valid) {
-                *s.valid = s.done < s.beats && !s.random.happens(s.stall);
+                *s.valid = cycle >= s.start && s.done < s.beats && !s.random.happens(s.stall);
                 auto* data = static_cast<uint8_t*>(s.data);
                 if (*s.valid)
                     memcpy(data, &s.content[s.done * s.bytes], s.bytes);

@@ -100,6 +100,7 @@ def simulate(
     settle: int = 64,
     check_paths: bool = True,
     watch: Sequence[Watch] = (),
+    starts: Mapping[str, int] | None = None,
 ) -> Simulation:
     """Run a module until every output has given its beats, and some cycles more.
 
@@ -117,6 +118,7 @@ def simulate(
         check_paths: refuse a combinational path from an output's tready to any tvalid, tdata or to
             an input's tready.
         watch: the streams inside that are watched.
+        starts: the cycle before which an input offers nothing; the first where absent.
 
     Raises:
         Deadlock: where nothing moves, with every stream's state.
@@ -138,7 +140,8 @@ def simulate(
         for port in module.ports:
             default = stalls.inputs if port in module.inputs else stalls.outputs
             probability = stalls.ports.get(port.name, default)
-            arguments += [repr(float(probability)), str(expected_beats.get(port.name, 0))]
+            value = expected_beats.get(port.name, (starts or {}).get(port.name, 0))
+            arguments += [repr(float(probability)), str(value)]
         result = subprocess.run(
             [str(compiled.program.resolve()), *arguments],
             cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False,

@@ -1,7 +1,8 @@
 """One module of a whole design: its nodes, and between them finite FIFOs and width converters.
 
 FIFOs in DRAM share one AXI port of the module, because one is least to connect; ``dram_base`` says
-where their rings begin, and ``dram_error`` that the DRAM answered with an error.
+where their rings begin, and ``dram_error`` that the DRAM answered with an error. Weights that are
+loaded come by one stream, which passes through the nodes that have any, in topological order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from fpga.operators import dram_fifo, fifo, width_converter
 from fpga.operators.dram_fifo import DramLayout
-from fpga.operators.rtl_module import Port, RtlModule, Wire, instance
+from fpga.operators.rtl_module import LOAD, LOAD_WIRES, Port, RtlModule, Wire, instance
 from lmaunet.errors import UserError
 
 
@@ -79,6 +80,8 @@ def stitch(
 ) -> RtlModule:
     """Return a design as one module with the ports ``in0_V`` and ``out0_V``.
 
+    Where nodes have weights to be loaded, :data:`fpga.operators.rtl_module.LOAD` is an input too.
+
     Args:
         name: of the module.
         nodes: every node with its module.
@@ -109,16 +112,20 @@ def stitch(
         own = _with_own_memories(node.module, f"n{i}")
         memories |= own.memories
         design.body.append(f"    // {node.name}\n")
-        design.place(own, f"n{i}", {p.name: signals[node.name, p.name] for p in own.ports})
+        streams = {p.name: signals[node.name, p.name] for p in own.ports}
+        design.place(own, f"n{i}", streams | design.load_signals(own, f"n{i}"))
     wires = design.place_dram()
     generated: dict[str, str] = {}
     for module in design.modules:
         generated |= module.generated
-    generated[f"{name}.sv"] = _text(name, ends[0], ends[1], wires, design)
+    load = [word for node in nodes for word in node.module.load]
+    inputs = (ends[0], LOAD) if load else (ends[0],)
+    generated[f"{name}.sv"] = _text(name, inputs, ends[1], wires, design)
     sources = dict.fromkeys(file for module in design.modules for file in module.sources)
     return RtlModule(
-        name, tuple(sources), {}, (ends[0],), (ends[1],), memories, generated=generated, wires=wires
-    )
+        name, tuple(sources), {}, inputs, (ends[1],), memories, generated=generated, wires=wires,
+        load=load,
+    )  # fmt: skip
 
 
 class _Design:
@@ -129,6 +136,7 @@ class _Design:
         self.body: list[str] = []
         self.modules: list[RtlModule] = []
         self.in_dram: dict[str, DramLayout] = {}  # by the FIFO's instance
+        self.loads = LOAD.name  # the end of the chain that loads weights, so far
 
     def wire(self, signal: str, port: Port) -> str:
         """Declare the wires of a stream and return their prefix."""
@@ -151,6 +159,19 @@ class _Design:
         if isinstance(found, DramLayout):
             self.in_dram[name] = found
         return dram_fifo.queue_module(found, first)
+
+    def load_signals(self, module: RtlModule, name: str) -> dict[str, str]:
+        """Return what a node connects to of the chain that loads weights, and lengthen it."""
+        if not module.load:
+            return {}
+        ends = {True: f"{name}_pass", False: self.loads}
+        if self.loads == LOAD.name:
+            self.body.append(f"    assign {LOAD.name}_tready = 1'b1;\n")
+        self.wires.append(
+            f"    wire [{LOAD.bits - 1}:0] {name}_pass_tdata;\n    wire {name}_pass_tvalid;\n"
+        )
+        self.loads = ends[True]
+        return {wire.name: f"{ends[wire.output]}_t{wire.name.split('_')[1]}" for wire in LOAD_WIRES}
 
     def place_dram(self) -> tuple[Wire, ...]:
         """Place the port of the FIFOs in DRAM, if there are any; return what the design needs."""
@@ -202,9 +223,12 @@ def _with_own_memories(module: RtlModule, prefix: str) -> RtlModule:
     )
 
 
-def _text(name: str, source: Port, sink: Port, wires: Sequence[Wire], design: _Design) -> str:
+def _text(
+    name: str, inputs: Sequence[Port], sink: Port, wires: Sequence[Wire], design: _Design
+) -> str:
     ports = ["    input  wire ap_clk", "    input  wire ap_rst_n"]
-    for port, (there, back) in ((source, ("input ", "output")), (sink, ("output", "input "))):
+    into, out = ("input ", "output"), ("output", "input ")
+    for port, (there, back) in (*((port, into) for port in inputs), (sink, out)):
         ports += [
             f"    {there} wire [{8 * port.bytes - 1}:0] {port.name}_tdata",
             f"    {there} wire {port.name}_tvalid",

@@ -207,7 +207,7 @@ def test_lint():
         lint(MVAU(attributes).module([weights]))
 
 
-UNIT, BUFFER, TREE = "matrix_vector.sv", "vector_buffer.sv", "adder_tree.sv"
+UNIT, BUFFER, TREE = "matrix_vector_core.sv", "vector_buffer.sv", "adder_tree.sv"
 PRODUCTS, QUEUE = "packed_products.sv", "credit_queue.sv"
 SHARED = (18, 6, 9, 3, 4)  # rows that share a bit, an odd number of columns
 FAULTS = {
@@ -246,7 +246,7 @@ FAULTS = {
         TREE, "pairs[i] <= a;", "pairs[i] <= '0;", (18, 6, 9, 2)
     ),
     "the tree does not grow": (TREE, "BITS < LIMIT ? BITS + 1 : LIMIT", "BITS", (18, 6, 9, 2)),
-    "no credit is needed": (UNIT, "wire advance = !first || credit;", "wire advance = 1'b1;"),
+    "no credit is needed": (UNIT, "loaded && (!first || credit);", "loaded;"),
     "a credit too many": (QUEUE, "credits <= (ADDRESS_BITS + 1)'(DEPTH);",
                           "credits <= (ADDRESS_BITS + 1)'(DEPTH + 1);"),
     "a credit is not returned": (QUEUE, "returned <= taken;", "returned <= taken && read[0];"),

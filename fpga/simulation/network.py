@@ -8,7 +8,8 @@ integers in the same cycles and refuse no word at a join: that is the proof, and
 somewhere it fails. Where it is known which memories hold the FIFOs (:meth:`Network.placed`), they
 have as many rows as these. An image that follows may find a FIFO full and wait, which costs nothing
 but a longer interval. The sizes are values of a simulation, so that a design is compiled once; with
-FIFOs in DRAM it is another design, at whose port is a model of the memory (:mod:`.dram`).
+FIFOs in DRAM it is another design, at whose port is a model of the memory (:mod:`.dram`). Weights
+that are loaded come before the first image; all cycles are counted from that one on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fpga.graph.executor import Executor
 from fpga.operators import dram_fifo, fifo
 from fpga.operators.arithmetic import type_bits
 from fpga.operators.dram_fifo import DramLayout
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack, unpack
+from fpga.operators.rtl_module import LOAD, RTL_FOLDER, RtlModule, load_beats, pack, unpack
 from fpga.simulation.compilation import compile_module
 from fpga.simulation.dram import MOVED_BEATS, Dram, ring_beats, with_dram
 from fpga.simulation.simulator import Simulation, Stalls, simulate
@@ -38,6 +39,8 @@ NOTHING_MOVES = 200_000
 """Cycles without a transfer at a border after which a network counts as stuck."""
 DEEPER = 2
 """By what factor a FIFO may be deeper than estimated before it has to be compiled again."""
+LOADING_SPARE = 8
+"""Cycles from the last word that is loaded until the first image, beside one for each node."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class NetworkRun:
     ``needed``: where it is deeper than a register, the depth at which it would have refused none of
     those that it took. ``begins``, ``ends``: for each tensor, the network's input and output among
     them, the cycle in which its FIFO took its first and its last word, counted from the first beat
-    in; behind a padding the last may be of the border of an image that would follow. ``cycles``:
-    until the last beat. ``checksums``: of each watched stream, by name, one for each image.
+    in; behind a padding the last may be of the border of an image that would follow, and the first
+    of one that it puts out while weights are loaded, which counts as 0. ``cycles``: until the last
+    beat, without loading. ``checksums``: of each watched stream, by name, one for each image.
     ``kept``: the words of the stream that was kept, uint64 ``(words,)``. ``dram_beats``: of 8 bytes
     that were written to DRAM or read from it.
     """
@@ -150,6 +154,17 @@ class Network:
     def in_dram(self) -> tuple[str, ...]:
         """The tensors whose FIFOs are in DRAM, in the order of their names."""
         return tuple(sorted(t for t, style in self.styles.items() if style == dram_fifo.STYLE))
+
+    @property
+    def loaded(self) -> list[NodeRtl]:
+        """The nodes whose weights are loaded, in the order in which they are."""
+        return [node for node in self.nodes if node.module.load]
+
+    def first_image(self) -> int:
+        """Return the cycle in which the first image may come: when all weights are loaded."""
+        loaded = self.loaded
+        words = sum(len(node.module.load) for node in loaded)
+        return words + len(loaded) + LOADING_SPARE if loaded else 0
 
     @property
     def spread(self) -> int:
@@ -270,17 +285,25 @@ class Network:
         lanes_in = module.inputs[0].bits // 8
         lanes_out = module.outputs[0].bits // self.output_bits
         shape = (len(codes), *self.shapes[self.executor.output][1:])
+        inputs = {"in0_V": pack(codes.reshape(-1, lanes_in), 8)}
+        if module.load:
+            inputs[LOAD.name] = load_beats(module)
+        wait = self.first_image()
         found = simulate(
             compile_module(module, simulations, self.rtl),
-            {"in0_V": pack(codes.reshape(-1, lanes_in), 8)},
+            inputs,
             {"out0_V": math.prod(shape) // lanes_out},
             stalls, NOTHING_MOVES, settle=0, check_paths=False, watch=watched,
+            starts={"in0_V": wait},
         )  # fmt: skip
         out = unpack(found.outputs["out0_V"], self.output_bits, lanes_out).reshape(shape)
         cycles = found.cycles["out0_V"]
         start = int(found.cycles["in0_V"][0])
         first = cycles[len(cycles) // len(codes) - 1] - start + 1
         names = self._fifos
+        # a padding may put out a border while weights are loaded
+        begins = _counters(found, names, "first")
+        begins = {t: max(value, start) if wait else value for t, value in begins.items()}
         instances = {stream.name: stream.instance for stream in streams}
         return NetworkRun(
             out,
@@ -288,9 +311,9 @@ class Network:
             tuple(int(v) for v in found.intervals("out0_V", len(codes))),
             _counters(found, names, "needed"),
             _counters(found, names, "blocked"),
-            {t: value - start for t, value in _counters(found, names, "first").items()},
+            {t: value - start for t, value in begins.items()},
             {t: value - start for t, value in _counters(found, names, "last").items()},
-            int(cycles[-1]) + 1,
+            int(cycles[-1]) + 1 - wait,
             {name: found.checksums[instance] for name, instance in instances.items()},
             found.kept[instances[kept]] if kept else None,
             sum(v for path, v in found.counters.items() if path.endswith(MOVED_BEATS)),

@@ -13,7 +13,13 @@ import numpy as np
 
 from fpga.operators.dram_fifo import STYLE
 from fpga.operators.fifo import Layout
-from fpga.operators.rtl_module import RtlModule, write_memories, write_sources
+from fpga.operators.rtl_module import (
+    LOAD,
+    RtlModule,
+    load_beats,
+    write_memories,
+    write_sources,
+)
 from fpga.simulation.compare import run_and_compare
 from fpga.simulation.network import Network, NetworkRun
 from fpga.simulation.simulator import Stalls
@@ -25,6 +31,7 @@ from lmaunet.stage import write_json
 IMAGES, STALLED_IMAGES = 8, 3
 STALLS = Stalls(0.2, 0.2, seed=1)
 RTL, SIMULATION = "rtl", "simulation.json"
+LOADED, LOADED_INDEX = "load.bin", "load.json"
 PLACINGS = 3
 """How often FIFOs are measured with others in DRAM, which changes when words come to them."""
 COMPARED_WITH = "the integer executor, by a checksum of every stream and image"
@@ -37,7 +44,8 @@ class Proof:
     ``alone``, ``tight``: the runs of one and of 8 images with finite FIFOs and without stalls.
     ``fifos``, ``layouts``: of each stream, what it needs and how it is built. ``streams``: how many
     streams were compared, accumulators of scans among them. ``dram``: what the model of the DRAM
-    is and did; empty where no FIFO is in it.
+    is and did; empty where no FIFO is in it. ``load``: how many nodes have weights that are loaded
+    at the start, with how many beats; empty where none has.
     """
 
     alone: NetworkRun
@@ -47,6 +55,7 @@ class Proof:
     agreements: tuple[Agreement, ...]
     streams: int
     dram: Mapping[str, Any] = field(default_factory=dict)
+    load: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fifo_bits(self) -> int:
@@ -80,7 +89,9 @@ class Proof:
             },
             "stalls": {"inputs": STALLS.inputs, "outputs": STALLS.outputs},
             "agreements": [agreement.to_json() for agreement in self.agreements],
-        } | ({"dram": dict(self.dram)} if self.dram else {})
+        } | {
+            key: dict(told) for key, told in (("dram", self.dram), ("load", self.load)) if told
+        }  # fmt: skip
 
 
 def prove(
@@ -168,7 +179,10 @@ def prove(
         0.0, 0, streams * (1 + 1 + IMAGES + STALLED_IMAGES), 0.0, True,
     )  # fmt: skip
     layouts = {tensor: built.layout(tensor, queue.depth) for tensor, queue in fifos.items()}
-    proof = Proof(alone, tight, fifos, layouts, (*agreements, inside), streams, _dram(built, tight))
+    proof = Proof(
+        alone, tight, fifos, layouts, (*agreements, inside), streams, _dram(built, tight),
+        _load(built),
+    )  # fmt: skip
     write_json(folder / SIMULATION, proof.to_json())
     return proof
 
@@ -198,6 +212,13 @@ def _dram(network: Network, run: NetworkRun) -> dict[str, Any]:
         "interval_cycles": {"least": min(run.intervals), "most": max(run.intervals)},
         "spread_allowed": network.spread,
     }
+
+
+def _load(network: Network) -> dict[str, int]:
+    """Return how many nodes have weights that are loaded, and how many beats these are."""
+    found = network.loaded
+    beats = sum(len(node.module.load) for node in found)
+    return {"nodes": len(found), "beats": beats, "beat_bytes": LOAD.bytes} if found else {}
 
 
 def _require_steady(alone: NetworkRun, tight: NetworkRun, spread: int) -> None:
@@ -240,10 +261,27 @@ def _require_no_waiting(
 
 
 def write_design(module: RtlModule, folder: Path) -> None:
-    """Write a module's sources, memories and ``sources.txt``, the order in which to read them."""
+    """Write a module's sources, memories and ``sources.txt``, the order in which to read them.
+
+    Where weights are loaded, ``load.bin`` is all that the stream takes, and ``load.json`` says how.
+    """
     folder.mkdir()
     paths = write_sources(module, folder)
     write_memories(module, folder)
     (folder / "sources.txt").write_text(
         "".join(f"{path.name}\n" for path in paths), encoding="utf-8"
     )
+    if module.load:
+        beats = load_beats(module)
+        beats.tofile(folder / LOADED)
+        write_json(
+            folder / LOADED_INDEX,
+            {
+                "file": LOADED,
+                "port": LOAD.name,
+                "beats": len(beats),
+                "beat_bytes": LOAD.bytes,
+                "note": "after a reset, once: every beat in this order, before any image, its "
+                "low byte first; it is taken in every cycle in which tvalid is high",
+            },
+        )

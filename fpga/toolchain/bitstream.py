@@ -80,8 +80,13 @@ def one_node(module: RtlModule, mapped: Any, design: Path) -> Any:
 
     Raises:
         UserError: where a stream of the module does not fit its tensor's type, or the network has
-            skips in DRAM.
+            skips in DRAM or weights that are loaded.
     """
+    if module.load:
+        raise UserError(
+            "no bitstream of a network whose weights are loaded: FINN+'s shell connects its two "
+            "streams only; use --flow timing, or a --board whose block RAM holds them"
+        )
     if module.wires:
         raise UserError(
             "no bitstream of a network with skips in DRAM: FINN+'s shell connects its two streams "

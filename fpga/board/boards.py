@@ -26,7 +26,7 @@ class Board:
     Source: the device tables of AMD DS890 (Zynq UltraScale+) and DS962 (Alveo U250). ``dram_mb_s``:
     MB/s of 10^6 bytes, read and written together, that FIFOs in the board's DRAM may have; None
     where they are not offered: a U250 reaches its DDR4 through a controller in its logic, of which
-    nothing is known here.
+    nothing is known here. ``loads``: whether the host may load weights into UltraRAM at the start.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Board:
     uram: int
     ff: int
     dram_mb_s: float | None = None
+    loads: bool = True
 
     @property
     def limits(self) -> dict[str, float]:

@@ -78,7 +78,8 @@ class Memory:
     ``stream``: of a FIFO, the tensor that passes through it. ``control``: of a memory that is a
     chain of segments, each no deeper than one memory of the device, the LUTs and flip-flops that
     control a segment of so many rows; None of one that is whole. ``outside``: what it takes in
-    DRAM; None of one that cannot be there.
+    DRAM; None of one that cannot be there. ``loader``: of constants that may be in UltraRAM, the
+    LUTs and flip-flops that write them at the start; None of others.
     """
 
     purpose: str
@@ -89,6 +90,11 @@ class Memory:
     stream: str = ""
     control: Callable[[int], tuple[int, int]] | None = None
     outside: Outside | None = None
+    loader: tuple[int, int] | None = None
+
+    def loaded(self, style: str) -> bool:
+        """Return whether it holds constants that are loaded, in the place of a ``ram_style``."""
+        return self.initialised and style == "ultra"
 
     @property
     def dram(self) -> float:
@@ -158,9 +164,9 @@ class Memory:
         """Where it can go, of :data:`KIND_OF`, the usual place first.
 
         What is small goes into LUTs, and so may what takes few of them for a block RAM. UltraRAM
-        cannot be initialised by a bitstream, and the RTL writes no constants at start-up, so that
-        constants stay out of it; and so does what is deeper than one and no chain of segments,
-        because nothing stands between the rows of UltraRAM that it would take. DRAM comes last.
+        cannot be initialised by a bitstream, so that constants without a loader stay out of it; and
+        so does what is deeper than one and no chain of segments, because nothing stands between the
+        rows of UltraRAM that it would take. DRAM comes last.
         """
         return self._on_chip if self.outside is None else (*self._on_chip, "dram")
 
@@ -171,7 +177,8 @@ class Memory:
         if self.decided:
             return ("distributed" if self.distributed else "block",)
         fits_ultra = self.control is not None or self.depth <= URAM_DEPTH
-        blocks = ("block", "ultra") if fits_ultra and not self.initialised else ("block",)
+        written = not self.initialised or self.loader is not None
+        blocks = ("block", "ultra") if fits_ultra and written else ("block",)
         if self.distributed:
             return ("distributed", *blocks)
         affordable = self.lutram <= LUT_FOR_A_BRAM36_AT_MOST * self.bram36

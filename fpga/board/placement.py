@@ -63,7 +63,7 @@ ON_CHIP = KINDS[:-1]
 
 
 def held_in(memory: Memory, style: str) -> Placed:
-    """Return what a memory takes in the place of a ``ram_style``, its segments' control included.
+    """Return what a memory takes in the place of a ``ram_style``, control and loader included.
 
     Behind the read port of one in LUTs is a register; block RAM and UltraRAM have it inside. A
     segment has one more, which is counted as flip-flops although these have it inside, too.
@@ -85,7 +85,8 @@ def held_in(memory: Memory, style: str) -> Placed:
         return Placed(lut + memory.lutram, 0, 0.0, 0, ff)
     if style == "block":
         return Placed(lut, 0, memory.bram36, 0, ff)
-    return Placed(lut, 0, 0.0, memory.uram, ff)
+    loader = (memory.loader or (0, 0)) if memory.initialised else (0, 0)
+    return Placed(lut + loader[0], 0, 0.0, memory.uram, ff + loader[1])
 
 
 def usually_placed(part: Resources, style: str = "auto") -> Placed:

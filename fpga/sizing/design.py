@@ -74,10 +74,14 @@ class Design:
         found: Schedule,
         resources: Mapping[str, Resources],
         fifos: Mapping[str, Fifo],
+        loaded: Mapping[str, int] | None = None,
     ) -> Design:
-        """Return the design with every memory placed."""
+        """Return the design with every memory placed.
+
+        ``loaded``: how many memories of a node are loaded at the start, where that is decided.
+        """
         queues = _queues(fifos)
-        options = place(dict(resources) | queues, board)
+        options = place(dict(resources) | queues, board, loaded)
         placed = {name: options[name].placed for name in resources}
         placed[FIFOS] = sum((options[name].placed for name in queues), Placed(0, 0, 0.0, 0))
         styles = {name: option.styles for name, option in options.items()}
@@ -122,9 +126,16 @@ class Design:
         return max(self.nodes, key=lambda node: node.cycles())
 
     def with_fifos(self, fifos: Mapping[str, Fifo]) -> Design:
-        """Return the design with other FIFOs, by tensor; it may take more than the board has."""
+        """Return the design with other FIFOs, by tensor; it may take more than the board has.
+
+        What is loaded at the start stays the same, because the nodes' RTL depends on it.
+        """
+        loaded = {
+            name: sum(m.loaded(s) for m, s in zip(part.memories, self.styles[name], strict=True))
+            for name, part in self.resources.items()
+        }
         design = Design.of(
-            self.board, self.clock_mhz, self.nodes, self.schedule, self.resources, fifos
+            self.board, self.clock_mhz, self.nodes, self.schedule, self.resources, fifos, loaded
         )
         return replace(design, limits=self.limits, dsp_bound=self.dsp_bound)
 

@@ -22,6 +22,9 @@ from lmaunet.integer_program import quiet_solver
 DRAM_COST = 1.0
 """What a FIFO in DRAM counts for, beside shares of the board: as much as all that there is of a
 resource, so that as few as can be go there."""
+LOAD_COST = 0.1
+"""What weights that are loaded count for: little beside DRAM, more than UltraRAM saves, so that as
+few as can be are."""
 OVERLOAD_COST = 1e3
 """What exceeding the scarcest limit by its whole counts for, beside shares of the board."""
 GAP = 1e-3
@@ -33,12 +36,14 @@ class Option:
     """One way to build a part.
 
     ``placed``: what it takes. ``styles``: where each memory goes, of
-    :data:`fpga.board.memories.KIND_OF`. ``choice``: what the caller knows it by.
+    :data:`fpga.board.memories.KIND_OF`. ``choice``: what the caller knows it by. ``loaded``: how
+    many of the memories hold constants that are loaded at the start.
     """
 
     placed: Placed
     styles: tuple[str, ...]
     choice: Any = None
+    loaded: int = 0
 
     @functools.cached_property
     def usage(self) -> tuple[float, ...]:
@@ -62,7 +67,8 @@ def options_of(resources: Resources, choice: Any = None) -> list[Option]:
         style = dict(zip(groups, ways, strict=True))
         styles = tuple(style[memory] for memory in resources.memories)
         takes = [held_in(m, s) for m, s in zip(resources.memories, styles, strict=True)]
-        found.append(Option(sum(takes, resources.logic), styles, choice))
+        loaded = sum(m.loaded(s) for m, s in zip(resources.memories, styles, strict=True))
+        found.append(Option(sum(takes, resources.logic), styles, choice, loaded))
     return found
 
 
@@ -71,9 +77,20 @@ def usage_of(placed: Placed) -> tuple[float, ...]:
     return tuple(float(getattr(placed, kind)) for kind in KINDS)
 
 
-def place(parts: Mapping[str, Resources], board: Board) -> dict[str, Option]:
-    """Place every memory of a design: the smallest sum of shares of the board that fits."""
-    found = solve([options_of(part) for part in parts.values()], board)
+def place(
+    parts: Mapping[str, Resources], board: Board, loaded: Mapping[str, int] | None = None
+) -> dict[str, Option]:
+    """Place every memory of a design: the smallest sum of shares of the board that fits.
+
+    Args:
+        parts: with their memories, by name.
+        board: whose limits hold.
+        loaded: how many memories of a part are loaded at the start, where that is decided.
+    """
+    options = {name: options_of(part) for name, part in parts.items()}
+    for name, count in (loaded or {}).items():
+        options[name] = [o for o in options[name] if o.loaded == count]
+    found = solve(list(options.values()), board)
     return dict(zip(parts, found.taken, strict=True))
 
 
@@ -93,8 +110,9 @@ def undominated(options: Sequence[Option]) -> list[Option]:
 def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL) -> Solution:
     """Choose one option for each part: the smallest sum of shares of the board that fits.
 
-    What is in DRAM is looked at only where nothing fits without it. Where nothing fits at all, the
-    largest overload is made as small as can be.
+    What is in DRAM is looked at only where nothing fits without it, and weights that are loaded at
+    the start only where nothing fits without these. Where nothing fits at all, the largest overload
+    is made as small as can be.
 
     Args:
         parts: the options of each part, at least one.
@@ -102,6 +120,17 @@ def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
             has another one.
         fixed: what is used in any case.
     """
+    initialised = [[o for o in options if not o.loaded] for options in parts]
+    if not all(initialised):
+        return _solve_with_dram(parts, board, fixed)
+    found = _solve_with_dram(initialised, board, fixed)
+    more = board.loads and board.uram and sum(map(len, initialised)) < sum(map(len, parts))
+    return _solve_with_dram(parts, board, fixed) if more and found.load > 1 else found
+
+
+def _solve_with_dram(
+    parts: Sequence[Sequence[Option]], board: Board, fixed: Placed
+) -> Solution:  # fmt: skip
     on_chip = [[o for o in options if not o.placed.dram_mb_s] for options in parts]
     if not all(on_chip):
         return _solve(parts, board, fixed)
@@ -124,7 +153,9 @@ def _solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed) -> So
     scale = np.where(none, 1.0, limit)
     usage = np.array([option.usage for option in columns]).reshape(-1, len(KINDS))
     shares = usage[:, : len(kinds)] / scale
-    costs = shares.sum(axis=1) + [DRAM_COST * (o.placed.dram_mb_s > 0) for o in columns]
+    costs = shares.sum(axis=1) + [
+        DRAM_COST * (o.placed.dram_mb_s > 0) + LOAD_COST * o.loaded for o in columns
+    ]
     base = np.array(usage_of(fixed))[: len(kinds)] / scale
     count, rows = len(columns), len(usable)
     # a row for each part, then one for each kind of resource; the last column is the overload

@@ -80,7 +80,8 @@ def apply_folding(design: Design, model: Any) -> None:
     for folded in design.nodes:
         operator = getCustomOp(nodes[folded.name])
         for name in folded.operator.folded_by:
-            operator.set_nodeattr(name, int(folded.attributes[name]))
+            value = folded.attributes[name]
+            operator.set_nodeattr(name, value if isinstance(value, str) else int(value))
         if "ram_style" in operator.get_nodeattr_types():
             _place_memory(operator, design.styles[folded.name])
         operator.verify_node()
@@ -94,5 +95,14 @@ def apply_folding(design: Design, model: Any) -> None:
 
 
 def _place_memory(operator: Any, styles: tuple[str, ...]) -> None:
-    """Tell FINN+ which kind of memory a node's buffer or weights are in."""
-    operator.set_nodeattr("ram_style", styles[0] if styles else "auto")
+    """Tell FINN+ which kind of memory a node's buffer or weights are in.
+
+    It allows weights in UltraRAM only where they may be written.
+    """
+    style = styles[0] if styles else "auto"
+    operator.set_nodeattr("ram_style", style)
+    name = "runtime_writeable_weights"
+    if name in operator.get_nodeattr_types():
+        writeable = int(style == "ultra")
+        if operator.get_nodeattr(name) != writeable:
+            operator.set_nodeattr(name, writeable)

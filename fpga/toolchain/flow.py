@@ -37,8 +37,11 @@ def check_flow(options: Mapping[str, Any], board: Board, clock_mhz: float) -> st
 
 
 def sized_for(flow: str, board: Board) -> Board:
-    """Return the board as a flow can use it: a bitstream's shell has no port for skips in DRAM."""
-    return replace(board, dram_mb_s=None) if flow == VIVADO else board
+    """Return the board as a flow can use it.
+
+    A bitstream's shell has no port for skips in DRAM, and none for weights that are loaded.
+    """
+    return replace(board, dram_mb_s=None, loads=False) if flow == VIVADO else board
 
 
 def run_flow(

@@ -113,9 +113,12 @@ def in_luts(largest_weight: int, largest_activation: int) -> Packing:
 
 
 def _loader(width: int, depth: int) -> tuple[int, int]:
-    """Return the LUTs and flip-flops that write weights into UltraRAM at the start."""
+    """Return the LUTs and flip-flops that write weights into UltraRAM at the start (*yosys*).
+
+    Of words of 36 to 432 bits: flip-flops to within 3; LUTs 4 to 7 and an incrementer.
+    """
     columns, address = math.ceil(width / LOAD_BITS), count_bits(depth)
-    return 12 + 2 * address + columns, LOAD_BITS + 4 + 2 * address + 2 * columns
+    return 6 + address, LOAD_BITS + 4 + 2 * address + 2 * columns
 
 
 class MVAU(Operator):

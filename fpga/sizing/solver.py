@@ -23,8 +23,8 @@ DRAM_COST = 1.0
 """What a FIFO in DRAM counts for, beside shares of the board: as much as all that there is of a
 resource, so that as few as can be go there."""
 LOAD_COST = 0.1
-"""What weights that are loaded count for: little beside DRAM, more than UltraRAM saves, so that as
-few as can be are."""
+"""What weights of a node count for that are loaded, beside shares of the board: a tenth of all that
+there is of a resource, so that these save at least so much block RAM or share it with DRAM."""
 OVERLOAD_COST = 1e3
 """What exceeding the scarcest limit by its whole counts for, beside shares of the board."""
 GAP = 1e-3

@@ -136,23 +136,22 @@ def test_all_weights_are_in_the_load():
 
 
 MEMORY, CORE = "loaded_weights.sv", "matrix_vector_core.sv"
-TOP = "matrix_vector_loaded.sv"
+ONE_ROW, WIDE = (18, 6, 18, 6, 4, "INT8"), (18, 6, 9, 2, 8, "INT8")
 FAULTS = {
     "vectors do not wait": (CORE, "loaded && (!first || credit);", "!first || credit;"),
-    "loaded one beat too early": (
-        MEMORY, "row == ADDRESS_BITS'(DEPTH - 1);", "row == ADDRESS_BITS'(DEPTH - 2);"
-    ),
+    "loaded one beat too early": (MEMORY, "(DEPTH - 1);", "(DEPTH - 2);"),
     "read before the last beat is written": (
-        MEMORY, "loaded <= whole;", "loaded <= whole || (take && last_column && row == "
-        "ADDRESS_BITS'(DEPTH - 1));",
+        MEMORY, "loaded <= whole;",
+        "loaded <= whole || (take && last_column && row == ADDRESS_BITS'(DEPTH - 1));", ONE_ROW,
     ),
     "its own is passed on": (MEMORY, "load_valid && whole;", "load_valid;"),
     "what is passed on is written": (MEMORY, "load_valid && !whole;", "load_valid;"),
-    "a column for a row": (MEMORY, "if (last_column) begin", "begin"),
-    "the columns are one": (MEMORY, "take ? column : '0;", "take ? '1 : '0;"),
-    "what is not there is written": (MEMORY, "writes <= take ? column", "writes <= !whole ? column"),
+    "a column for a row": (MEMORY, "if (last_column) begin", "begin", WIDE),
+    "the columns are one": (MEMORY, "take ? column : '0;", "take ? '1 : '0;", WIDE),
     "a row too late": (MEMORY, "memory[written_row]", "memory[row]"),
-    "nothing is passed on": (MEMORY, "pass_data <= load_data;", "if (!whole) pass_data <= load_data;"),
+    "nothing is passed on": (
+        MEMORY, "pass_data <= load_data;", "if (!whole) pass_data <= load_data;"
+    ),
     "a word a cycle too early": (MEMORY, "word[FROM+:OWN] = late;", "word[FROM+:OWN] = early;"),
 }  # fmt: skip
 
@@ -160,9 +159,8 @@ FAULTS = {
 @needs_verilator
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_caught(simulations, tmp_path, fault):
-    source, old, new = FAULTS[fault]
-    one_row = fault == "read before the last beat is written"
-    units = [loaded(18, 6, 18, 6, 4, "INT8")] if one_row else two_units()
+    source, old, new, *sizes = FAULTS[fault]
+    units = [loaded(*sizes[0])] if sizes else two_units()
     module = chain(*units)
     compiled = mutated(module, simulations, source, old, new, tmp_path)
     with pytest.raises((AssertionError, SimulationFailed)):

@@ -143,4 +143,5 @@ def test_the_skip_that_sizing_puts_into_dram_is_proved_there(whole, sizing, simu
 def test_a_bitstream_is_sized_without_dram():
     board = BOARDS["KV260"]
     assert sized_for("vivado", board).dram_mb_s is None
+    assert board.loads and not sized_for("vivado", board).loads
     assert sized_for("timing", board) == sized_for("none", board) == board

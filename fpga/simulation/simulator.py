@@ -140,8 +140,9 @@ def simulate(
         for port in module.ports:
             default = stalls.inputs if port in module.inputs else stalls.outputs
             probability = stalls.ports.get(port.name, default)
-            value = expected_beats.get(port.name, (starts or {}).get(port.name, 0))
-            arguments += [repr(float(probability)), str(value)]
+            # of an input: when it starts
+            number = expected_beats.get(port.name, (starts or {}).get(port.name, 0))
+            arguments += [repr(float(probability)), str(number)]
         result = subprocess.run(
             [str(compiled.program.resolve()), *arguments],
             cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False,

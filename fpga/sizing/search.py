@@ -34,6 +34,8 @@ PACKED_BITS = 36 * 1024
 can't be read, which needs that much of a lead."""
 ROUNDS = 2
 """How often the program is solved for one bound: the second time it knows the queues."""
+MORE_ROUNDS = 3
+"""How often more with weights that are loaded, while what it did not know of exceeds the board."""
 
 
 class Sizing:
@@ -99,11 +101,13 @@ class Sizing:
         for node, attributes in zip(self.nodes, self.unfolded, strict=True):
             node.attributes = dict(attributes)
         bounds = [bound if isinstance(bound, int) else bound[part] for part in self.parts]
-        between, queues = Placed(0, 0, 0.0, 0), list[Resources]()
-        for _ in range(ROUNDS):
+        between = spare = Placed(0, 0, 0.0, 0)
+        queues = list[Resources]()
+        for number in range(ROUNDS + MORE_ROUNDS):
             parts = [u.best_options(b) for u, b in zip(self.units, bounds, strict=True)]
             parts += [options_of(queue) for queue in queues]
-            taken = solve(parts, board, SHELL + between).taken
+            solution = solve(parts, board, SHELL + between + spare)
+            taken = solution.taken
             for unit, option in zip(self.units, taken, strict=False):
                 unit.take(option.choice)
             for unit, option, within in zip(self.units, taken, bounds, strict=False):
@@ -113,10 +117,20 @@ class Sizing:
             converters = self._converters()
             between = converters.logic
             queues = [queue.resources() for queue in fifos.values()]
-        resources: dict[str, Resources] = {node.name: node.resources() for node in self.nodes}
-        resources[CONVERTERS] = converters
-        nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
-        return Design.of(board, clock_mhz, nodes, found, resources, fifos)
+            if number + 1 < ROUNDS:
+                continue
+            resources: dict[str, Resources] = {node.name: node.resources() for node in self.nodes}
+            resources[CONVERTERS] = converters
+            nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
+            design = Design.of(board, clock_mhz, nodes, found, resources, fifos)
+            excess = design.total.excess(board)
+            if not excess or solution.load > 1 or not any(option.loaded for option in taken):
+                break
+            spare = replace(
+                spare,
+                **{kind: getattr(spare, kind) + math.ceil(over) for kind, over in excess.items()},
+            )
+        return design
 
     def _match_neighbours(self, unit: Unit, taken: Option, bound: int, board: Board) -> None:
         """Take a folding that needs less with the converters around it, and no more memory or DSPs.

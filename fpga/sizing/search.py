@@ -194,7 +194,8 @@ def size(
 ) -> Design:  # fmt: skip
     """Choose the folding: the fastest that fits the board, or the smallest within a latency.
 
-    The design's ``limits`` says what keeps it from being faster, or smaller.
+    FIFOs go into DRAM only where nothing on the chip does that: who builds the design must then
+    connect a port to it. The design's ``limits`` says what keeps it from being faster, or smaller.
 
     Args:
         sizing: the graph.
@@ -206,9 +207,18 @@ def size(
         UserError: where the board is too small, naming what does not fit, by how much, and the
             next larger board; or where no folding is fast enough.
     """
-    search = _Search(sizing, board, clock_mhz)
-    found = search.fastest() if target_ms is None else search.smallest(target_ms)
+    try:
+        found = _sized(sizing, replace(board, dram_mb_s=None), clock_mhz, target_ms)
+    except UserError:
+        if not board.dram_mb_s:
+            raise
+        found = _sized(sizing, board, clock_mhz, target_ms)
     return replace(found, dsp_bound=sizing.dsp_bound(board))
+
+
+def _sized(sizing: Sizing, board: Board, clock_mhz: float, target_ms: float | None) -> Design:
+    search = _Search(sizing, board, clock_mhz)
+    return search.fastest() if target_ms is None else search.smallest(target_ms)
 
 
 class _Search:

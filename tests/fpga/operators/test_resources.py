@@ -129,6 +129,25 @@ def test_a_fifo_is_what_yosys_counts(case):
     assert usually_placed(fifo.resources_of(layout), style) == found
 
 
+# matrix (MW, MH), SIMD and PE, weights of 4 bits in block RAM, products in LUTs; by yosys for
+# UltraScale+: LUTs, flip-flops
+LUT_PRODUCTS = {
+    (216, 24, 18, 2): (1381, 2384), (216, 24, 24, 2): (1808, 3061), (216, 24, 36, 2): (2697, 4580),
+    (216, 24, 18, 6): (3594, 5500), (432, 48, 12, 4): (1650, 2536), (216, 48, 8, 3): (963, 1427),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LUT_PRODUCTS)
+def test_products_in_luts_are_what_yosys_counts(case):
+    mw, mh, simd, pe = case
+    types = {"inputDataType": "INT8", "weightDataType": "INT4", "outputDataType": "INT18"}
+    attributes = {**types, "MW": mw, "MH": mh, "SIMD": simd, "PE": pe, "resType": "lut"}
+    found = usually_placed(operator("MVAU", attributes).resources(), "block")
+    assert found.dsp == 0
+    assert found.lut == pytest.approx(LUT_PRODUCTS[case][0], rel=0.05)
+    assert found.ff == pytest.approx(LUT_PRODUCTS[case][1], rel=0.10)
+
+
 def test_every_operator_has_flip_flops():
     scan = {"NumChannels": 4, "States": 4, "PD": 1, "PN": 1, "StateBits": 18, "ABits": 12,
             "DBits": 16}  # fmt: skip

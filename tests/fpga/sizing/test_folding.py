@@ -140,9 +140,14 @@ ONE_NAME = {
 def test_every_operator_has_all_its_divisors():
     for op_type, (name, channels) in ONE_NAME.items():
         assert foldings(op_type) == [{name: n} for n in (1, 2, 3, 6) if channels % n == 0], op_type
-    assert foldings("MVAU", MH=10, MW=9) == [
-        {"PE": pe, "SIMD": simd} for pe in (1, 2, 5, 10) for simd in (1, 3, 9)
+    wide = foldings("MVAU", MH=10, MW=9, weightDataType="INT5")
+    assert wide == [
+        {"PE": pe, "SIMD": simd, "resType": "dsp"} for pe in (1, 2, 5, 10) for simd in (1, 3, 9)
     ]
+    # weights of up to 4 bits in LUTs, from 12 products a cycle on
+    narrow = foldings("MVAU", MH=10, MW=9)
+    assert [f["PE"] * f["SIMD"] for f in narrow if f["resType"] == "lut"] == [18, 15, 45, 30, 90]
+    assert [f for f in narrow if f["resType"] == "dsp"] == wide
     assert foldings("StreamingConcat") == [{"SIMD": 1}, {"SIMD": 2}]
     assert foldings("ConvolutionInputGenerator") == [
         *({"SIMD": n, "parallel_window": 0} for n in (1, 2, 3, 6)),

@@ -6,12 +6,17 @@
 The network is convolutional, so that one that was trained on smaller crops serves at another size.
 It is exported anew at ``--input-size`` and built as ``build --target fpga`` builds it, on slices of
 the training part. Prints the figures and writes them as JSON; the build stays in ``--folder``.
+``--mutants`` also lets the proof of a small network meet the faults that tests put into its RTL,
+its constants and its FIFOs, and counts those that it names. ``fpga_memories.py`` and
+``fpga_levels.py`` add what they find of the build with ``--into``.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +37,8 @@ from lmaunet.stage import sha256, tool_versions, write_json
 from quant.qat import load_quantized
 from quant.scan_formats import read_formats
 
+MUTANTS = "tests/fpga/simulation/test_proof_mutants.py"
+
 
 def main(arguments: argparse.Namespace) -> int:
     options = {
@@ -41,6 +48,8 @@ def main(arguments: argparse.Namespace) -> int:
     check_options(options)
     if arguments.folder and arguments.folder.exists():
         raise UserError(f"--folder {arguments.folder} exists; give one that does not")
+    if arguments.mutants and not arguments.simulate:
+        raise UserError("--mutants is about the proof; give --simulate too")
     if arguments.images < 1:
         raise UserError(f"--images {arguments.images}; give 1 or more")
     model = load_quantized(arguments.model)
@@ -69,6 +78,9 @@ def main(arguments: argparse.Namespace) -> int:
         "agreements": [agreement.to_json() for agreement in built.agreements],
         "seconds": round(time.monotonic() - started),
     }
+    if arguments.mutants:
+        say(started, f"the faults of {MUTANTS}")
+        content["proof"] = content["proof"] | {"mutants_caught": mutants_caught()}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, content)
     shown = ("board", "latency_cycles", "interval_cycles", "latency_ms", "provenance", "fifo_bits")
@@ -80,6 +92,23 @@ def main(arguments: argparse.Namespace) -> int:
     )
     print(f"written: {arguments.output}")
     return 0
+
+
+def mutants_caught() -> int:
+    """Return how many faults the proof names, each a test; raises :class:`UserError` where not all.
+
+    The tests without a fault are not counted.
+    """
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "0", str(root / MUTANTS)]
+    result = subprocess.run(
+        command, cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    named = re.findall(r"::test_a_.*_is_named.* PASSED", result.stdout)
+    if result.returncode or not named:
+        told = (result.stdout + result.stderr).strip()[-2000:]
+        raise UserError(f"{MUTANTS}: a fault is not named, or the tests do not run:\n{told}")
+    return len(named)
 
 
 def say(started: float, line: str) -> None:
@@ -132,6 +161,7 @@ def parse() -> argparse.Namespace:
     add("--clock-mhz", type=float, default=250.0, help="an assumption")
     add("--target-ms", type=float, help="the latency to meet; the fastest that fits if not given")
     add("--simulate", action="store_true", help="simulate images to the last cycle")
+    add("--mutants", action="store_true", help="let the proof meet faults, and count them")
     add("--folder", type=Path, help="where the build stays; it must not exist yet")
     add("-o", "--output", type=Path, default=Path("results/fpga_design.json"))
     return parser.parse_args()

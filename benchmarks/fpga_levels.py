@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import neutral
+from fpga_memories import add_to
 from fpga_synthesis import board_of, built_fifos
 from network_synthesis import Part, digest, load_network, parts_of, yosys_version
 from synthesis import TooSlow, for_dsp48e1, synthesize_netlist
@@ -122,6 +123,8 @@ def main(arguments: argparse.Namespace) -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, content)
     summary = content["summary"]
+    if arguments.into:
+        add_to(arguments.into, "levels", summary)
     print("| module | operator | levels | LUTs | carry | enable's loads |\n|" + " --- |" * 6)
     for row in summary["deepest"]:
         print(
@@ -143,6 +146,7 @@ def parse() -> argparse.Namespace:
     add("build", type=Path, help="a folder of `build --target fpga`")
     add("--cache", type=Path, default=Path("levels_cache"), help="what was found, by module")
     add("--timeout-s", type=float, help="for each module")
+    add("--into", type=Path, help="a result of fpga_design.py to which the summary is added")
     add("-o", "--output", type=Path, default=Path("results/fpga_levels.json"))
     return parser.parse_args()
 

@@ -46,7 +46,7 @@ def test_the_scan_follows_the_measured_core():
 
 
 def test_an_operator_without_an_estimate_is_refused():
-    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: Conv"):
+    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: BinSum"):
         operator("Crop_rtl", {}).resources()
 
 
@@ -100,7 +100,7 @@ def test_every_operator_has_flip_flops():
               "MH": 4, "ImgDim": (4, 4), "Padding": (1, 1, 1, 1), "IsShift": 0, "Entries": 256,
               "lhs_dtype": "INT8", "rhs_dtype": "INT8", "out_dtype": "INT9", "dtype": "INT8",
               "InputDataType": "INT8", "WI": 8, "ChannelsPerStream": (4, 4),
-              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2}  # fmt: skip
+              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2, "Bin": (2, 2)}  # fmt: skip
     for name in OPERATORS:
         for parallel in (0, 1):
             attributes = common | (scan if name == "SelectiveScan" else window)

@@ -50,10 +50,10 @@ def test_relu_and_bias_are_absorbed(tmp_path):
 
 def test_the_whole_network_uses_every_pattern(whole):
     assert Counter(step.op_type for step in whole.executor.steps) == {
-        "Requantize": 18, "MVAU": 14, "ConvolutionInputGenerator": 7, "DuplicateStreams": 7,
+        "Requantize": 20, "MVAU": 15, "ConvolutionInputGenerator": 7, "DuplicateStreams": 7,
         "FMPadding": 4, "TableActivation": 2, "Pool": 3, "VVAU": 2, "Reshape": 2,
         "ElementwiseAdd": 2, "SelectiveScan": 1, "ElementwiseMul": 1, "PadWithCode": 2,
-        "StreamingConcat": 1, "UpsampleNearestNeighbour": 1,
+        "StreamingConcat": 1, "UpsampleNearestNeighbour": 2, "BinSum": 1,
     }  # fmt: skip
 
 

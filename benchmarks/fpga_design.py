@@ -8,10 +8,10 @@
 The network is convolutional, so that one that was trained on smaller crops serves at another size.
 It is exported anew at ``--input-size`` and built as ``build --target fpga`` builds it, on slices of
 the training part. With ``--spec`` it is an untrained network in place of a checkpoint, a named spec
-or a JSON file with fields of one, calibrated on the phantom unless there is ``--data``: cycles and
-resources do not depend on the weights, the accuracy says nothing. ``--beside`` keeps what a result
-file says of another design, such as a narrower one that was simulated, under ``beside``. Prints the
-figures and writes them as JSON; the build stays in ``--folder``.
+or a JSON file with fields of one, calibrated on the phantom unless there is ``--data``: cycles do
+not depend on the weights, resources hardly, and the accuracy says nothing. ``--beside`` keeps what
+a result file says of another design, such as a narrower one that was simulated, under ``beside``.
+Prints the figures and writes them as JSON; the build stays in ``--folder``.
 """
 
 from __future__ import annotations

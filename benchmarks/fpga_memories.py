@@ -119,7 +119,7 @@ def declared(build: Path) -> dict[Declared, tuple[int, dict[str, float]]]:
     layouts = built_fifos(build / SIMULATION)
     found: dict[Declared, tuple[int, dict[str, float]]] = {}
     for row in read_json(build / RESOURCES)["memories"]:
-        if row["kind"] == "lutram":
+        if row["kind"] in ("lutram", "dram"):
             continue
         layout = layouts[row["stream"]] if row["stream"] else None
         style = STYLE_OF[row["kind"]]

@@ -39,6 +39,7 @@ from synthesis import synthesize_all
 
 from fpga.board.boards import Board, named_board
 from fpga.build import HARDWARE, RESOURCES
+from fpga.operators.dram_fifo import STYLE, DramLayout
 from fpga.operators.fifo import Layout
 from fpga.simulation.proof import SIMULATION
 from lmaunet.deploy.console import run_command
@@ -102,11 +103,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 def built_fifos(simulation: Path) -> dict[str, Layout]:
     """Return how the FIFOs of a simulated design are built, by tensor."""
-    names = [field.name for field in dataclasses.fields(Layout)]
-    return {
-        tensor: Layout(**{name: entry[name] for name in names})
-        for tensor, entry in read_json(simulation)["fifos"].items()
-    }
+    built = {}
+    for tensor, entry in read_json(simulation)["fifos"].items():
+        kind = DramLayout if entry["style"] == STYLE else Layout
+        built[tensor] = kind(
+            **{field.name: entry[field.name] for field in dataclasses.fields(kind)}
+        )
+    return built
 
 
 def board_of(build: Path) -> Board:

@@ -194,6 +194,7 @@ def plan_of(mutant: Mutant, code: str, tests: mapping.Tests, files: list[str]) -
     near = {f for f in files if Path(f).stem == f"test_{Path(mutant.path).stem}"}
     importing = {f for f in files if f in contexts} if statement.imported else set()
     own = {context for context in contexts if context in tests.cases}
+    called: set[str] = set()
     if statement.imported:
         reading = {
             context
@@ -206,7 +207,7 @@ def plan_of(mutant: Mutant, code: str, tests: mapping.Tests, files: list[str]) -
         own = reading | called or own
     by_file = collections.Counter(name.partition("::")[0] for name in own)
     nearest = sorted(by_file, key=lambda file: (file not in near, -by_file[file], file))[:AT_ONCE]
-    direct = {name for name in own if name.partition("::")[0] in nearest}
+    direct = {name for name in own if name.partition("::")[0] in nearest} | called
     first = tests.fastest_first(direct or contexts - set(files), set())
     wide = tests.fastest_first(contexts, near | importing)
     kept = {

@@ -24,7 +24,8 @@ from fpga.board.placement import Placed, Resources, usually_placed
 from fpga.build import HARDWARE
 from fpga.graph.executor import Executor
 from fpga.graph.onnx_file import load
-from fpga.operators import fifo, width_converter
+from fpga.operators import dram_fifo, fifo, width_converter
+from fpga.operators.dram_fifo import DramLayout
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule
 from fpga.simulation.network import Network
 from fpga.simulation.stitch import streams_of
@@ -97,12 +98,17 @@ def parts_of(
         finn = finn_estimate(own[node.outputs[0]], part)
         parts.append(Part(node.name, step.op_type, node.module, estimated, finn))
     executor = network.executor
+    in_dram = [found for found in (fifos or {}).values() if isinstance(found, DramLayout)]
+    if in_dram:
+        port = dram_fifo.port_module(len(in_dram), in_dram[0].burst)
+        estimated = dram_fifo.port_resources(len(in_dram))
+        parts.append(Part(port.name, FIFO, port, estimated, NO_ESTIMATE))
     for stream in streams_of(network.nodes, executor.input, executor.output):
         bits = stream.port.bits
         if fifos is not None or stream.tensor not in network.waiting:
             layout = (fifos or {}).get(stream.tensor, fifo.layout(bits, fifo.SHALLOW))
-            estimated = fifo.resources_of(layout)
-            parts.append(Part(stream.tensor, FIFO, fifo.module(layout), estimated, NO_ESTIMATE))
+            queue, estimated = dram_fifo.queue_module(layout), dram_fifo.resources_of(layout)
+            parts.append(Part(stream.tensor, FIFO, queue, estimated, NO_ESTIMATE))
         if stream.producer and stream.consumer:
             to = stream.consumer[1].bits
             if to != bits:

@@ -142,6 +142,28 @@ def synthesize_all(
     return [Synthesised.of(found[f"\\{name}"]["num_cells_by_type"]) for name in names]
 
 
+def synthesize_netlist(
+    module: RtlModule, folder: Path, family: str = "xcup", timeout_s: float | None = None
+) -> Path:
+    """Return the file with a module's netlist, flat, in yosys's JSON; its name is ``netlist``.
+
+    Args:
+        module: the module.
+        folder: where yosys runs and the file stays.
+        family: of ``synth_xilinx``.
+        timeout_s: after which it is stopped.
+
+    Raises:
+        ToolNotFound, TooSlow, UserError: see :func:`synthesize_all`.
+    """
+    name = f"{TOP}_netlist"
+    read = read_commands({name: module}, folder)
+    script = SCRIPT.format(read=read, top=TOP, family=family)
+    script += "delete t:$scopeinfo\nwrite_json netlist.json\n"
+    run_yosys(script, folder, module.name, timeout_s=timeout_s)
+    return folder / "netlist.json"
+
+
 # Several modules at once: none is the top, each becomes flat, and only they stay. It is not said to
 # be one design, so that synth_xilinx begins where it would have read its library and chosen a top.
 SCRIPT = """\
@@ -152,6 +174,8 @@ setattr -mod -unset top *
 hierarchy -check
 proc
 flatten
+opt_clean
+setattr -set keep 1 a:keep=true %ci2 t:$dff* %i
 select -set others * {top}_* %d
 delete @others
 synth_xilinx -family {family} -noiopad -noclkbuf -run prepare:
@@ -257,7 +281,10 @@ def for_dsp48e1(module: RtlModule) -> RtlModule:
     if module.name == "matrix_vector":
         between, bits = int(parameters["LANES"]) - 1, int(parameters["WEIGHT_BITS"])
         room = (DSP48E1_PORT - bits) // between if between else DSP48E1_PORT
-        parameters["LANE_BITS"] = min(int(parameters["LANE_BITS"]), room)
+        apart, field = int(parameters["LANE_BITS"]), int(parameters["FIELD_BITS"])
+        parameters["LANE_BITS"] = min(apart, room)
+        if between:  # rows share a bit as before
+            parameters["FIELD_BITS"] = min(field, min(apart, room) + int(field > apart))
         parameters["PORT_BITS"] = DSP48E1_PORT
     if module.name == "requantize" and parameters["MULTIPLY"]:
         # with its sign; a word of the ROM stays as wide

@@ -31,7 +31,7 @@ from fpga.simulation.proof import RTL, prove, write_design
 from fpga.sizing.design import DEFAULT_CLOCK_MHZ
 from fpga.sizing.search import Sizing, size
 from fpga.toolchain.assemble import apply_folding, assemble, specialize
-from fpga.toolchain.flow import NO_FLOW, check_flow, run_flow
+from fpga.toolchain.flow import NO_FLOW, check_flow, run_flow, sized_for
 from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
@@ -108,7 +108,9 @@ def build(
     expected = calibration[reference.output][:MAX_CHECK_IMAGES]
     network, figures = check_network(lowered, logits, expected, evidence)
     progress(f"folding for {board.name} at {clock_mhz:g} MHz")
-    design = size(Sizing(executor, lowered.graph.shapes), board, clock_mhz, target_ms)
+    design = size(
+        Sizing(executor, lowered.graph.shapes), sized_for(flow, board), clock_mhz, target_ms
+    )
     mapped = specialize(model, board)
     apply_folding(design, mapped)
     proof = module = None

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from fpga.board.placement import SHELL_FF, SHELL_LUT
+from fpga.board.placement import ON_CHIP, SHELL_FF, SHELL_LUT
 from fpga.graph.lower import Lowered
 from fpga.operators.operator import Operator
 from fpga.simulation.proof import Proof
@@ -146,6 +146,7 @@ class BuildDetail:
             "resources": {
                 name: {"used": used, "available": getattr(design.board, name)}
                 for name, used in dataclasses.asdict(design.total).items()
+                if name in ON_CHIP or used
             },
             "resources_provenance": "estimated",
             "fits": not design.total.excess(design.board),

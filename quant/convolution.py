@@ -60,7 +60,6 @@ def largest_code(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-@torch.no_grad()
 def best_thresholds(weight: Tensor, bits: int, scales: Scales = "free") -> Tensor:
     """Return the scale of each output channel that loses the least squares of its weights.
 

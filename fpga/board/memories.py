@@ -3,7 +3,7 @@
 A device has three kinds. Block RAM of 18 kbit takes one of the shapes of :data:`BRAM18_SHAPES`.
 UltraRAM of 288 kbit is 4096 words of 72 bits and nothing else: a narrow word fills a row, and what
 a row has beyond it is lost (UltraScale+, AMD UG573). LUTs hold 32 words of 14 bits in 8, or 64
-constant bits in one.
+constant bits in one. A large FIFO may be in the DRAM beside the device, too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,22 @@ LUTRAM_DEPTH, LUTRAM_CHAIN_DEPTH = 32, 256
 LUT_WORTH_A_BRAM36, LUT_FOR_A_BRAM36_AT_MOST = 90, 300
 URAM_WIDTH, URAM_DEPTH = 72, 4096
 
-KINDS = ("lutram", "bram36", "uram")
-KIND_OF = dict(zip(("distributed", "block", "ultra"), KINDS, strict=True))
-"""The kind of memory by the value of the synthesis attribute ``ram_style``."""
+KINDS = ("lutram", "bram36", "uram", "dram")
+KIND_OF = dict(zip(("distributed", "block", "ultra", "dram"), KINDS, strict=True))
+"""The kind of memory by the value of the synthesis attribute ``ram_style``, or ``dram``."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a FIFO in DRAM takes on the chip instead of a memory, and of the DRAM.
+
+    ``mb_s``: MB/s, read and written together.
+    """
+
+    lut: int
+    ff: int
+    bram36: float
+    mb_s: float
 
 
 @functools.cache
@@ -64,7 +77,8 @@ class Memory:
     ``initialised``: it holds constants. ``decided``: its RTL puts it into its usual place.
     ``stream``: of a FIFO, the tensor that passes through it. ``control``: of a memory that is a
     chain of segments, each no deeper than one memory of the device, the LUTs and flip-flops that
-    control a segment of so many rows; None of one that is whole.
+    control a segment of so many rows; None of one that is whole. ``outside``: what it takes in
+    DRAM; None of one that cannot be there.
     """
 
     purpose: str
@@ -74,6 +88,12 @@ class Memory:
     decided: bool = False
     stream: str = ""
     control: Callable[[int], tuple[int, int]] | None = None
+    outside: Outside | None = None
+
+    @property
+    def dram(self) -> float:
+        """MB/s of DRAM."""
+        return self.outside.mb_s if self.outside else 0.0
 
     @property
     def bits(self) -> int:
@@ -140,8 +160,12 @@ class Memory:
         What is small goes into LUTs, and so may what takes few of them for a block RAM. UltraRAM
         cannot be initialised by a bitstream, and the RTL writes no constants at start-up, so that
         constants stay out of it; and so does what is deeper than one and no chain of segments,
-        because nothing stands between the rows of UltraRAM that it would take.
+        because nothing stands between the rows of UltraRAM that it would take. DRAM comes last.
         """
+        return self._on_chip if self.outside is None else (*self._on_chip, "dram")
+
+    @property
+    def _on_chip(self) -> tuple[str, ...]:
         if self.depth <= LUTRAM_DEPTH:
             return ("distributed",)
         if self.decided:
@@ -164,5 +188,5 @@ class Located:
 
     @property
     def taken(self) -> float:
-        """LUTs, block RAMs or UltraRAMs that it takes."""
+        """LUTs, block RAMs or UltraRAMs that it takes, or MB/s of DRAM."""
         return float(getattr(self.memory, self.kind))

@@ -30,18 +30,20 @@ class Resources:
 
 @dataclass(frozen=True)
 class Placed:
-    """What one node or a whole design takes of a board."""
+    """What one node or a whole design takes of a board; ``dram_mb_s``: of its DRAM, in MB/s."""
 
     lut: int
     dsp: int
     bram36: float
     uram: int
     ff: int = 0
+    dram_mb_s: float = 0.0
 
     def __add__(self, other: Placed) -> Placed:
         return Placed(
             self.lut + other.lut, self.dsp + other.dsp,
             self.bram36 + other.bram36, self.uram + other.uram, self.ff + other.ff,
+            self.dram_mb_s + other.dram_mb_s,
         )  # fmt: skip
 
     def excess(self, board: Board) -> dict[str, float]:
@@ -56,6 +58,8 @@ class Placed:
 SHELL = Placed(SHELL_LUT, 0, 0.0, 0, SHELL_FF)
 KINDS = tuple(field.name for field in dataclasses.fields(Placed))
 """The kinds of resources of a board, in one order."""
+ON_CHIP = KINDS[:-1]
+"""The same without DRAM, the last of them."""
 
 
 def held_in(memory: Memory, style: str) -> Placed:
@@ -63,7 +67,15 @@ def held_in(memory: Memory, style: str) -> Placed:
 
     Behind the read port of one in LUTs is a register; block RAM and UltraRAM have it inside. A
     segment has one more, which is counted as flip-flops although these have it inside, too.
+
+    Raises:
+        ValueError: for a memory in DRAM that cannot be there.
     """
+    if style == "dram":
+        if memory.outside is None:
+            raise ValueError(f"{memory.purpose} of {memory.bits} bits: there is none in DRAM")
+        outside = memory.outside
+        return Placed(outside.lut, 0, outside.bram36, 0, outside.ff, outside.mb_s)
     lut, ff = 0, 0
     if memory.control is not None:
         count, (luts, ffs) = memory.segments(style), memory.control(memory.segment_rows(style))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from fpga.board.memories import LUTRAM_LUTS, LUTRAM_SHAPES
 from fpga.board.placement import Resources
 from fpga.operators.arithmetic import type_bits
 from fpga.operators.rtl_module import Port
 from lmaunet.errors import UserError
 
 REGISTER = "stream_register.sv"
+LONGEST_CHAIN = 4
+"""The columns that a chain of DSPs adds at most.
+
+A column waits for those before it in registers. With twice the columns there are half as many
+sums to add; behind four of them the registers are more than that saves.
+"""
 
 
 def is_signed(dtype: str) -> int:
@@ -32,6 +40,58 @@ def require_positive(what: str, **values: Any) -> None:
 def count_bits(values: int) -> int:
     """Return the bits of a counter of so many values."""
     return (values - 1).bit_length()
+
+
+def balanced_chain(terms: int, longest: int = LONGEST_CHAIN) -> int:
+    """Return the terms of a chain of DSPs: the fewest with which no chain more is needed.
+
+    Args:
+        terms: in all.
+        longest: the terms of a chain at most.
+    """
+    return math.ceil(terms / math.ceil(terms / longest))
+
+
+def delayed(columns: int, chain: int) -> int:
+    """Return by how many registers the columns wait in all for those before them in their chains.
+
+    A chain that is short of columns lacks the first ones.
+    """
+    absent = math.ceil(columns / chain) * chain - columns
+    return math.ceil(columns / chain) * (chain * (chain - 1) // 2) - absent * (absent - 1) // 2
+
+
+def adder_tree(
+    terms: int, bits: int, limit: int, *, carries: bool = False, signed: bool = False
+) -> Resources:
+    """Return what adder_tree.sv takes (*yosys*): a flip-flop for each bit of a sum, a LUT for most.
+
+    The top bit of an unsigned sum is a carry and takes no LUT.
+
+    Args:
+        terms: how many are added.
+        bits: of a term.
+        limit: of a sum at most.
+        carries: whether each term has a carry of its own.
+        signed: whether terms and sums are.
+    """
+    lut = ff = 0
+    while terms > 1:
+        wider = min(bits + 1, limit)
+        lut += terms // 2 * (wider if signed else bits)
+        ff += terms // 2 * wider + terms % 2 * bits
+        terms, bits = math.ceil(terms / 2), wider
+        ff += terms * carries
+    return Resources(lut, 0, (), ff)
+
+
+def credit_queue(bits: int) -> Resources:
+    """Return what credit_queue.sv takes with up to 32 places, its memory included.
+
+    *architecture*: 32 x 14 bits of RAM in 8 LUTs. *yosys*: the rest.
+    """
+    (_, beside), *_ = LUTRAM_SHAPES
+    return Resources(22 + math.ceil(bits * LUTRAM_LUTS / beside), 0, (), 26 + bits)
 
 
 def register(bits: int) -> Resources:

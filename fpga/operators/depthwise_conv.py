@@ -21,12 +21,22 @@ from fpga.operators.arithmetic import (
     type_bits,
     type_range,
 )
-from fpga.operators.common import REGISTER, is_signed, register, stream
+from fpga.operators.common import (
+    adder_tree,
+    balanced_chain,
+    credit_queue,
+    delayed,
+    is_signed,
+    stream,
+)
 from fpga.operators.operator import Folding, Operator
 from fpga.operators.rtl_module import Port, RtlModule, lane_words
 from lmaunet.errors import UserError
 
 WEIGHTS = "weights.dat"
+SOURCES = (
+    "credit_queue.sv", "delay_line.sv", "adder_tree.sv", "packed_products.sv", "depthwise_conv.sv",
+)  # fmt: skip
 # Vitis HLS has no integers, hence no streams, above this width.
 LARGEST_HLS_BITS = 8191
 
@@ -85,26 +95,30 @@ class VVAU(Operator):
         return self.attributes["PE"] * (1 if output else self.attributes["SIMD"])
 
     def resources(self) -> Resources:
-        """One DSP a multiplication (*rtl*). A lane: a tree, an accumulator, its register.
+        """One DSP a multiplication; registers and adders as in depthwise_conv.sv (*yosys*).
 
-        *yosys*, PE 1 to 32 with SIMD 1, PE 2 with SIMD 49: it leaves the accumulator and the
-        register of the product outside the DSP, and adds the taps with half as many LUTs again as
-        adders have.
+        With one tap the DSP accumulates too. With several an accumulator of LUTs is needed only
+        where a window takes several beats.
         """
         a = self.attributes
         pe, simd, bits = a["PE"], a["SIMD"], type_bits(a["weightDataType"])
         taps, out = math.prod(a["Kernel"]), type_bits(a["outputDataType"])
-        product = bits + type_bits(a["inputDataType"])
+        code = type_bits(a["inputDataType"])
         weights = Memory(
             "weights", pe * simd * bits, a["Channels"] * taps // (pe * simd), initialised=True
         )
-        tree = (simd - 1) * (product + 2) * 3 // 2
-        end = register(pe * out)
-        sums = pe * (simd * product + (product + 2 if simd > 1 else 0))
-        return Resources(
-            30 + pe * (out + tree) + end.lut, pe * simd, (weights,),
-            25 + pe * (out + simd * bits) + sums + end.ff,
-        )  # fmt: skip
+        queue = credit_queue(pe * out)
+        chain = balanced_chain(simd)
+        # a chain's first code is in a register of its DSP, a word of block RAM in the RAM's
+        codes = pe * (simd - math.ceil(simd / chain)) * code
+        lut, ff = 18, 12 + codes + pe * simd * bits * weights.distributed
+        if simd > 1:
+            signed = code + (not is_signed(a["inputDataType"]))
+            field = min(signed + bits + (chain - 1).bit_length(), out)
+            tree = adder_tree(math.ceil(simd / chain), field, out, signed=True)
+            lut += pe * (tree.lut + out * (simd < taps))
+            ff += pe * (tree.ff + out + delayed(simd, chain) * (code + bits))
+        return Resources(lut + queue.lut, pe * simd, (weights,), ff + queue.ff)
 
     def module(self, constants: Sequence[np.ndarray]) -> RtlModule:
         """Return the RTL.
@@ -138,7 +152,7 @@ class VVAU(Operator):
         bits = type_bits(weight_type)
         return RtlModule(
             "depthwise_conv",
-            (REGISTER, "depthwise_conv.sv"),
+            SOURCES,
             {
                 "PE": pe,
                 "SIMD": simd,
@@ -148,6 +162,7 @@ class VVAU(Operator):
                 "INPUT_SIGNED": is_signed(input_type),
                 "WEIGHT_BITS": bits,
                 "OUTPUT_BITS": type_bits(output_type),
+                "CHAIN": balanced_chain(simd),
                 "WEIGHTS": WEIGHTS,
                 "ROM_STYLE": a.get("ram_style", "auto"),
             },

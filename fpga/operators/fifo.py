@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fpga.board.memories import KIND_OF, URAM_WIDTH, Memory
+from fpga.board.memories import URAM_WIDTH, Memory, Outside
 from fpga.board.placement import Resources
 from fpga.operators.common import REGISTER, count_bits, register, require_positive
 from fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.errors import UserError
 
-STYLES = ("auto", *KIND_OF)
+STYLES = ("auto", "distributed", "block", "ultra")
 SOURCES = (REGISTER, "width_up.sv", "width_down.sv", "fifo_segment.sv", "fifo.sv")
 SHALLOW = 2
 """Words of a FIFO whose depth nobody asked for: a register, which has no memory."""
@@ -115,20 +115,25 @@ def _control(rows: int) -> tuple[int, int]:
     return round(1.75 * address + (4 if wraps else 9)), 3 * address + 5
 
 
-def _memory(bits: int, depth: int, pack: int, stream: str = "") -> Memory:
+def _memory(
+    bits: int, depth: int, pack: int, stream: str = "", outside: Outside | None = None
+) -> Memory:
     rows = max(2, math.ceil((depth - BEHIND) / pack))
-    return Memory("fifo", bits * pack, rows, stream=stream, control=_control)
+    return Memory("fifo", bits * pack, rows, stream=stream, control=_control, outside=outside)
 
 
-def resources(bits: int, depth: int, stream: str = "", pack: int = 1) -> Resources:
+def resources(
+    bits: int, depth: int, stream: str = "", pack: int = 1, outside: Outside | None = None
+) -> Resources:
     """Return the estimate of a FIFO of ``depth`` words (*yosys*).
 
     One of two words is a register. A deeper one has a memory for each segment with its control, and
-    where a row has several words what joins and parts them.
+    where a row has several words what joins and parts them, which one in DRAM has too.
+    ``outside``: what it takes in DRAM, where it may be there.
     """
     if depth <= SHALLOW:
         return register(bits)
-    memory = _memory(bits, depth, pack, stream)
+    memory = _memory(bits, depth, pack, stream, outside)
     if pack == 1:
         end = register(bits)
         return Resources(end.lut, 0, (memory,), end.ff)

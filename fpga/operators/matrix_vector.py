@@ -22,53 +22,89 @@ from fpga.operators.arithmetic import (
     type_bits,
     type_range,
 )
-from fpga.operators.common import REGISTER, register, stream
+from fpga.operators.common import (
+    LONGEST_CHAIN,
+    adder_tree,
+    balanced_chain,
+    credit_queue,
+    delayed,
+    stream,
+)
 from fpga.operators.operator import Folding, Operator
 from fpga.operators.rtl_module import RtlModule, lane_words
 
 PORT_BITS = 27  # the wide port of a DSP48E2's multiplier
 WEIGHTS = "weights.mem"
-SOURCES = (REGISTER, "vector_buffer.sv", "adder_tree.sv", "matrix_vector.sv")
+SOURCES = (
+    "credit_queue.sv", "vector_buffer.sv", "delay_line.sv", "adder_tree.sv", "packed_products.sv",
+    "lut_products.sv", "matrix_vector.sv",
+)  # fmt: skip
+SUM_BITS = 48  # of a DSP's adder
+LUT_WEIGHT_BITS = 4
+"""Bits of a weight up to which products may be made in LUTs."""
+LUT_PRODUCTS = 12
+"""Products a cycle from which they may be: fewer DSPs are not worth an option."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How weights share a multiplier: ``lanes`` of them, ``lane_bits`` apart.
+    """How weights share multipliers, and how products are added before they are taken apart.
 
-    ``cascade``: whether two products are added before the lanes are taken apart.
+    ``lanes`` rows share one, ``lane_bits`` apart; ``columns`` are added by a chain of DSPs. A row's
+    sum of a chain is ``field_bits`` wires, one of them shared with the row above it where they are
+    more than ``lane_bits``.
     """
 
     lanes: int
     lane_bits: int
-    cascade: bool
+    columns: int
+    field_bits: int
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the rows of a multiplier share a bit."""
+        return self.lanes > 1 and self.field_bits > self.lane_bits
 
 
-def packing(largest_weight: int, weight_bits: int, largest_activation: int) -> Packing:
-    """Return the packing with the most lanes, and of those one that adds two products if it can.
+def packing(
+    largest_weight: int, weight_bits: int, largest_activation: int, pe: int, simd: int
+) -> Packing:
+    """Return the packing with the fewest DSPs, and of those the one with the longest chains.
 
-    A lane holds its sum: ``products * largest_weight * largest_activation < 2^(lane_bits - 1)``.
-    The top lane ends at the multiplier's port: ``weight_bits + (lanes - 1) * lane_bits <= 27``.
+    Where a chain's sum has a magnitude of ``s`` at most, its field, the bias ``2^(field_bits - 1)``
+    included, is from 1 to ``2^field_bits - 1`` because ``s < 2^(field_bits - 1)``; with an overlap
+    it gets a carry from the row below too, and ``s + 1 < 2^(field_bits - 1)``. The top row ends at
+    the multiplier's port: ``weight_bits + (lanes - 1) * lane_bits <= 27``.
 
     Args:
         largest_weight: of the magnitudes of the weights.
         weight_bits: of a weight.
         largest_activation: of the magnitudes of the activations.
+        pe, simd: the rows and columns that are multiplied in a cycle.
     """
     product = max(1, largest_weight * largest_activation)
-    single = product.bit_length() + 1
-    lanes = 1 + (PORT_BITS - weight_bits) // single
-    lane_bits = (PORT_BITS - weight_bits) // (lanes - 1) if lanes > 1 else PORT_BITS
-    return Packing(lanes, lane_bits, lanes == 1 or 2 * product < 1 << (lane_bits - 1))
+
+    def apart(lanes: int) -> int:
+        return (PORT_BITS - weight_bits) // (lanes - 1) if lanes > 1 else PORT_BITS
+
+    lanes = pe
+    while lanes > 1 and not (apart(lanes) >= weight_bits and product + 1 < 1 << apart(lanes)):
+        lanes -= 1
+    lanes = math.ceil(pe / math.ceil(pe / lanes))
+    lane_bits = apart(lanes)
+    room = lane_bits if lanes > 1 else SUM_BITS - 1
+    alone = ((1 << (room - 1)) - 1) // product  # columns, where rows share no bit
+    shared = ((1 << room) - 2) // product if lanes > 1 else 0
+    overlaps = alone < min(2, simd) and shared > alone
+    columns = balanced_chain(simd, min(simd, LONGEST_CHAIN, shared if overlaps else alone))
+    field_bits = lane_bits + 1 if overlaps else (columns * product).bit_length() + 1
+    return Packing(lanes, lane_bits, columns, field_bits)
 
 
-def macs_per_dsp(weight_bits: int, activation_bits: int) -> int:
-    """Return the multiplications that FINN+'s MVU packs into one DSP48E2.
-
-    Source: NUM_LANES of mvu.sv for narrow-range weights (*rtl*): 8 x 8 bits 2, 4 x 8 bits 3.
-    """
-    if weight_bits >= 27:
-        return 1
-    return 1 + (27 - weight_bits) // (weight_bits + activation_bits - 1)
+def in_luts(largest_weight: int, largest_activation: int) -> Packing:
+    """Return how products that are made in LUTs are added: each by itself, signed."""
+    product = max(1, largest_weight * largest_activation)
+    return Packing(1, PORT_BITS, 1, product.bit_length() + 1)
 
 
 class MVAU(Operator):
@@ -78,7 +114,7 @@ class MVAU(Operator):
     that do come in; the lowering, which knows them, sees to it.
     """
 
-    folded_by = ("PE", "SIMD")
+    folded_by = ("PE", "SIMD", "resType")
     wide = True
 
     def execute(self, inputs: list[np.ndarray]) -> np.ndarray:
@@ -97,10 +133,13 @@ class MVAU(Operator):
         return int(self.attributes["MH"])
 
     def foldings(self) -> Iterator[Folding]:
-        """Yield divisors of the rows and of the columns."""
+        """Yield divisors of the rows and of the columns; weights of few bits in LUTs, too."""
+        narrow = type_bits(self.attributes["weightDataType"]) <= LUT_WEIGHT_BITS
         for pe in legal_divisors(self.attributes["MH"]):
             for simd in legal_divisors(self.attributes["MW"]):
-                yield {"PE": pe, "SIMD": simd}
+                yield {"PE": pe, "SIMD": simd, "resType": "dsp"}
+                if narrow and pe * simd >= LUT_PRODUCTS:
+                    yield {"PE": pe, "SIMD": simd, "resType": "lut"}
 
     def check(self) -> None:
         """Raise :class:`UserError` where SIMD or PE do not divide MW or MH."""
@@ -117,37 +156,54 @@ class MVAU(Operator):
         return int(self.attributes["PE" if output else "SIMD"])
 
     def resources(self) -> Resources:
-        """DSPs: macs_per_dsp (*rtl*). LUTs and flip-flops: by matrix_vector.sv, *yosys*.
+        """Registers, adders and DSPs as in matrix_vector.sv; the control is fitted (*yosys*).
 
-        A lane above the lowest one of a multiplier is an adder for its borrow, two columns share
-        it. Then come the tree over the pairs of columns, the sum over the folds and the output
-        register. A weight and an activation go through three registers on their way, which yosys
-        makes shift registers of LUTs.
+        DSPs are those of weights of magnitudes below ``2^(bits - 1)``. A row that shares a bit has
+        a LUT for the parity of each chain; the adder takes the bit in.
         """
         a = self.attributes
         pe, simd, bits = a["PE"], a["SIMD"], type_bits(a["weightDataType"])
         code, out = type_bits(a["inputDataType"]), type_bits(a["outputDataType"])
-        lanes = macs_per_dsp(bits, code)
-        dsp = math.ceil(pe / lanes) * simd
+        low, high = type_range(a["inputDataType"])
+        largest = (1 << (bits - 1)) - 1
+        luts = self._in_luts()
+        packed = (
+            in_luts(largest, max(-low, high))
+            if luts
+            else packing(largest, bits, max(-low, high), pe, simd)
+        )
+        packs, chains = math.ceil(pe / packed.lanes), math.ceil(simd / packed.columns)
         folds, rows = a["MW"] // simd, a["MH"] // pe
         memories = [Memory("weights", pe * simd * bits, folds * rows, initialised=True)]
         if rows > 1:
             memories.append(Memory("vectors", simd * code, 2 * folds, decided=True))
-        terms = math.ceil(simd / 2) if simd > 1 else 1
-        width = min(out, bits + code + 1)  # of two products
-        added = pe * width * terms * (lanes - 1) // lanes
-        tree_lut, tree_ff = 0, pe * width * terms
-        while terms > 1:
-            width = min(out, width + 1)
-            tree_lut += pe * width * (terms // 2)
-            terms = math.ceil(terms / 2)
-            tree_ff += pe * width * terms
-        end = register(pe * out)
-        delays = pe * simd * bits + simd * code
-        return Resources(
-            60 + added + tree_lut + pe * out + delays + end.lut, dsp, tuple(memories),
-            60 + tree_ff + pe * out + end.ff,
+        shared = pe - packs if packed.overlaps else 0
+        field = min(packed.field_bits, out)
+        plain, carried = (
+            adder_tree(chains, field, out),
+            adder_tree(chains, field, out, carries=True),
+        )
+        queue = credit_queue(pe * out)
+        lut = (
+            45 + (pe - shared) * plain.lut + shared * (carried.lut + chains) + pe * out
+            + queue.lut
         )  # fmt: skip
+        # a word comes out of LUTs into one register more than out of block RAM
+        words = pe * simd * bits * (1 + memories[0].distributed)
+        operands = 2 * simd * code + words + delayed(simd, packed.columns) * (code + pe * bits)
+        parities = shared * chains * (packed.columns + 2)
+        ff = (
+            20 + operands + parities + (pe - shared) * plain.ff + shared * carried.ff + pe * out
+            + queue.ff
+        )  # fmt: skip
+        if luts:
+            products = pe * simd
+            lut += products * 2 * (code + 1) + simd * code
+            ff += products * (2 * code + 1) + simd * (4 * code - 2)
+        return Resources(lut, 0 if luts else packs * simd, tuple(memories), ff)
+
+    def _in_luts(self) -> bool:
+        return bool(self.attributes.get("resType") == "lut")
 
     def module(self, constants: Sequence[np.ndarray]) -> RtlModule:
         """Return the RTL.
@@ -164,7 +220,11 @@ class MVAU(Operator):
         mw, mh, simd, pe = (a[name] for name in ("MW", "MH", "SIMD", "PE"))
         bits = type_bits(a["weightDataType"])
         low, high = type_range(a["inputDataType"])
-        packed = packing(int(np.abs(weights).max()), bits, max(-low, high))
+        largest = int(np.abs(weights).max())
+        if self._in_luts():
+            packed = in_luts(largest, max(-low, high))
+        else:
+            packed = packing(largest, bits, max(-low, high), pe, simd)
         # a word for each (fold of MH, fold of MW); in a word PE outermost, SIMD innermost
         blocks = weights.T.reshape(mh // pe, pe, mw // simd, simd)
         words = blocks.transpose(0, 2, 1, 3).reshape(-1, pe * simd)
@@ -179,7 +239,9 @@ class MVAU(Operator):
                 "SUM_BITS": type_bits(a["outputDataType"]),
                 "LANES": packed.lanes,
                 "LANE_BITS": packed.lane_bits,
-                "CASCADE": int(packed.cascade and simd > 1),
+                "FIELD_BITS": packed.field_bits,
+                "CASCADE": packed.columns,
+                "IN_LUTS": int(self._in_luts()),
                 "WEIGHTS": WEIGHTS,
                 "STYLE": a.get("ram_style", "auto"),
             },

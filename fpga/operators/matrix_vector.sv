@@ -3,11 +3,13 @@
 // Per vector MW/SIMD beats of SIMD codes in, MH/PE beats of PE exact sums out, and
 // (MW/SIMD) * (MH/PE) cycles. Row r of the matrix is lane r % PE of beat r / PE.
 //
-// A DSP48E2 multiplies 27 by 18 bits, so that LANES weights of one column share a multiplier: side by
-// side, LANE_BITS apart. What is below a weight's sign is concatenated, and the signs are subtracted
-// by the pre-adder. Two columns are added inside the DSPs, through the cascade; then the lanes are
-// taken apart. A lane that is negative has borrowed one from the lane above: its sign is given back.
-// LANE_BITS holds the sum of two products, or of one where CASCADE is 0 (fpga.packing chooses them).
+// A multiplier serves LANES rows, a chain of DSPs adds CASCADE columns (packed_products.sv); or each
+// product is made in LUTs (lut_products.sv), with LANES and CASCADE 1. A tree adds the chains, an accumulator the MW/SIMD beats. Every chain adds the same bias, so that sums of
+// chains are unsigned: the accumulator begins with what all of them add up to, negated. Sums are
+// modulo 2**SUM_BITS, which holds every result.
+//
+// Nothing waits in the pipeline: the first beat of an output takes a credit for it, a free place in the
+// queue at the end.
 `default_nettype none
 
 module matrix_vector #(
@@ -21,8 +23,10 @@ module matrix_vector #(
     parameter int    SUM_BITS        = 18,
     parameter int    LANES           = 2,
     parameter int    LANE_BITS       = 19,
-    parameter bit    CASCADE         = 1,
+    parameter int    FIELD_BITS      = 19,
+    parameter int    CASCADE         = 1,
     parameter int    PORT_BITS       = 27,  // of the multiplier's wide port; DSP48E1: 25
+    parameter bit    IN_LUTS         = 0,   // the products
     parameter string WEIGHTS         = "",
     parameter string STYLE           = "auto"
 ) (
@@ -37,47 +41,45 @@ module matrix_vector #(
     output logic                                       out0_V_tvalid,
     input  wire                                        out0_V_tready
 );
-    localparam int PRODUCT_BITS = 48;
-
     if (SIMD < 1 || MW % SIMD != 0) $error("matrix_vector: SIMD=%0d does not divide MW=%0d", SIMD, MW);
     if (PE < 1 || MH % PE != 0) $error("matrix_vector: PE=%0d does not divide MH=%0d", PE, MH);
-    if (WEIGHT_BITS < 2 || ACTIVATION_BITS > 17)
-        $error("matrix_vector: %0d x %0d bits do not fit a DSP48E2", WEIGHT_BITS, ACTIVATION_BITS);
-    if (WEIGHT_BITS + (LANES - 1) * LANE_BITS > PORT_BITS)
-        $error("matrix_vector: %0d lanes of %0d bits, expected at most %0d in all", LANES, LANE_BITS,
-               PORT_BITS);
+    if (LANES < 1 || LANES > PE) $error("matrix_vector: LANES=%0d, expected 1 to %0d", LANES, PE);
+    if (IN_LUTS && (LANES != 1 || CASCADE != 1))
+        $error("matrix_vector: LANES=%0d, CASCADE=%0d, expected 1 for products in LUTs", LANES, CASCADE);
+    if (CASCADE < 1 || CASCADE > SIMD)
+        $error("matrix_vector: CASCADE=%0d, expected 1 to %0d", CASCADE, SIMD);
 
     localparam int FOLDS = MW / SIMD;
     localparam int ROWS = MH / PE;
     localparam int PACKS = (PE + LANES - 1) / LANES;
-    localparam int STRIDE = CASCADE ? 2 : 1;  // columns that the DSPs add up
-    localparam int GROUPS = (SIMD + STRIDE - 1) / STRIDE;
+    localparam int GROUPS = (SIMD + CASCADE - 1) / CASCADE;
+    localparam int ABSENT = GROUPS * CASCADE - SIMD;  // first places that the last chain lacks
+    localparam int CODE_BITS = ACTIVATION_BITS + 1;
     localparam int IN_BITS = SIMD * ACTIVATION_BITS;
     localparam int WORD_BITS = PE * SIMD * WEIGHT_BITS;
     localparam int DEPTH = FOLDS * ROWS;
     localparam int ADDRESS_BITS = DEPTH > 1 ? $clog2(DEPTH) : 1;
-    // operands 1, pre-adder 1, product 1, sum 1 and 1 more behind the cascade, lanes 1, tree
-    localparam int OPERANDS = 2;  // cycles from the issue to word and beat
-    localparam int SUMMED = OPERANDS + 5 + int'(CASCADE) + $clog2(GROUPS);
+    localparam bit OVERLAP = LANES > 1 && FIELD_BITS > LANE_BITS;
+    // what is in a register in cycle i after its issue: word and beat 2, the chain's sum, the tree's
+    localparam int OPERANDS = 2;
+    localparam int SUMMED = OPERANDS + CASCADE + (IN_LUTS ? 1 : 2) + $clog2(GROUPS);
+    localparam int PLACES = 1 << $clog2(SUMMED + 1 + 4);
 
-    // ---- flow control: the whole pipeline moves while the output register takes a beat
-    wire en;
-
-    logic offered, first, last;
+    // ---- flow control
+    logic offered, first, last, credit;
     logic [IN_BITS-1:0] beat_early, beat;
+    wire advance = !first || credit;
+    wire issued = advance && offered;
     vector_buffer #(.BITS(IN_BITS), .LENGTH(FOLDS), .REPEATS(ROWS)) vectors (
         .ap_clk, .ap_rst_n, .in_data(in0_V_tdata[IN_BITS-1:0]), .in_valid(in0_V_tvalid),
-        .in_ready(in0_V_tready), .advance(en), .offered, .first, .last, .beat(beat_early)
+        .in_ready(in0_V_tready), .advance, .offered, .first, .last, .beat(beat_early)
     );
 
     logic [SUMMED:1] valid, begins, ends;
     always_ff @(posedge ap_clk) begin
-        if (!ap_rst_n) valid <= '0;
-        else if (en) valid <= {valid[SUMMED-1:1], offered};
-        if (en) begin
-            begins <= {begins[SUMMED-1:1], first};
-            ends <= {ends[SUMMED-1:1], last};
-        end
+        valid <= ap_rst_n ? {valid[SUMMED-1:1], issued} : '0;
+        begins <= {begins[SUMMED-1:1], first};
+        ends <= {ends[SUMMED-1:1], last};
     end
 
     // ---- weights
@@ -87,113 +89,134 @@ module matrix_vector #(
     logic [WORD_BITS-1:0] word_early, word;
     always_ff @(posedge ap_clk) begin
         if (!ap_rst_n) address <= '0;
-        else if (en && offered)
-            address <= address == ADDRESS_BITS'(DEPTH - 1) ? '0 : address + 1'b1;
-        if (en) begin
-            word_early <= rom[address];
-            word <= word_early;
-            beat <= beat_early;
-        end
+        else if (issued) address <= address == ADDRESS_BITS'(DEPTH - 1) ? '0 : address + 1'b1;
+        word_early <= rom[address];
+        word <= word_early;
+        beat <= beat_early;
     end
 
-    // ---- products of the columns, LANES rows at a time
-    logic [PE-1:0][GROUPS-1:0][SUM_BITS-1:0] terms;
+    // ---- of each column, c cycles later where it is place c of its chain: code and weights
+    logic [SIMD-1:0][CODE_BITS-1:0] codes;
+    logic [SIMD-1:0][PE-1:0][WEIGHT_BITS-1:0] weights;
+    logic [SIMD-1:0][PE-1:0] odd;  // products, not later
+    for (genvar column = 0; column < SIMD; column++) begin : gen_column
+        localparam int GROUP = column < (GROUPS - 1) * CASCADE ? column / CASCADE : GROUPS - 1;
+        localparam int LATER = column - GROUP * CASCADE + (GROUP == GROUPS - 1 ? ABSENT : 0);
+        logic [PE-1:0][WEIGHT_BITS-1:0] own;
+        // products in LUTs prepare multiples of the code while the weights come
+        wire [IN_BITS-1:0] from = IN_LUTS ? beat_early : beat;
+        wire [ACTIVATION_BITS-1:0] code = from[column*ACTIVATION_BITS+:ACTIVATION_BITS];
+        for (genvar r = 0; r < PE; r++) begin : gen_row
+            assign own[r] = word[(r*SIMD+column)*WEIGHT_BITS+:WEIGHT_BITS];
+            assign odd[column][r] = own[r][0] && code[0];
+        end
+        logic [ACTIVATION_BITS-1:0] code_then;
+        delay_line #(.BITS(ACTIVATION_BITS + PE * WEIGHT_BITS), .CYCLES(LATER)) waits (
+            .ap_clk, .word({code, own}), .later({code_then, weights[column]})
+        );
+        assign codes[column] = {SIGNED && code_then[ACTIVATION_BITS-1], code_then};
+    end
 
-    for (genvar q = 0; q < PACKS; q++) begin : gen_pack
+    // ---- the chains
+    logic [PE-1:0][GROUPS-1:0][FIELD_BITS-1:0] terms;
+    logic [PE-1:0][GROUPS-1:0] carries;
+    if (IN_LUTS) begin : gen_luts
         for (genvar g = 0; g < GROUPS; g++) begin : gen_group
-            logic signed [PRODUCT_BITS-1:0] total;
-            for (genvar c = 0; c < STRIDE; c++) begin : gen_column
-                localparam int COLUMN = g * STRIDE + c;
-                logic signed [PRODUCT_BITS-1:0] p;
-                if (COLUMN < SIMD) begin : gen_product
-                    logic signed [PORT_BITS-1:0] low_bits, signs, low_held, signs_held, packed_weights;
-                    logic signed [ACTIVATION_BITS:0] a, a_held, a_late;
-                    logic signed [PRODUCT_BITS-1:0] m;
-
-                    wire [ACTIVATION_BITS-1:0] code = beat[COLUMN*ACTIVATION_BITS+:ACTIVATION_BITS];
-                    assign a = {SIGNED && code[ACTIVATION_BITS-1], code};
-
-                    always_comb begin
-                        low_bits = '0;
-                        signs = '0;
-                        for (int k = 0; k < LANES; k++) begin
-                            if (q * LANES + k < PE) begin
-                                low_bits[k*LANE_BITS+:WEIGHT_BITS-1] =
-                                    word[((q*LANES+k)*SIMD+COLUMN)*WEIGHT_BITS+:WEIGHT_BITS-1];
-                                signs[k*LANE_BITS+WEIGHT_BITS-1] =
-                                    word[((q*LANES+k)*SIMD+COLUMN)*WEIGHT_BITS+WEIGHT_BITS-1];
-                            end
-                        end
-                    end
-
-                    // the second column of a cascade is one cycle behind the first
-                    if (c == 0) begin : gen_direct
-                        always_ff @(posedge ap_clk)
-                            if (en) {low_held, signs_held, a_held} <= {low_bits, signs, a};
-                    end else begin : gen_behind
-                        logic signed [PORT_BITS-1:0] low_first, signs_first;
-                        logic signed [ACTIVATION_BITS:0] a_first;
-                        always_ff @(posedge ap_clk) begin
-                            if (en) begin
-                                {low_first, signs_first, a_first} <= {low_bits, signs, a};
-                                {low_held, signs_held, a_held} <= {low_first, signs_first, a_first};
-                            end
-                        end
-                    end
-
-                    always_ff @(posedge ap_clk) begin
-                        if (en) begin
-                            packed_weights <= low_held - signs_held;
-                            a_late <= a_held;
-                            m <= packed_weights * a_late;
-                        end
-                    end
-
-                    if (c == 0) begin : gen_start
-                        always_ff @(posedge ap_clk) if (en) p <= m;
-                    end else begin : gen_add
-                        always_ff @(posedge ap_clk) if (en) p <= gen_column[c-1].p + m;
-                    end
-                end else begin : gen_missing
-                    always_ff @(posedge ap_clk) if (en) p <= gen_column[c-1].p;
+            logic [PE-1:0][FIELD_BITS-1:0] fields;
+            lut_products #(
+                .ROWS(PE), .WEIGHT_BITS(WEIGHT_BITS), .CODE_BITS(CODE_BITS), .FIELD_BITS(FIELD_BITS)
+            ) of_column (
+                .ap_clk, .weights(weights[g]), .code(codes[g]), .products(fields)
+            );
+            for (genvar r = 0; r < PE; r++) begin : gen_row
+                assign terms[r][g] = fields[r];
+                assign carries[r][g] = 1'b0;
+            end
+        end
+        wire unused = &{1'b0, odd};
+    end else for (genvar q = 0; q < PACKS; q++) begin : gen_pack
+        localparam int FROM = q * LANES;
+        localparam int OWN = FROM + LANES <= PE ? LANES : PE - FROM;
+        for (genvar g = 0; g < GROUPS; g++) begin : gen_group
+            localparam int WIDE = g < GROUPS - 1 ? CASCADE : CASCADE - ABSENT;
+            logic [WIDE-1:0][OWN-1:0][WEIGHT_BITS-1:0] own_weights;
+            logic [OWN-1:0] own_odd, own_carries;
+            logic [OWN-1:0][FIELD_BITS-1:0] fields;
+            always_comb begin
+                own_odd = '0;
+                for (int c = 0; c < WIDE; c++) begin
+                    own_weights[c] = weights[g*CASCADE+c][FROM+:OWN];
+                    own_odd ^= odd[g*CASCADE+c][FROM+:OWN];
                 end
             end
-            assign total = gen_column[STRIDE-1].p;
-
-            // ---- the lanes, each with the borrow of the one below given back
-            for (genvar k = 0; k < LANES; k++) begin : gen_lane
-                if (q * LANES + k < PE) begin : gen_row
-                    logic signed [PRODUCT_BITS-k*LANE_BITS-1:0] above;
-                    logic signed [SUM_BITS-1:0] lane, held;
-                    assign above = total[PRODUCT_BITS-1:k*LANE_BITS];
-                    if (k < LANES - 1) assign lane = SUM_BITS'($signed(above[LANE_BITS-1:0]));
-                    else assign lane = SUM_BITS'(above);
-                    always_ff @(posedge ap_clk)
-                        if (en) held <= lane + SUM_BITS'(k > 0 && total[(k>0?k*LANE_BITS:1)-1]);
-                    assign terms[q*LANES+k][g] = held;
-                end
+            packed_products #(
+                .COLUMNS(WIDE), .ROWS(OWN), .WEIGHT_BITS(WEIGHT_BITS), .CODE_BITS(CODE_BITS),
+                .LANE_BITS(LANE_BITS), .FIELD_BITS(FIELD_BITS), .PORT_BITS(PORT_BITS),
+                .LATE(CASCADE - WIDE)
+            ) products (
+                .ap_clk, .weights(own_weights), .codes(codes[g*CASCADE+:WIDE]), .odd(own_odd),
+                .fields, .carries(own_carries)
+            );
+            for (genvar k = 0; k < OWN; k++) begin : gen_row
+                assign terms[FROM+k][g] = fields[k];
+                assign carries[FROM+k][g] = own_carries[k];
             end
         end
     end
 
-    // ---- the sum of the columns, then of the folds
+    // ---- the sum of the chains, then of the beats
+    localparam int BUNCH = SUM_BITS < 256 ? 256 / SUM_BITS : 1;  // rows with a control of their own
+    localparam int FIELD_MOST = FIELD_BITS < SUM_BITS ? FIELD_BITS : SUM_BITS;
+    localparam int TREE_MOST = FIELD_MOST + $clog2(GROUPS);
+    localparam int TREE_BITS = TREE_MOST < SUM_BITS ? TREE_MOST : SUM_BITS;
     logic [PE-1:0][SUM_BITS-1:0] sums;
-    for (genvar r = 0; r < PE; r++) begin : gen_sum
-        logic [SUM_BITS-1:0] sum;
-        adder_tree #(.N(GROUPS), .BITS(SUM_BITS)) tree (.ap_clk, .en, .terms(terms[r]), .sum);
-        always_ff @(posedge ap_clk)
-            if (en && valid[SUMMED]) sums[r] <= begins[SUMMED] ? sum : sums[r] + sum;
+    for (genvar bunch = 0; bunch < PE; bunch += BUNCH) begin : gen_bunch
+        (* keep = "true" *) logic adds, starts;
+        if (FOLDS > 1) begin : gen_control
+            always_ff @(posedge ap_clk) begin
+                adds <= valid[SUMMED-1];
+                starts <= begins[SUMMED-1];
+            end
+        end else begin : gen_always
+            assign {adds, starts} = '1;
+        end
+        for (genvar r = bunch; r < bunch + BUNCH && r < PE; r++) begin : gen_row
+            localparam bit CARRIED = OVERLAP && r % LANES > 0;
+            // on its multipliers
+            localparam bit ALONE = LANES == 1 || (r % LANES == 0 && r == PE - 1);
+            // the bias of all chains and beats, and with each carry one
+            localparam longint BIAS = ALONE ? 0 : (64'sd1 << (FIELD_BITS - 1)) + 64'(CARRIED);
+            localparam longint START = -(64'(FOLDS) * 64'(GROUPS) * BIAS);
+            logic [GROUPS-1:0][FIELD_MOST-1:0] own;
+            logic [TREE_BITS-1:0] sum;
+            logic left;
+            wire [SUM_BITS-1:0] wide = SUM_BITS'({{SUM_BITS{ALONE && sum[TREE_BITS-1]}}, sum});
+            for (genvar g = 0; g < GROUPS; g++) begin : gen_own
+                assign own[g] = terms[r][g][FIELD_MOST-1:0];
+            end
+            adder_tree #(
+                .N(GROUPS), .BITS(FIELD_MOST), .LIMIT(SUM_BITS), .SIGNED(ALONE), .CARRIED(CARRIED)
+            ) tree (.ap_clk, .terms(own), .carries(carries[r]), .sum, .left);
+            wire [SUM_BITS-1:0] so_far = starts ? SUM_BITS'(START) : sums[r];
+            if (CARRIED) begin : gen_carry
+                // a bit below, so that the carry goes into the same chain
+                logic below;
+                always_ff @(posedge ap_clk)
+                    if (adds) {sums[r], below} <= {wide, 1'b1} + {so_far, left};
+                wire unused = &{1'b0, below};
+            end else begin : gen_plain
+                always_ff @(posedge ap_clk) if (adds) sums[r] <= wide + so_far;
+                wire unused = &{1'b0, left};
+            end
+        end
     end
+    wire unused_fields = &{1'b0, terms};
 
     logic complete;
-    always_ff @(posedge ap_clk) begin
-        if (!ap_rst_n) complete <= 1'b0;
-        else if (en) complete <= valid[SUMMED] && ends[SUMMED];
-    end
+    always_ff @(posedge ap_clk) complete <= ap_rst_n && valid[SUMMED] && ends[SUMMED];
 
-    stream_register #(.BITS(PE * SUM_BITS)) out (
-        .ap_clk, .ap_rst_n,
-        .in0_V_tdata(((PE*SUM_BITS+7)/8*8)'(sums)), .in0_V_tvalid(complete), .in0_V_tready(en),
+    credit_queue #(.BITS(PE * SUM_BITS), .DEPTH(PLACES)) results (
+        .ap_clk, .ap_rst_n, .credit, .spend(issued && first), .push(complete), .word(sums),
         .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
     );
 endmodule

@@ -19,7 +19,7 @@ from fpga.operators.arithmetic import check_divides, legal_divisors, type_bits
 from fpga.operators.rtl_module import RtlModule
 
 Attributes = Mapping[str, Any]
-Folding = dict[str, int]
+Folding = dict[str, Any]
 FinnAttributes = Mapping[str, tuple[Any, ...]]
 
 

@@ -111,7 +111,7 @@ class Requantize(Operator):
         return math.prod(a["numInputVectors"]) * (a["NumChannels"] // a["PE"])
 
     def resources(self) -> Resources:
-        """A lane: one DSP to 27-bit inputs, else two (*architecture*); 18 LUTs, 52 flip-flops.
+        """A lane: one DSP to signed inputs of 27 bits, else two; 18 LUTs, 52 flip-flops (*yosys*).
 
         *yosys*, PE 1 and 3: of the constants' registers it leaves half outside the DSP. A shifter,
         which most nodes do not have, is 40 LUTs a lane more. A plain shift needs no DSP but an
@@ -124,7 +124,8 @@ class Requantize(Operator):
         if a["IsShift"]:
             rom = Memory("offsets", offset * pe, folds, True, True)
             return Resources(5 + pe * (18 + bits), 0, (rom,), 8 + pe * (52 + bits))
-        dsp = pe * (1 if bits <= 27 else 2)
+        signed = bits + 1 - is_signed(a["inputDataType"])
+        dsp = pe * (1 if signed <= WIDE_PORT else 2)
         rom = Memory("multipliers", (17 + offset) * pe, folds, True, True)
         return Resources(5 + 18 * pe, dsp, (rom,), 8 + 52 * pe)
 

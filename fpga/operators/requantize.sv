@@ -21,7 +21,7 @@ module requantize #(
     parameter int SHIFT_BITS = 0,       // of a channel's further shift; 0 where there is none
     parameter int LOW = -128,
     parameter int HIGH = 127,
-    parameter     CONSTANTS = "constants.dat"
+    parameter string CONSTANTS = "constants.dat"
 ) (
     input  wire                                      ap_clk,
     input  wire                                      ap_rst_n,

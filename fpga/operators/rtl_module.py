@@ -32,6 +32,21 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Wire:
+    """A port of a module that belongs to no stream; ``output``: seen from the module."""
+
+    name: str
+    bits: int
+    output: bool = False
+
+    @property
+    def declaration(self) -> str:
+        """The port in Verilog."""
+        wide = f" [{self.bits - 1}:0]" if self.bits > 1 else ""
+        return f"{'output' if self.output else 'input '} wire{wide} {self.name}"
+
+
+@dataclass(frozen=True)
 class RtlModule:
     """A SystemVerilog module with everything that it needs.
 
@@ -40,7 +55,8 @@ class RtlModule:
     after the sources. ``memories`` maps the name of a file that a parameter names to its words in
     hexadecimal, entry 0 first. A module whose
     number of streams is a parameter has vectors instead of numbered ports: ``bundled`` is ``in``
-    or ``out`` where all inputs or outputs are bits and words of ``in_V`` or ``out_V``.
+    or ``out`` where all inputs or outputs are bits and words of ``in_V`` or ``out_V``. ``wires``:
+    its other ports, but for clock and reset.
     """
 
     name: str
@@ -51,6 +67,7 @@ class RtlModule:
     memories: Mapping[str, Sequence[str]] = field(default_factory=dict)
     bundled: str = ""
     generated: Mapping[str, str] = field(default_factory=dict)
+    wires: tuple[Wire, ...] = ()
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -79,8 +96,8 @@ def instance(
     Args:
         module: the module.
         name: the instance's name.
-        signals: for each stream the prefix of the signals that it is connected to; its own name
-            where absent.
+        signals: for each stream the prefix of the signals that it is connected to, and for each
+            other port the signal; its own name where absent.
         memory_folder: where the memories' files will be, absolute, or empty for the folder that
             the tool runs in.
     """
@@ -104,6 +121,9 @@ def instance(
         for wire in wires:
             parts = ", ".join(signal(port, wire) for port in reversed(bundle))
             connections.append(f"    .{module.bundled}_V_{wire}({{{parts}}})")
+    connections += [
+        f"    .{wire.name}({(signals or {}).get(wire.name, wire.name)})" for wire in module.wires
+    ]
     head = f"{module.name} #(\n" + ",\n".join(parameters) + "\n) " if parameters else module.name
     return f"{head.rstrip()} {name} (\n" + ",\n".join(connections) + "\n);\n"
 
@@ -127,6 +147,7 @@ def wrapper(module: RtlModule, name: str, memory_folder: str = "") -> str:
             f"    {there} wire {port.name}_tvalid",
             f"    {back} wire {port.name}_tready",
         ]
+    ports += [f"    {wire.declaration}" for wire in module.wires]
     body = instance(module, "core", memory_folder=memory_folder)
     return f"module {name} (\n" + ",\n".join(ports) + f"\n);\n{body}endmodule\n"
 

@@ -34,7 +34,7 @@ SOURCES = (
     "selective_scan_delay.sv",
     "selective_scan_rom.sv",
     "selective_scan_sum.sv",
-    "selective_scan_fifo.sv",
+    "credit_queue.sv",
     "selective_scan_token.sv",
     "selective_scan_issue.sv",
     "selective_scan_decay.sv",
@@ -50,7 +50,7 @@ LARGEST_WHOLE_BITS = 30  # of the exponent, which the core holds in a 32-bit int
 # Cycles from reading a state to reading what was written there (selective_scan.sv).
 STATE_LOOP = 6
 # Cycles of an update in the pipeline, the tree over PN states apart: of these 19 to the products
-# with C and 10 from their sum to y; then 2 in the output FIFO.
+# with C and 10 from their sum to y; then 2 in the output queue.
 PIPELINE = 19 + 10 + 2
 
 

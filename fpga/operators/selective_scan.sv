@@ -8,7 +8,7 @@
 // below a term of a sum, SUM_BITS for a sum that is cut, with its sign and the half that rounds it.
 //
 // Interval of a frame: LENGTH * (CHANNELS / PD) * (STATES / PN) cycles. The pipeline never stops:
-// what is issued has a place in the output FIFO. A number is named with the cycle in which it is
+// what is issued has a place in the output queue. A number is named with the cycle in which it is
 // there, counted from the issue of its update. A state is written 5 cycles after it was read, so
 // that (CHANNELS / PD) * (STATES / PN) must be 6 or more.
 `default_nettype none
@@ -57,13 +57,13 @@ module selective_scan #(
     parameter int OUTPUT_DROP = 25,
     parameter int OUTPUT_BITS = 8,
 
-    parameter SOFTPLUS_FILE = "",  // delta for each code of dt, the code read as unsigned
-    parameter RATE_FILE = "",      // PD * PN rates for each beat of updates
-    parameter SHIFT_FILE = "",     // PD shifts for each fold of the channels
-    parameter READ_FILE = "",      // PD times {lower, skip} for each fold of the channels
+    parameter string SOFTPLUS_FILE = "",  // delta for each code of dt, the code read as unsigned
+    parameter string RATE_FILE = "",      // PD * PN rates for each beat of updates
+    parameter string SHIFT_FILE = "",     // PD shifts for each fold of the channels
+    parameter string READ_FILE = "",      // PD times {lower, skip} for each fold of the channels
     parameter EXP2_FILE = "",
-    parameter STATE_STYLE = "auto",
-    parameter RATE_STYLE = "auto"
+    parameter string STATE_STYLE = "auto",
+    parameter string RATE_STYLE = "auto"
 ) (
     input  wire                                ap_clk,
     input  wire                                ap_rst_n,
@@ -102,8 +102,8 @@ module selective_scan #(
     // cycles of an update in the pipeline: when the states are summed, and when the result is there
     localparam int SUMMED = 19 + $clog2(PN);
     localparam int DONE = SUMMED + 10;
-    // A credit is away for the pipeline and 2 cycles in the FIFO.
-    localparam int FIFO_DEPTH = 1 << $clog2((DONE + 2) / STATE_FOLDS + 2);
+    // A credit is away for the updates of a channel, the pipeline and 4 cycles of the queue.
+    localparam int PLACES = 1 << $clog2((DONE + 3) / STATE_FOLDS + 2);
 
     // cycle 0: issue
     logic [PD*INPUT_BITS-1:0] x_0, dt_0;
@@ -149,21 +149,21 @@ module selective_scan #(
         .word(c_1)
     );
 
-    logic issued_0, first_token_0, first_states_0, last_states_0, credit_returned;
+    logic issued_0, first_token_0, first_states_0, last_states_0, credit, begins_0;
     logic [CHANNEL_FOLD_BITS-1:0] channel_fold_0;
     logic [ADDRESS_BITS-1:0] address_0;
     selective_scan_issue #(
         .LENGTH(LENGTH),
         .CHANNEL_FOLDS(CHANNEL_FOLDS),
-        .STATE_FOLDS(STATE_FOLDS),
-        .CREDITS(FIFO_DEPTH)
+        .STATE_FOLDS(STATE_FOLDS)
     ) issue (
         .ap_clk(ap_clk), .ap_rst_n(ap_rst_n),
         .channels_valid(x_valid && dt_valid),
         .channels_taken(channels_taken),
         .states_valid(b_complete && c_complete),
         .states_taken(states_taken),
-        .credit_returned(credit_returned),
+        .credit(credit),
+        .begins(begins_0),
         .issued(issued_0),
         .first_token(first_token_0),
         .first_states(first_states_0),
@@ -384,14 +384,14 @@ module selective_scan #(
 `endif
     end
 
-    selective_scan_fifo #(
+    credit_queue #(
         .BITS(PD * RESULT_BITS),
-        .DEPTH(FIFO_DEPTH)
-    ) output_fifo (
+        .DEPTH(PLACES)
+    ) output_queue (
         .ap_clk(ap_clk), .ap_rst_n(ap_rst_n),
+        .credit(credit), .spend(begins_0),
         .push(issued[DONE-1] && last_done),
         .word(results),
-        .taken(credit_returned),
         .out0_V_tdata(out0_V_tdata), .out0_V_tvalid(out0_V_tvalid), .out0_V_tready(out0_V_tready)
     );
 endmodule

@@ -1,14 +1,13 @@
 // Issues one beat of updates a cycle: for each token all channels, for each channel all states.
 //
 // x and dt are taken with the last states of their channels, B and C released with the last states
-// of the token. A channel is only begun with a credit: a free place in the output FIFO.
+// of the token. A channel is only begun with a credit: a free place in the output queue.
 `default_nettype none
 
 module selective_scan_issue #(
     parameter int LENGTH = 1,
     parameter int CHANNEL_FOLDS = 1,
-    parameter int STATE_FOLDS = 6,
-    parameter int CREDITS = 4
+    parameter int STATE_FOLDS = 6
 ) (
     input  wire  ap_clk,
     input  wire  ap_rst_n,
@@ -17,7 +16,8 @@ module selective_scan_issue #(
     output logic channels_taken,
     input  wire  states_valid,     // B and C
     output logic states_taken,
-    input  wire  credit_returned,
+    input  wire  credit,
+    output logic begins,           // a channel: it spends a credit
 
     output logic issued,
     output logic first_token,
@@ -30,17 +30,15 @@ module selective_scan_issue #(
     localparam int STATE_BITS = STATE_FOLDS > 1 ? $clog2(STATE_FOLDS) : 1;
     localparam int CHANNEL_BITS = CHANNEL_FOLDS > 1 ? $clog2(CHANNEL_FOLDS) : 1;
     localparam int TOKEN_BITS = LENGTH > 1 ? $clog2(LENGTH) : 1;
-    localparam int CREDIT_BITS = $clog2(CREDITS + 1);
 
     logic [TOKEN_BITS-1:0] token;
-    logic [CREDIT_BITS-1:0] credits;
-    wire begins = issued && first_states;
     wire last_channels = channel_fold == CHANNEL_BITS'(CHANNEL_FOLDS - 1);
 
     assign first_token = token == '0;
     assign first_states = state_fold == '0;
     assign last_states = state_fold == STATE_BITS'(STATE_FOLDS - 1);
-    assign issued = channels_valid && states_valid && (!first_states || credits != '0);
+    assign issued = channels_valid && states_valid && (!first_states || credit);
+    assign begins = issued && first_states;
     assign channels_taken = issued && last_states;
     assign states_taken = issued && last_states && last_channels;
 
@@ -50,7 +48,6 @@ module selective_scan_issue #(
             channel_fold <= '0;
             address <= '0;
             token <= '0;
-            credits <= CREDIT_BITS'(CREDITS);
         end else begin
             if (issued) begin
                 state_fold <= last_states ? '0 : state_fold + 1'b1;
@@ -58,8 +55,6 @@ module selective_scan_issue #(
             end
             if (channels_taken) channel_fold <= last_channels ? '0 : channel_fold + 1'b1;
             if (states_taken) token <= token == TOKEN_BITS'(LENGTH - 1) ? '0 : token + 1'b1;
-            if (begins != credit_returned)
-                credits <= begins ? credits - 1'b1 : credits + 1'b1;
         end
     end
 endmodule

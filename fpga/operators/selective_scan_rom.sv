@@ -4,8 +4,8 @@
 module selective_scan_rom #(
     parameter int WORDS = 2,
     parameter int BITS = 8,
-    parameter     FILE = "",
-    parameter     STYLE = "auto"
+    parameter string FILE = "",
+    parameter string STYLE = "auto"
 ) (
     input  wire                                          ap_clk,
     input  wire  [(WORDS > 1 ? $clog2(WORDS) : 1)-1:0]   address,

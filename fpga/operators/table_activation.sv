@@ -8,7 +8,7 @@ module table_activation #(
     parameter int PE = 1,
     parameter int INPUT_BITS = 8,
     parameter int OUTPUT_BITS = 8,
-    parameter     TABLE = "table.dat"
+    parameter string TABLE = "table.dat"
 ) (
     input  wire                                  ap_clk,
     input  wire                                  ap_rst_n,

@@ -12,7 +12,7 @@ module upsample_nearest #(
     parameter int FACTOR_H = 2,
     parameter int FACTOR_W = 2,
     parameter int DEPTH = WIDTH * BEATS + 4,
-    parameter     RAM_STYLE = "auto"
+    parameter string RAM_STYLE = "auto"
 ) (
     input  wire                        ap_clk,
     input  wire                        ap_rst_n,

@@ -1,7 +1,7 @@
 // Offers each vector of a stream REPEATS times: LENGTH beats, again and again, then the next vector.
 //
 // While one vector is offered the next one is taken in, so that no cycle is lost between them. The
-// beat is registered: it follows the cycle in which `advance` was high and `offered` was, too.
+// beat is registered: it is there in the cycle after `advance` and `offered` were high, and only then.
 `default_nettype none
 
 module vector_buffer #(
@@ -40,7 +40,7 @@ module vector_buffer #(
     if (REPEATS == 1) begin : gen_pass
         assign offered = in_valid;
         assign in_ready = advance;
-        always_ff @(posedge ap_clk) if (advance) beat <= in_data;
+        always_ff @(posedge ap_clk) beat <= in_data;
     end else begin : gen_repeat
         localparam int WORDS = 2 * LENGTH;
         localparam int ADDRESS_BITS = $clog2(WORDS);
@@ -65,7 +65,7 @@ module vector_buffer #(
 
         always_ff @(posedge ap_clk) begin
             if (write) memory[writing] <= in_data;
-            if (advance) beat <= memory[reading];
+            beat <= memory[reading];
         end
 
         always_ff @(posedge ap_clk) begin

@@ -7,7 +7,8 @@ many entries it would have refused no word. A second run with exactly these must
 integers in the same cycles and refuse no word at a join: that is the proof, and with one entry less
 somewhere it fails. Where it is known which memories hold the FIFOs (:meth:`Network.placed`), they
 have as many rows as these. An image that follows may find a FIFO full and wait, which costs nothing
-but a longer interval. The sizes are values of a simulation, so that a design is compiled once.
+but a longer interval. The sizes are values of a simulation, so that a design is compiled once; with
+FIFOs in DRAM it is another design, at whose port is a model of the memory (:mod:`.dram`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from fpga.graph.executor import Executor
-from fpga.operators import fifo
+from fpga.operators import dram_fifo, fifo
 from fpga.operators.arithmetic import type_bits
+from fpga.operators.dram_fifo import DramLayout
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack, unpack
 from fpga.simulation.compilation import compile_module
+from fpga.simulation.dram import MOVED_BEATS, Dram, ring_beats, with_dram
 from fpga.simulation.simulator import Simulation, Stalls, simulate
 from fpga.simulation.stitch import NodeRtl, fifo_names, node_names, stitch
 from fpga.simulation.streams import Expected, Watcher, watches
@@ -49,7 +52,8 @@ class NetworkRun:
     them, the cycle in which its FIFO took its first and its last word, counted from the first beat
     in; behind a padding the last may be of the border of an image that would follow. ``cycles``:
     until the last beat. ``checksums``: of each watched stream, by name, one for each image.
-    ``kept``: the words of the stream that was kept, uint64 ``(words,)``.
+    ``kept``: the words of the stream that was kept, uint64 ``(words,)``. ``dram_beats``: of 8 bytes
+    that were written to DRAM or read from it.
     """
 
     codes: np.ndarray
@@ -62,6 +66,7 @@ class NetworkRun:
     cycles: int
     checksums: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     kept: np.ndarray | None = None
+    dram_beats: int = 0
 
 
 class Network:
@@ -72,6 +77,8 @@ class Network:
         shapes: of its streamed tensors, ``(1, H, W, C)``.
         rtl: the folder of the SystemVerilog sources.
         estimated: the FIFOs as the sizing expects them, by tensor.
+        dram: how the DRAM behaves that FIFOs may be in.
+        burst: beats of a burst of that.
 
     Raises:
         UserError: for a node without RTL.
@@ -83,8 +90,11 @@ class Network:
         shapes: Mapping[str, tuple[int, ...]],
         rtl: Path = RTL_FOLDER,
         estimated: Mapping[str, Fifo] | None = None,
+        dram: Dram | None = None,
+        burst: int = dram_fifo.BURST,
     ) -> None:
         self.executor, self.shapes, self.rtl = executor, shapes, rtl
+        self.dram, self.burst = dram or Dram(), burst
         self.estimated = dict(estimated or {})
         self.styles: Mapping[str, str] = {}
         self.nodes = [_with_rtl(FoldedNode(step), executor) for step in executor.steps]
@@ -102,6 +112,11 @@ class Network:
             tensor: port.bits
             for node in self.nodes
             for tensor, port in zip(node.outputs, node.module.outputs, strict=True)
+        }
+        self._image_words = {
+            tensor: math.prod(shapes[tensor]) // step.operator.lanes(port, output=True)
+            for step in executor.steps
+            for port, tensor in enumerate(step.outputs)
         }
         self._fifos = fifo_names(self.nodes, executor.input, executor.output)
 
@@ -131,10 +146,29 @@ class Network:
         found.styles = styles
         return found
 
+    @property
+    def in_dram(self) -> tuple[str, ...]:
+        """The tensors whose FIFOs are in DRAM, in the order of their names."""
+        return tuple(sorted(t for t, style in self.styles.items() if style == dram_fifo.STYLE))
+
+    @property
+    def spread(self) -> int:
+        """Cycles by which the DRAM may change when an image comes; 0 where nothing is in it.
+
+        What one burst needs through it at most: its latency is random, and what comes late is
+        caught up with.
+        """
+        return self.dram.latency if self.in_dram else 0
+
     def fifos(self, depths: Mapping[str, int]) -> dict[str, Fifo]:
         """Return every FIFO between two nodes; a register where no depth is given."""
+        plain = Fifo(0, 0)
         return {
-            tensor: Fifo(bits, depths.get(tensor, fifo.SHALLOW), self._pack(tensor))
+            tensor: replace(
+                self.estimated.get(tensor, plain),
+                bits=bits,
+                depth=depths.get(tensor, fifo.SHALLOW),
+            )
             for tensor, bits in self._word_bits.items()
         }
 
@@ -145,6 +179,10 @@ class Network:
     def layout(self, tensor: str, depth: int) -> fifo.Layout:
         """Return how a FIFO of a depth is built."""
         style = self.styles.get(tensor, "auto")
+        if style == dram_fifo.STYLE:
+            return dram_fifo.layout(
+                self._word_bits[tensor], depth, self._image_words[tensor], self.burst
+            )
         return fifo.layout(self._word_bits[tensor], depth, style, self._pack(tensor))
 
     def chain_delay(self, depths: Mapping[str, int]) -> int:
@@ -176,6 +214,8 @@ class Network:
 
         The first segment gets the rows of all, see ``fifo.sv``; a later one those of a memory.
         """
+        if tensor in self.in_dram:
+            return self.layout(tensor, room)
         bits, pack = self._word_bits[tensor], self._pack(tensor)
         whole = fifo.layout(bits, room, pack=pack)
         if tensor not in self.estimated:
@@ -222,9 +262,11 @@ class Network:
         }
         streams = expected.streams if expected else ()
         watched = watches(streams, self._fifos, values, kept)
-        module = self._stitched(
-            {**layouts, **{t: self._compiled(t, rooms[t]) for t in values}}, "network"
-        )
+        compiled = {**layouts, **{t: self._compiled(t, rooms[t]) for t in values}}
+        module = self._stitched(compiled, "network")
+        rings = [found for found in compiled.values() if isinstance(found, DramLayout)]
+        if rings:
+            module = with_dram(module, ring_beats(rings), self.dram)
         lanes_in = module.inputs[0].bits // 8
         lanes_out = module.outputs[0].bits // self.output_bits
         shape = (len(codes), *self.shapes[self.executor.output][1:])
@@ -251,6 +293,7 @@ class Network:
             int(cycles[-1]) + 1,
             {name: found.checksums[instance] for name, instance in instances.items()},
             found.kept[instances[kept]] if kept else None,
+            sum(v for path, v in found.counters.items() if path.endswith(MOVED_BEATS)),
         )
 
 

@@ -1,12 +1,17 @@
-"""One module of a whole design: its nodes, and between them finite FIFOs and width converters."""
+"""One module of a whole design: its nodes, and between them finite FIFOs and width converters.
+
+FIFOs in DRAM share one AXI port of the module, because one is least to connect; ``dram_base`` says
+where their rings begin, and ``dram_error`` that the DRAM answered with an error.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fpga.operators import fifo, width_converter
-from fpga.operators.rtl_module import Port, RtlModule, instance
+from fpga.operators import dram_fifo, fifo, width_converter
+from fpga.operators.dram_fifo import DramLayout
+from fpga.operators.rtl_module import Port, RtlModule, Wire, instance
 from lmaunet.errors import UserError
 
 
@@ -78,17 +83,18 @@ def stitch(
         name: of the module.
         nodes: every node with its module.
         source, sink: the design's input and output tensor.
-        layouts: of the FIFO of each tensor; a register where absent.
+        layouts: of the FIFO of each tensor; a register where absent. With any in DRAM the module
+            has the ports :data:`fpga.operators.dram_fifo.CONTROL` and ``AXI`` too.
 
     Raises:
-        UserError: where the streams do not fit together.
+        UserError: where the streams do not fit together, or FIFOs in DRAM have unequal bursts.
     """
     design = _Design()
     signals: dict[tuple[str, str], str] = {}  # by the node and its port
     ends: list[Port] = []
     for i, stream in enumerate(streams_of(nodes, source, sink)):
         shallow = fifo.layout(stream.port.bits, fifo.SHALLOW)
-        queue = fifo.module(layouts.get(stream.tensor, shallow))
+        queue = design.queue(layouts.get(stream.tensor, shallow), f"fifo_{i}")
         start, end = _connect(design, i, stream, queue)
         if stream.producer is None:
             ends.insert(0, replace(stream.port, name=start))
@@ -104,13 +110,14 @@ def stitch(
         memories |= own.memories
         design.body.append(f"    // {node.name}\n")
         design.place(own, f"n{i}", {p.name: signals[node.name, p.name] for p in own.ports})
+    wires = design.place_dram()
     generated: dict[str, str] = {}
     for module in design.modules:
         generated |= module.generated
-    generated[f"{name}.sv"] = _text(name, ends[0], ends[1], design)
+    generated[f"{name}.sv"] = _text(name, ends[0], ends[1], wires, design)
     sources = dict.fromkeys(file for module in design.modules for file in module.sources)
     return RtlModule(
-        name, tuple(sources), {}, (ends[0],), (ends[1],), memories, generated=generated
+        name, tuple(sources), {}, (ends[0],), (ends[1],), memories, generated=generated, wires=wires
     )
 
 
@@ -121,6 +128,7 @@ class _Design:
         self.wires: list[str] = []
         self.body: list[str] = []
         self.modules: list[RtlModule] = []
+        self.in_dram: dict[str, DramLayout] = {}  # by the FIFO's instance
 
     def wire(self, signal: str, port: Port) -> str:
         """Declare the wires of a stream and return their prefix."""
@@ -133,7 +141,28 @@ class _Design:
     def place(self, module: RtlModule, name: str, signals: Mapping[str, str]) -> None:
         """Instantiate a module with each of its streams at the wires of a prefix."""
         self.modules.append(module)
+        if name in self.in_dram:
+            signals = {**signals, **dram_fifo.client_signals(name)}
         self.body.append(instance(module, name, signals))
+
+    def queue(self, found: fifo.Layout, name: str) -> RtlModule:
+        """Return a FIFO; one in DRAM gets the slots behind those of the others."""
+        first = sum(other.rows for other in self.in_dram.values())
+        if isinstance(found, DramLayout):
+            self.in_dram[name] = found
+        return dram_fifo.queue_module(found, first)
+
+    def place_dram(self) -> tuple[Wire, ...]:
+        """Place the port of the FIFOs in DRAM, if there are any; return what the design needs."""
+        if not self.in_dram:
+            return ()
+        bursts = {found.burst for found in self.in_dram.values()}
+        if len(bursts) > 1:
+            raise UserError(f"FIFOs in DRAM with bursts of {sorted(bursts)} beats; expected one")
+        declared, signals = dram_fifo.port_wiring(list(self.in_dram))
+        self.wires.append(declared)
+        self.place(dram_fifo.port_module(len(self.in_dram), bursts.pop()), "dram", signals)
+        return (*dram_fifo.CONTROL, *dram_fifo.AXI)
 
 
 def _connect(design: _Design, i: int, stream: Stream, queue: RtlModule) -> tuple[str, str]:
@@ -173,7 +202,7 @@ def _with_own_memories(module: RtlModule, prefix: str) -> RtlModule:
     )
 
 
-def _text(name: str, source: Port, sink: Port, design: _Design) -> str:
+def _text(name: str, source: Port, sink: Port, wires: Sequence[Wire], design: _Design) -> str:
     ports = ["    input  wire ap_clk", "    input  wire ap_rst_n"]
     for port, (there, back) in ((source, ("input ", "output")), (sink, ("output", "input "))):
         ports += [
@@ -181,6 +210,7 @@ def _text(name: str, source: Port, sink: Port, design: _Design) -> str:
             f"    {there} wire {port.name}_tvalid",
             f"    {back} wire {port.name}_tready",
         ]
+    ports += [f"    {wire.declaration}" for wire in wires]
     return (
         f"`default_nettype none\nmodule {name} (\n"
         + ",\n".join(ports)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fpga.board.boards import Board
 from fpga.board.memories import KIND_OF, Located
 from fpga.board.placement import Placed, Resources, total
-from fpga.operators import fifo
+from fpga.operators import dram_fifo, fifo
 from fpga.sizing.folding import FoldedNode
 from fpga.sizing.schedule import Schedule
 from fpga.sizing.solver import place
@@ -19,20 +19,29 @@ from fpga.sizing.solver import place
 DEFAULT_CLOCK_MHZ = 250.0
 QUEUE = "FIFO of "  # a tensor is named as the node that makes it
 CONVERTERS, FIFOS = "stream width converters", "stream FIFOs"
-NAMES = {"lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM", "ff": "flip-flops"}
+NAMES = {
+    "lut": "LUT", "dsp": "DSP", "bram36": "BRAM36", "uram": "URAM", "ff": "flip-flops",
+    "dram_mb_s": "MB/s of DRAM",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Fifo:
-    """A queue on a stream: bits of a word, words, and how many of them share a row of a memory."""
+    """A queue on a stream: bits of a word, words, and how many of them share a row of a memory.
+
+    ``image``: words of an image, and ``interval_us`` between two, where it may be in DRAM.
+    """
 
     bits: int
     depth: int
     pack: int = 1
+    image: int = 0
+    interval_us: float = 0.0
 
     def resources(self, stream: str = "") -> Resources:
         """Return the estimate; ``stream``: the tensor that passes through it."""
-        return fifo.resources(self.bits, self.depth, stream, self.pack)
+        outside = dram_fifo.outside(self.bits, self.depth, self.image, self.interval_us)
+        return fifo.resources(self.bits, self.depth, stream, self.pack, outside)
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class Design:
 
     ``resources``: what each node takes, by its first output, and :data:`CONVERTERS`. ``fifos``: by
     tensor. ``styles``: of each of a node's memories, and of each FIFO's, where it is, as the
-    synthesis attribute ``ram_style``. ``limits``: in words, what keeps it from being better.
+    synthesis attribute ``ram_style``, or ``dram``. ``limits``: in words, what keeps it from being
+    better.
     ``dsp_bound``: the interval in cycles if every DSP of the board worked in every cycle.
     """
 
@@ -83,7 +93,7 @@ class Design:
         ]
 
     def fifo_styles(self) -> dict[str, str]:
-        """Return the ``ram_style`` of each FIFO that has a memory, by tensor."""
+        """Return the ``ram_style`` of each FIFO that has a memory, or ``dram``, by tensor."""
         styles = {t: self.styles[f"{QUEUE}{t}"] for t in self.fifos}
         return {t: found[0] for t, found in styles.items() if found}
 

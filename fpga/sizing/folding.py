@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fpga.board.placement import Resources, sum_of
+from fpga.board.placement import Placed, Resources, sum_of
 from fpga.graph.executor import Step
 from fpga.operators import width_converter
 from fpga.operators.operator import Folding, Operator
@@ -147,17 +147,17 @@ class Neighbours:
                     self.streams.setdefault(source.name, []).append(stream)
                     self.streams.setdefault(node.name, []).append(stream)
 
-    def converters(self, unit: Unit, choice: Choice) -> float:
-        """Return the LUTs of the converters on all streams of a unit for one of its foldings."""
+    def converters(self, unit: Unit, choice: Choice) -> Placed:
+        """Return what the converters on all streams of a unit take for one of its foldings."""
         own = {n.name: n.changed(c) for n, c in zip(unit.nodes, choice, strict=True)}
-        luts = 0
+        found = Placed(0, 0, 0.0, 0)
         for node in unit.nodes:
             for source, place_out, user, place_in in self.streams.get(node.name, ()):
                 ends = own.get(source.name, source.operator), own.get(user.name, user.operator)
                 out = ends[0].stream_bits(place_out, output=True)
                 into = ends[1].stream_bits(place_in, output=False)
-                luts += width_converter.resources(out, into).lut
-        return luts
+                found += width_converter.resources(out, into).logic
+        return found
 
 
 def units_of(nodes: list[FoldedNode]) -> list[Unit]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from fpga.board.boards import Board, larger_board
+from fpga.board.boards import BOARDS, Board, larger_board
 from fpga.board.placement import SHELL, Placed, Resources, sum_of
 from fpga.graph.executor import Executor
 from fpga.operators import fifo, width_converter
@@ -107,9 +107,9 @@ class Sizing:
             for unit, option in zip(self.units, taken, strict=False):
                 unit.take(option.choice)
             for unit, option, within in zip(self.units, taken, bounds, strict=False):
-                self._match_neighbours(unit, option, within)
+                self._match_neighbours(unit, option, within, board)
             found = schedule(self.nodes, self.shapes, self.source)
-            fifos = self._fifos(found)
+            fifos = self._fifos(found, found.interval / clock_mhz)
             converters = self._converters()
             between = converters.logic
             queues = [queue.resources() for queue in fifos.values()]
@@ -118,19 +118,23 @@ class Sizing:
         nodes = [FoldedNode(node.step, dict(node.attributes)) for node in self.nodes]
         return Design.of(board, clock_mhz, nodes, found, resources, fifos)
 
-    def _match_neighbours(self, unit: Unit, taken: Option, bound: int) -> None:
-        """Take a folding that needs fewer LUTs with the converters around it, and no more else."""
-        spare = taken.placed
+    def _match_neighbours(self, unit: Unit, taken: Option, bound: int, board: Board) -> None:
+        """Take a folding that needs less with the converters around it, and no more memory or DSPs.
 
-        def luts(option: Option) -> float:
-            return option.placed.lut + self.neighbours.converters(unit, option.choice)
+        Less is the sum of the shares of LUTs and flip-flops.
+        """
+        spare, limits = taken.placed, board.limits
+
+        def share(option: Option) -> float:
+            all_of_it = option.placed + self.neighbours.converters(unit, option.choice)
+            return all_of_it.lut / limits["lut"] + all_of_it.ff / limits["ff"]
 
         others = [
             option for option in unit.options(bound)
             if option.placed.dsp <= spare.dsp and option.placed.bram36 <= spare.bram36
             and option.placed.uram <= spare.uram
         ]  # fmt: skip
-        unit.take(min(others, key=luts).choice)
+        unit.take(min(others, key=share).choice)
 
     def _streams(self) -> list[tuple[str, FoldedNode, int, int, int]]:
         """Return each stream between two nodes: tensor, consumer, input, bits from it and to it."""
@@ -150,21 +154,28 @@ class Sizing:
     def _converters(self) -> Resources:
         return sum_of(width_converter.resources(out, into) for *_, out, into in self._streams())
 
-    def _fifos(self, found: Schedule) -> dict[str, Fifo]:
+    def _fifos(self, found: Schedule, interval_us: float) -> dict[str, Fifo]:
         """Return a FIFO for each stream: a register, or at a join room for the rows that wait."""
         fifos = {}
         for name, node, place_in, bits, _ in self._streams():
             rows = found.rows_waiting.get((node.name, place_in), 0)
-            depth, pack = fifo.SHALLOW, 1
+            depth, pack, image = fifo.SHALLOW, 1, 0
             if rows > 1:
+                image = self._image_words(name)
                 _, height, width, channels = self.shapes[name]
                 row_bits = math.ceil(height * width / self._rows(name)) * channels * 8
                 depth = max(fifo.SHALLOW, math.ceil(rows * row_bits / bits))
                 if depth * bits > PACKED_BITS:
                     words = height * width * channels * 8 // bits
                     pack = fifo.words_of_a_row(bits, words)
-            fifos[name] = Fifo(bits, depth, pack)
+            fifos[name] = Fifo(bits, depth, pack, image, interval_us if image else 0.0)
         return fifos
+
+    def _image_words(self, name: str) -> int:
+        """Return how many words a stream has for an image."""
+        node = next(n for n in self.nodes if name in n.step.outputs)
+        lanes = node.operator.lanes(node.step.outputs.index(name), output=True)
+        return math.prod(self.shapes[name]) // lanes
 
     def _rows(self, name: str) -> int:
         """Return into how many rows the schedule divides a stream."""
@@ -183,7 +194,8 @@ def size(
 ) -> Design:  # fmt: skip
     """Choose the folding: the fastest that fits the board, or the smallest within a latency.
 
-    The design's ``limits`` says what keeps it from being faster, or smaller.
+    FIFOs go into DRAM only where nothing on the chip does that: who builds the design must then
+    connect a port to it. The design's ``limits`` says what keeps it from being faster, or smaller.
 
     Args:
         sizing: the graph.
@@ -195,9 +207,18 @@ def size(
         UserError: where the board is too small, naming what does not fit, by how much, and the
             next larger board; or where no folding is fast enough.
     """
-    search = _Search(sizing, board, clock_mhz)
-    found = search.fastest() if target_ms is None else search.smallest(target_ms)
+    try:
+        found = _sized(sizing, replace(board, dram_mb_s=None), clock_mhz, target_ms)
+    except UserError:
+        if not board.dram_mb_s:
+            raise
+        found = _sized(sizing, board, clock_mhz, target_ms)
     return replace(found, dsp_bound=sizing.dsp_bound(board))
+
+
+def _sized(sizing: Sizing, board: Board, clock_mhz: float, target_ms: float | None) -> Design:
+    search = _Search(sizing, board, clock_mhz)
+    return search.fastest() if target_ms is None else search.smallest(target_ms)
 
 
 class _Search:
@@ -345,6 +366,9 @@ def _shortages(design: Design) -> str:
 def _too_small(design: Design) -> UserError:
     larger = larger_board(design.board)
     advice = f"use --board {larger.name}, " if larger else ""
+    known = BOARDS.get(design.board.name)
+    if known and known.dram_mb_s and not design.board.dram_mb_s:
+        advice += "--flow timing, which may put skips into DRAM, "
     return UserError(
         f"the network does not fit board {design.board.name}: at {design.latency_ms:.3g} ms "
         f"(estimated), where least is missing, it takes {_shortages(design)}; {advice}or a smaller "

@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 
 from fpga.board.boards import Board
-from fpga.board.placement import KINDS, SHELL, Placed, Resources, held_in
+from fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources, held_in
 from lmaunet.integer_program import quiet_solver
 
+DRAM_COST = 1.0
+"""What a FIFO in DRAM counts for, beside shares of the board: as much as all that there is of a
+resource, so that as few as can be go there."""
 OVERLOAD_COST = 1e3
 """What exceeding the scarcest limit by its whole counts for, beside shares of the board."""
 GAP = 1e-3
@@ -90,7 +93,8 @@ def undominated(options: Sequence[Option]) -> list[Option]:
 def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL) -> Solution:
     """Choose one option for each part: the smallest sum of shares of the board that fits.
 
-    Where nothing fits, the largest overload is made as small as can be.
+    What is in DRAM is looked at only where nothing fits without it. Where nothing fits at all, the
+    largest overload is made as small as can be.
 
     Args:
         parts: the options of each part, at least one.
@@ -98,16 +102,30 @@ def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
             has another one.
         fixed: what is used in any case.
     """
+    on_chip = [[o for o in options if not o.placed.dram_mb_s] for options in parts]
+    if not all(on_chip):
+        return _solve(parts, board, fixed)
+    found = _solve(on_chip, board, fixed)
+    more = board.dram_mb_s and sum(map(len, on_chip)) < sum(map(len, parts))
+    return _solve(parts, board, fixed) if more and found.load > 1 else found
+
+
+def _solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed) -> Solution:
     import highspy
 
     limit = np.array([board.limits[kind] for kind in KINDS])
+    usable = [_without(options, limit <= 0) for options in parts]
+    # without anything in DRAM the program is that of a board without any
+    kinds = KINDS if any(o.placed.dram_mb_s for each in usable for o in each) else ON_CHIP
+    limit = limit[: len(kinds)]
     none = limit <= 0
-    usable = [_without(options, none) for options in parts]
     columns = [option for options in usable for option in options]
     owner = np.repeat(np.arange(len(usable)), [len(options) for options in usable])
     scale = np.where(none, 1.0, limit)
-    shares = np.array([option.usage for option in columns]).reshape(-1, len(KINDS)) / scale
-    base = np.array(usage_of(fixed)) / scale
+    usage = np.array([option.usage for option in columns]).reshape(-1, len(KINDS))
+    shares = usage[:, : len(kinds)] / scale
+    costs = shares.sum(axis=1) + [DRAM_COST * (o.placed.dram_mb_s > 0) for o in columns]
+    base = np.array(usage_of(fixed))[: len(kinds)] / scale
     count, rows = len(columns), len(usable)
     # a row for each part, then one for each kind of resource; the last column is the overload
     entries = [
@@ -115,14 +133,14 @@ def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
          [1.0, *shares[j][shares[j] != 0].tolist()])
         for j in range(count)
     ]  # fmt: skip
-    entries.append(([rows + k for k in range(len(KINDS))], [-1.0] * len(KINDS)))
+    entries.append(([rows + k for k in range(len(kinds))], [-1.0] * len(kinds)))
     starts = np.cumsum([0, *(len(index) for index, _ in entries)])
     lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = count + 1, rows + len(KINDS)
-    lp.col_cost_ = [*shares.sum(axis=1).tolist(), OVERLOAD_COST]
+    lp.num_col_, lp.num_row_ = count + 1, rows + len(kinds)
+    lp.col_cost_ = [*costs.tolist(), OVERLOAD_COST * (10 if kinds == KINDS else 1)]
     lp.col_lower_ = [0.0] * (count + 1)
     lp.col_upper_ = [1.0] * count + [highspy.kHighsInf]
-    lp.row_lower_ = [1.0] * rows + [-highspy.kHighsInf] * len(KINDS)
+    lp.row_lower_ = [1.0] * rows + [-highspy.kHighsInf] * len(kinds)
     lp.row_upper_ = [1.0] * rows + (np.where(none, 0.0, 1.0) - base).tolist()
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_ = starts.tolist()
@@ -141,7 +159,8 @@ def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
     taken = tuple(
         columns[int(np.flatnonzero(owner == i)[values[owner == i].argmax()])] for i in range(rows)
     )
-    used = base + sum((np.array(option.usage) for option in taken), np.zeros(len(KINDS))) / scale
+    taken_usage = sum((np.array(option.usage) for option in taken), np.zeros(len(KINDS)))
+    used = base + taken_usage[: len(kinds)] / scale
     return Solution(taken, float(np.where(none, np.where(used > 0, np.inf, 0.0), used).max()))
 
 

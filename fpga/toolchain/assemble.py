@@ -80,7 +80,8 @@ def apply_folding(design: Design, model: Any) -> None:
     for folded in design.nodes:
         operator = getCustomOp(nodes[folded.name])
         for name in folded.operator.folded_by:
-            operator.set_nodeattr(name, int(folded.attributes[name]))
+            value = folded.attributes[name]
+            operator.set_nodeattr(name, value if isinstance(value, str) else int(value))
         if "ram_style" in operator.get_nodeattr_types():
             _place_memory(operator, design.styles[folded.name])
         operator.verify_node()

@@ -3,7 +3,8 @@
 The network is one node (:mod:`fpga.toolchain.stitched_network`); FINN+ adds DMA at both ends,
 packages each part as an IP, and has Vivado build its shell for the board. All scripts up to Vivado
 and Vitis HLS are generated and checked by tests with stand-ins for both programs; the real ones
-were never run with them. There is no driver: ``bitstream.json`` says what the DMAs move.
+were never run with them. There is no driver: ``bitstream.json`` says what the DMAs move. A network
+whose skips are in DRAM is refused: the shell would leave its AXI port open.
 """
 
 from __future__ import annotations
@@ -78,8 +79,14 @@ def one_node(module: RtlModule, mapped: Any, design: Path) -> Any:
         design: the folder of its sources and memories.
 
     Raises:
-        UserError: where a stream of the module does not fit its tensor's type.
+        UserError: where a stream of the module does not fit its tensor's type, or the network has
+            skips in DRAM.
     """
+    if module.wires:
+        raise UserError(
+            "no bitstream of a network with skips in DRAM: FINN+'s shell connects its two streams "
+            "only; use --flow timing, or a --board whose memories hold them"
+        )
     load_operators()
     from onnx import TensorProto, helper
     from qonnx.core.modelwrapper import ModelWrapper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def check_flow(options: Mapping[str, Any], board: Board, clock_mhz: float) -> st
     if flow == VIVADO:
         bitstream.require_tools(board, clock_mhz)
     return flow
+
+
+def sized_for(flow: str, board: Board) -> Board:
+    """Return the board as a flow can use it: a bitstream's shell has no port for skips in DRAM."""
+    return replace(board, dram_mb_s=None) if flow == VIVADO else board
 
 
 def run_flow(

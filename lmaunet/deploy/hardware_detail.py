@@ -12,7 +12,7 @@ from lmaunet.deploy.pipeline_picture import layout
 
 RESOURCES = {
     "lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36", "uram": "UltraRAM",
-    "lutram": "LUT",
+    "lutram": "LUT", "dram": "MB/s of DRAM", "dram_mb_s": "DRAM, MB/s",
 }  # fmt: skip
 KINDS = {"lutram": "LUT RAM", "bram36": "block RAM", "uram": "UltraRAM"}
 

@@ -11,7 +11,7 @@ from network_synthesis import Synthesiser
 from test_synthesis import needs_yosys
 
 from fpga.board.placement import Resources, usually_placed
-from fpga.operators import fifo, width_converter
+from fpga.operators import dram_fifo, fifo, width_converter
 from fpga.operators.matrix_vector import MVAU
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -40,8 +40,16 @@ def modules():
     found = {node.op_type: (node.module(), node.operator.resources) for node in NODES}
     found["MVAU"] = matrix(), MVAU(MATRIX).resources
     for bits, depth in ((24, 2), (32, 40), (40, 700)):
-        queue = fifo.module(bits, depth), lambda b=bits, d=depth: fifo.resources(b, d)
+        layout = fifo.layout(bits, depth)
+        queue = fifo.module(layout), lambda b=bits, d=depth: fifo.resources(b, d)
         found[f"FIFO of {depth}"] = queue
+    for bits in (8, 24, 64):
+        outside = dram_fifo.layout(bits, 300_000, 1 << 20)
+        queue = dram_fifo.module(outside, 100), lambda o=outside: dram_fifo.resources_of(o)
+        found[f"FIFO of {bits} bits in DRAM"] = queue
+    for clients in (1, 3, 8):
+        port = dram_fifo.port_module(clients), lambda n=clients: dram_fifo.port_resources(n)
+        found[f"port of {clients}"] = port
     found["converter"] = width_converter.module(24, 32), lambda: width_converter.resources(24, 32)
     return found
 

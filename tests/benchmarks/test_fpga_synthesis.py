@@ -9,7 +9,7 @@ import pytest
 from network_synthesis import NO_ESTIMATE, Part
 from synthesis import Synthesised
 
-from fpga.operators import fifo
+from fpga.operators import dram_fifo, fifo
 from lmaunet.errors import UserError
 
 
@@ -76,10 +76,12 @@ def test_an_unfinished_run_says_what_is_left_out(build, monkeypatch):
 def test_fifos_are_as_deep_as_simulated(build, monkeypatch):
     folder, asked = build
     layout = fifo.layout(8, 77, "block", 4)
-    simulated = {"fifos": {"a": dataclasses.asdict(layout) | {"depth": 77}}}
-    (folder / "simulation.json").write_text(json.dumps(simulated))
+    outside = dram_fifo.layout(8, 77, 1024)
+    fifos = {"a": layout, "b": outside}
+    simulated = {t: dataclasses.asdict(found) | {"depth": 77} for t, found in fifos.items()}
+    (folder / "simulation.json").write_text(json.dumps({"fifos": simulated}))
     assert run(monkeypatch, folder)["fifos"] == "as simulated"
-    assert asked == [("xczu7ev-ffvc1156-2-e", {"a": layout})]
+    assert asked == [("xczu7ev-ffvc1156-2-e", fifos)]
 
 
 def test_a_folder_without_a_build_is_refused(tmp_path):

@@ -227,6 +227,21 @@ def test_a_mutant_is_killed_survives_or_hangs(workers, tests):
         assert (tree / "toy" / "sums.py").read_text() == SUMS
 
 
+def test_what_is_called_after_a_module_meets_it_however_many_others_run_more_of_it():
+    """It imports the module only, so that no line of it is its own."""
+    several = [f"tests/test_{i}.py::test" for i in range(4)]
+    called = "tests/test_values.py::test_value[toy.sums]"
+    names = [*several, called, "tests/test_values.py::test_value[toy.other]"]
+    found = mapping.Tests(
+        cases={name: mapping.Case(name, 0.1, ()) for name in names},
+        lines={"toy/sums.py": {12: set(several), 25: set(several)}},
+    )
+    first = {case.name for case in plan(found, MUTANTS["killed at import"]).first}
+    assert first == {*several[:3], called}
+    first = {case.name for case in plan(found, MUTANTS["killed"]).first}
+    assert first == set(several[:3]), "of what does not run at import it knows nothing"
+
+
 def test_a_test_that_fails_without_a_mutant_is_named(workers, tests):
     killer = f"{FILE}::test_total"
     for tree in workers.trees:

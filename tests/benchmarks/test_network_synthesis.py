@@ -61,7 +61,8 @@ class Yosys:
 
 
 def matrix(weights="00", **parameters) -> RtlModule:
-    given = {"LANES": 2, "LANE_BITS": 19, "WEIGHT_BITS": 8, "WEIGHTS": "weights.mem"} | parameters
+    given = {"LANES": 2, "LANE_BITS": 19, "FIELD_BITS": 18, "WEIGHT_BITS": 8,
+             "WEIGHTS": "weights.mem"} | parameters  # fmt: skip
     return RtlModule(
         "matrix_vector", ("matrix_vector.sv",), given, (Port("in0_V", 8),), (Port("out0_V", 20),),
         {"weights.mem": [weights]},
@@ -142,6 +143,10 @@ def test_operands_are_made_to_fit_the_smaller_dsp():
     assert (fitted["LANE_BITS"], fitted["PORT_BITS"]) == (17, 25)
     assert for_dsp48e1(matrix(LANES=3, LANE_BITS=11, WEIGHT_BITS=4)).parameters["LANE_BITS"] == 10
     assert for_dsp48e1(matrix(LANES=1, LANE_BITS=27)).parameters["LANE_BITS"] == 25
+    # a row's bits stay, unless it would share another number of them
+    for lane, field, kept in ((19, 16, 16), (19, 19, 17), (19, 20, 18)):
+        fitted = for_dsp48e1(matrix(LANE_BITS=lane, FIELD_BITS=field)).parameters
+        assert (fitted["LANE_BITS"], fitted["FIELD_BITS"]) == (17, kept)
     wide = {"MULTIPLY": 1, "MULTIPLIER_BITS": 26, "OFFSET_BITS": 40, "SUM_BITS": 41}
     module = RtlModule("requantize", (), wide, (), ())
     assert for_dsp48e1(module).parameters == {
@@ -215,6 +220,18 @@ def test_a_design_is_its_nodes_its_fifos_and_its_converters(folded):
     assert {p.name for p in parts if p.operator == FIFO} - {
         p.name for p in without if p.operator == FIFO
     } == network.waiting
+
+
+def test_fifos_in_dram_are_counted_with_their_port(folded):
+    model, network = folded
+    tensors = sorted(t for t in network.waiting if network.fifos({})[t].bits <= 64)[:2]
+    placed = network.placed(dict.fromkeys(tensors, "dram"))
+    fifos = {tensor: placed.layout(tensor, 100) for tensor in network.waiting}
+    parts = parts_of(network, model, BOARD.part, fifos)
+    queues = {p.name: p for p in parts if p.module.name == "dram_fifo"}
+    assert set(queues) == set(tensors)
+    assert all(len(part.estimated.memories) == 2 for part in queues.values())
+    assert [p.module.parameters["CLIENTS"] for p in parts if p.module.name == "dram_port"] == [2]
 
 
 def test_finn_is_asked_only_for_what_it_estimates(folded):

@@ -156,6 +156,43 @@ def test_channels_are_read_in_order_and_normalised_apart():
     assert abs(float(data.train.images[:, 0].mean())) < 1e-6
 
 
+@pytest.mark.parametrize("size", [(), (12,), (12, 13, 1), (0, 12), (12, 0), (-1, 12), (12, -1)])
+def test_a_size_is_a_height_and_a_width_of_one_or_more(size):
+    with pytest.raises(UserError, match=r"^size=\(.*\); give a positive height and width$"):
+        dataset(volume("a", "train"), volume("b", "val"), size=size)
+    assert dataset(volume("a", "train"), volume("b", "val"), size=(1, 2)).val.images.shape == (
+        4, 1, 1, 2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_classes_are_as_many_as_the_network_has(classes):
+    source = Source("x", "y", ("background", "a"), [volume("a", "train"), volume("b", "val")], "",
+                    "", zscore())  # fmt: skip
+    if classes == 2:
+        assert assemble(source, size=(12, 12), classes=2).classes == ("background", "a")
+        return
+    with pytest.raises(UserError, match=rf"has 2 classes \(background, a\) but .* has {classes};"):
+        assemble(source, size=(12, 12), classes=classes)
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_a_side_without_a_slice_is_said(side):
+    other = {"train": "val", "val": "train"}[side]
+    with pytest.raises(UserError, match=f"^x: no slice is left to {side}; give more cases"):
+        dataset(volume("a", other), volume("b", other))
+
+
+def test_a_class_that_a_side_lacks_is_noted_of_that_side():
+    both = np.zeros((4, 12, 12), np.uint8)
+    both[:, 2:5], both[0, 7] = 1, 2
+    source = Source("x", "y", ("background", "a", "b", "c"), [
+        oblong("a", "train", both), oblong("b", "val", np.minimum(both, 1)),
+    ], "", "", zscore())  # fmt: skip
+    notes = assemble(source, size=(12, 12), fit=False).notes
+    assert notes[-2:] == ("no training slice shows c", "no held-out slice shows b, c")
+
+
 def test_more_slices_than_memory_holds_are_refused(monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 50 if name == "SC_PHYS_PAGES" else 100)
     with pytest.raises(UserError, match=r"x: 8 slices of 1x13x13 would run out of memory .*fewer"):

@@ -64,6 +64,106 @@ def test_labels_and_shapes_are_held_by_the_types():
     assert good.take(np.array([1])).z.tolist() == [1] and len(good) == 2
 
 
+ZEROS = np.zeros
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        # a type, a number of axes and a length that are smaller than they should be, and larger
+        ({"images": ZEROS((2, 1, 4, 5), np.float16)}, r"images \(2, 1, 4, 5\) float16; expected"),
+        ({"images": ZEROS((2, 1, 4, 5), np.float64)}, r"images \(2, 1, 4, 5\) float64; expected"),
+        ({"images": ZEROS((2, 1, 4), np.float32)}, r"images \(2, 1, 4\) float32; expected"),
+        (
+            {"images": ZEROS((2, 1, 4, 5, 1), np.float32)},
+            r"images \(2, 1, 4, 5, 1\) float32; expec",
+        ),
+        (
+            {"labels": ZEROS((2, 4, 5), np.bool_)},
+            r"labels \(2, 4, 5\) bool; expected \(2, 4, 5\) u",
+        ),
+        ({"labels": ZEROS((2, 4, 5), np.int8)}, r"labels \(2, 4, 5\) int8; expected \(2, 4, 5\) u"),
+        (
+            {"labels": ZEROS((2, 4, 5), np.int64)},
+            r"labels \(2, 4, 5\) int64; expected \(2, 4, 5\) ",
+        ),
+        ({"labels": ZEROS((2, 4, 4), np.uint8)}, r"labels \(2, 4, 4\) uint8; expected \(2, 4, 5\)"),
+        ({"labels": ZEROS((2, 4, 6), np.uint8)}, r"labels \(2, 4, 6\) uint8; expected \(2, 4, 5\)"),
+        ({"labels": ZEROS((3, 4, 5), np.uint8)}, r"labels \(3, 4, 5\) uint8; expected \(2, 4, 5\)"),
+        ({"cases": np.array(["a"])}, r"cases \(1,\), z \(2,\); expected \(2,\)"),
+        ({"cases": np.array(["a"] * 3)}, r"cases \(3,\), z \(2,\); expected \(2,\)"),
+        ({"z": np.arange(1)}, r"cases \(2,\), z \(1,\); expected \(2,\)"),
+        ({"z": np.arange(3)}, r"cases \(2,\), z \(3,\); expected \(2,\)"),
+    ],
+)
+def test_whatever_is_too_small_or_too_large_is_no_set_of_slices(changes, said):
+    fields = {
+        "images": ZEROS((2, 1, 4, 5), np.float32), "labels": ZEROS((2, 4, 5), np.uint8),
+        "cases": np.array(["a", "b"]), "z": np.arange(2),
+    }  # fmt: skip
+    SliceSet(**fields)
+    with pytest.raises(ValueError, match=f"^{said}"):
+        SliceSet(**fields | changes)
+
+
+@pytest.mark.parametrize("channels", [(), ("a", "b")])
+def test_channels_are_as_many_as_the_images_have_on_either_side(channels):
+    one, two = slice_set([0]), slice_set([5], case="b")
+    more = dataclasses.replace(two, images=np.zeros((1, 2, 4, 4), np.float32))
+    with pytest.raises(ValueError, match=r"images \(1, 1, 4, 4\) of channels"):
+        dataset(one, two, channels=channels)
+    with pytest.raises(ValueError, match=r"images \(1, 2, 4, 4\) of channels \('image',\)"):
+        dataset(one, more)
+
+
+def test_a_label_of_the_held_out_side_is_held_to_the_classes_too():
+    dataset(slice_set([0]), slice_set([5], case="b", label=1))
+    with pytest.raises(ValueError, match="label 2 of 2 classes"):
+        dataset(slice_set([0]), slice_set([5], case="b", label=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "good"),
+    [("a synthetic x", "synthetic y", True), ("x", "synthetic y", False),
+     ("a synthetic x", "y", False)],
+)  # fmt: skip
+def test_what_is_synthetic_says_so_twice(name, source, good):
+    sides = slice_set([0]), slice_set([5])
+    dataset(*sides, name=name, label_source=source)
+    if good:
+        assert dataset(*sides, name=name, label_source=source, synthetic=True).synthetic
+        return
+    with pytest.raises(ValueError, match="is synthetic; its name and label source must say so"):
+        dataset(*sides, name=name, label_source=source, synthetic=True)
+
+
+def test_a_data_set_counts_pixels_and_slices_and_tells_of_itself():
+    train, val = slice_set([0, 1, 2]), slice_set([0, 1], case="b")
+    train.labels[0] = 0
+    train.labels[1, 0, :3] = 0
+    data = dataset(train, val, spacing_mm=(3.0, float("nan"), 2.0), notes=("n",), layout="l",
+                   told_apart="by name", patients={"a": "p"}, split="s")  # fmt: skip
+    assert data.counts() == {
+        "train": {"background": {"pixels": 19, "slices": 2}, "a": {"pixels": 29, "slices": 2}},
+        "val": {"background": {"pixels": 0, "slices": 0}, "a": {"pixels": 32, "slices": 2}},
+    }
+    assert data.to_json() == {
+        "name": "x", "label_source": "y", "synthetic": False, "classes": ["background", "a"],
+        "split": "s", "layout": "l", "spacing_mm": [3.0, None, 2.0], "normalization": {},
+        "channels": ["image"], "patients": {"train": 1, "val": 1, "told_apart": "by name"},
+        "cases": {"train": ["a"], "val": ["b"]}, "slices": {"train": 3, "val": 2}, "notes": ["n"],
+    }  # fmt: skip
+
+
+def test_what_is_not_said_of_a_data_set_is_nothing():
+    data = dataset(slice_set([0]), slice_set([1], case="b"))
+    plain = Dataset("x", "y", ("background", "a"), (1.0, 1.0, 1.0), data.train, data.val, "", False,
+                    {})  # fmt: skip
+    assert (plain.layout, plain.gap, plain.notes, plain.case_spacing_mm) == ("", 0, (), {})
+    assert (plain.resampled_mm, plain.fit, plain.intensity) == (None, False, ())
+    assert (plain.channels, plain.patients, plain.told_apart) == (("image",), {}, "")
+
+
 def test_importing_loads_no_torch_and_no_reader():
     code = (
         "import sys, lmaunet.data.dataset, lmaunet.data.fetch, lmaunet.data.augment, "

@@ -90,6 +90,18 @@ def test_compressed_12_bits_with_a_sign(tmp_path, syntax, signed):
     assert np.array_equal(read_dicom(tmp_path / "a").array, values)
 
 
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_compressed_8_bits(tmp_path, syntax):
+    y, x = np.indices((33, 40))
+    values = np.stack([(5 * y + 3 * x + 40 * z) % 251 for z in range(SHAPE[0])])
+    tags = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "RescaleIntercept": "-3"}
+    for z, plane in enumerate(values):
+        dataset = one(z, plane, PixelData=plane.astype(np.uint8).tobytes(), **tags)
+        dataset.compress(syntax, generate_instance_uid=False)
+        save(dataset, tmp_path / "a" / f"{z}.dcm")
+    assert np.array_equal(read_dicom(tmp_path / "a").array, values - 3.0)
+
+
 def test_compressed_pixels_need_a_temporary_folder_and_say_so(tmp_path, monkeypatch):
     path, _, _ = compressed(tmp_path / "a", "JPEG2000")
 
@@ -149,6 +161,41 @@ def test_sizes_of_two_bytes_are_read_whole(rows, columns):
     other = b"\xff\xe0" + (16).to_bytes(2) + bytes(14)
     frame = b"\xff\xd8" + other + b"\xff\xff\xc0" + (11).to_bytes(2) + b"\x08" + sizes + bytes(9)
     assert codestream._size(frame) == (rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "left", "top"),
+    [(515, 300, 0, 0), (300, 515, 7, 0), (300, 515, 0, 9), (70_000, 66_000, 5, 300)],
+)
+def test_a_frame_of_jpeg_2000_begins_at_its_offset(width, height, left, top):
+    sizes = b"".join(n.to_bytes(4) for n in (width, height, left, top))
+    frame = codestream.JPEG_2000 + (47).to_bytes(2) + b"\0\0" + sizes + bytes(20)
+    assert codestream._size(frame) == (height - top, width - left)
+
+
+FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
+
+
+@pytest.mark.parametrize("mark", [*range(0xBE, 0xD1), *range(0xF5, 0xFA)])
+def test_the_marks_that_begin_a_frame_are_those_of_the_standard(mark):
+    """ITU-T T.81, table B.1, and T.87: the others have a length and no size."""
+    segment = (11).to_bytes(2) + b"\x08" + (5).to_bytes(2) + (7).to_bytes(2) + bytes(4)
+    frame = b"\xff\xd8\xff" + bytes([mark]) + segment
+    later = frame + b"\xff\xc0" + (11).to_bytes(2) + b"\x08" + (3).to_bytes(2) + (9).to_bytes(2)
+    assert codestream._size(later) == ((5, 7) if mark in FRAMES else (3, 9))
+    assert codestream._size(frame) == ((5, 7) if mark in FRAMES else None)
+
+
+@pytest.mark.parametrize(
+    "frame", [b"\xff\xd8", b"\xff\xd8\x00\xc0" + bytes(20), b"\xff\xd8\xff\xc0"]
+)
+def test_a_frame_without_a_mark_that_tells_its_size_has_none(frame):
+    assert codestream._size(frame) is None
+
+
+def test_a_mark_that_ends_with_the_frame_tells_its_size():
+    frame = b"\xff\xd8\xff\xc0" + (11).to_bytes(2) + b"\x08" + (5).to_bytes(2) + (7).to_bytes(2)
+    assert codestream._size(frame) == (5, 7) and codestream._size(frame[:-1]) is None
 
 
 @pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", RLELossless, JPEGLSLossless])

@@ -275,3 +275,13 @@ def test_bytes_that_are_no_values_are_refused_in_one_line(tmp_path, old, new):
     with pytest.raises(UserError) as raised:
         read_dicom(folder)
     assert path.name in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"", False), (b"read me", True), (b"a\0b", False), (b"a" * 511 + b"\0", False),
+     (b"a" * 512 + b"\0", True), (b"\xff" * 600, True)],
+)  # fmt: skip
+def test_a_text_has_no_zero_byte_in_its_first_512(tmp_path, content, text):
+    (tmp_path / "a").write_bytes(content)
+    assert dicom_files._is_text(tmp_path / "a") == text

@@ -276,6 +276,27 @@ def test_more_classes_than_a_byte_holds(tmp_path):
     assert_lies_on(path, source, array)
 
 
+@pytest.mark.parametrize(("classes", "kind"), [(5, "uint8"), (256, "uint8"), (257, "uint16")])
+def test_labels_take_no_more_memory_than_they_need(tmp_path, monkeypatch, classes, kind):
+    source, seen = read_dicom(series(tmp_path / "a")), []
+    make = dicom_seg._segmentation
+    monkeypatch.setattr(
+        dicom_seg,
+        "_segmentation",
+        lambda array, *a: seen.append(array.dtype.name) or make(array, *a),
+    )
+    written(tmp_path, source, labels().astype(np.int64), [f"c{n}" for n in range(classes)])
+    assert seen == [kind]
+
+
+def test_a_seg_is_a_file_that_any_dicom_reader_knows(tmp_path):
+    content = written(tmp_path, read_dicom(series(tmp_path / "a"))).read_bytes()
+    assert content[:132] == bytes(128) + b"DICM"
+    meta = pydicom.dcmread(tmp_path / "new" / "out" / "seg.dcm").file_meta
+    assert meta.MediaStorageSOPClassUID.name == "Segmentation Storage"
+    assert meta.ImplementationClassUID and meta.TransferSyntaxUID
+
+
 def test_what_a_seg_cannot_refer_to_is_refused_with_a_remedy(tmp_path):
     with pytest.raises(UserError, match=r"the image is none; write \.nii\.gz or \.nrrd instead"):
         check_segmentation_source(None, tmp_path / "seg.dcm")

@@ -91,6 +91,33 @@ def test_a_second_fetch_does_nothing_and_a_changed_file_is_fetched_again(tmp_pat
     assert len(calls) == 2 and info(tmp_path)["complete"]
 
 
+def test_every_file_is_told_with_its_size_and_state(tmp_path, pip):
+    pip(archive_bytes())
+    fetch(tmp_path, lambda line: None)
+    first, second, third = module.FILES[:3]
+    sizes = {name: len(REFERENCE + name) for name in (first, second)}
+    assert info(tmp_path)["files"][first] == {"bytes": sizes[first], "state": "ok"}
+    (tmp_path / first).unlink()
+    (tmp_path / second).write_bytes(b"x" * 7)
+    found = info(tmp_path)
+    assert found["files"][first] == {"bytes": 0, "state": "missing"}
+    assert found["files"][second] == {"bytes": 7, "state": "changed"}
+    assert found["files"][third]["state"] == "ok" and not found["complete"]
+    assert found["problem"] == (
+        f"{first}, {second} missing or changed; run: lmaunet-deploy data fetch"
+    )
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 64, "f" * 65])
+def test_what_came_of_another_archive_is_of_another_version(tmp_path, pip, monkeypatch, digest):
+    pip(archive_bytes())
+    fetch(tmp_path, lambda line: None)
+    monkeypatch.setattr(module, "ARCHIVE_SHA256", digest)
+    found = info(tmp_path)
+    assert not found["complete"]
+    assert found["problem"] == "another version was fetched; run: lmaunet-deploy data fetch"
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-1] + b"x", lambda b: b[:-100]])
 def test_another_checksum_leaves_nothing_behind(tmp_path, pip, damage):
     good = archive_bytes()

@@ -175,3 +175,15 @@ def test_operators_do_what_resampling_does(have, want):
         got = frame.images(slices, 7.0, frame.operators())
         assert np.allclose(got, frame.images(slices, 7.0), rtol=0, atol=3e-6)
         assert (got[:, -1] == 7.0).all()
+
+
+@pytest.mark.parametrize(("have", "want"), [(64, 53), (120, 512), (512, 120), (9, 30), (1, 4)])
+def test_operators_hold_no_weight_that_no_pixel_needs(have, want):
+    """Each tap costs a pass over all pixels."""
+    operator = framing.AxisOperator.of(have, want)
+    matrix = resample_in_plane(np.eye(have, dtype=np.float32)[None], (want, have), labels=False)[0]
+    used = [np.flatnonzero(row) for row in matrix]
+    assert operator.weights.shape == (want, max(row[-1] - row[0] + 1 for row in used))
+    last = operator.first + operator.weights.shape[1]
+    assert (operator.first >= 0).all() and (last <= have).all()
+    assert all(operator.first[i] <= row[0] and row[-1] < last[i] for i, row in enumerate(used))

@@ -112,6 +112,33 @@ def test_a_network_that_takes_values_as_they_are_is_told_of_others():
     assert unlike(measure(mri[2] * 10, kind), None, kind) == []
 
 
+RANGES = {"q001": [-4.0, 1.0], "q050": [10.0, 14.0], "q500": [15.0, 16.0], "q950": [30.0, 40.0],
+          "q999": [45.0, 50.0], "lowest": [-9.0, -5.0], "highest": [60.0, 70.0]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("median", "lower", "upper", "told"),
+    [
+        # the widest image of training may have spanned 40 - 10, the narrowest 30 - 14
+        (20.0, 0.0, 150.0, None),
+        (20.0, 0.0, 150.5, "90% of the pixels span 150.5; in training they spanned about 30"),
+        (20.0, 0.0, 3.2, None),
+        (20.0, 0.0, 3.1, "90% of the pixels span 3.1; in training they spanned about 30"),
+        (-4.0, 0.0, 20.0, None),
+        (-4.1, 0.0, 20.0, "the median is -4.1; the pixels of training were -4 to 50"),
+        (50.0, 0.0, 20.0, None),
+        (50.1, 0.0, 20.0, "the median is 50.1; the pixels of training were -4 to 50"),
+    ],
+)
+def test_where_values_may_lie_and_how_wide_follows_from_every_image_of_training(
+    median, lower, upper, told
+):
+    seen = {"lowest": -1.0, "highest": 99.0, "negative": 0.0, "q500": median, "q050": lower,
+            "q950": upper}  # fmt: skip
+    found = unlike(seen, RANGES, {"kind": "none"})
+    assert found == ([] if told is None else [told])
+
+
 def test_all_columns_of_a_large_image_are_looked_at():
     """A step that divides the width would see some columns only."""
     image = np.full((5, 1024, 1024), -1000.0, np.float32)

@@ -54,6 +54,10 @@ PLACEMENTS = {
     "no qform": {"qform_code": 0},
     "no qform and a turned sform": {"qform_code": 0, "srow": rows(MOVED), "sform_code": 4},
     "no form": {"qform_code": 0, "sform_code": 0},
+    "no form, in metres": {"qform_code": 0, "sform_code": 0, "xyzt_units": 1,
+                           "pixdim": (1, 1e-3, 1.5e-3, 3e-3, 0, 0, 0, 0)},
+    "no form, in micrometres": {"qform_code": 0, "sform_code": 0, "xyzt_units": 3,
+                                "pixdim": (1, 1e3, 1.5e3, 3e3, 0, 0, 0, 0)},
     "codes beyond 4": {"qform_code": 5, "sform_code": 7},
     "qfac of -1": {"pixdim": (-1, *STEPS, 0, 0, 0, 0), "sform_code": 0},
     "qfac of 0": {"pixdim": (0, *STEPS, 0, 0, 0, 0), "sform_code": 0},
@@ -99,7 +103,8 @@ def content_of(path):
 
 @pytest.mark.parametrize(
     "name", ["plain", "moved sform", "moved sform of the scanner", "flipped sform", "no sform",
-             "no qform", "no qform and a turned sform", "no form", "codes beyond 4", "qfac of -1",
+             "no qform", "no qform and a turned sform", "no form", "no form, in metres",
+             "no form, in micrometres", "codes beyond 4", "qfac of -1",
              "qfac of 0", "qfac of 0.5", "metres", "micrometres and seconds", "no unit", "oblique",
              "big endian",
              "time of one"],

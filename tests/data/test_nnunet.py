@@ -9,7 +9,7 @@ import pytest
 from lmaunet.data import normalization as norm
 from lmaunet.data.class_map import read_class_map
 from lmaunet.data.dataset_json import read_dataset_json
-from lmaunet.data.layouts.cases import labelled_window
+from lmaunet.data.layouts.cases import Case, _by_values, labelled_window
 from lmaunet.data.loaders import load
 from lmaunet.data.source import Volume
 from lmaunet.errors import UserError
@@ -282,3 +282,21 @@ def test_what_dataset_json_cannot_say_is_refused(tmp_path, change, text):
         read_dataset_json(path)
     assert text in str(raised.value) and str(path) in str(raised.value)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("lowest", "said"),
+    [
+        ((-1000,), "CT, abdomen window"), ((0,), "not CT, z-score of each slice"),
+        ((-1000, -900), "CT, abdomen window"), ((0, -500), "not CT, z-score of each slice"),
+        ((-1000, 5), "channel 0 CT, abdomen window; channel 1 not CT, z-score of each slice"),
+        ((5, -501), "channel 0 not CT, z-score of each slice; channel 1 CT, abdomen window"),
+    ],
+)  # fmt: skip
+def test_channels_are_named_where_their_values_differ_in_kind(tmp_path, lowest, said):
+    reads = tuple(lambda low=low: np.array([[[low, 40.0]]]) for low in lowest)
+    volume = Volume("c", "train", np.zeros((1, 1, 2), np.uint8), reads, (3.0, 1.5, 1.0))
+    found, note = _by_values(volume, Case("c", (tmp_path / "c.nii",), tmp_path), len(lowest))
+    kinds = [norm.window(-125, 275) if low < -500 else norm.zscore() for low in lowest]
+    assert found == norm.of_channels(kinds)
+    assert note.endswith(f"taken from the values of c.nii: {said}")

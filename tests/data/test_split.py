@@ -36,6 +36,18 @@ def test_every_class_is_on_both_sides_and_blocks_keep_their_distance():
     assert "at least 2 slices dropped" in split.sentence
 
 
+def test_the_sentence_names_the_blocks_by_their_first_and_last_slice():
+    """And what it counts is what it divides."""
+    split = split_by_blocks(organs(), val_slices=12, gap=2)
+    runs = np.split(split.val, np.flatnonzero(np.diff(split.val) != 1) + 1)
+    blocks = ", ".join(f"{run[0]}-{run[-1]}" for run in runs)
+    assert split.sentence == (
+        f"one volume split by contiguous blocks of z: {len(split.val)} slices validate (z {blocks})"
+        f", {len(split.train)} train, at least 2 slices dropped between them"
+    )
+    assert runs[0][0] > len(runs[0]) > 1, "so that no other sum has the same result"
+
+
 def test_validation_slices_lie_in_contiguous_blocks():
     val = split_by_blocks(organs(), val_slices=12).val
     runs = np.split(val, np.flatnonzero(np.diff(val) != 1) + 1)

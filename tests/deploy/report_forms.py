@@ -1,7 +1,11 @@
 """A report as its readers see it: the text of the page, and the Markdown."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
+
+import numpy as np
 
 from lmaunet.deploy import render
 
@@ -54,3 +58,11 @@ FORMS = {
     "html": lambda made: VisibleText(render.html(made)).text,
     "markdown": render.markdown,
 }
+
+
+def decode(uri):
+    """Return the pixels of a tile."""
+    import matplotlib.image
+
+    content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    return np.rint(matplotlib.image.imread(io.BytesIO(content), format="png") * 255).astype(int)

@@ -43,3 +43,29 @@ def test_the_articles_figures_stand_beside_ours():
     assert "11.2 M parameters (here +1.00%)" in text and "182.0 G (-0.2%)" in text
     assert content["article"]["lines"] == lines[-2:]
     assert abs(content["params"] / 11.2e6 - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", ["demo", "edge", "base"])
+def test_the_lines_say_what_the_record_says(name):
+    content, lines = describe(name)
+    spec = named_spec(name)
+    height, width = spec.input_size
+    assert lines[0] == (
+        f"{name}: widths {spec.widths}, strides {spec.strides}, kernels {spec.kernels}, "
+        f"N={spec.states}, expand={spec.expand}, skip={spec.skip}, pyramid={spec.pyramid}"
+    )
+    assert lines[2].split() == ["part", "params", "%", "MMAC", "at", f"{height}x{width}"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[4 : 4 + len(content["parts"])]}
+    assert rows == {
+        part: [f"{v['params']:,}", f"{100 * v['params'] / content['params']:.1f}",
+               f"{v['macs'] / 1e6:,.1f}"]
+        for part, v in content["parts"].items()
+    }  # fmt: skip
+    assert sum(float(row[1]) for row in rows.values()) == pytest.approx(100, abs=0.5)
+    macs = {size: count_macs(spec, size, size) for size in (512, 256)}
+    assert content["macs"] == {str(size): count for size, count in macs.items()}
+    assert [line for line in lines if line.startswith("MACs at")] == [
+        f"MACs at {size}  {count / 1e9:.2f} G" for size, count in macs.items()
+    ]
+    assert content["input"] == [1, spec.in_channels, height, width]
+    assert content["spec"] == spec.to_json()

@@ -1,3 +1,6 @@
+import pytest
+
+from lmaunet.deploy import detail
 from lmaunet.deploy.detail import detail_lines
 
 PARTS = {
@@ -105,3 +108,31 @@ def test_what_a_design_and_an_engine_say_of_themselves():
     assert shown({"clock_mhz": 100}) == {"Clock": "100 MHz"}
     # what is not said counts as estimated
     assert shown({"interval_ms": 3.24})["Between two images"] == ("3.24", "ms", "estimated", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "all_count"),
+    [((1, 0.5), True), ((), True), ((0,), False), ((-1,), False), ((True,), False),
+     (("3",), False), ((None,), False), ((3, 0.0), False), ((1e-9,), True)],
+)  # fmt: skip
+def test_what_counts_is_a_number_above_0(values, all_count):
+    assert detail.counts(*values) == all_count
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        # a million and one would round these down, and a million less one those up
+        (
+            (12_115_001, 9_995_001, 11_455_001, 20_005_001),
+            "12.12 MB: 10.00 constants, 11.46 |20.01",
+        ),
+        ((12_114_995, 9_994_995, 11_454_995, 20_004_995), "12.11 MB: 9.99 constants, 11.45 |20.00"),
+    ],
+)
+def test_megabytes_are_millions_of_bytes(sizes, text):
+    parts = dict(zip(("plan", "constants", "kernels", "rest"), sizes, strict=True))
+    text = text.replace("|", "source of 71 generated kernels, ")
+    assert lines({"bytes": {**parts, "kernel_count": 71}}) == {
+        "Engine, unpacked": f"{text} the rest"
+    }

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -231,6 +232,10 @@ def test_something_is_shown_at_once_and_goes_on_while_work_is_silent(capsys, mon
         time.sleep(0.3)
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) >= 2 and all(line.startswith("   25%  compiling") for line in lines)
+        # no process waits for what only tells
+        assert [thread for thread in threading.enumerate() if not thread.daemon] == [
+            threading.main_thread()
+        ]
     time.sleep(0.1)
     assert capsys.readouterr().err.splitlines()[-1].startswith("working: ")
 

@@ -132,3 +132,16 @@ def test_why_a_limit_is_what_it_is_goes_into_the_gate(tmp_path, monkeypatch):
     # another limit is not for that reason
     merged = gates.gates_of(gate_limits.chosen_limits(["size_mb=2"]))
     assert not any(g.why for g in merged)
+
+
+@pytest.mark.parametrize(
+    ("figure", "largest"),
+    [("dice", 1.0), ("dice_drop_points", 100.0), ("class_drop_points", 100.0), ("size_mb", None),
+     ("weights_mb", None), ("hd95_mm", None), ("latency_ms", None)],
+)  # fmt: skip
+def test_a_limit_is_from_0_to_what_its_figure_can_be(figure, largest):
+    for good in (0, 1e-9, largest if largest is not None else 1e12):
+        assert gate_limits.parse_gates([f"{figure}={good}"])[""][figure].value == good
+    for bad in (-1e-9, largest + 1e-6 if largest is not None else math.inf):
+        with pytest.raises(UserError, match="is no limit; give a number from 0"):
+            gate_limits.parse_gates([f"{figure}={bad}"])

@@ -175,3 +175,52 @@ def test_a_folder_of_many_files_is_one_row(form):
     text = FORMS[form](report.assemble(**changed))
     assert "rtl/: 30 files" in text and "3,000" in text and "n7.sv" not in text
     assert "few/one.json" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3, "3"), (3.5, "3.5"), (1234.0, "1,234"), (1234.56, "1,234.6")]
+)
+def test_block_rams_come_in_halves(value, text):
+    assert hardware_detail._amount(value) == text
+
+
+@pytest.mark.parametrize(
+    ("bits", "text"),
+    [(99_949, "99.9 kbit"), (100_000, "0.10 Mbit"), (1_234_567, "1.23 Mbit"), (950, "0.9 kbit")],
+)
+def test_bits_are_in_the_unit_that_fits(bits, text):
+    assert hardware_detail.bits_text(bits) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "100%"), (0.5, "50.00%"), (0.99994, "99.99%"), (0.99996, "99.996%"),
+     (0.9999999, "99.99999%")],
+)  # fmt: skip
+def test_only_all_is_all(share, text):
+    assert hardware_detail._percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("used", "usable", "over"), [(160, 160, False), (161, 160, True), (159, 160, False),
+                                 (200, None, False), (201, None, True)],
+)  # fmt: skip
+def test_what_is_over_is_more_than_may_be_used(used, usable, over):
+    content = {"resources": {"lut": {"used": used, "available": 200}}, "usable": {"lut": usable}}
+    (row,) = hardware_detail.resources(content)
+    assert row["over"] == over and row["share"] == used / 200
+    assert row["usable"] == ("160" if usable else "") and row["name"] == "LUT"
+
+
+def test_a_resource_of_which_nothing_is_used_has_its_row():
+    uses = {"uram": {"used": 0, "available": 96}, "x": {"used": -1, "available": 9},
+            "y": {"used": 3, "available": 0}, "z": 7}  # fmt: skip
+    (row,) = hardware_detail.resources({"resources": uses})
+    assert (row["name"], row["shown"].number, row["available"]) == ("UltraRAM", "0", "96")
+
+
+def test_the_slowest_layers_come_first_with_their_share_of_the_first():
+    rows = [{"name": "b", "cycles": 25, "op": "B"}, {"name": "a", "cycles": 100, "op": "A"},
+            {"cycles": 200}]  # fmt: skip
+    found = hardware_detail.slowest_layers({"slowest": rows})
+    assert [(r["name"], r["op"], r["share"]) for r in found] == [("a", "A", 1.0), ("b", "B", 0.25)]

@@ -111,6 +111,23 @@ def test_the_json_form(run, folder, tmp_path):
     assert content["first_call_images"] == 4
 
 
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_first_slice_goes_alone_and_the_others_by_batches(
+    run, folder, tmp_path, monkeypatch, batch
+):  # fmt: skip
+    path, calls = write_image(tmp_path / "a.nii.gz", blocks((6, 20, 24))), []
+
+    def looked(build, images):
+        calls.append(len(images))
+        return lone_build.run(build, images)
+
+    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target(run=looked))
+    status, _, err = run("infer", "--build", folder, path, "-o", "s.nii", "--batch", batch)
+    assert status == 0, err
+    assert calls == {1: [1] * 6, 2: [1, 2, 2, 1], 7: [1, 5]}[batch]
+    assert np.array_equal(stored("s.nii"), stored(path) > 75)
+
+
 def test_a_phase_within_a_phase_counts_once(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 10.0])
     monkeypatch.setattr(inferring.time, "perf_counter", lambda: next(now))

@@ -1,5 +1,6 @@
 import pytest
 
+from lmaunet.deploy import score_tables
 from lmaunet.deploy.patients import by_patient, drop_interval
 
 
@@ -40,3 +41,23 @@ def test_an_interval_holds_the_mean_and_narrows_with_more_patients():
     # the standard error of 5 such drops is 0.63 points
     assert widths[0] == pytest.approx(2 * 1.96 * 0.632, rel=0.15)
     assert widths[1] == pytest.approx(widths[0] / 10**0.5, rel=0.15)
+
+
+def test_the_interval_of_a_drop_is_that_of_its_seed():
+    """A report is the same when it is made again."""
+    import numpy as np
+
+    drops = [-1.0, 0.0, 0.5, 2.0, 3.5, 7.0]
+    reference = {f"p{i}": 0.9 for i in range(6)}
+    own = {f"p{i}": 0.9 - drop / 100 for i, drop in enumerate(drops)}
+    drawn = np.random.default_rng(0).integers(6, size=(5000, 6))
+    means = np.sort(np.array(drops)[drawn].mean(1))
+    found = drop_interval(reference, own)
+    assert found["low"] == pytest.approx(np.percentile(means, 2.5))
+    assert found["high"] == pytest.approx(np.percentile(means, 97.5))
+
+
+@pytest.mark.parametrize(("count", "more"), [(12, ""), (13, " and 1 more"), (20, " and 8 more")])
+def test_a_dozen_names_are_listed(count, more):
+    names = [f"c{i}" for i in range(count)]
+    assert score_tables._list(names) == ", ".join(names[:12]) + more

@@ -1,21 +1,14 @@
 """The overlays of the report."""
 
 import base64
-import io
 
 import numpy as np
 import pytest
+from report_forms import decode
 from report_sample import sample
 
 from lmaunet.deploy import pictures, render
 from lmaunet.errors import UserError
-
-
-def decode(uri):
-    import matplotlib.image
-
-    content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    return np.rint(matplotlib.image.imread(io.BytesIO(content), format="png") * 255).astype(int)
 
 
 def test_a_png_holds_the_pixels():

@@ -107,3 +107,54 @@ def test_the_picture_needs_nothing_from_outside():
 def test_a_name_is_escaped():
     page = render.html(reported(pipeline(parts=[part("<script>alert(1)</script>", 0, 5)])))
     assert "<script" not in page and "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "first", "length"),
+    [(0.0, 1.0, 0, 40), (0.0, 0.0, 0, 1), (1.0, 1.0, 39, 1), (0.5, 0.5, 20, 1),
+     (0.24, 0.26, 9, 1), (0.25, 0.5, 10, 10), (0.974, 1.0, 38, 2)],
+)  # fmt: skip
+def test_a_bar_in_characters_is_one_long_at_least(begin, end, first, length):
+    text = pipeline_picture._characters(begin, end)
+    assert text == "·" * first + "█" * length + "·" * (40 - first - length)
+
+
+@pytest.mark.parametrize(
+    ("end", "texts"),
+    [
+        (1.0, ["0 ms", "0.2", "0.4", "0.6", "0.8"]), (5.0, ["0 ms", "1", "2", "3", "4"]),
+        (5.3, ["0 ms", "2", "4"]), (10.5, ["0 ms", "5", "10"]),
+        (24.0, ["0 ms", "5", "10", "15", "20"]),
+        (0.03, ["0 ms", "0.01", "0.02"]), (26.0, ["0 ms", "10", "20"]),
+    ],
+)  # fmt: skip
+def test_ticks_are_at_1_2_or_5_times_a_power_of_ten(end, texts):
+    ticks = pipeline_picture._ticks(end)
+    assert [tick["text"] for tick in ticks] == texts
+    steps = [float(text) for text in texts[1:]]
+    assert [tick["x"] for tick in ticks[1:]] == pytest.approx([100 * s / end for s in steps])
+
+
+def test_every_other_module_has_a_background():
+    assert pipeline_picture._bands(["a", "b", "b", "c", "d", "a"]) == [
+        {"y": 24 + 21, "height": 42}, {"y": 24 + 4 * 21, "height": 21},
+    ]  # fmt: skip
+    assert pipeline_picture._bands([]) == [] and pipeline_picture._bands(["a", "a"]) == []
+
+
+@pytest.mark.parametrize(
+    ("ms", "times"),
+    [(0.5, ["0.050", "0.500"]), (5.0, ["0.05", "0.50"]), (50.0, ["0.1", "0.5"]),
+     (500.0, ["0", "0"]), (5000.0, ["0", "0"]), (99.0, ["0.1", "0.5"])],
+)  # fmt: skip
+def test_times_have_three_digits_of_the_longest(ms, times):
+    part = {"name": "p", "module": "m", "nodes": 1, "begin": 1, "end": 2, "begin_ms": 0.05,
+            "end_ms": 0.5}  # fmt: skip
+    made = pipeline_picture.layout({"provenance": "estimated", "ms": ms, "parts": [part]})
+    assert made["rows"][0]["times"] == times and made["height"] == 24 + 21 + 4
+    assert made["rows"][0]["title"] == "p: first value in cycle 1, last in cycle 2"
+
+
+def test_a_pipeline_without_any_time_is_drawn_all_the_same():
+    made = pipeline_picture.layout({"provenance": "measured", "ms": 0, "parts": []})
+    assert made["height"] == 28 and made["ticks"][0]["text"] == "0 ms"

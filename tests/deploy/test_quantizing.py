@@ -1,13 +1,19 @@
+import contextlib
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from lmaunet.deploy import pipeline, quantizing
 from lmaunet.deploy.allocation_plot import COLOURS, draw_allocation
+from lmaunet.deploy.outcome import ORIGIN_FILE, Outcome
 from lmaunet.deploy.quantizing import QatOptions, _allocation, _explained
+from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import SPECS
+from lmaunet.stage import write_json
 
 SVG = "{http://www.w3.org/2000/svg}"
+PHANTOM = DataSource(None)
 
 
 def allocation(**changes):
@@ -53,18 +59,23 @@ def test_the_plot_has_a_bar_and_dots_for_every_layer():
 def test_a_size_is_shown_to_the_nearest_kilobyte():
     for size, text in ((1_234_499, "1.234 MB"), (1_234_501, "1.235 MB")):
         assert text in draw_allocation(allocation(file_bytes=size))
+    for budget, text in ((1_234_566, "1.23457 MB"), (1_234_564, "1.23456 MB")):
+        assert f"under {text}:" in draw_allocation(allocation(budget_bytes=budget))
 
 
 def test_the_plot_of_a_network_that_does_not_mind_rounding():
     content = allocation()
     for row in content["layers"]:
         row["sensitivity"] = dict.fromkeys(row["sensitivity"], 0.0)
-    ElementTree.fromstring(draw_allocation(content))
+    root = ElementTree.fromstring(draw_allocation(content))
+    ticks = [text.text for text in root.iter(f"{SVG}text") if text.text.startswith("1e")]
+    assert ticks == [f"1e{e}" for e in range(-6, 1)]
 
 
 def test_the_table_says_bits_bytes_and_the_sum():
     lines = _allocation(allocation())
     assert any(line.startswith("pyramid.out") and "375" in line for line in lines)
+    assert lines[1].split("  ")[-4:] == ["at 2 bits", "at 3 bits", "at 4 bits", "at 8 bits"]
     assert lines[-2] == "weights 2,125 + rest 2,775 = file 4,900 bytes of 5,000"
     assert "model.onnx alone" in lines[-1] and "library of operators" in lines[-1]
 
@@ -105,3 +116,153 @@ def test_options_that_cannot_be(options, text):
 
 def test_the_budget_is_in_millions_of_bytes():
     assert QatOptions(budget_mb=4.2).settings(SPECS["edge"]).budget_bytes == 4_200_000
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "bytes_"), [(1e-6, 1), (4.2, 4_200_000), (999_999.5, 999_999_500_000)]
+)
+def test_a_budget_reaches_from_a_byte_to_a_terabyte(megabytes, bytes_):
+    assert QatOptions(budget_mb=megabytes).settings().budget_bytes == bytes_
+    for beyond in (0.99e-6, 1e6):
+        with pytest.raises(UserError, match="give a positive size of a byte"):
+            QatOptions(budget_mb=beyond).settings()
+
+
+def test_every_option_is_a_setting_of_the_training():
+    options = QatOptions(6, 0.25, 3, 9, "4", None, "pow2", 0.5, False, True, "ema")
+    found = options.settings(SPECS["edge"])
+    schedule = found.schedule
+    assert (schedule.epochs, schedule.learning_rate, schedule.batch_size) == (6, 0.25, 3)
+    assert set(found.bits.values()) == {4, 8} and found.budget_bytes is None
+    assert (found.scales, found.distillation, found.keep_norms, found.explain) == (
+        "pow2", 0.5, False, True,
+    )  # fmt: skip
+    assert QatOptions().settings(SPECS["edge"]).bits == {}
+
+
+@pytest.fixture
+def quantized(monkeypatch, tmp_path):
+    """A function that runs the command on stages that are there, and what they were given."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "c.pt"
+    checkpoint.write_text("1")
+    scores = {"ptq": {"dice": 0.3}, "qat": {"dice": None}}
+    (tmp_path / "q").mkdir()
+    (tmp_path / "k").mkdir()
+    write_json(tmp_path / "q" / "qat.json", {"scores": scores, "notices": ["few slices"]})
+    write_json(tmp_path / "q" / ORIGIN_FILE, {"line": "is ours", "notes": ["no classes"]})
+    write_json(tmp_path / "q" / "allocation.json", allocation())
+    row = {"quantizer": "q0", "kind": "weights", "divergence": 0.5, "foreground_changed": 0.25}
+    write_json(tmp_path / "q" / "explain.json", [row, {**row, "quantizer": "all"}])
+    write_json(tmp_path / "k" / "control.json",
+               {"scores": {"control": {"dice": 0.5}, "float32": {"dice": 0.625}}})  # fmt: skip
+    given, said = [], []
+
+    @contextlib.contextmanager
+    def bar(title):
+        yield lambda fraction, line: said.append((fraction, line))
+
+    def stage(name, cached):
+        def work(*arguments):
+            given.append((name, arguments))
+            arguments[5](0.0, name)
+            arguments[5](1.0, name)
+            return Outcome(tmp_path / name, cached)
+
+        return work
+
+    monkeypatch.setattr(quantizing, "progress_bar", bar)
+    monkeypatch.setattr(quantizing, "noted_spec", lambda *arguments: SPECS["edge"])
+
+    def run(cached=False, source=PHANTOM, **options):
+        monkeypatch.setattr(pipeline, "qat", stage("q", cached))
+        monkeypatch.setattr(pipeline, "control", stage("k", False))
+        return (
+            quantizing.qat(tmp_path, checkpoint, source, None, QatOptions(**options)),
+            given,
+            said,
+        )
+
+    return run
+
+
+def test_the_control_has_the_same_schedule_data_and_seed(quantized, tmp_path):
+    _, given, said = quantized(seed=9, epochs=3, weights="ema")
+    (first, ours), (second, theirs) = given
+    assert (first, second) == ("q", "k")
+    assert ours[:3] == theirs[:3] == (tmp_path, tmp_path / "c.pt", DataSource(None))
+    assert ours[3].schedule == theirs[3] and theirs[3].epochs == 3
+    assert ours[4] == theirs[4] == 9 and ours[6:] == theirs[6:] == (None, "ema")
+    assert said == [(0.0, "q"), (0.65, "q"), (0.65, "k"), (1.0, "k")]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_every_network_that_was_scored_has_its_line(quantized, tmp_path, cached):
+    (content, lines), _, _ = quantized(cached)
+    assert lines == [
+        f"checkpoint: {tmp_path / 'c.pt'} is ours", "note: no classes",
+        "data: the phantom (synthetic)",
+        "network                             Dice on held-out slices",
+        "----------------------------------  -----------------------",
+        "FP32 as it came                     62.50",
+        "FP32 control, the same extra steps  50.00",
+        "quantized, calibrated only (PTQ)    30.00",
+        "quantized, after QAT                not scored",
+        "note: few slices",
+        f"wrote {tmp_path / 'q'}{' (was there already)' if cached else ''}; next: lmaunet-deploy "
+        f"build --target ort --run {tmp_path}",
+    ]  # fmt: skip
+    assert set(content["scores"]) == {"float32", "control", "ptq", "qat"}
+    assert "allocation" not in content and "explain" not in content
+
+
+def test_bits_and_costs_are_told_where_they_were_asked_for(quantized, tmp_path):
+    (content, lines), _, _ = quantized(budget_mb=1.0, explain=True, source=DataSource(tmp_path))
+    assert content["allocation"] == allocation() and len(content["explain"]) == 2
+    assert f"data: {tmp_path}" in lines and f"plot: {tmp_path / 'q' / 'allocation.svg'}" in lines
+    assert "all        weights  5.00e-01          25.00%" in lines
+
+
+def test_another_process_than_the_first_says_nothing(quantized, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert quantized()[0] == ({}, [])
+
+
+def test_a_checkpoint_that_is_a_folder_is_none(tmp_path):
+    with pytest.raises(UserError, match=r"does not exist or is not a file; give a .pt file$"):
+        quantizing.qat(None, tmp_path, None, None, QatOptions())
+
+
+def test_every_place_in_the_plot():
+    """Bars by bytes, dots on a logarithmic axis from one power of ten to another."""
+    root = ElementTree.fromstring(draw_allocation(allocation()))
+    assert (root.get("width"), root.get("height")) == ("980", str(92 + 4 * 17 + 12))
+    lines = [line for line in root.iter(f"{SVG}line")]
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert [text for text in texts if text.startswith("1e")] == ["1e-4", "1e-3", "1e-2"]
+    assert [float(line.get("x1")) for line in lines] == [540, 740, 940]
+    assert [text for text in texts if text.endswith(" bits")] == [
+        "8 bits", "4 bits", "3 bits", "2 bits"
+    ]  # fmt: skip
+    legend = [rect for rect in root.iter(f"{SVG}rect") if rect.get("width") == "12"]
+    assert [rect.get("x") for rect in legend] == ["0", "80", "160", "240"]
+    rows = [group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}circle") is not None]
+    assert [row.get("transform") for row in rows] == [
+        f"translate(0 {92 + 17 * index})" for index in range(4)
+    ]
+    bars = [row.find(f"{SVG}rect") for row in rows]
+    assert [(bar.get("x"), float(bar.get("width"))) for bar in bars] == [
+        ("150", 300.0), ("150", 150.0), ("150", 112.5), ("150", 75.0),
+    ]  # fmt: skip
+    filled = [float(row.findall(f"{SVG}circle")[-1].get("cx")) for row in rows]
+    assert filled == [540, 540, 740, 940]
+
+
+def test_an_axis_shows_eight_powers_of_ten_at_most():
+    content = allocation()
+    content["layers"][0]["sensitivity"]["8"] = 1e-30
+    content["layers"][1]["sensitivity"]["4"] = 3.0
+    words = [
+        text.text for text in ElementTree.fromstring(draw_allocation(content)).iter(f"{SVG}text")
+    ]
+    assert [word for word in words if word.startswith("1e")] == [f"1e{e}" for e in range(-7, 2)]

@@ -230,3 +230,42 @@ def test_a_damaged_report_of_an_earlier_version_is_refused(tmp_path):
     path.write_text(json.dumps(altered("targets/ort/per_class", delete=True, source=earlier())))
     with pytest.raises(UserError, match=r"is not a usable report: targets\.ort\.\S+ is missing"):
         report.load(path)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"),
+    [(gates.Threshold("x"), "0"), (gates.Threshold("x", 0.1), "0.1"),
+     (gates.Threshold("x", relative=0.05), "5%"),
+     (gates.Threshold("x", 0.1, 0.125), "0.1 + 12.5%")],
+)  # fmt: skip
+def test_a_threshold_says_itself(threshold, text):
+    assert str(threshold) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "higher", "worse"),
+    [
+        (10.0, 11.5, False, False), (10.0, 11.500001, False, True), (10.0, 8.5, True, False),
+        (10.0, 8.499999, True, True), (10.0, 5.0, False, False), (10.0, 50.0, True, False),
+        (-10.0, -8.5, False, False), (-10.0, -8.499999, False, True), (0.0, 0.5, False, False),
+    ],
+)  # fmt: skip
+def test_a_figure_may_be_worse_by_a_part_of_itself_and_a_bit(before, now, higher, worse):
+    threshold = gates.Threshold("x", absolute=0.5, relative=0.1, higher_is_better=higher)
+    assert threshold.excess(before, now) == worse
+
+
+def test_the_thresholds_of_a_baseline():
+    assert {t.figure: (str(t), t.higher_is_better) for t in gates.THRESHOLDS} == {
+        "size_mb": ("1%", False), "weights_mb": ("1%", False), "dice": ("0.005", True),
+        "dice_drop_points": ("0.1", False), "class_drop_points": ("0.5", False),
+        "hd95_mm": ("0.1 + 10%", False), "latency_ms": ("5%", False),
+    }  # fmt: skip
+    assert (str(gates.INTERVAL), str(gates.MORE_OF_THE_BOARD)) == ("5%", "2%")
+
+
+@pytest.mark.parametrize(("length", "whole"), [(79, True), (80, True), (81, False)])
+def test_a_long_value_of_a_baseline_is_cut(length, whole):
+    said = gates._said("x" * length)
+    assert said == ("x" * length if whole else "x" * 77 + "...") and len(said) <= 80
+    assert gates._said(None) == "not stated" and gates._said(0) == "0"

@@ -105,6 +105,18 @@ def test_any_change_of_a_file_loads_the_data_again(data, loads, place, monkeypat
     assert data().sha256 == digest and loads == [1, 1]
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_files_are_told_by_content_up_to_a_gibibyte(data, place, monkeypatch, beyond):
+    assert run_data.HASHED_BYTES == 2**30 and run_data.SETTLED_SECONDS == 5.0
+    size = sum(path.stat().st_size for path in (place / "set").rglob("*") if path.is_file())
+    monkeypatch.setattr(run_data, "HASHED_BYTES", size - beyond)
+    monkeypatch.setattr(run_data, "SETTLED_SECONDS", -60.0)
+    read = []
+    monkeypatch.setattr(run_data, "sha256", lambda path: read.append(path.name) or path.name)
+    assert run_data._digest_files(DataSource(place / "set"))
+    assert sorted(read) == ([] if beyond else ["read.me", "x_train.npz", "x_val.npz"])
+
+
 def test_changed_pixels_have_another_digest(data, place, loads):
     digest = note(data)
     content = dict(np.load(place / "set" / "x_val.npz"))

@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 from qcdq_nets import DENSE, float_network, images, small_network
 
 import export.convolutions
+from export import reference
 from export.reference import reference_logits
 from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.deploy.targets import BuildRequest, get_target
@@ -186,11 +187,17 @@ def test_another_graph_than_the_exported_one_is_caught(tmp_path, monkeypatch):
 
 @needs_tensorrt
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4-weights"])
-def test_the_float_network_in_another_precision(precision, tmp_path):
+def test_the_float_network_in_another_precision(precision, tmp_path, monkeypatch):
+    opened, how = reference.open_session, []
+    monkeypatch.setattr(
+        reference, "open_session", lambda m, **o: how.append(o["optimize"]) or opened(m, **o)
+    )
     onnx.save(float_network(), tmp_path / "float32.onnx")
     asked = request(tmp_path / "trt", small_network(SIZE), precision=precision, sms=["SM86"])
     asked = dataclasses.replace(asked, float32=tmp_path / "float32.onnx")
     built = get_target("trt").build(asked)
+    assert how[-2:] == [False, True], "FP32 as it was exported, the other as it would be run"
+    assert 0 <= built.detail["pixels_that_fp32_classifies_otherwise"] < 0.1
     weights = {"fp32": "Float", "fp16": "Half", "int4-weights": "Int4"}[precision]
     assert built.detail["precision"] == precision
     assert built.detail["precisions"][f"{weights} weights"] >= 3

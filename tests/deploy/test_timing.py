@@ -47,3 +47,7 @@ def test_against_fp32():
     beside = timing.beside_float32(own, timing.summary([5.0] * 10), 0.5, 2.0, "FP32 in a runtime")
     assert (beside["speed_up"], beside["compression"]) == (2.5, 4.0)
     assert (beside["median_ms"], beside["size_mb"], beside["unsteady"]) == (5.0, 2.0, False)
+
+
+def test_a_time_is_the_median_of_thirty_after_five_that_warm_up():
+    assert (timing.WARM_UP_RUNS, timing.BLOCKS * timing.BLOCK_RUNS) == (5, 30)

@@ -2,7 +2,7 @@ import pytest
 from report_sample import NO_GPU, class_drop, measured, parts, sample
 
 from lmaunet.artifacts import Measurement
-from lmaunet.deploy import gates, render, report
+from lmaunet.deploy import gates, render, report, verdict
 from lmaunet.deploy.verdict import block
 
 
@@ -125,3 +125,26 @@ def test_the_verdict_stands_at_the_top_of_both_forms():
     assert text.index("SHIP ort? YES") < text.index("SHIP fpga? OPEN") < text.index("Gates: ")
     page = render.html(made)
     assert page.index("Ship ort?") < page.index('<p class="verdict">') < page.index("Targets")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [(-4.5, "-4.5 points"), (0.04, "0.0 points"), (-0.04, "0.0 points"), (0.06, "+0.1 points"),
+     (10.0, "+10.0 points"), (-10.04, "-10.0 points")],
+)  # fmt: skip
+def test_a_change_of_nothing_has_no_sign(change, text):
+    assert verdict._points(change) == text
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "said"),
+    [("dice", 0.5, "0.500 measured"), ("hd95_mm", 9.5, "9.50 mm measured"),
+     ("size_mb", 9.5, "9.50 MB measured"), ("latency_ms", 9.5, "9.50 ms measured")],
+)  # fmt: skip
+def test_a_failed_gate_says_its_figure_with_its_unit(figure, value, said):
+    changed = parts()
+    changed["targets"]["ort"][figure] = measured(figure, value)
+    limit = 0.75 if figure == "dice" else 4.0
+    made = report.assemble(**changed, gates=[gates.Gate(figure, limit, only=("ort",))])
+    direction = "at least" if figure == "dice" else "at most"
+    assert made["verdict"][0]["reasons"] == [f"{figure} is {said}, {direction} {limit:g} passes"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lmaunet.errors import UserError
 from quant.convolution import QuantConv, best_thresholds, round_weight
 from quant.settings import SCALES, WEIGHT_BITS
 
@@ -125,3 +126,61 @@ def test_the_best_power_of_two_is_the_best_of_all():
         chosen = best[:, None]
         got = ((weight / chosen).round().clamp(low, high) * chosen - weight).square().sum(1)
         torch.testing.assert_close(got, torch.stack(lost).amin(0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bits", WEIGHT_BITS)
+def test_the_best_scale_is_the_first_of_those_that_lose_least(bits):
+    """Of fortieths of the largest weight, from a fifth of it to all of it, row by row."""
+    torch.manual_seed(2)
+    weight = torch.randn(5, 3, 7) * torch.tensor([1e-3, 1.0, 9.0, 1.0, 0.0])[:, None, None]
+    low, high = code_range(bits)
+    best = best_thresholds(weight, bits)
+    assert best.shape == (5,)
+    for row, got in zip(weight.reshape(5, -1)[:4].double(), best, strict=False):
+        scales = [row.abs().max() * k / 40 / high for k in range(8, 41)]
+        lost = [((row / s).round().clamp(low, high) * s - row).square().sum() for s in scales]
+        wanted = ((row / got).round().clamp(low, high) * got - row).square().sum()
+        assert float(wanted) == pytest.approx(float(min(lost)), rel=1e-5)
+        assert min(abs(float(got / s) - 1) for s in scales) < 1e-5
+    rounded = round_weight(weight, bits)
+    assert rounded.shape == weight.shape and not rounded[4].any(), "and nothing stays nothing"
+
+
+@pytest.mark.parametrize("bits", [1, 5, 7, 16])
+def test_other_widths_are_refused(bits):
+    with pytest.raises(UserError, match=rf"^weights of {bits} bits; use one of \(2, 3, 4, 8\)$"):
+        QuantConv(nn.Conv2d(2, 3, 1), bits)
+
+
+def test_a_convolution_before_a_norm_has_no_bias():
+    with pytest.raises(ValueError, match="has no bias of its own"):
+        QuantConv(nn.Conv2d(2, 3, 1), norm=nn.BatchNorm2d(3))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_quantized_convolution_is_that_of_its_rounded_weights(relu):
+    """Padding, groups, bias and ReLU are the float convolution's."""
+    torch.manual_seed(3)
+    conv = nn.Conv2d(6, 9, (3, 5), padding=(1, 2), groups=3)
+    quantized = QuantConv(conv, 4, relu=relu).eval()
+    x = torch.randn(2, 6, 7, 11)
+    weight = quantized.conv.quant_weight().value
+    want = nn.functional.conv2d(x, weight, conv.bias, padding=(1, 2), groups=3)
+    torch.testing.assert_close(quantized(x), want.relu() if relu else want)
+    torch.testing.assert_close(weight, round_weight(conv.weight, 4))
+    assert quantized.bits == 4 and quantized.scales == "free" and quantized.norm is None
+
+
+def test_running_statistics_follow_the_batch_by_their_momentum():
+    conv, norm = conv_and_norm()
+    for momentum, wanted in ((0.25, 0.25), (None, 0.1)):
+        norm.momentum = momentum
+        kept = QuantConv(conv, 8, norm=copy.deepcopy(norm)).train()
+        x = torch.randn(16, 6, 9, 9)
+        y = conv(x)
+        kept(x)
+        mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)
+        for name, seen in (("running_mean", mean), ("running_var", variance)):
+            before = getattr(norm, name)
+            want = before + wanted * (seen - before)
+            torch.testing.assert_close(getattr(kept.norm, name), want, rtol=2e-2, atol=2e-2)

@@ -62,3 +62,12 @@ def test_a_mutant_of_the_ties_is_caught(monkeypatch):
     _, by_x, _ = outcome(quantizers(False)[0], inputs(8), torch.tensor(0.25), 8)
     _, wanted, _ = outcome(quantizers(False)[1], inputs(8), torch.tensor(0.25), 8)
     assert (by_x != wanted).sum() > 0
+
+
+def test_a_gradient_of_its_gradient_is_refused_not_wrong():
+    x, scale = torch.randn(5, requires_grad=True), torch.tensor(0.25, requires_grad=True)
+    (by_x,) = torch.autograd.grad(
+        FakeQuantize.apply(x, scale, -8.0, 7.0).square().sum(), x, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_x.sum().backward()

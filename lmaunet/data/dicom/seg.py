@@ -126,7 +126,7 @@ def write_segmentation(
         with _silent():
             dataset = _segmentation(labels.astype(kind)[order], source, classes, network)
             with partial.open("wb") as stream:
-                dataset.save_as(stream, enforce_file_format=True)
+                dataset.save_as(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             _check_written(partial, labels, source, len(classes) - 1)

@@ -6,7 +6,6 @@ import pytest
 from fpga.board.memories import Memory
 from fpga.board.placement import Resources, usually_placed
 from fpga.operators import fifo, width_converter
-from fpga.operators.matrix_vector import macs_per_dsp
 from fpga.operators.registry import OPERATORS, operator
 from lmaunet.errors import UserError
 
@@ -15,12 +14,14 @@ MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inpu
 
 
 @pytest.mark.parametrize(
-    ("weights", "activations", "macs"),
-    [(8, 8, 2), (4, 8, 3), (3, 8, 3), (4, 4, 4), (9, 8, 2), (12, 16, 1), (2, 8, 3), (26, 1, 1),
-     (27, 8, 1), (32, 8, 1)],
+    ("weights", "activations", "rows"),
+    [(8, "INT8", 2), (4, "INT8", 3), (4, "UINT8", 3), (3, "INT8", 3), (4, "INT4", 4),
+     (9, "INT8", 2), (12, "INT16", 1), (2, "INT8", 4), (26, "INT2", 1)],
 )  # fmt: skip
-def test_macs_per_dsp_are_those_of_the_rtl(weights, activations, macs):
-    assert macs_per_dsp(weights, activations) == macs
+def test_rows_of_a_dsp(weights, activations, rows):
+    attributes = MVAU | {"PE": 12, "SIMD": 1, "weightDataType": f"INT{weights}",
+                         "inputDataType": activations}  # fmt: skip
+    assert operator("MVAU", attributes).resources().dsp == 12 // rows
 
 
 def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
@@ -29,6 +30,44 @@ def test_an_int8_matrix_unit_takes_a_dsp_for_two_products():
     assert found.lut > 0
     assert found.memories[0].bits == 576 * 64 * 8
     assert found.memories[1].bits == 2 * 576 * 8  # the vector at hand and the next one
+
+
+# PE, SIMD, bits of the weights, MW, MH and bits of a sum; LUTs, flip-flops and DSPs by yosys for
+# the 7 series with the weights in block RAM, 8-bit codes
+COUNTED = [
+    ((4, 12, 4, 108, 24, 18), (347, 1170, 24)),
+    ((6, 18, 4, 216, 24, 19), (990, 2304, 36)),
+    ((2, 9, 4, 216, 24, 19), (273, 569, 9)),
+    ((3, 24, 4, 216, 48, 19), (728, 1624, 24)),
+    ((6, 72, 4, 216, 24, 19), (3486, 7961, 144)),
+    ((4, 12, 8, 48, 24, 21), (385, 1714, 24)),
+    ((2, 9, 8, 216, 24, 23), (300, 753, 9)),
+    ((4, 9, 8, 576, 64, 25), (349, 1191, 18)),
+    ((8, 16, 8, 128, 64, 22), (839, 3831, 64)),
+    ((32, 4, 4, 288, 64, 19), (1535, 2758, 44)),
+    ((1, 16, 8, 144, 32, 23), (234, 880, 16)),
+    ((16, 8, 8, 64, 48, 21), (921, 3790, 64)),
+]
+
+
+def matrix_off(attributes, counted) -> list[str]:
+    """Return of what an estimate is more than 10% off what yosys counts."""
+    found = operator("MVAU", attributes).resources()
+    vectors = sum(m.lutram for m in found.memories if m.decided and m.distributed)
+    weights = found.memories[0]
+    own = (found.lut + vectors, found.ff - weights.width * weights.distributed)
+    off = [n for n, a, b in zip(("LUT", "FF"), own, counted, strict=False) if abs(a / b - 1) > 0.1]
+    return off + ["DSP"] * (found.dsp != counted[2])
+
+
+@pytest.mark.parametrize(("sizes", "counted"), COUNTED)
+def test_a_matrix_unit_follows_what_was_counted(sizes, counted):
+    pe, simd, bits, mw, mh, out = sizes
+    attributes = MVAU | {"PE": pe, "SIMD": simd, "MW": mw, "MH": mh, "outputDataType": f"INT{out}",
+                         "weightDataType": f"INT{bits}"}  # fmt: skip
+    assert matrix_off(attributes, counted) == []
+    assert "FF" in matrix_off(attributes | {"PE": pe * 2}, counted)
+    assert "LUT" in matrix_off(attributes | {"PE": pe * 2}, counted)
 
 
 def test_the_scan_follows_the_measured_core():
@@ -89,6 +128,25 @@ def test_a_fifo_is_what_yosys_counts(case):
     assert found.ff == pytest.approx(ff, rel=0.02)
     layout = fifo.layout(bits, depth, style, pack)
     assert usually_placed(fifo.resources_of(layout), style) == found
+
+
+# matrix (MW, MH), SIMD and PE, weights of 4 bits in block RAM, products in LUTs; by yosys for
+# UltraScale+: LUTs, flip-flops
+LUT_PRODUCTS = {
+    (216, 24, 18, 2): (1381, 2384), (216, 24, 24, 2): (1808, 3061), (216, 24, 36, 2): (2697, 4580),
+    (216, 24, 18, 6): (3594, 5500), (432, 48, 12, 4): (1650, 2536), (216, 48, 8, 3): (963, 1427),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LUT_PRODUCTS)
+def test_products_in_luts_are_what_yosys_counts(case):
+    mw, mh, simd, pe = case
+    types = {"inputDataType": "INT8", "weightDataType": "INT4", "outputDataType": "INT18"}
+    attributes = {**types, "MW": mw, "MH": mh, "SIMD": simd, "PE": pe, "resType": "lut"}
+    found = usually_placed(operator("MVAU", attributes).resources(), "block")
+    assert found.dsp == 0
+    assert found.lut == pytest.approx(LUT_PRODUCTS[case][0], rel=0.05)
+    assert found.ff == pytest.approx(LUT_PRODUCTS[case][1], rel=0.10)
 
 
 def test_every_operator_has_flip_flops():
@@ -179,30 +237,35 @@ BY_HAND = [
     # and the output have 25 bits, and 4*9*8 + 9*8 bits are delayed
     ("MVAU", {**INT8, "PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8",
               "outputDataType": "INT25"},
-     Resources(60 + 170 + (144 + 76 + 80) + 100 + 360 + 103, 18,
+     # three chains of three, 17 bits a row; in each row two adders; 58 LUTs of the queue's memory
+     Resources(45 + 4 * (17 + 18) + 100 + (22 + 58), 18,
                (Memory("weights", 288, 64 * 16, initialised=True),
                 Memory("vectors", 72, 128, decided=True)),
-               60 + (340 + 216 + 152 + 80) + 100 + 202)),
-    # three lanes of 13 bits in one DSP, no tree; one row of channels, so that no vector is kept
+               20 + 9 * (16 + 32) + 9 * (8 + 32) + 4 * (18 + 17 + 19) + 100 + (26 + 100))),
+    # three rows in one DSP, no tree; one row of channels, so that no vector is kept
     ("MVAU", {**INT8, "PE": 3, "SIMD": 1, "MW": 6, "MH": 3, "weightDataType": "INT4",
               "outputDataType": "INT14"},
-     Resources(60 + 26 + 42 + (12 + 8) + 45, 1, (Memory("weights", 12, 6, initialised=True),),
-               60 + 39 + 42 + 86)),
-    # an accumulator of no more bits than the sums of two: the tree does not grow beyond it
+     Resources(45 + 42 + (22 + 24), 1, (Memory("weights", 12, 6, initialised=True),),
+               20 + (16 + 2 * 12) + 42 + (26 + 42))),
+    # two chains of two; three rows of five share a bit with the one below; the tree does not grow
+    # beyond the 12 bits of an accumulator
     ("MVAU", {**INT8, "PE": 5, "SIMD": 4, "MW": 8, "MH": 10, "weightDataType": "INT4",
               "outputDataType": "INT12"},
-     Resources(60 + 80 + 60 + 60 + (80 + 32) + 63, 8,
+     Resources(45 + 5 * 12 + 3 * 2 + 60 + (22 + 35), 8,
                (Memory("weights", 80, 4, initialised=True), Memory("vectors", 32, 4, decided=True)),
-               60 + (120 + 60) + 60 + 122)),
-    # a DSP a product; 48 adders of 18 bits and half as many LUTs again; sums of 16 and 18 bits
+               20 + 4 * (16 + 2 * 20) + 2 * (8 + 20) + 3 * 2 * 4 + 5 * 12 + 3 + 60 + (26 + 60))),
+    # 12 chains of four taps and one; 6, 3, 2 and 1 adders of 19 to 21 bits, no accumulator
     ("VVAU", {**INT8, "PE": 2, "SIMD": 49, "Channels": 8, "Kernel": (7, 7),
               "weightDataType": "INT8", "outputDataType": "INT21"},
-     Resources(30 + 2 * (21 + 48 * 27) + 45, 98, (Memory("weights", 784, 4, initialised=True),),
-               25 + 2 * (21 + 49 * 8) + 2 * (49 * 16 + 18) + 86)),
+     Resources(18 + 2 * (6 * 19 + 3 * 20 + 2 * 21 + 21) + (22 + 24), 98,
+               (Memory("weights", 784, 4, initialised=True),),
+               12 + 2 * (36 * 8 + 49 * 8) + 2 * ((6 * 19 + 18) + (3 * 20 + 19) + 3 * 21 + 21)
+               + 2 * 16 * (12 * 6 + 3) + (26 + 42))),
+    # a DSP accumulates
     ("VVAU", {**INT8, "PE": 4, "SIMD": 1, "Channels": 8, "Kernel": (1, 4),
               "weightDataType": "INT4", "outputDataType": "INT15"},
-     Resources(30 + 4 * 15 + 63, 4, (Memory("weights", 16, 2 * 4, initialised=True),),
-               25 + 4 * (15 + 4) + 4 * 12 + 122)),
+     Resources(18 + (22 + 35), 4, (Memory("weights", 16, 2 * 4, initialised=True),),
+               12 + 4 * 4 + (26 + 60))),
     # 2 lines of 12 pixels and 5 of the third, the next row's first 5, and 4 words: an address of 7
     # bits. A run of 15, 3 lines, 8 windows, 18 rows: 4 + 2 + 3 + 5 bits
     ("ConvolutionInputGenerator",
@@ -248,6 +311,8 @@ BY_HAND = [
      Resources(5 + 54, 3, (Memory("multipliers", 3 * (17 + 35), 4, True, True),), 8 + 156)),
     ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "INT28", "IsShift": 0},
      Resources(5 + 54, 6, (Memory("multipliers", 3 * (17 + 36), 4, True, True),), 8 + 156)),
+    ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "UINT27", "IsShift": 0},
+     Resources(5 + 54, 6, (Memory("multipliers", 3 * (17 + 35), 4, True, True),), 8 + 156)),
     ("Requantize", {"PE": 3, "NumChannels": 12, "inputDataType": "INT28", "IsShift": 1},
      Resources(5 + 3 * 46, 0, (Memory("offsets", 3 * 36, 4, True, True),), 8 + 3 * 80)),
     ("TableActivation", {"PE": 2, "outputDataType": "INT8", "Entries": 256},

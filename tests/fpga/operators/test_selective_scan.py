@@ -163,10 +163,12 @@ FAULTS = {
     ],
     "a product of another pair": [("multiply", "b_held <= b;", "b_held <= FAULT ? b_held : b;")],
     "one constant for all": [("rom", "memory[address];", "memory[FAULT ? '0 : address];")],
-    "no credit needed": [("issue", "credits != '0)", "credits != '0 || FAULT)")],
+    "no credit needed": [("issue", "|| credit);", "|| credit || FAULT);")],
     "B and C not awaited": [("token", "complete = full[", "complete = FAULT || full[")],
     "frames of another length": [("issue", "LENGTH - 1)", "LENGTH - 1) - TOKEN_BITS'(FAULT)")],
-    "a word taken twice": [("fifo", "if (taken) read", "if (taken && !(FAULT && push)) read")],
+    "a word taken twice": [
+        ("credit_queue.sv", "read <= reading;", "read <= FAULT && push ? read : reading;")
+    ],
 }
 
 
@@ -178,7 +180,8 @@ def faulty(simulations, tmp_path_factory, saturating):
     sources: dict[str, str] = {}
     for number, edits in enumerate(FAULTS.values(), 1):
         for part, old, new in edits:
-            name = "_".join(["selective_scan", *part.split()]) + ".sv"
+            own = "_".join(["selective_scan", *part.split()]) + ".sv"
+            name = part if part.endswith(".sv") else own
             text = sources.get(name) or (rtl / name).read_text()
             assert text.count(old) == 1, f"{name}: {old!r} occurs {text.count(old)} times"
             condition = f"(chosen[0] == 8'd{number})"

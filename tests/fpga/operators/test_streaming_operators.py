@@ -61,7 +61,7 @@ MUTANTS = {
     "bin_sum, bins of a pixel": ("assign in0_V_tready = credit", "assign in0_V_tready = 1'b1"),
     "bin_sum, three groups of lanes": ("if (write) memory", "if (write && read_valid) memory"),
     "pad_with_code": ("int'(x) < LEFT + WIDTH", "int'(x) <= LEFT + WIDTH"),
-    "depthwise_conv": ("first[STAGES-2] ?", "first[STAGES-1] ?"),
+    "depthwise_conv": ("starts <= begins[SUMMED-1]", "starts <= begins[SUMMED]"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 
@@ -10,6 +11,7 @@ import pytest
 
 from fpga.operators import fifo
 from fpga.operators.rtl_module import RtlModule
+from fpga.simulation.dram import Dram
 from fpga.simulation.network import NetworkRun
 from fpga.simulation.proof import IMAGES, STALLED_IMAGES, eight_images, prove
 from fpga.simulation.streams import Beats, Expected, Inside, checksum
@@ -28,6 +30,8 @@ class StandIn:
 
     waiting = frozenset({"skip"})
     chains = 0
+    in_dram: tuple[str, ...] = ()
+    spread = 0
 
     def __init__(self, changes):
         self.changes, self.runs = changes, 0
@@ -204,3 +208,51 @@ def test_beats_and_words_are_each_others_reverse(bits, lanes, signed):
     words = beats.words(integers)
     assert words.shape == (12, -(-bits * lanes // 64))
     np.testing.assert_array_equal(beats.integers(words), integers.reshape(12, lanes))
+
+
+class InDram(StandIn):
+    """One whose FIFO is in DRAM where it is placed there, which changes images by 10 cycles."""
+
+    spread = 10
+
+    def placed(self, styles):
+        found = copy.copy(self)
+        found.changes, found.in_dram = self.changes, tuple(t for t in styles if styles[t] == "dram")
+        return found
+
+
+def in_dram(folder, changes, place):
+    codes = np.arange(IMAGES).repeat(4).reshape(IMAGES, 2, 2, 1)
+    network = InDram(changes)
+    network.dram = Dram()
+    return prove(network, codes, folder, folder / "evidence", lambda line: None, place=place)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"intervals": (40, 50, 45, 40, 40, 40, 40)}, ""),
+        ({"intervals": (40, 51, 45, 40, 40, 40, 40)}, "the same between all to within 10"),
+        ({"latency": 60}, ""),
+        ({"latency": 61}, "expected 50 to within 10"),
+    ],
+)
+def test_dram_may_change_cycles_by_so_much(tmp_path, change, message):
+    # a copy counts on from the first run: one image, then several
+    changes = {2: change}
+
+    def place(fifos):
+        return {"skip": "dram"}
+
+    if not message:
+        found = in_dram(tmp_path, changes, place)
+        assert found.dram["interval_cycles"]["most"] == max(found.tight.intervals)
+        return
+    with pytest.raises(Disagreement, match=message):
+        in_dram(tmp_path, changes, place)
+
+
+def test_where_fifos_go_must_not_change_for_ever(tmp_path):
+    places = iter(("dram", "ultra", "dram"))
+    with pytest.raises(Disagreement, match="which FIFOs go into DRAM changed 3 times"):
+        in_dram(tmp_path, {}, lambda fifos: {"skip": next(places)})

@@ -145,9 +145,14 @@ ONE_NAME = {
 def test_every_operator_has_all_its_divisors():
     for op_type, (name, channels) in ONE_NAME.items():
         assert foldings(op_type) == [{name: n} for n in (1, 2, 3, 6) if channels % n == 0], op_type
-    assert foldings("MVAU", MH=10, MW=9) == [
-        {"PE": pe, "SIMD": simd} for pe in (1, 2, 5, 10) for simd in (1, 3, 9)
+    wide = foldings("MVAU", MH=10, MW=9, weightDataType="INT5")
+    assert wide == [
+        {"PE": pe, "SIMD": simd, "resType": "dsp"} for pe in (1, 2, 5, 10) for simd in (1, 3, 9)
     ]
+    # weights of up to 4 bits in LUTs, from 12 products a cycle on
+    narrow = foldings("MVAU", MH=10, MW=9)
+    assert [f["PE"] * f["SIMD"] for f in narrow if f["resType"] == "lut"] == [18, 15, 45, 30, 90]
+    assert [f for f in narrow if f["resType"] == "dsp"] == wide
     assert foldings("StreamingConcat") == [{"SIMD": 1}, {"SIMD": 2}]
     assert foldings("ConvolutionInputGenerator") == [
         *({"SIMD": n, "parallel_window": 0} for n in (1, 2, 3, 6)),
@@ -245,9 +250,10 @@ def test_converters_are_those_of_all_streams_of_a_unit():
     neighbours = Neighbours(nodes)
     (unit,) = [u for u in units_of(nodes) if len(u.nodes) == 2]
     choice = ({"SIMD": 3, "parallel_window": 1}, {"PE": 3, "SIMD": 15})
-    expected = width_converter.resources(16, 24).lut + width_converter.resources(60, 120).lut
+    expected = width_converter.resources(16, 24).logic + width_converter.resources(60, 120).logic
     # the window's stream counts from both ends, and has one width
     assert neighbours.converters(unit, choice) == expected
     alone = Unit([rounding])
-    assert neighbours.converters(alone, ({"PE": 2},)) == 0  # as wide as the vector unit's two lanes
-    assert neighbours.converters(alone, ({"PE": 3},)) == width_converter.resources(40, 60).lut
+    # as wide as the vector unit's two lanes
+    assert neighbours.converters(alone, ({"PE": 2},)) == width_converter.resources(9, 9).logic
+    assert neighbours.converters(alone, ({"PE": 3},)) == width_converter.resources(40, 60).logic

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fpga.board.boards import BOARDS
-from fpga.board.memories import Memory
-from fpga.board.placement import KINDS, SHELL, Placed, Resources
+from fpga.board.memories import Memory, Outside
+from fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources
 from fpga.sizing.solver import GAP, Option, options_of, place, solve, undominated, usage_of
 
 BOARD = BOARDS["ZCU104"]
@@ -16,7 +16,7 @@ NOTHING = Placed(0, 0, 0.0, 0)
 
 
 def option(
-    lut: int, dsp: int, bram36: float = 0.0, uram: int = 0, ff: int = 0, choice: object = None
+    lut: int, dsp: int, bram36: float = 0.0, uram: int = 0, ff: int = 0, *, choice: object = None
 ) -> Option:
     return Option(Placed(lut, dsp, bram36, uram, ff), (), choice)
 
@@ -27,10 +27,10 @@ def shares(options: tuple[Option, ...]) -> np.ndarray:
 
 
 def random_parts(random: np.random.Generator, count: int, scale: float) -> list[list[Option]]:
-    limits = np.array([BOARD.limits[kind] for kind in KINDS])
+    limits = np.array([BOARD.limits[kind] for kind in ON_CHIP])
     return [
         [
-            option(*(int(v) for v in random.random(len(KINDS)) * limits * scale), choice=i)
+            option(*(int(v) for v in random.random(len(ON_CHIP)) * limits * scale), choice=i)
             for i in range(random.integers(1, 5))
         ]
         for _ in range(count)
@@ -97,3 +97,55 @@ def test_memories_fill_the_board_that_there_is():
     assert all(found[f"w{i}"].styles == ("block",) for i in range(16))
     assert all(found[f"f{i}"].styles == ("ultra",) for i in range(16))
     assert {o.styles for o in place({"f": parts["f0"]}, BOARDS["ZCU102"]).values()} == {("block",)}
+
+
+def queue(bits: int, mb_s: float) -> Resources:
+    """Return a FIFO in rows of 72 bits that may be in DRAM."""
+    outside = Outside(300, 600, 2.0, mb_s)
+    memory = Memory("fifo", 72, bits // 72, control=lambda rows: (50, 40), outside=outside)
+    return Resources(0, 0, (memory,))
+
+
+SMALL = dataclasses.replace(BOARDS["KV260"], name="small", uram=0)
+"""A board without UltraRAM: 129.6 block RAMs of 36 kbit may be used, 4.8 Mbit."""
+
+
+def test_what_fits_on_the_chip_stays_there():
+    """As it is without DRAM, although that would take less of the board."""
+    parts = {f"f{i}": queue(1 << 20, 100.0) for i in range(3)}
+    found = place(parts, SMALL)
+    assert {option.styles for option in found.values()} == {("block",)}
+    closed = place(parts, dataclasses.replace(SMALL, dram_mb_s=None))
+    assert [o.placed for o in found.values()] == [o.placed for o in closed.values()]
+
+
+def test_what_does_not_fit_goes_into_dram():
+    parts = {f"f{i}": queue((i + 1) << 20, 100.0) for i in range(4)}
+    found = place(parts, SMALL)
+    total = sum((option.placed for option in found.values()), SHELL)
+    assert not total.excess(SMALL)
+    outside = [name for name, option in found.items() if option.styles == ("dram",)]
+    assert total.dram_mb_s == 100.0 * len(outside) and total.bram36 >= 2 * len(outside)
+    # as few as can be: of 10 Mbit 6 go, or more
+    assert len(outside) == 2
+    assert [o.styles for o in place(parts, SMALL).values()] == [o.styles for o in found.values()]
+    # on a board without DRAM the block RAM is exceeded instead
+    closed = dataclasses.replace(SMALL, dram_mb_s=None)
+    there = sum((option.placed for option in place(parts, closed).values()), SHELL)
+    assert list(there.excess(closed)) == ["bram36"]
+
+
+@pytest.mark.parametrize(("mb_s", "fits"), [(590.0, True), (610.0, False)])
+def test_bandwidth_is_a_limit(mb_s, fits):
+    """1,200 MB/s for two, neither of which fits the chip."""
+    parts = [options_of(queue(8 << 20, mb_s)) for _ in range(2)]
+    found = solve(parts, SMALL)
+    assert (found.load <= 1) == fits
+    if fits:
+        assert {option.styles for option in found.taken} == {("dram",)}
+        assert found.load == pytest.approx(2 * mb_s / 1200)
+
+
+def test_bandwidth_that_is_not_there_is_not_used():
+    board = dataclasses.replace(SMALL, dram_mb_s=None)
+    assert [o.styles for o in solve([options_of(queue(8 << 20, 1.0))], board).taken] == [("block",)]

@@ -1,0 +1,120 @@
+"""What quantization may be told, and which numbers it takes where nothing is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmaunet.errors import UserError
+from lmaunet.spec import SPECS
+from lmaunet.train.schedule import Schedule
+from quant import allocation, budget, calibration, convolution, qat, scan_formats
+from quant.bits import parse_bits, protected_layers, read_rules
+from quant.network import count_weight_bits, weight_bits
+from quant.packed import packed_bytes
+from quant.settings import QatSettings
+
+SCHEDULE = Schedule(5, 0.25, 3)
+
+
+def test_what_is_not_said_is_plain_int8():
+    settings = QatSettings(SCHEDULE)
+    assert settings.to_json() == {
+        "schedule": SCHEDULE.to_json(), "bits": {}, "budget_bytes": None, "scales": "free",
+        "distillation": 0.0, "keep_norms": True, "explain": False,
+    }  # fmt: skip
+
+
+def test_settings_are_written_as_they_were_given():
+    given = {"bits": {"a.b": 4}, "budget_bytes": None, "scales": "pow2", "distillation": 0.5,
+             "keep_norms": False, "explain": True}  # fmt: skip
+    assert QatSettings(SCHEDULE, **given).to_json() == given | {"schedule": SCHEDULE.to_json()}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "said"),
+    [
+        ("budget_bytes", [1, 10**12], [0, -1], "a budget of .* MB; give a positive size"),
+        ("distillation", [0, 1e-9, 1e9], [-1e-9, float("inf"), float("nan")], "give 0 or a posi"),
+        ("scales", ["free", "pow2"], ["", "a", "zzz"], "use one of: free, pow2"),
+    ],
+)
+def test_settings_are_held_to_their_range(name, good, bad, said):
+    for value in good:
+        assert getattr(QatSettings(SCHEDULE, **{name: value}), name) == value
+    for value in bad:
+        with pytest.raises(UserError, match=said):
+            QatSettings(SCHEDULE, **{name: value})
+
+
+def test_bits_and_a_budget_exclude_each_other():
+    QatSettings(SCHEDULE, bits={}, budget_bytes=5)
+    with pytest.raises(UserError, match="exclude each other; give one"):
+        QatSettings(SCHEDULE, bits={"a": 4}, budget_bytes=5)
+
+
+def test_the_numbers_that_the_documents_name():
+    assert (calibration.CALIBRATION_IMAGES, calibration.MINIMUM_IMAGES) == (32, 4)
+    assert (calibration.FEW_IMAGES, convolution.SEARCHED) == (16, 40)
+    assert (calibration.LARGEST_SHIFT, calibration.LARGEST_SPREAD) == (1.0, 3.0)
+    assert (budget.SENSITIVITY_IMAGES, budget.TRIALS) == (8, 5)
+    assert (qat.SCAN_IMAGES, qat.EXPLAIN_IMAGES) == (8, 8)
+    assert (scan_formats.TARGET_DB, allocation.INDIFFERENCE) == (46.0, 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("4", [("*", 4)]), (" 3x3 = 4 ", [("3x3", 4)]), ("=3", [("*", 3)]),
+        ("a=2,b=3 , 8", [("a", 2), ("b", 3), ("*", 8)]),
+    ],
+)  # fmt: skip
+def test_rules_are_read_in_their_order(text, rules):
+    assert read_rules(text) == rules
+
+
+def test_of_several_rules_the_last_that_matches_counts():
+    spec = SPECS["edge"]
+    bits = parse_bits(spec, "2,decoder*=3,decoder1.conv0=4")
+    assert bits["lkm1.proj"] == 2 and bits["decoder0.up"] == 3 and bits["decoder1.conv0"] == 4
+    assert set(parse_bits(spec, "decoder1.conv0=4,decoder*=3").values()) == {8, 3}
+    first, last = protected_layers(spec)
+    assert (first, last) == ("shallow.0", "head.head")
+    assert parse_bits(spec, "shallow.0=2,3")["shallow.0"] == 2
+
+
+def test_dense_is_a_kernel_of_three_without_groups():
+    spec = SPECS["base"]
+    dense = {name for name, bits in parse_bits(spec, "3x3=2").items() if bits == 2}
+    assert dense | {"shallow.0"} == {
+        layer.path for layer in spec.layers()
+        if layer.kind == "conv" and layer.kernel == 3 and layer.groups == 1
+    }  # fmt: skip
+    assert dense and all(not name.endswith(".local") for name in dense)
+
+
+def test_weights_are_counted_by_their_bits():
+    spec = SPECS["edge"]
+    weights = {layer.path: layer.weights for layer in spec.layers() if layer.kind != "scan"}
+    bits = weight_bits(spec, {"shallow.1": 2, "lkm2.proj": 2, "decoder0.up": 3})
+    narrow = weights["shallow.1"] + weights["lkm2.proj"]
+    assert count_weight_bits(spec, bits) == {
+        8: sum(weights.values()) - narrow - weights["decoder0.up"], 2: narrow,
+        3: weights["decoder0.up"],
+    }  # fmt: skip
+    assert allocation.weight_bytes(spec, bits) == sum(
+        packed_bytes(count, bits[name]) for name, count in weights.items() if count
+    )
+
+
+def test_an_allocation_has_a_row_for_each_layer_with_weights():
+    spec = SPECS["demo"]
+    least = allocation.smallest_bits(spec)
+    cost = {name: {2: 4e-3, 3: 3e-3, 4: 2e-3, 8: 1e-3} for name in least}
+    chosen = allocation.allocate(spec, cost, allocation.weight_bytes(spec, least) + 999)
+    rows = chosen.rows(spec)
+    assert [row["layer"] for row in rows] == list(least)
+    for row in rows:
+        assert row["bytes"] == packed_bytes(row["weights"], row["bits"])
+        assert row["bits"] == chosen.bits[row["layer"]]
+        assert row["sensitivity"] == {"2": 4e-3, "3": 3e-3, "4": 2e-3, "8": 1e-3}
+    assert sum(row["bytes"] for row in rows) == chosen.weight_bytes <= chosen.budget_bytes

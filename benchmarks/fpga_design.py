@@ -3,21 +3,33 @@
     python benchmarks/fpga_design.py --model RUN/qat/model.pt --data DATA/acdc_train.npz \
         --input-size 256 --simulate -o results/fpga_edge.json
 
+    python benchmarks/fpga_design.py --spec base --bits 3x3=4 --board U250 -o results/fpga_base.json
+
 The network is convolutional, so that one that was trained on smaller crops serves at another size.
 It is exported anew at ``--input-size`` and built as ``build --target fpga`` builds it, on slices of
-the training part. Prints the figures and writes them as JSON; the build stays in ``--folder``.
+the training part. With ``--spec`` it is an untrained network in place of a checkpoint, a named spec
+or a JSON file with fields of one, calibrated on the phantom unless there is ``--data``: cycles do
+not depend on the weights, resources hardly, and the accuracy says nothing. ``--beside`` keeps what
+a result file says of another design, such as a narrower one that was simulated, under ``beside``.
+Prints the figures and writes them as JSON; the build stays in ``--folder``.
+``--mutants`` also lets the proof of a small network meet the faults that tests put into its RTL,
+its constants and its FIFOs, and counts those that it names. ``fpga_memories.py`` and
+``fpga_levels.py`` add what they find of the build with ``--into``.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import re
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accuracy import neutral
 
@@ -28,9 +40,18 @@ from lmaunet.deploy.console import run_command
 from lmaunet.deploy.pipeline import samples_of
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
-from lmaunet.stage import sha256, tool_versions, write_json
+from lmaunet.net.network import LMaUNet
+from lmaunet.spec import NetSpec, named_spec
+from lmaunet.stage import read_json, sha256, tool_versions, write_json
+from quant.bits import parse_bits
+from quant.calibration import calibrate
+from quant.network import QuantLMaUNet
 from quant.qat import load_quantized
 from quant.scan_formats import read_formats
+
+MUTANTS = "tests/fpga/simulation/test_proof_mutants.py"
+# Images that an untrained network sees: for its norms, and of a batch.
+NORM_IMAGES, BATCH = 12, 4
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -41,20 +62,30 @@ def main(arguments: argparse.Namespace) -> int:
     check_options(options)
     if arguments.folder and arguments.folder.exists():
         raise UserError(f"--folder {arguments.folder} exists; give one that does not")
+    if arguments.mutants and not arguments.simulate:
+        raise UserError("--mutants is about the proof; give --simulate too")
     if arguments.images < 1:
         raise UserError(f"--images {arguments.images}; give 1 or more")
-    model = load_quantized(arguments.model)
+    if arguments.model and not arguments.data:
+        raise UserError(
+            f"--model {arguments.model} without --data; give the data it was trained on"
+        )
+    beside = read_json(arguments.beside) if arguments.beside else None
     size = arguments.input_size
-    spec = model.spec if size is None else model.spec.replace(input_size=(size, size))
+    model = load_quantized(arguments.model) if arguments.model else None
+    spec = model.spec if model is not None else spec_of(arguments.spec)
+    spec = spec if size is None else spec.replace(input_size=(size, size))
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
+    if model is None:
+        model = untrained(spec, arguments.bits, data.train.images)
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name) / "build"
         folder.mkdir(parents=True)
         path = Path(name) / "network.qonnx.onnx"
         export_qonnx(model, torch.from_numpy(images[:1]), path)
-        formats = arguments.model.with_name("scan.json")
-        if formats.exists():
+        formats = arguments.model.with_name("scan.json") if arguments.model else None
+        if formats is not None and formats.exists():
             write_scan_formats(path, [entry.chosen.spec for entry in read_formats(formats)])
         started = time.monotonic()
         built = build(path, images, folder, options, lambda line: say(started, line))
@@ -62,13 +93,21 @@ def main(arguments: argparse.Namespace) -> int:
         "command": neutral("benchmarks/fpga_design.py", sys.argv),
         "date": datetime.date.today().isoformat(),
         "tools": tool_versions(),
-        "model_sha256": sha256(arguments.model),
+        **(
+            {"model_sha256": sha256(arguments.model)}
+            if arguments.model
+            else {"weights": "untrained", "bits": arguments.bits}
+        ),
         "spec": spec.to_json(),
         "data": data.name,
         **figures(built.detail, arguments.simulate),
         "agreements": [agreement.to_json() for agreement in built.agreements],
         "seconds": round(time.monotonic() - started),
+        **({} if beside is None else {"beside": beside}),
     }
+    if arguments.mutants:
+        say(started, f"the faults of {MUTANTS}")
+        content["proof"] = content["proof"] | {"mutants_caught": mutants_caught()}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, content)
     shown = ("board", "latency_cycles", "interval_cycles", "latency_ms", "provenance", "fifo_bits")
@@ -80,6 +119,48 @@ def main(arguments: argparse.Namespace) -> int:
     )
     print(f"written: {arguments.output}")
     return 0
+
+
+def mutants_caught() -> int:
+    """Return how many faults the proof names, each a test; raises :class:`UserError` where not all.
+
+    The tests without a fault are not counted.
+    """
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "0", str(root / MUTANTS)]
+    result = subprocess.run(
+        command, cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    named = re.findall(r"::test_a_.*_is_named.* PASSED", result.stdout)
+    if result.returncode or not named:
+        told = (result.stdout + result.stderr).strip()[-2000:]
+        raise UserError(f"{MUTANTS}: a fault is not named, or the tests do not run:\n{told}")
+    return len(named)
+
+
+def spec_of(text: str) -> NetSpec:
+    """Return a named spec, or that of a JSON file: all fields, or some and ``base`` for a name.
+
+    Raises:
+        UserError: for an unknown name, or a file that holds no spec.
+    """
+    if not text.endswith(".json"):
+        return named_spec(text)
+    content = read_json(Path(text))
+    start = named_spec(content.pop("base")).to_json() if "base" in content else {}
+    return NetSpec.from_json(start | content)
+
+
+def untrained(spec: NetSpec, bits: str, images: np.ndarray) -> QuantLMaUNet:
+    """Return a quantized network with random weights, calibrated on images ``(n, C, H, W)``."""
+    torch.manual_seed(0)
+    model = LMaUNet(spec).train()
+    with torch.no_grad():  # statistics of the norms, so that activations stay moderate
+        for start in range(0, NORM_IMAGES, BATCH):
+            model(torch.from_numpy(images[start : start + BATCH]))
+    quantized = QuantLMaUNet(model.eval(), parse_bits(spec, bits))
+    calibrate(quantized, images[:BATCH])
+    return quantized.eval()
 
 
 def say(started: float, line: str) -> None:
@@ -124,14 +205,19 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="a quantized checkpoint, RUN/qat/model.pt")
-    add("--data", type=Path, required=True, help="NAME_train.npz beside NAME_val.npz, or a folder")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--model", type=Path, help="a quantized checkpoint, RUN/qat/model.pt")
+    network.add_argument("--spec", help="an untrained network: base, edge, demo or a JSON file")
+    add("--bits", default="8", help="of an untrained network's weights, such as 3x3=4")
+    add("--data", type=Path, help="NAME_train.npz beside NAME_val.npz, or a folder")
+    add("--beside", type=Path, help="a result file of another design to keep in this one's")
     add("--input-size", type=int, help="height and width; the checkpoint's if not given")
     add("--images", type=int, default=2, help="slices for the scans' states and the checks")
     add("--board", default="ZCU104")
     add("--clock-mhz", type=float, default=250.0, help="an assumption")
     add("--target-ms", type=float, help="the latency to meet; the fastest that fits if not given")
     add("--simulate", action="store_true", help="simulate images to the last cycle")
+    add("--mutants", action="store_true", help="let the proof meet faults, and count them")
     add("--folder", type=Path, help="where the build stays; it must not exist yet")
     add("-o", "--output", type=Path, default=Path("results/fpga_design.json"))
     return parser.parse_args()

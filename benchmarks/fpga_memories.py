@@ -177,6 +177,11 @@ def summarize(rows: Sequence[Mapping[str, Any]], against: str) -> dict[str, Any]
     }
 
 
+def add_to(result: Path, key: str, content: Any) -> None:
+    """Add an entry to a result that is there."""
+    write_json(result, {**read_json(result), key: content})
+
+
 def main(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
 
@@ -194,6 +199,8 @@ def main(arguments: argparse.Namespace) -> int:
         "summary": found,
         "memories": rows,
     }
+    if arguments.into:
+        add_to(arguments.into, "memories_checked_against", found)
     if arguments.write:
         arguments.write.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.write, content)
@@ -213,6 +220,7 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("build", type=Path, help="a folder of `build --target fpga --simulate`")
+    add("--into", type=Path, help="a result of fpga_design.py to which the sums are added")
     add("--write", type=Path, help="where the rows are written as JSON")
     add("--wasm-cache", type=Path, help="where yosys is kept once it is compiled")
     return parser.parse_args()

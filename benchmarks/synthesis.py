@@ -142,22 +142,25 @@ def synthesize_all(
     return [Synthesised.of(found[f"\\{name}"]["num_cells_by_type"]) for name in names]
 
 
-def synthesize_netlist(module: RtlModule, folder: Path, family: str = "xcup") -> Path:
+def synthesize_netlist(
+    module: RtlModule, folder: Path, family: str = "xcup", timeout_s: float | None = None
+) -> Path:
     """Return the file with a module's netlist, flat, in yosys's JSON; its name is ``netlist``.
 
     Args:
         module: the module.
         folder: where yosys runs and the file stays.
         family: of ``synth_xilinx``.
+        timeout_s: after which it is stopped.
 
     Raises:
-        ToolNotFound, UserError: see :func:`synthesize_all`.
+        ToolNotFound, TooSlow, UserError: see :func:`synthesize_all`.
     """
     name = f"{TOP}_netlist"
     read = read_commands({name: module}, folder)
     script = SCRIPT.format(read=read, top=TOP, family=family)
     script += "delete t:$scopeinfo\nwrite_json netlist.json\n"
-    run_yosys(script, folder, module.name)
+    run_yosys(script, folder, module.name, timeout_s=timeout_s)
     return folder / "netlist.json"
 
 

@@ -270,6 +270,11 @@ def _max_pool(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[A
     return maps.max_pool(walk.graph, inputs[0], attributes, node.output[0])
 
 
+@_rule("AveragePool", "GlobalAveragePool")
+def _average_pool(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+    return maps.average_pool(walk.graph, inputs[0], attributes, node.output[0])
+
+
 @_rule("Resize")
 def _resize(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     label = walk.graph.current

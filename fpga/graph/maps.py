@@ -1,4 +1,4 @@
-"""What moves codes without computing: pooling, upsampling, concatenation, reshapes."""
+"""What moves codes and at most adds them: pooling, upsampling, concatenation, reshapes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import numpy as np
 from fpga.graph.builder import HardwareGraph
 from fpga.graph.convolution import pad, window
 from fpga.graph.pointwise import require_equal_scales
-from fpga.graph.values import Codes, Value, map_layout
+from fpga.graph.values import Accumulators, Codes, Value, map_layout
+from fpga.operators.arithmetic import type_bits
+from fpga.operators.bin_sum import sum_type
 from lmaunet.errors import UserError
+
+# Bits of integers that float32 holds exactly, as FINN+'s tensors are.
+FLOAT32_BITS = 25
 
 
 def require_codes(graph: HardwareGraph, value: Value, what: str) -> Codes:
@@ -50,11 +55,66 @@ def max_pool(
     return graph.record(result, "exact")
 
 
+def average_pool(
+    graph: HardwareGraph, value: Value, attributes: dict[str, Any], origin: str
+) -> Value:  # fmt: skip
+    """Lower an average over bins that divide the map: their sums, and a scale for the division.
+
+    Args:
+        graph: the hardware graph.
+        value: codes as a map ``(1, C, H, W)``.
+        attributes: the ONNX node's; without ``kernel_shape`` the bin is the whole map.
+        origin: the ONNX node's output.
+
+    Raises:
+        UserError: where bins overlap, leave pixels out or have a border.
+    """
+    user = graph.current
+    codes = require_codes(graph, value, "average pooling")
+    _, height, width, channels = codes.stream
+    size = tuple(attributes.get("kernel_shape", (height, width)))
+    strides = tuple(attributes.get("strides", [1, 1])) if "kernel_shape" in attributes else size
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise UserError(f"{user}: auto_pad; export with explicit pads")
+    bordered = any(attributes.get("pads", [0])) or any(
+        d != 1 for d in attributes.get("dilations", [1])
+    )
+    if len(size) != 2 or bordered or strides != size or height % size[0] or width % size[1]:
+        raise UserError(
+            f"{user}: averages of {'x'.join(map(str, size))} pixels at strides of "
+            f"{'x'.join(map(str, strides))} on a map of {height}x{width}"
+            f"{', padded or dilated' if bordered else ''}; only bins that divide the map are mapped"
+        )
+    pixels = size[0] * size[1]
+    if pixels == 1:
+        return codes.renamed(origin)
+    dtype = sum_type(codes.dtype, pixels)
+    if type_bits(dtype) > FLOAT32_BITS:
+        raise UserError(
+            f"{user}: sums of {pixels} codes have {type_bits(dtype)} bits; at most {FLOAT32_BITS} "
+            "are mapped, which the comparison with the node itself holds exactly"
+        )
+    shape = (1, height // size[0], width // size[1], channels)
+    output = graph.emit(
+        "BinSum", [codes.tensor], shape, dtype, f"{origin}_sums", ImgDim=[height, width],
+        Bin=list(size), NumChannels=channels, PE=1, inputDataType=codes.dtype,
+        outputDataType=dtype,
+    )  # fmt: skip
+    low, high = min(0, pixels * codes.low), max(0, pixels * codes.high)
+    return Accumulators(
+        output, shape, map_layout(shape), origin, dtype, low, high,
+        np.full(channels, codes.scale / pixels), np.zeros(channels), pixels,
+        np.full(channels, float(max(-low, high))),
+    )  # fmt: skip
+
+
 def upsample(
     graph: HardwareGraph, value: Value, factors: tuple[int, int], origin: str
 ) -> Codes:  # fmt: skip
     """Lower a nearest-neighbour Resize by whole factors."""
     codes = require_codes(graph, value, "Resize")
+    if factors == (1, 1):
+        return dataclasses.replace(codes, origin=origin)
     _, height, width, channels = codes.stream
     shape = (1, height * factors[0], width * factors[1], channels)
     output = graph.emit(

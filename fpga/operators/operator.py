@@ -28,10 +28,11 @@ class Rows:
     """Which row of its input an output row needs last.
 
     ``border``: row ``r - first``, none for the first ``first`` rows. ``window``: row
-    ``r * first + second - 1``. ``repeat``: row ``r // first``. ``same``: row ``r``.
+    ``r * first + second - 1``. ``bins``: the last of its own ``first``, on which it works as they
+    come; a bin is ``second`` pixels wide. ``repeat``: row ``r // first``. ``same``: row ``r``.
     """
 
-    kind: Literal["same", "border", "window", "repeat"] = "same"
+    kind: Literal["same", "border", "window", "bins", "repeat"] = "same"
     first: int = 0
     second: int = 0
 

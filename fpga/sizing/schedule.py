@@ -4,7 +4,8 @@ A model, not a simulation. Each stream is followed in rows of its map (the token
 row), each with the time of its first and of its last pixel. A row begins a pixel's time after the
 last input row that it needs begins, once the row before is done; it ends when the node has worked
 through it at its own rate, and no sooner than a pixel's time after that input row ends. A window of
-k rows waits for k - 1 further rows, a border needs none. A pipeline delays what comes out of a node
+k rows waits for k - 1 further rows, a border needs none. Bins are worked on while their rows come,
+and a row of them comes out with the last of these. A pipeline delays what comes out of a node
 but not the node's next row. The image enters at the rate of the slowest node. FIFOs are as deep as
 they need to be for one image, so nothing stalls; back-pressure is not modelled.
 """
@@ -55,21 +56,26 @@ def schedule(
         streams = [(i, n) for i, n in enumerate(node.step.inputs) if n in ends]
         rows_in = len(ends[streams[0][1]])
         shape = shapes[node.name]
-        rows = shape[1] if shape[1] > 1 else rows_in
+        geometry = node.operator.rows()
+        binned = geometry.kind == "bins"
+        tall, wide = (geometry.first, geometry.second) if binned else (1, 1)
+        rows = shape[1] if shape[1] > 1 and not binned else rows_in
+        pixels = node.operator.map_size(shape) if binned else shape[1] * shape[2]
         work = node.cycles() / rows
-        pixel = work / (shape[1] * shape[2] / rows)
-        needs = _needed_rows(node.operator.rows(), rows, rows_in)
+        pixel = work / (pixels / rows)
+        needs = _needed_rows(geometry, rows, rows_in)
         first, last = (_latest([rows[n] for _, n in streams]) for rows in (begins, ends))
         begin: list[float] = []
         end: list[float] = []
         free = 0.0
         for need in needs:
             start = free if need < 0 or first[need] < free else first[need]
-            begin.append(start + pixel)
+            begin.append(start + wide * pixel)
             free = start + work
             if need >= 0 and last[need] + pixel > free:
                 free = last[need] + pixel
             end.append(free)
+        begin, end = begin[tall - 1 :: tall], end[tall - 1 :: tall]
         late = node.operator.late()
         for name in node.step.outputs:
             begins[name], ends[name] = [t + late for t in begin], [t + late for t in end]
@@ -90,7 +96,10 @@ def _latest(streams: list[list[float]]) -> list[float]:
 
 @functools.cache
 def _needed_rows(geometry: Rows, rows: int, rows_in: int) -> tuple[int, ...]:
-    """Return the last input row that each output row needs; -1 where it needs none."""
+    """Return the last input row that each row needs; -1 where it needs none.
+
+    Of bins these are the rows that are worked on: those that come in.
+    """
     first, last = geometry.first, rows_in - 1
     if geometry.kind == "border":
         return tuple(min(row - first, last) if row >= first else -1 for row in range(rows))

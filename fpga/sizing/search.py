@@ -208,7 +208,10 @@ def size(
 ) -> Design:  # fmt: skip
     """Choose the folding: the fastest that fits the board, or the smallest within a latency.
 
-    The design's ``limits`` says what keeps it from being faster, or smaller.
+    FIFOs go into DRAM only where nothing on the chip does that: who builds the design must then
+    connect a port to it. Weights are loaded only where DRAM does not help either, and then both are
+    allowed: the host must load them after each reset. The design's ``limits`` says what keeps it
+    from being faster, or smaller.
 
     Args:
         sizing: the graph.
@@ -220,9 +223,23 @@ def size(
         UserError: where the board is too small, naming what does not fit, by how much, and the
             next larger board; or where no folding is fast enough.
     """
+    initialised = replace(board, loads=False)
+    plain, loading = replace(initialised, dram_mb_s=None), board.loads and board.uram > 0
+    # equal ones are tried once
+    ways = list(dict.fromkeys((plain, initialised, replace(board, loads=loading))))
+    while True:
+        try:
+            found = _sized(sizing, ways.pop(0), clock_mhz, target_ms)
+        except UserError:
+            if not ways:
+                raise
+        else:
+            return replace(found, dsp_bound=sizing.dsp_bound(board))
+
+
+def _sized(sizing: Sizing, board: Board, clock_mhz: float, target_ms: float | None) -> Design:
     search = _Search(sizing, board, clock_mhz)
-    found = search.fastest() if target_ms is None else search.smallest(target_ms)
-    return replace(found, dsp_bound=sizing.dsp_bound(board))
+    return search.fastest() if target_ms is None else search.smallest(target_ms)
 
 
 class _Search:

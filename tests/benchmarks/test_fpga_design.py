@@ -1,7 +1,13 @@
 """What the benchmark of FPGA designs says of a build: simulated only where it was simulated."""
 
+import subprocess
+from pathlib import Path
+
 import fpga_design as benchmark
 import pytest
+
+from fpga.build import Built
+from lmaunet.errors import UserError
 
 DETAIL = {
     "board": "ZCU104", "part": "xczu7ev", "clock_mhz": 250.0, "clock_status": "assumed",
@@ -24,3 +30,105 @@ def test_figures_say_how_they_were_obtained(simulated):
     assert found["resources"]["lut"] == {"used": 1, "available": 2, "provenance": "estimated"}
     assert found["pipeline"] == {"provenance": "estimated"}
     assert found["fits"] is False and found["limits"] == "DSP"
+
+
+VERBOSE = """\
+tests/test_proof_mutants.py::test_without_a_fault_every_stream_is_equal PASSED [ 8%]
+tests/test_proof_mutants.py::test_a_fault_in_the_rtl_is_named[a truncated state] PASSED
+tests/test_proof_mutants.py::test_a_wrong_constant_is_named[one weight] PASSED [99%]
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "caught"), [(0, VERBOSE, 2), (1, VERBOSE, 0), (0, "", 0)]
+)
+def test_the_faults_that_the_proof_names_are_counted(monkeypatch, status, text, caught):
+    """And none where a test failed, or none ran."""
+
+    def run(command, **options):
+        assert command[-1].endswith(benchmark.MUTANTS) and Path(command[-1]).exists()
+        return subprocess.CompletedProcess(command, status, text, "")
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    if caught:
+        assert benchmark.mutants_caught() == caught
+    else:
+        with pytest.raises(UserError, match="a fault is not named, or the tests do not run"):
+            benchmark.mutants_caught()
+
+
+def test_an_untrained_network_is_that_of_the_spec():
+    import numpy as np
+
+    spec = benchmark.named_spec("demo").replace(
+        widths=(2, 2, 2, 2, 4), decoder_widths=(2, 2, 2, 2), pyramid_width=4, pyramid="bins",
+        pyramid_bins=(1, 2), states=2, input_size=(32, 64),
+    )  # fmt: skip
+    images = np.random.default_rng(0).normal(size=(12, 1, 32, 64)).astype(np.float32)
+    made = [benchmark.untrained(spec, "3x3=4", images) for _ in range(2)]
+    assert made[0].spec == spec and not made[0].training
+    assert made[0].bits["shallow.1"] == 4 and made[0].bits["lkm1.local"] == 8
+    first, second = (dict(m.state_dict()) for m in made)
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_spec_may_be_some_fields_of_a_named_one(tmp_path):
+    path = tmp_path / "narrow.json"
+    path.write_text('{"base": "edge", "name": "narrow", "states": 4, "input_size": [64, 64]}')
+    found = benchmark.spec_of(str(path))
+    edge = benchmark.named_spec("edge")
+    assert found == edge.replace(name="narrow", states=4, input_size=(64, 64))
+    assert benchmark.spec_of("edge") == edge
+    path.write_text('{"states": 4}')
+    with pytest.raises(UserError, match="it has no 'name'"):
+        benchmark.spec_of(str(path))
+    with pytest.raises(UserError, match="unknown spec 'bass'"):
+        benchmark.spec_of("bass")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "m.pt", "--spec", "base"], "not allowed with"),
+        ([], "one of the arguments --model --spec is required"),
+    ],
+)
+def test_a_network_is_a_checkpoint_or_a_spec(monkeypatch, capsys, words, message):
+    monkeypatch.setattr("sys.argv", ["fpga_design.py", *words])
+    with pytest.raises(SystemExit):
+        benchmark.parse()
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_needs_its_data(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["fpga_design.py", "--model", str(tmp_path / "m.pt")])
+    with pytest.raises(UserError, match="without --data"):
+        benchmark.main(benchmark.parse())
+
+
+def test_a_design_that_was_not_simulated_keeps_one_that_was(monkeypatch, tmp_path):
+    """From the words of the command to the file, with a build that says what it was asked."""
+    import json
+
+    other, result = tmp_path / "narrow.json", tmp_path / "out.json"
+    other.write_text('{"provenance": "simulated"}')
+    spec = tmp_path / "tiny.json"
+    spec.write_text(
+        '{"base": "demo", "name": "tiny", "widths": [2, 2, 2, 2, 4], "pyramid_width": 4, '
+        '"decoder_widths": [2, 2, 2, 2], "states": 2, "input_size": [32, 32]}'
+    )
+    asked = {}
+
+    def build(path, images, folder, options, progress):
+        asked.update(options, images=images.shape, exported=path.exists())
+        return Built((), DETAIL)
+
+    monkeypatch.setattr(benchmark, "build", build)
+    words = ["--spec", str(spec), "--board", "U250", "--beside", str(other), "-o", str(result)]
+    monkeypatch.setattr("sys.argv", ["fpga_design.py", *words])
+    assert benchmark.main(benchmark.parse()) == 0
+    assert asked["board"] == "U250" and asked["exported"] and asked["images"] == (2, 1, 32, 32)
+    found = json.loads(result.read_text())
+    assert (found["weights"], found["bits"], found["spec"]["name"]) == ("untrained", "8", "tiny")
+    assert found["provenance"] == "estimated" and found["beside"] == {"provenance": "simulated"}
+    assert str(tmp_path) not in result.read_text() and "model_sha256" not in found

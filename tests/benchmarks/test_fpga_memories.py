@@ -89,6 +89,15 @@ def test_yosys_makes_of_memories_what_is_counted():
         assert one.ff == pytest.approx(expected.ff, rel=0.05)
 
 
+def test_sums_are_added_to_a_result(tmp_path):
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({"board": "b", "levels": 1}))
+    benchmark.add_to(result, "memories_checked_against", {"finn": {"equal": 3}})
+    assert json.loads(result.read_text()) == {
+        "board": "b", "levels": 1, "memories_checked_against": {"finn": {"equal": 3}}
+    }  # fmt: skip
+
+
 def test_a_build_that_was_not_simulated_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no resources\.json; build .* with --simulate"):
         benchmark.declared(tmp_path)

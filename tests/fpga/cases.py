@@ -6,6 +6,7 @@ import numpy as np
 from bench import Case, corners
 
 from fpga.operators.arithmetic import fixed_point, integer_bits, type_range
+from fpga.operators.bin_sum import sum_type
 
 FRAMES = 3
 
@@ -102,6 +103,17 @@ def max_pool(kernel=(2, 2), height=3, width=4, channels=6, pe=2, dtype="INT8", s
     }  # fmt: skip
     tensor = _codes(np.random.default_rng(seed), dtype, height, width, taps * channels)
     return Case("Pool", attributes, (tensor,), (), pe)
+
+
+def bin_sum(bins=(2, 3), pixels=(3, 2), channels=6, pe=2, dtype="INT8", seed=0) -> Case:
+    """``bins`` along each axis of the map, of ``pixels`` each."""
+    height, width = (count * size for count, size in zip(bins, pixels, strict=True))
+    attributes = {
+        "ImgDim": [height, width], "Bin": list(pixels), "NumChannels": channels, "PE": pe,
+        "inputDataType": dtype, "outputDataType": sum_type(dtype, pixels[0] * pixels[1]),
+    }  # fmt: skip
+    tensor = _codes(np.random.default_rng(seed), dtype, height, width, channels)
+    return Case("BinSum", attributes, (tensor,), (), pe)
 
 
 def pad(

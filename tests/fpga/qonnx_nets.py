@@ -132,8 +132,13 @@ def whole(path: Path) -> tuple[Path, np.ndarray]:
     reduced = net.quant(net.conv(stage, 6, 2), 0.04)
     border = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}
     once = net.op("MaxPool", reduced, **border)
-    joined = net.op("Concat", stage, reduced, once, net.op("MaxPool", once, **border), axis=1)
-    out = net.quant(net.op("Relu", net.conv(joined, 12, 6)), 0.03)
+    bins = net.op("AveragePool", stage, kernel_shape=[4, 8], strides=[4, 8], pads=[0, 0, 0, 0])
+    bins = net.quant(net.conv(net.quant(bins, 0.02), 6, 2), 0.04)
+    bins = net.op("Resize", bins, "", net.constant([1, 1, 4, 8]), mode="nearest",
+                  nearest_mode="floor", coordinate_transformation_mode="asymmetric")  # fmt: skip
+    twice = net.op("MaxPool", once, **border)
+    joined = net.op("Concat", stage, reduced, once, twice, bins, axis=1)
+    out = net.quant(net.op("Relu", net.conv(joined, 14, 6)), 0.03)
     up = net.quant(net.conv(out, 6, 4), 0.02)
     factors = net.constant([1, 1, 2, 2])
     up = net.op("Resize", up, "", factors, mode="nearest", nearest_mode="floor",

@@ -208,8 +208,9 @@ def test_lint():
 
 
 UNIT, BUFFER, TREE = "matrix_vector_core.sv", "vector_buffer.sv", "adder_tree.sv"
-PRODUCTS, QUEUE = "packed_products.sv", "credit_queue.sv"
+PRODUCTS, QUEUE, IN_LUTS = "packed_products.sv", "credit_queue.sv", "lut_products.sv"
 SHARED = (18, 6, 9, 3, 4)  # rows that share a bit, an odd number of columns
+LUTS = (15, 4, 5, 2, 4, "UINT8")
 FAULTS = {
     "a row without bias": (PRODUCTS, "k < ROWS && ROWS > 1;", "k < ROWS - 1;"),
     "half of the bias": (PRODUCTS, "+ FIELD_BITS - 1);", "+ FIELD_BITS - 2);"),
@@ -252,6 +253,18 @@ FAULTS = {
     "a credit is not returned": (QUEUE, "returned <= taken;", "returned <= taken && read[0];"),
     "too few places": (UNIT, "$clog2(SUMMED + 1 + 4)", "$clog2(SUMMED + 1 + 4) >> 1",
                        (18, 6, 18, 6, 4)),
+    "three times a code is twice": (
+        IN_LUTS, "default: low_next = thrice", "default: low_next = once <<< 1"
+    ),
+    "the sign of a weight is lost": (IN_LUTS, "minus_then <= -HIGH_BITS'(once)",
+                                     "minus_then <= HIGH_BITS'(once)"),
+    "the high digit is of other bits": (
+        IN_LUTS, "high <= weight[3:2];", "high <= 2'(weight[3:1]);"
+    ),
+    "a weight meets the code before its own": (UNIT, "IN_LUTS ? beat_early : beat;", "beat;",
+                                               LUTS),
+    "an unsigned code is signed": (UNIT, "SIGNED && code_then", "code_then", LUTS),
+    "rows of their own have a bias": (UNIT, "ALONE = LANES == 1 ||", "ALONE =", LUTS),
     "a word is given twice": (QUEUE, "read <= reading;", "read <= push ? read : reading;"),
 }  # fmt: skip
 
@@ -259,7 +272,9 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_caught(simulations, tmp_path, fault):
     source, old, new, *sizes = FAULTS[fault]
-    attributes, weights = matrix(*(sizes[0] if sizes else (18, 6, 6, 2)))
+    luts = source == IN_LUTS or sizes == [LUTS]
+    attributes, weights = matrix(*(LUTS if luts else sizes[0] if sizes else (18, 6, 6, 2)))
+    attributes["resType"] = "lut" if luts else "dsp"
     attributes["numInputVectors"] = [1, 6, 12]
     module = MVAU(attributes).module([weights])
     compiled = mutated(module, simulations, source, old, new, tmp_path)

@@ -22,6 +22,7 @@ EXAMPLES = {
         cases.requantize(), cases.table_activation(), cases.elementwise(),
         cases.elementwise(multiply=False), cases.duplicate_streams(), cases.streaming_concat(),
         cases.upsample(), cases.max_pool(), cases.pad(), cases.pad(code=0), cases.depthwise_conv(),
+        cases.bin_sum(),
     )
 }  # fmt: skip
 
@@ -31,7 +32,7 @@ def test_an_operators_file_is_enough_to_be_known():
         assert kind.__name__ == name
         assert Path(ROOT, "operators", f"{kind.__module__.rsplit('.', 1)[1]}.py").exists()
     assert kind_of("MVAU_rtl") is kind_of("MVAU_hls") is kind_of("MVAU") is OPERATORS["MVAU"]
-    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: Conv"):
+    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: BinSum"):
         operator("Crop_rtl", {})
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cases
 import pytest
 
 from fpga.board.memories import Memory
@@ -85,7 +86,7 @@ def test_the_scan_follows_the_measured_core():
 
 
 def test_an_operator_without_an_estimate_is_refused():
-    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: Conv"):
+    with pytest.raises(UserError, match="unknown hardware operator Crop_rtl; known are: BinSum"):
         operator("Crop_rtl", {}).resources()
 
 
@@ -129,6 +130,25 @@ def test_a_fifo_is_what_yosys_counts(case):
     assert usually_placed(fifo.resources_of(layout), style) == found
 
 
+# matrix (MW, MH), SIMD and PE, weights of 4 bits in block RAM, products in LUTs; by yosys for
+# UltraScale+: LUTs, flip-flops
+LUT_PRODUCTS = {
+    (216, 24, 18, 2): (1381, 2384), (216, 24, 24, 2): (1808, 3061), (216, 24, 36, 2): (2697, 4580),
+    (216, 24, 18, 6): (3594, 5500), (432, 48, 12, 4): (1650, 2536), (216, 48, 8, 3): (963, 1427),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LUT_PRODUCTS)
+def test_products_in_luts_are_what_yosys_counts(case):
+    mw, mh, simd, pe = case
+    types = {"inputDataType": "INT8", "weightDataType": "INT4", "outputDataType": "INT18"}
+    attributes = {**types, "MW": mw, "MH": mh, "SIMD": simd, "PE": pe, "resType": "lut"}
+    found = usually_placed(operator("MVAU", attributes).resources(), "block")
+    assert found.dsp == 0
+    assert found.lut == pytest.approx(LUT_PRODUCTS[case][0], rel=0.05)
+    assert found.ff == pytest.approx(LUT_PRODUCTS[case][1], rel=0.10)
+
+
 def test_every_operator_has_flip_flops():
     scan = {"NumChannels": 4, "States": 4, "PD": 1, "PN": 1, "StateBits": 18, "ABits": 12,
             "DBits": 16}  # fmt: skip
@@ -139,7 +159,7 @@ def test_every_operator_has_flip_flops():
               "MH": 4, "ImgDim": (4, 4), "Padding": (1, 1, 1, 1), "IsShift": 0, "Entries": 256,
               "lhs_dtype": "INT8", "rhs_dtype": "INT8", "out_dtype": "INT9", "dtype": "INT8",
               "InputDataType": "INT8", "WI": 8, "ChannelsPerStream": (4, 4),
-              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2}  # fmt: skip
+              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2, "Bin": (2, 2)}  # fmt: skip
     for name in OPERATORS:
         for parallel in (0, 1):
             attributes = common | (scan if name == "SelectiveScan" else window)
@@ -187,10 +207,30 @@ def test_a_window_is_what_yosys_counts(
     assert abs(found.ff / ff - 1) < 0.05
 
 
+# By yosys: bins along each axis, pixels of a bin, channels, PE; LUTs, flip-flops and block RAMs of
+# 18 kbit. The first four are those of `base` at 256x256.
+BIN_SUMS = [
+    ((1, 1), (16, 16), 512, 1, 134, 167, 1), ((2, 2), (8, 8), 512, 1, 130, 167, 1),
+    ((4, 4), (4, 4), 512, 1, 138, 165, 2), ((8, 8), (2, 2), 512, 1, 125, 163, 3),
+    ((8, 8), (2, 2), 512, 4, 198, 289, 3), ((4, 4), (4, 4), 512, 8, 328, 511, 3),
+    ((2, 2), (2, 2), 12, 2, 128, 180, 0), ((1, 1), (8, 8), 6, 6, 253, 561, 0),
+    ((2, 3), (3, 5), 64, 16, 665, 1093, 0), ((1, 1), (4, 4), 48, 48, 1529, 3697, 0),
+    ((1, 2), (4, 4), 8, 8, 343, 562, 0), ((1, 4), (4, 4), 40, 40, 1570, 2621, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bins", "pixels", "channels", "pe", "lut", "ff", "bram18"), BIN_SUMS)
+def test_sums_of_bins_are_what_yosys_counts(bins, pixels, channels, pe, lut, ff, bram18):
+    found = usually_placed(cases.bin_sum(bins, pixels, channels, pe).operator.resources())
+    assert abs(found.lut - lut) <= 8 and abs(found.ff - ff) <= 6
+    assert (found.bram36, found.dsp) == (bram18 / 2, 0)
+
+
 # Every estimate worked by hand from what its docstring says. Sizes are odd and unequal, so that no
 # two of them can be taken for each other.
 INT8 = {"inputDataType": "INT8"}
 WINDOW = {**INT8, "IFMDim": (20, 12), "IFMChannels": 6, "depthwise": 0}
+BINS = {**INT8, "ImgDim": (20, 12)}
 BY_HAND = [
     # two lanes of 17 bits a DSP: 4/2 * 9. Of 9 products 5 sums of two, 4 * 17 * 5 registers and
     # half of that in borrows; then 3, 2 and 1 of them, of 18, 19 and 20 bits; the sum over folds
@@ -290,6 +330,18 @@ BY_HAND = [
        Resources(30 + 3 + 3 * 8, 0, (), 56 + 2 + 3 * (8 + 6 + 9)))
       for left, right in (("INT8", "INT6"), ("INT6", "INT8"))),
     ("Pool", {"PE": 3, "InputDataType": "INT8"}, Resources(27 + 8 + 40, 0, (), 50 + 24 + 4)),
+    # a queue of 36 bits in three times 8 LUTs; 4 bins of two beats: addresses of 3 bits; counts to
+    # 2, 3, 4 and 5
+    ("BinSum", {**BINS, "PE": 3, "NumChannels": 6, "Bin": (5, 3), "outputDataType": "INT12"},
+     Resources(24 + 72 + 32 + 18, 0, (Memory("sums", 36, 8, decided=True),),
+               108 + 48 + 40 + 15 + 1 + 2 + 2 + 3)),
+    # three groups of 12 lanes, each with an address of its own; counts to 2, 6, 2 and 20
+    ("BinSum", {**BINS, "PE": 36, "NumChannels": 72, "Bin": (20, 6), "outputDataType": "INT16"},
+     Resources(336 + 1152 + 32 + 12, 0, (Memory("sums", 192, 4, decided=True),) * 3,
+               1728 + 576 + 40 + 14 + 1 + 3 + 1 + 5)),
+    # one word: in registers, and once more where it is read
+    ("BinSum", {**BINS, "PE": 36, "NumChannels": 36, "Bin": (20, 12), "outputDataType": "INT16"},
+     Resources(336 + 1152 + 32 + 6, 0, (), 1728 + 1152 + 576 + 40 + 7 + 4 + 5)),
     # a row of 12 pixels and three beats each; an address to 40
     ("UpsampleNearestNeighbour", {**INT8, "SIMD": 2, "WI": 12, "NumChannels": 6},
      Resources(19 + 8 * 6, 0, (Memory("row", 16, 36, decided=True),), 34 + 6 * 6 + 15)),

@@ -33,6 +33,13 @@ QUICK = {
     "upsample_nearest, one beat a pixel": cases.upsample(factors=(3, 1), channels=2),
     "max_pool": cases.max_pool(),
     "max_pool, 3 x 3, unsigned": cases.max_pool(kernel=(3, 3), pe=3, dtype="UINT8"),
+    "bin_sum": cases.bin_sum(),
+    # the same word again in the next cycle, in the one after it, in the third, and never
+    "bin_sum, the whole map, a beat a pixel": cases.bin_sum((1, 1), (3, 4), 2),
+    "bin_sum, two words": cases.bin_sum((2, 1), (2, 5), 4, dtype="UINT8"),
+    "bin_sum, three words": cases.bin_sum((1, 3), (4, 1), 3, 3, "INT4"),
+    "bin_sum, bins of a pixel": cases.bin_sum((3, 4), (1, 1), 6, 6),
+    "bin_sum, three groups of lanes": cases.bin_sum((1, 2), (4, 4), 36, 36),
     "pad_with_code": cases.pad(),
     "pad_with_code, zeros": cases.pad(code=0, padding=(1, 1, 1, 1), simd=6),
     "depthwise_conv": cases.depthwise_conv(),
@@ -47,6 +54,12 @@ MUTANTS = {
     "streaming_concat": ("beat <= last ? '0 : beat + 1'b1;", "beat <= beat + 1'b1;"),
     "upsample_nearest": ("occupied != count_t'(DEPTH)", "1'b1"),
     "max_pool": ("first || (x ^ FLIP)", "first || (x)"),
+    "bin_sum": ("here <= start", "here <= here + 1'b1"),
+    "bin_sum, the whole map, a beat a pixel": ("from_next = NEWEST", "from_next = STORED"),
+    "bin_sum, two words": ("from_next = NEWER", "from_next = STORED"),
+    "bin_sum, three words": ("= NOTHING", "= STORED"),
+    "bin_sum, bins of a pixel": ("assign in0_V_tready = credit", "assign in0_V_tready = 1'b1"),
+    "bin_sum, three groups of lanes": ("if (write) memory", "if (write && read_valid) memory"),
     "pad_with_code": ("int'(x) < LEFT + WIDTH", "int'(x) <= LEFT + WIDTH"),
     "depthwise_conv": ("starts <= begins[SUMMED-1]", "starts <= begins[SUMMED]"),
 }
@@ -89,6 +102,8 @@ BAD = {
     "streaming_concat": ("SIMD", 4, "SIMD=4 does not divide channels of input 1=2; use 1 or 2"),
     "upsample_nearest": ("HO", 7, "3 x 4 to 7 x 8, expected whole factors"),
     "max_pool": ("Function", "QuantAvgPool", "QuantAvgPool of INT8 to INT8, expected MaxPool"),
+    "bin_sum": ("Bin", [4, 2], "bins of 4 x 2 pixels on a map of 6 x 6, expected bins that"),
+    "bin_sum, two words": ("outputDataType", "INT11", "10 codes of UINT8 as INT11, expected INT13"),
     "pad_with_code": ("Code", 200, r"Code=200, expected -128 to 127 \(INT8\)"),
     "depthwise_conv": ("SIMD", 2, "SIMD=2 does not divide taps=9; use 1, 3 or 9"),
 }
@@ -116,6 +131,8 @@ BAD_PARAMETERS = {
     "streaming_concat": ("BEATS", 0x0000_0001_0002, "input 2 has no beats"),
     "upsample_nearest": ("DEPTH", 15, "DEPTH=15, expected 16 or more"),
     "max_pool": ("TAPS", 0, "TAPS=0, expected 1 or more"),
+    "bin_sum": ("BIN_W", 0, "BIN_W=0, BINS=3, expected 1 or more"),
+    "bin_sum, two words": ("SUM_BITS", 7, "SUM_BITS=7, expected 8 or more"),
     "pad_with_code": ("LEFT", -1, "a negative border"),
     "depthwise_conv": ("SIMD", 2, "SIMD=2 does not divide TAPS=9"),
 }
@@ -164,6 +181,9 @@ def any_case(draw) -> Case:
         return cases.upsample(height, width, factors, channels, pe, dtype, seed)
     if name == "Pool":
         return cases.max_pool(kernel, height, width, dtype=dtype, **common)
+    if name == "BinSum":
+        bins = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+        return cases.bin_sum(bins, (height, width), dtype=dtype, **common)
     if name in ("PadWithCode", "FMPadding"):
         borders = draw(st.tuples(*[st.integers(0, 3)] * 4))
         code = draw(st.sampled_from([1, 3])) if name == "PadWithCode" else 0

@@ -104,7 +104,7 @@ def test_a_wrong_weight_is_caught(network, codes, simulations, roomy, want):
 
 def test_a_node_without_rtl_is_named(network):
     node = FoldedNode(dataclasses.replace(network.executor.steps[0], op_type="Lookup"))
-    with pytest.raises(UserError, match="unknown hardware operator Lookup; known are: Conv"):
+    with pytest.raises(UserError, match="unknown hardware operator Lookup; known are: BinSum"):
         node.operator.module([])
 
 

@@ -52,6 +52,10 @@ FAULTS = {
         ],
         rf"^RTL: {ACCUMULATORS} in image 1 of 8, beat 0 of 384, lane .*; {FIRST}",
     ),
+    "a bin that begins with the sum of the one above it": (
+        [("bin_sum.sv", "if (read_first) from", "if (read_first && !FAULT) from")],
+        rf"stream \S+_sums differs from the integer executor in image 0 of 1, beat .*; {FIRST}",
+    ),
     "FIFOs that hold a word less than their depth": (
         [
             (

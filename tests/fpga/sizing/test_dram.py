@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 
 import pytest
 from bench import needs_verilator
@@ -12,9 +13,11 @@ from fpga.agreement.nodes import host_codes
 from fpga.board.boards import BOARDS, DRAM_SHARE
 from fpga.board.memories import Outside
 from fpga.board.placement import Placed, held_in
+from fpga.build import build
 from fpga.graph.executor import Executor
 from fpga.operators import dram_fifo
 from fpga.operators.dram_fifo import OFFERED_BITS
+from fpga.simulation.compilation import lint_files
 from fpga.simulation.network import Network
 from fpga.simulation.proof import prove
 from fpga.sizing.design import FIFOS, Fifo
@@ -145,3 +148,26 @@ def test_a_bitstream_is_sized_without_dram():
     assert sized_for("vivado", board).dram_mb_s is None
     assert board.loads and not sized_for("vivado", board).loads
     assert sized_for("timing", board) == sized_for("none", board) == board
+
+
+@pytest.mark.slow
+@needs_verilator
+@pytest.mark.usefixtures("cheap")
+def test_a_build_writes_what_was_proved_and_names_the_bandwidth(whole, monkeypatch, tmp_path):
+    """At the default target, which is the fastest that fits."""
+    monkeypatch.setitem(BOARDS, "ZCU104", dataclasses.replace(BOARD, name="ZCU104"))
+    built = build(whole.path, whole.images, tmp_path, {"simulate": True}, lambda line: None)
+    simulated = json.loads((tmp_path / "simulation.json").read_text())
+    resources = json.loads((tmp_path / "resources.json").read_text())
+    (tensor,) = simulated["dram"]["fifos"]
+    assert simulated["bit_exact"] and simulated["fifos"][tensor]["style"] == "dram"
+    used = built.detail["resources"]["dram_mb_s"]
+    assert used["available"] == 1600 and 0 < used["used"] <= resources["usable"]["dram_mb_s"]
+    assert resources["total"]["dram_mb_s"] == used["used"]
+    assert resources["between_nodes"][FIFOS]["dram_mb_s"] == used["used"]
+    rtl = tmp_path / "rtl"
+    text = (rtl / "network.sv").read_text()
+    assert f".SLOTS({simulated['fifos'][tensor]['rows']})" in text
+    sources = (rtl / "sources.txt").read_text().split()
+    assert {"dram_fifo.sv", "dram_port.sv", "dram_image.sv"} <= set(sources)
+    lint_files(sources, "network", rtl)

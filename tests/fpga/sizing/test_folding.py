@@ -31,6 +31,8 @@ POOL = {"InputDataType": "INT8", "OutImgDims": (5, 7), "KernelSize": (2, 3), "Ch
         "PE": 3}  # fmt: skip
 SCAN = {"NumChannels": 12, "States": 4, "Length": 35, "PD": 3, "PN": 2, "StateBits": 18,
         "ABits": 12, "DBits": 16}  # fmt: skip
+BINS = {**INT8, "ImgDim": (20, 12), "Bin": (5, 3), "NumChannels": 6, "PE": 3,
+        "outputDataType": "INT12"}  # fmt: skip
 WINDOW = {**INT8, "ConvKernelDim": (3, 5), "IFMDim": (20, 12), "OFMDim": (18, 8), "Stride": (1, 1),
           "IFMChannels": 6, "SIMD": 2, "depthwise": 0, "parallel_window": 0}  # fmt: skip
 ATTRIBUTES = {
@@ -39,7 +41,7 @@ ATTRIBUTES = {
     "DuplicateStreams": {**ROUNDING, "NumOutputStreams": 2}, "ElementwiseAdd": SUM,
     "ElementwiseMul": SUM, "Reshape": {**SUM, "dtype": "INT8"}, "StreamingConcat": CONCAT,
     "UpsampleNearestNeighbour": UPSAMPLE, "Pool": POOL, "SelectiveScan": SCAN,
-    "ConvolutionInputGenerator": WINDOW,
+    "ConvolutionInputGenerator": WINDOW, "BinSum": BINS,
 }  # fmt: skip
 CYCLES = {
     "FMPadding": 24 * 18 * 3, "PadWithCode": 24 * 18 * 3, "MVAU": 35 * 6 * 5, "VVAU": 35 * 3 * 3,
@@ -47,6 +49,7 @@ CYCLES = {
     "ElementwiseAdd": 35 * 3, "ElementwiseMul": 35 * 3, "Reshape": 35 * 3,
     "StreamingConcat": 35 * 6, "UpsampleNearestNeighbour": 140 * 2, "Pool": 35 * 6 * 2,
     "SelectiveScan": 35 * 4 * 2,
+    "BinSum": 20 * 12 * 2,
     # two rows of 12 and 5 pixels fill it; then 18 rows of 8 windows, 15 pixels each; three beats
     "ConvolutionInputGenerator": (29 + 18 * 8 * 15) * 3,
 }  # fmt: skip
@@ -91,7 +94,7 @@ def test_only_the_scan_is_late():
 
 
 def test_an_unknown_operator_has_no_cycles():
-    with pytest.raises(UserError, match="unknown hardware operator Crop; known are: Conv"):
+    with pytest.raises(UserError, match="unknown hardware operator Crop; known are: BinSum"):
         operator("Crop", {}).cycles()
 
 
@@ -107,6 +110,7 @@ def test_an_unknown_operator_has_no_cycles():
         ("ElementwiseMul", 1, False, 12), ("StreamingConcat", 1, False, 16),
         ("StreamingConcat", 0, True, 16), ("UpsampleNearestNeighbour", 0, True, 24),
         ("Pool", 0, False, 24), ("Pool", 0, True, 24), ("Reshape", 0, False, 16),
+        ("BinSum", 0, False, 24), ("BinSum", 0, True, 36),
         *(("SelectiveScan", i, False, bits) for i, bits in enumerate((24, 24, 16, 16))),
         *(("SelectiveScan", i, True, 24) for i in range(4)),
         ("ConvolutionInputGenerator", 0, False, 16), ("ConvolutionInputGenerator", 0, True, 16),
@@ -134,15 +138,21 @@ ONE_NAME = {
     "FMPadding": ("SIMD", 6), "PadWithCode": ("SIMD", 6), "Requantize": ("PE", 6),
     "TableActivation": ("PE", 6), "DuplicateStreams": ("PE", 6), "ElementwiseAdd": ("PE", 6),
     "ElementwiseMul": ("PE", 6), "Reshape": ("PE", 6), "UpsampleNearestNeighbour": ("SIMD", 6),
+    "BinSum": ("PE", 6),
 }  # fmt: skip
 
 
 def test_every_operator_has_all_its_divisors():
     for op_type, (name, channels) in ONE_NAME.items():
         assert foldings(op_type) == [{name: n} for n in (1, 2, 3, 6) if channels % n == 0], op_type
-    assert foldings("MVAU", MH=10, MW=9) == [
-        {"PE": pe, "SIMD": simd} for pe in (1, 2, 5, 10) for simd in (1, 3, 9)
+    wide = foldings("MVAU", MH=10, MW=9, weightDataType="INT5")
+    assert wide == [
+        {"PE": pe, "SIMD": simd, "resType": "dsp"} for pe in (1, 2, 5, 10) for simd in (1, 3, 9)
     ]
+    # weights of up to 4 bits in LUTs, from 12 products a cycle on
+    narrow = foldings("MVAU", MH=10, MW=9)
+    assert [f["PE"] * f["SIMD"] for f in narrow if f["resType"] == "lut"] == [18, 15, 45, 30, 90]
+    assert [f for f in narrow if f["resType"] == "dsp"] == wide
     assert foldings("StreamingConcat") == [{"SIMD": 1}, {"SIMD": 2}]
     assert foldings("ConvolutionInputGenerator") == [
         *({"SIMD": n, "parallel_window": 0} for n in (1, 2, 3, 6)),

@@ -115,9 +115,57 @@ def test_the_geometry_of_each_operator():
         ("ConvolutionInputGenerator", window | {"IFMDim": [1, 8]}, ("same", 0, 0)),
         ("ConvolutionInputGenerator", window | {"IFMDim": [2, 8]}, ("window", 2, 3)),
         ("UpsampleNearestNeighbour", {"HO": 12, "HI": 4}, ("repeat", 3, 0)),
+        ("BinSum", {"Bin": [4, 2]}, ("bins", 4, 2)),
         ("MVAU", {}, ("same", 0, 0)),
     ):
         assert operator(op_type, attributes).rows() == Rows(*expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "slow", "begins", "ends"),
+    [
+        # a row of 6 pixels in 6 cycles, one of the image every 6, and done a pixel later: at 7, 13,
+        # 19 and 25. Of a bin's second row, from 7 on, its first bin is there 3 pixels later
+        ((2, 3), 1, 7 + 3, 24 + 1),
+        ((2, 1), 1, 7 + 1, 24 + 1),
+        # the whole map: with the last row, from 19 on
+        ((4, 6), 1, 19 + 6, 24 + 1),
+        # the image comes at half the rate, rows every 12 cycles
+        ((2, 3), 2, 13 + 3, 48 + 1),
+        ((4, 6), 2, 37 + 6, 48 + 1),
+    ],
+)
+def test_bins_are_worked_on_while_their_rows_come(size, slow, begins, ends):
+    bins = node("BinSum", "image", "sums", ImgDim=[4, 6], Bin=list(size), NumChannels=1, PE=1)
+    height, width = 4 // size[0], 6 // size[1]
+    other = passing("image", "other", 24 * slow, 24)
+    shapes = {"image": (1, 4, 6, 1), "other": (1, 4, 6, slow), "sums": (1, height, width, 1)}
+    found = schedule([other, bins], shapes, "image")
+    assert found.interval == 24 * slow
+    assert (found.begins["sums"], found.ends["sums"]) == (begins, ends)
+
+
+def test_what_follows_bins_has_a_row_for_each_of_them():
+    """And a map that is upsampled from one pixel begins when that is there."""
+    nodes = [
+        node("BinSum", "image", "sums", ImgDim=[4, 6], Bin=[4, 6], NumChannels=1, PE=1),
+        passing("sums", "codes", 2, 1),
+        node("UpsampleNearestNeighbour", "codes", "up", HI=1, HO=4, WO=6, NumChannels=1, SIMD=1),
+        node("StreamingConcat", ("image", "up"), "both", numInputVectors=[1, 4, 6],
+             ChannelsPerStream=[1, 1], SIMD=1),
+    ]  # fmt: skip
+    shapes = {"image": (1, 4, 6, 1), "sums": (1, 1, 1, 1), "codes": (1, 1, 1, 2),
+              "up": (1, 4, 6, 1), "both": (1, 4, 6, 2)}  # fmt: skip
+    found = schedule(nodes, shapes, "image")
+    # the image takes 48 cycles, a row 12: its last begins at 36, a pixel before the one above is
+    # done, and ends at 48
+    assert (found.begins["sums"], found.ends["sums"]) == (37 + 6, 49)
+    # two cycles for the pixel, from when it begins; it ends two after it ended
+    assert (found.begins["codes"], found.ends["codes"]) == (45, 51)
+    # a pixel a cycle; the first row ends a pixel after the codes do, and three more of 6 follow
+    assert (found.begins["up"], found.ends["up"]) == (46, 52 + 18)
+    # the whole image waits for it
+    assert found.rows_waiting["both", 0] == 4
 
 
 @pytest.mark.parametrize("op_type", ["ElementwiseAdd", "ElementwiseMul", "Reshape"])

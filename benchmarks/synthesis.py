@@ -286,6 +286,8 @@ def for_dsp48e1(module: RtlModule) -> RtlModule:
         if between:  # rows share a bit as before
             parameters["FIELD_BITS"] = min(field, min(apart, room) + int(field > apart))
         parameters["PORT_BITS"] = DSP48E1_PORT
+        if parameters.get("STYLE") == "ultra":  # which the 7 series does not have
+            parameters["STYLE"] = "block"
     if module.name == "requantize" and parameters["MULTIPLY"]:
         # with its sign; a word of the ROM stays as wide
         over = max(0, int(parameters["MULTIPLIER_BITS"]) + 1 - DSP48E1_PORT)

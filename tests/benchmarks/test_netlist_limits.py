@@ -26,6 +26,9 @@ UNITS = {
     "matrix, 4 bits, PE 6 SIMD 18": lambda: matrix(18, 6, 4, "INT8"),
     "matrix, 8 bits, PE 16 SIMD 2": lambda: matrix(2, 16, 8, "INT8"),
     "matrix, 4 bits, PE 32 SIMD 1": lambda: matrix(1, 32, 4, "INT8"),
+    "matrix, 8 bits, PE 8 SIMD 18, loaded": lambda: dataclasses.replace(
+        loaded := matrix(18, 8, 8, "INT8"), attributes={**loaded.attributes, "ram_style": "ultra"}
+    ),
     "depthwise, PE 8 SIMD 7": lambda: cases.depthwise_conv(
         (7, 7), channels=8, pe=8, simd=7, weights="INT8"
     ),
@@ -34,7 +37,8 @@ UNITS = {
 # what has a reset: that something is there, where a queue or a count stands
 CONTROL = re.compile(
     r"(.*\.)?(valid|credits|written|read|following|returned|address|index|beat|complete|filled|base"
-    r"|reading|writing|repetition|first|last|in_ready|in0_V_tready|out0_V_tvalid)(\[\d+\])?"
+    r"|reading|writing|repetition|first|last|in_ready|in0_V_tready|out0_V_tvalid"
+    r"|pass_valid|writes|whole|loaded|row|column)(\[\d+\])?"
 )
 
 
@@ -57,7 +61,11 @@ def test_a_unit_is_within_the_limits(unit, tmp_path):
     assert [name for name in loaded if not CONTROL.fullmatch(name)] == []
 
 
-@pytest.mark.parametrize("unit", ["matrix, 4 bits, PE 4 SIMD 12", "depthwise, PE 24 SIMD 1"])
+@pytest.mark.parametrize(
+    "unit",
+    ["matrix, 4 bits, PE 4 SIMD 12", "matrix, 8 bits, PE 8 SIMD 18, loaded",
+     "depthwise, PE 24 SIMD 1"],
+)  # fmt: skip
 def test_a_units_enables_on_ultrascale_plus(unit, tmp_path):
     found = netlist(unit, "xcup", tmp_path)
     assert found.nets("enable")[0].loads <= LIMITS.enable_loads

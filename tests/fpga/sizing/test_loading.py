@@ -13,9 +13,11 @@ from fpga.board.placement import SHELL, Placed, Resources, held_in
 from fpga.graph.executor import Executor
 from fpga.operators.matrix_vector import MVAU
 from fpga.simulation.network import Network
-from fpga.sizing.search import Sizing
+from fpga.sizing import search
+from fpga.sizing.search import Sizing, size
 from fpga.sizing.solver import LOAD_COST, options_of, place, solve
 from fpga.toolchain.assemble import apply_folding, specialize
+from lmaunet.errors import UserError
 
 KV260 = BOARDS["KV260"]
 
@@ -113,3 +115,27 @@ def test_what_is_loaded_reaches_the_rtl_and_outlives_the_simulation(whole):
     # and back: nothing of it stays in the graph
     apply_folding(design, mapped)
     assert not Network(Executor(mapped.model), shapes).loaded
+
+
+@pytest.mark.parametrize(
+    ("changed", "tried"),
+    [
+        ({}, [(None, False), (1600.0, False), (1600.0, True)]),
+        ({"uram": 0}, [(None, False), (1600.0, False)]),
+        ({"dram_mb_s": None}, [(None, False), (None, True)]),
+        ({"dram_mb_s": None, "loads": False}, [(None, False)]),
+    ],
+)
+def test_loading_is_tried_last(whole, monkeypatch, changed, tried):
+    """Without DRAM first, then with it, then with weights that are loaded too."""
+    seen = []
+
+    def refuse(sizing, board, clock_mhz, target_ms):
+        seen.append((board.dram_mb_s, board.loads))
+        raise UserError("too small")
+
+    monkeypatch.setattr(search, "_sized", refuse)
+    sizing = Sizing(whole.executor, whole.lowered.graph.shapes)
+    with pytest.raises(UserError, match="too small"):
+        size(sizing, dataclasses.replace(KV260, **changed), 250.0)
+    assert seen == tried

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 
@@ -14,7 +15,7 @@ from fpga.graph.executor import Executor
 from fpga.operators.matrix_vector import MVAU
 from fpga.simulation.network import Network
 from fpga.sizing import search
-from fpga.sizing.search import Sizing, size
+from fpga.sizing.search import MORE_ROUNDS, ROUNDS, Sizing, size
 from fpga.sizing.solver import LOAD_COST, options_of, place, solve
 from fpga.toolchain.assemble import apply_folding, specialize
 from lmaunet.errors import UserError
@@ -139,3 +140,23 @@ def test_loading_is_tried_last(whole, monkeypatch, changed, tried):
     with pytest.raises(UserError, match="too small"):
         size(sizing, dataclasses.replace(KV260, **changed), 250.0)
     assert seen == tried
+
+
+@pytest.mark.parametrize(("count", "rounds"), [(1, ROUNDS + MORE_ROUNDS), (0, ROUNDS)])
+def test_what_was_not_known_is_left_free(whole, monkeypatch, count, rounds):
+    """Where weights are loaded: what exceeds the board is kept free the next time."""
+    fixed = []
+
+    def solved(parts, board, in_any_case):
+        fixed.append(in_any_case)
+        found = solve(parts, board, in_any_case)
+        taken = tuple(dataclasses.replace(option, loaded=count) for option in found.taken)
+        return dataclasses.replace(found, taken=taken, load=1.0)
+
+    monkeypatch.setattr(search, "solve", solved)
+    sizing = Sizing(whole.executor, whole.lowered.graph.shapes)
+    board = dataclasses.replace(KV260, ff=20_000)
+    design = sizing.design(10**9, board, 250.0)
+    assert not design.fits and len(fixed) == rounds
+    over = [later.ff - before.ff for before, later in itertools.pairwise(fixed[ROUNDS - 1 :])]
+    assert all(more > 1000 for more in over)

@@ -239,20 +239,22 @@ BY_HAND = [
               "outputDataType": "INT25"},
      # three chains of three, 17 bits a row; in each row two adders; 58 LUTs of the queue's memory
      Resources(45 + 4 * (17 + 18) + 100 + (22 + 58), 18,
-               (Memory("weights", 288, 64 * 16, initialised=True),
+               (Memory("weights", 288, 64 * 16, initialised=True, loader=(6 + 10, 76 + 20 + 8)),
                 Memory("vectors", 72, 128, decided=True)),
                20 + 9 * (16 + 32) + 9 * (8 + 32) + 4 * (18 + 17 + 19) + 100 + (26 + 100))),
     # three rows in one DSP, no tree; one row of channels, so that no vector is kept
     ("MVAU", {**INT8, "PE": 3, "SIMD": 1, "MW": 6, "MH": 3, "weightDataType": "INT4",
               "outputDataType": "INT14"},
-     Resources(45 + 42 + (22 + 24), 1, (Memory("weights", 12, 6, initialised=True),),
+     Resources(45 + 42 + (22 + 24), 1,
+               (Memory("weights", 12, 6, initialised=True, loader=(6 + 3, 76 + 6 + 2)),),
                20 + (16 + 2 * 12) + 42 + (26 + 42))),
     # two chains of two; three rows of five share a bit with the one below; the tree does not grow
     # beyond the 12 bits of an accumulator
     ("MVAU", {**INT8, "PE": 5, "SIMD": 4, "MW": 8, "MH": 10, "weightDataType": "INT4",
               "outputDataType": "INT12"},
      Resources(45 + 5 * 12 + 3 * 2 + 60 + (22 + 35), 8,
-               (Memory("weights", 80, 4, initialised=True), Memory("vectors", 32, 4, decided=True)),
+               (Memory("weights", 80, 4, initialised=True, loader=(6 + 2, 76 + 4 + 4)),
+                Memory("vectors", 32, 4, decided=True)),
                20 + 4 * (16 + 2 * 20) + 2 * (8 + 20) + 3 * 2 * 4 + 5 * 12 + 3 + 60 + (26 + 60))),
     # 12 chains of four taps and one; 6, 3, 2 and 1 adders of 19 to 21 bits, no accumulator
     ("VVAU", {**INT8, "PE": 2, "SIMD": 49, "Channels": 8, "Kernel": (7, 7),

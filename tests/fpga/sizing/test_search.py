@@ -117,7 +117,8 @@ def test_no_interval_is_shorter_than_the_dsps_allow(sizing, fastest):
 
 def test_a_part_is_a_run_of_nodes_on_maps_of_one_size(sizing):
     def pixels(node):
-        if node.op_type in ("FMPadding", "PadWithCode"):  # a border belongs to what it is put on
+        # a border belongs to what it is put on, a sum to what is summed
+        if node.op_type in ("FMPadding", "PadWithCode", "BinSum"):
             return math.prod(node.attributes["ImgDim"])
         return math.prod(sizing.shapes[node.name][1:3])
 

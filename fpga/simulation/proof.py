@@ -76,6 +76,7 @@ class Proof:
             "bit_exact": all(agreement.passed for agreement in self.agreements),
             "latency_cycles": self.tight.latency,
             "interval_cycles": max(self.tight.intervals),
+            "intervals": list(self.tight.intervals),
             "cycles": self.tight.cycles,
             "fifo_bits": self.fifo_bits,
             "fifos": {
@@ -224,7 +225,8 @@ def _load(network: Network) -> dict[str, int]:
 def _require_steady(alone: NetworkRun, tight: NetworkRun, spread: int) -> None:
     """Raise :class:`Disagreement` where images that follow change the latency or the interval.
 
-    ``spread``: cycles by which they may.
+    The interval between the first two is of a pipeline that fills: FIFOs that hold more than an
+    image needs are empty before it. ``spread``: cycles by which latency and interval may change.
     """
     within = f" to within {spread}" if spread else ""
     if abs(tight.latency - alone.latency) > spread:
@@ -232,10 +234,11 @@ def _require_steady(alone: NetworkRun, tight: NetworkRun, spread: int) -> None:
             f"an image that follows changes the latency of the first: {tight.latency} cycles, "
             f"expected {alone.latency}{within}"
         )
-    if max(tight.intervals) - min(tight.intervals) > spread:
+    _, *steady = tight.intervals
+    if max(steady) - min(steady) > spread:
         raise Disagreement(
             f"the interval changes: {', '.join(map(str, tight.intervals))} cycles between "
-            f"{len(tight.intervals) + 1} images, expected the same between all{within}"
+            f"{len(tight.intervals) + 1} images, expected the same from the second on{within}"
         )
 
 

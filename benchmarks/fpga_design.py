@@ -105,11 +105,12 @@ def main(arguments: argparse.Namespace) -> int:
         "seconds": round(time.monotonic() - started),
         **({} if beside is None else {"beside": beside}),
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.output, content)
     if arguments.mutants:
         say(started, f"the faults of {MUTANTS}")
         content["proof"] = content["proof"] | {"mutants_caught": mutants_caught()}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.output, content)
+        write_json(arguments.output, content)
     shown = ("board", "latency_cycles", "interval_cycles", "latency_ms", "provenance", "fifo_bits")
     print("; ".join(f"{key} {content[key]}" for key in shown if key in content))
     print(

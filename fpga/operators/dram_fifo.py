@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fpga.board.memories import Memory, Outside
 from fpga.board.placement import Resources
-from fpga.operators import fifo
+from fpga.operators import fifo, width_converter
 from fpga.operators.common import require_positive
 from fpga.operators.fifo import Layout
 from fpga.operators.rtl_module import Port, RtlModule, Wire
@@ -32,10 +32,7 @@ LUT, FF = 122, 270
 """Of one without what joins and parts words (*yosys*: 121 to 126 and 248 to 272)."""
 PORT_LUT, PORT_FF = 200, 340
 """Of the port, counted for each FIFO (*yosys*: 181 and 335 for one; 80 and 3 for each further)."""
-SOURCES = (
-    "stream_register.sv", "width_up.sv", "width_down.sv", "fifo_segment.sv", "dram_image.sv",
-    "dram_fifo.sv",
-)  # fmt: skip
+SOURCES = (*width_converter.SOURCES, "fifo_segment.sv", "dram_image.sv", "dram_fifo.sv")
 PORT_SOURCES = ("stream_register.sv", "dram_port.sv")
 
 

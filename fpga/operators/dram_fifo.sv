@@ -197,17 +197,13 @@ module dram_fifo #(
         .in_data(read_data[BEAT_BITS-1:0]), .in_valid(read_data_valid), .in_ready(fits),
         .out_data(parted), .out_valid(parted_valid), .out_ready(parted_ready)
     );
-    if (PACK > 1) begin : g_part
-        width_down #(.BITS(BITS), .PARTS(PACK)) part_words (
-            .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(parted)), .in0_V_tvalid(parted_valid),
-            .in0_V_tready(parted_ready), .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
-        );
-    end else begin : g_out
-        stream_register #(.BITS(BITS)) register (
-            .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(parted)), .in0_V_tvalid(parted_valid),
-            .in0_V_tready(parted_ready), .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
-        );
-    end
+    // with one word a beat a register of two words
+    width_converter #(
+        .INPUT_BITS(BEAT_BITS), .OUTPUT_BITS(BITS), .COMMON_BITS(BEAT_BITS)
+    ) part_words (
+        .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(parted)), .in0_V_tvalid(parted_valid),
+        .in0_V_tready(parted_ready), .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
+    );
     wire unused = &{1'b0, read_data, joined, fits};
 
 `ifdef VERILATOR

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from fpga.board.memories import URAM_WIDTH, Memory, Outside
 from fpga.board.placement import Resources
-from fpga.operators.common import REGISTER, count_bits, register, require_positive
+from fpga.operators import width_converter
+from fpga.operators.common import count_bits, register, require_positive
 from fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.errors import UserError
 
 STYLES = ("auto", "distributed", "block", "ultra")
-SOURCES = (REGISTER, "width_up.sv", "width_down.sv", "fifo_segment.sv", "fifo.sv")
+SOURCES = (*width_converter.SOURCES, "fifo_segment.sv", "fifo.sv")
 SHALLOW = 2
 """Words of a FIFO whose depth nobody asked for: a register, which has no memory."""
 BEHIND = 3

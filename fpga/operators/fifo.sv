@@ -104,21 +104,15 @@ module fifo #(
             assign {data, valid} = used ? {segment_data, segment_valid} : {into, into_valid};
         end
 
-        if (PACK > 1) begin : g_part
-            width_down #(.BITS(BITS), .PARTS(PACK)) part_words (
-                .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(g_segment[SEGMENTS-1].data)),
-                .in0_V_tvalid(g_segment[SEGMENTS-1].valid),
-                .in0_V_tready(g_segment[SEGMENTS-1].ready),
-                .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
-            );
-        end else begin : g_out
-            stream_register #(.BITS(BITS)) register (
-                .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(g_segment[SEGMENTS-1].data)),
-                .in0_V_tvalid(g_segment[SEGMENTS-1].valid),
-                .in0_V_tready(g_segment[SEGMENTS-1].ready),
-                .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
-            );
-        end
+        // with one word a row a register of two words
+        width_converter #(
+            .INPUT_BITS(ROW_BITS), .OUTPUT_BITS(BITS), .COMMON_BITS(ROW_BITS)
+        ) part_words (
+            .ap_clk, .ap_rst_n, .in0_V_tdata(PORT_BITS'(g_segment[SEGMENTS-1].data)),
+            .in0_V_tvalid(g_segment[SEGMENTS-1].valid),
+            .in0_V_tready(g_segment[SEGMENTS-1].ready),
+            .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
+        );
 `ifdef VERILATOR
         // of one segment the same as when only the register of two stood there
         wire [31:0] rows_needed = g_segment[0].segment.needed;

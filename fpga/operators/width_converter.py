@@ -8,13 +8,15 @@ from fpga.board.placement import Resources
 from fpga.operators.common import REGISTER, count_bits, require_positive
 from fpga.operators.rtl_module import Port, RtlModule
 
+SOURCES = (REGISTER, "width_up.sv", "width_down.sv", "width_converter.sv")
+
 
 def module(bits_in: int, bits_out: int) -> RtlModule:
     """Return a converter between beats of ``bits_in`` and ``bits_out`` bits, low bits first."""
     require_positive("width converter", bits_in=bits_in, bits_out=bits_out)
     return RtlModule(
         "width_converter",
-        (REGISTER, "width_up.sv", "width_down.sv", "width_converter.sv"),
+        SOURCES,
         {
             "INPUT_BITS": bits_in,
             "OUTPUT_BITS": bits_out,

@@ -37,6 +37,8 @@ from fpga.sizing.folding import FoldedNode
 
 NOTHING_MOVES = 200_000
 """Cycles without a transfer at a border after which a network counts as stuck."""
+ROOM_BESIDE = 8
+"""Words that a roomy FIFO holds beside those of an image."""
 DEEPER = 2
 """By what factor a FIFO may be deeper than estimated before it has to be compiled again."""
 LOADING_SPARE = 8
@@ -137,12 +139,7 @@ class Network:
 
     def roomy_depths(self) -> dict[str, int]:
         """Return depths with room for an image at every join."""
-        depths = {}
-        for tensor in self.waiting:
-            # what waits at a join are codes of at most 8 bits
-            lanes = max(1, self._word_bits[tensor] // 8)
-            depths[tensor] = math.prod(self.shapes[tensor]) // lanes + 8
-        return depths
+        return {tensor: self._image_words[tensor] + ROOM_BESIDE for tensor in self.waiting}
 
     def placed(self, styles: Mapping[str, str]) -> Network:
         """Return the network with the FIFOs in memories; ``styles``: each one's ``ram_style``."""

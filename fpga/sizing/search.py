@@ -176,12 +176,9 @@ class Sizing:
             depth, pack, image = fifo.SHALLOW, 1, 0
             if rows > 1:
                 image = self._image_words(name)
-                _, height, width, channels = self.shapes[name]
-                row_bits = math.ceil(height * width / self._rows(name)) * channels * 8
-                depth = max(fifo.SHALLOW, math.ceil(rows * row_bits / bits))
+                depth = max(fifo.SHALLOW, math.ceil(rows * image / self._rows(name)))
                 if depth * bits > PACKED_BITS:
-                    words = height * width * channels * 8 // bits
-                    pack = fifo.words_of_a_row(bits, words)
+                    pack = fifo.words_of_a_row(bits, image)
             fifos[name] = Fifo(bits, depth, pack, image, interval_us if image else 0.0)
         return fifos
 

@@ -97,3 +97,7 @@ def test_a_fifo_deeper_than_expected_is_compiled_as_deep_as_it_is(network, neede
         run = found.placed({tensor: "ultra"}).layout(tensor, needed[tensor])
         assert run.segments > 2
         assert found.holds(run, tensor, room) == within
+        # one segment may have the rows of all that are compiled; a register has none
+        for rows, fits in ((fifo.layout(bits, room).rows, True), (10**7, False), (0, False)):
+            alone = dataclasses.replace(run, rows=rows, segments=1)
+            assert found.holds(alone, tensor, room) == fits

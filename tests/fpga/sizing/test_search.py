@@ -8,9 +8,10 @@ import pytest
 
 from fpga.board.boards import BOARDS
 from fpga.board.placement import SHELL, Placed
-from fpga.operators import width_converter
+from fpga.operators import fifo, width_converter
 from fpga.sizing.design import CONVERTERS, FIFOS
 from fpga.sizing.search import Sizing, _overload, _Search, _share, size
+from fpga.sizing.solver import Option
 from lmaunet.errors import UserError
 
 BOARD = BOARDS["ZCU104"]
@@ -92,6 +93,47 @@ def test_every_memory_has_a_place(fastest):
     assert set(fastest.fifo_styles()) == deep and deep
     # constants are never where a bitstream cannot put them
     assert not any(f.memory.initialised and f.kind == "uram" for f in located)
+
+
+def test_words_of_a_deep_fifo_share_rows_that_divide_an_image(sizing, monkeypatch):
+    monkeypatch.setattr("fpga.sizing.search.PACKED_BITS", 256)
+    fifos = sizing.design(2000, BOARD, 250.0).fifos
+    deep = {t: q for t, q in fifos.items() if q.depth > 2 and q.depth * q.bits > 256}
+    assert max(queue.pack for queue in deep.values()) > 1
+    for tensor, queue in fifos.items():
+        if tensor not in deep:
+            assert queue.pack == 1
+            continue
+        node = next(n for n in sizing.nodes if tensor in n.step.outputs)
+        lanes = node.operator.lanes(node.step.outputs.index(tensor), output=True)
+        assert queue.image == math.prod(sizing.shapes[tensor]) // lanes
+        assert queue.pack == fifo.words_of_a_row(queue.bits, queue.image)
+        assert queue.image % queue.pack == 0
+
+
+def test_neighbours_are_matched_by_luts_and_flip_flops_together(sizing, monkeypatch):
+    """Of equal DSPs and memories; what the converters take counts, too."""
+    board = dataclasses.replace(BOARD, lut=1000, ff=1000)  # limits of 700 and 500
+
+    def option(lut, ff, converter):
+        return Option(Placed(lut, 4, 0.0, 0, ff), (), (lut, Placed(*converter)))
+
+    few_luts = option(70, 150, (0, 0, 0.0, 0, 0))
+    few_together = option(140, 50, (0, 0, 0.0, 0, 10))
+    with_converters = option(60, 40, (100, 0, 0.0, 0, 90))
+    more_dsps = dataclasses.replace(option(1, 1, (0, 0, 0.0, 0, 0)), placed=Placed(1, 5, 0.0, 0, 1))
+    taken = []
+
+    class Unit:
+        def options(self, bound):
+            return [few_luts, few_together, with_converters, more_dsps]
+
+        def take(self, choice):
+            taken.append(choice[0])
+
+    monkeypatch.setattr(sizing.neighbours, "converters", lambda unit, choice: choice[1])
+    sizing._match_neighbours(Unit(), few_luts, 1, board)
+    assert taken == [140]
 
 
 def test_other_fifos_change_only_the_fifos(fastest):

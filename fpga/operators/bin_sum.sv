@@ -16,7 +16,7 @@ module bin_sum #(
     parameter int BIN_H = 2,
     parameter int BIN_W = 2,
     parameter int BINS = 1,
-    parameter     RAM_STYLE = "auto"
+    parameter string RAM_STYLE = "auto"
 ) (
     input  wire                                ap_clk,
     input  wire                                ap_rst_n,

@@ -4,9 +4,10 @@
 // (MW/SIMD) * (MH/PE) cycles. Row r of the matrix is lane r % PE of beat r / PE.
 //
 // A multiplier serves LANES rows, a chain of DSPs adds CASCADE columns (packed_products.sv); or each
-// product is made in LUTs (lut_products.sv), with LANES and CASCADE 1. A tree adds the chains, an accumulator the MW/SIMD beats. Every chain adds the same bias, so that sums of
-// chains are unsigned: the accumulator begins with what all of them add up to, negated. Sums are
-// modulo 2**SUM_BITS, which holds every result.
+// product is made in LUTs (lut_products.sv), with LANES and CASCADE 1. A tree adds the chains, an
+// accumulator the MW/SIMD beats. Every chain adds the same bias, so that sums of chains are unsigned:
+// the accumulator begins with what all of them add up to, negated. Sums are modulo 2**SUM_BITS, which
+// holds every result.
 //
 // Nothing waits in the pipeline: the first beat of an output takes a credit for it, a free place in the
 // queue at the end.

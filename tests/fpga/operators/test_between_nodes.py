@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import subprocess
 
 import numpy as np
@@ -54,6 +55,21 @@ def test_a_synthesis_sees_nothing_of_the_simulation(source):
     assert f"module {source[:-3]} " in text
     for word in ("DPI", "$time", "$display", "stream_word", "watched", "`"):
         assert word not in text.replace("`default_nettype", "").replace("`line", "")
+
+
+def untyped(text: str) -> list[str]:
+    """Return the parameters with a text that have no type: yosys refuses a memory's style in one."""
+    return re.findall(r'parameter +([A-Z_]+) *= *"', text)
+
+
+@pytest.mark.parametrize("source", sorted(path.name for path in RTL_FOLDER.glob("*.sv")))
+def test_texts_are_typed_parameters(source):
+    assert untyped((RTL_FOLDER / source).read_text()) == []
+
+
+def test_a_parameter_without_a_type_is_found():
+    text = '    parameter     RAM_STYLE = "auto",\n    parameter string OTHER = "auto"'
+    assert untyped(text) == ["RAM_STYLE"]
 
 
 MUTANTS = {

@@ -58,7 +58,7 @@ def test_a_synthesis_sees_nothing_of_the_simulation(source):
 
 
 def untyped(text: str) -> list[str]:
-    """Return the parameters with a text that have no type: yosys refuses a memory's style in one."""
+    """Return the parameters with a text but no type, in which yosys refuses a memory's style."""
     return re.findall(r'parameter +([A-Z_]+) *= *"', text)
 
 

@@ -41,6 +41,9 @@ ROOM_BESIDE = 8
 """Words that a roomy FIFO holds beside those of an image."""
 DEEPER = 2
 """By what factor a FIFO may be deeper than estimated before it has to be compiled again."""
+UNEXPECTED = 6
+"""The part of an image, one in so many, that any FIFO of a join may hold before that: the sizing
+takes some for registers that the simulation finds to hold an eighth of one."""
 LOADING_SPARE = 8
 """Cycles from the last word that is loaded until the first image, beside one for each node."""
 
@@ -232,7 +235,7 @@ class Network:
         whole = fifo.layout(bits, room, pack=pack)
         if tensor not in self.estimated:
             return whole
-        deeper = min(room, DEEPER * self.estimated[tensor].depth)
+        deeper = min(room, max(DEEPER * self.estimated[tensor].depth, room // UNEXPECTED))
         parts = [
             fifo.layout(bits, max(deeper, fifo.SHALLOW + 1), style, pack)
             for style in ("block", "ultra")

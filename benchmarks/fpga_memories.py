@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from accuracy import neutral
 from fpga_synthesis import built_fifos
-from network_synthesis import yosys_version
 from synthesis import Synthesised, synthesize_all
 
 from fpga.board.memories import KIND_OF
@@ -32,6 +31,7 @@ from fpga.operators import fifo
 from fpga.operators.fifo import Layout
 from fpga.operators.rtl_module import Port, RtlModule
 from fpga.simulation.proof import SIMULATION
+from fpga.toolchain.yosys import yosys_version
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, tool_versions, write_json

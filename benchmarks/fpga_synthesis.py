@@ -33,7 +33,6 @@ from network_synthesis import (
     rows_of,
     summarize,
     synthesize_parts,
-    yosys_version,
 )
 from synthesis import synthesize_all
 
@@ -42,6 +41,7 @@ from fpga.build import HARDWARE, RESOURCES
 from fpga.operators.dram_fifo import STYLE, DramLayout
 from fpga.operators.fifo import Layout
 from fpga.simulation.proof import SIMULATION
+from fpga.toolchain.yosys import yosys_version
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, sha256, tool_versions, write_json

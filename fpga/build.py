@@ -31,7 +31,7 @@ from fpga.simulation.proof import RTL, prove, write_design
 from fpga.sizing.design import DEFAULT_CLOCK_MHZ
 from fpga.sizing.search import Sizing, size
 from fpga.toolchain.assemble import apply_folding, assemble, specialize
-from fpga.toolchain.flow import NO_FLOW, check_flow, run_flow, sized_for
+from fpga.toolchain.flow import LEVELS, NO_FLOW, check_flow, run_flow, run_levels, sized_for
 from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
@@ -64,15 +64,15 @@ def build(
             them, the agreements checked on the first 4.
         folder: an empty folder.
         options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
-            ``simulate``: whether the whole design's RTL is simulated too. ``flow``: what Vivado
-            does with it, see :mod:`fpga.toolchain.flow`; any implies ``simulate``.
+            ``simulate``: whether the whole design's RTL is simulated too. ``flow``: what yosys or
+            Vivado do with it, see :mod:`fpga.toolchain.flow`; any implies ``simulate``.
         progress: called with a line on what is being done.
 
     Raises:
         UserError: for a network that cannot be mapped or does not fit, or bad options.
         Disagreement: where the hardware graph differs from the QONNX model, or its RTL from it.
         ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler; for a flow,
-            without Vivado and Vitis.
+            without yosys or Vivado and Vitis.
     """
     board, clock_mhz, target_ms = check_options(options)
     # before the minutes of work that come first
@@ -125,9 +125,8 @@ def build(
         apply_folding(design, mapped)
         # the same RTL, told where its memories are
         rtl = Network(Executor(mapped.model), shapes, estimated=design.fifos)
-        module = rtl.placed(design.fifo_styles()).module(
-            {tensor: found.depth for tensor, found in proof.fifos.items()}
-        )
+        rtl = rtl.placed(design.fifo_styles())
+        module = rtl.module({tensor: found.depth for tensor, found in proof.fifos.items()})
         write_design(module, folder / RTL)
     progress("writing the hardware graph, its weights and its figures")
     mapped.save(str(folder / HARDWARE))
@@ -147,7 +146,12 @@ def build(
     )
     scans = [n.to_json() for n in nodes if n.kind == "scan"]
     detail = found.to_json(written, figures, scans)
-    if module is not None and flow != NO_FLOW:
+    if proof and flow == LEVELS:
+        layouts = {tensor: rtl.layout(tensor, f.depth) for tensor, f in proof.fifos.items()}
+        detail |= run_levels(
+            rtl, layouts, lowered.graph.origins, design.clock_mhz, folder, progress
+        )
+    elif module is not None and flow != NO_FLOW:
         detail |= run_flow(flow, module, mapped, board, folder, evidence, detail, progress)
     return Built(agreements, detail)
 

@@ -1,4 +1,8 @@
-"""What ``--flow`` adds to a simulated build: Vivado's timing and utilisation, and a bitstream."""
+"""What ``--flow`` adds to a simulated build.
+
+``levels``: how deep the logic of its modules is, by yosys. ``timing``: Vivado's timing and
+utilisation. ``vivado``: a bitstream too.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,20 @@ from typing import Any
 
 from fpga.board.boards import Board
 from fpga.environment import VIVADO_FIX, vivado_place
+from fpga.operators.fifo import Layout
 from fpga.operators.rtl_module import RtlModule
+from fpga.simulation.network import Network
 from fpga.simulation.proof import RTL
 from fpga.toolchain import bitstream, vivado
+from fpga.toolchain.design_levels import count_levels, summarize
+from fpga.toolchain.design_parts import parts_of
+from fpga.toolchain.netlist_levels import Limits
+from fpga.toolchain.yosys import yosys_version
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import write_json
 
-NO_FLOW, TIMING, VIVADO = FLOWS = "none", "timing", "vivado"
-FIGURES = "vivado.json"
+NO_FLOW, LEVELS, TIMING, VIVADO = FLOWS = "none", "levels", "timing", "vivado"
+FIGURES, LEVELS_FILE = "vivado.json", "levels.json"
 
 
 def check_flow(options: Mapping[str, Any], board: Board, clock_mhz: float) -> str:
@@ -29,6 +39,8 @@ def check_flow(options: Mapping[str, Any], board: Board, clock_mhz: float) -> st
     flow = NO_FLOW if options.get("flow") is None else str(options["flow"])
     if flow not in FLOWS:
         raise UserError(f"unknown flow {flow!r}; use one of: {', '.join(FLOWS)}")
+    if flow == LEVELS:
+        yosys_version()
     if flow == TIMING and not vivado_place():
         raise ToolNotFound("vivado", "to synthesise, place and route the network", VIVADO_FIX)
     if flow == VIVADO:
@@ -42,6 +54,57 @@ def sized_for(flow: str, board: Board) -> Board:
     A bitstream's shell has no port for skips in DRAM, and none for weights that are loaded.
     """
     return replace(board, dram_mb_s=None, loads=False) if flow == VIVADO else board
+
+
+def run_levels(
+    network: Network,
+    fifos: Mapping[str, Layout],
+    origins: Mapping[str, str],
+    clock_mhz: float,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Count the levels of logic of a build's modules and return what the detail gets of them.
+
+    Writes ``folder/levels.json``, a row for each distinct module.
+
+    Args:
+        network: the network as it is built.
+        fifos: how its FIFOs are, by tensor.
+        origins: where the tensors come from, by their names in the exported network.
+        clock_mhz: that is assumed.
+        folder: of the build.
+        progress: called with a line for each module.
+
+    Raises:
+        ToolNotFound: without yosys.
+        UserError: where it refuses a module.
+    """
+    limits = replace(Limits(), clock_ns=1000 / clock_mhz)
+    rows = count_levels(parts_of(network, fifos), limits, levels_cache(), progress)
+    rows = [row | {"origin": origins.get(row["name"], "")} for row in rows]
+    summary = summarize(rows, limits)
+    write_json(folder / LEVELS_FILE, {"summary": summary, "modules": rows})
+    return {"levels": summary, "clock_status": levels_status(summary)}
+
+
+def levels_status(summary: Mapping[str, Any]) -> str:
+    """Return what levels say of a clock that is assumed, in words for the report."""
+    counted = summary["modules"] - len(summary["not_synthesised"])
+    if not summary["deepest"]:
+        return "assumed; nothing was placed or timed, and no module's levels could be counted"
+    return (
+        f"assumed; nothing was placed or timed. At most {summary['deepest'][0]['levels']} levels "
+        f"of logic in {counted} of {summary['modules']} modules (yosys) suggest "
+        f"{summary['clock_suggested_mhz']:.0f} MHz"
+    )
+
+
+def levels_cache() -> Path:
+    """Return the user's folder for what was found of modules before."""
+    from platformdirs import user_cache_path  # which yosys itself needs
+
+    return Path(user_cache_path("lmaunet-deploy")) / "levels"
 
 
 def run_flow(

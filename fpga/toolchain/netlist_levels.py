@@ -63,6 +63,10 @@ class Limits:
         """Levels of logic between two registers; 6 at 250 MHz."""
         return math.floor((self.clock_ns - self.overhead_ns) / self.level_ns + 1e-9)
 
+    def clock_mhz(self, levels: int) -> float:
+        """Return the clock that so many levels suggest; 256 MHz for 6."""
+        return 1000 / (self.overhead_ns + levels * self.level_ns)
+
 
 @dataclass(frozen=True)
 class Path:
@@ -290,25 +294,58 @@ def read_netlist(path: File, top: str | None = None) -> Netlist:
     return Netlist(modules[own[0]], own[0])
 
 
-def exceeded(netlist: Netlist, limits: Limits) -> list[str]:
-    """Return a line for each limit that a netlist exceeds, with the worst that does."""
-    found = []
-    for path in netlist.paths(1):
-        if path.levels > limits.levels:
+@dataclass(frozen=True)
+class Measured:
+    """What of a netlist bounds its clock: its longest path, and its largest enable and net.
+
+    Net names are empty where there is none; ``unregistered_dsps``: how many.
+    """
+
+    levels: int
+    luts: int
+    carries: int
+    start: str
+    end: str
+    enable: str
+    enable_loads: int
+    net: str
+    loads: int
+    unregistered_dsps: int
+
+    def exceeded(self, limits: Limits) -> list[str]:
+        """Return a line for each limit that is exceeded, with the worst that does."""
+        found = []
+        if self.levels > limits.levels:
             found.append(
-                f"{netlist.name}: {path.levels} levels ({path.luts} LUTs, {path.carries} carry "
-                f"cells) from {path.start} to {path.end}, at most {limits.levels}"
+                f"{self.levels} levels ({self.luts} LUTs, {self.carries} carry cells) from "
+                f"{self.start} to {self.end}, at most {limits.levels}"
             )
-    for role, most in (("enable", limits.enable_loads), ("data", limits.loads)):
-        for net in netlist.nets(role)[:1]:  # type: ignore[arg-type]
-            if net.loads > most:
-                found.append(
-                    f"{netlist.name}: {net.name} ({role}) has {net.loads} loads, at most {most}"
-                )
-    dsps = netlist.unregistered_dsps()
-    if dsps:
-        found.append(f"{netlist.name}: {len(dsps)} DSPs without a register of their result")
-    return found
+        for role, name, loads, most in (
+            ("enable", self.enable, self.enable_loads, limits.enable_loads),
+            ("data", self.net, self.loads, limits.loads),
+        ):
+            if loads > most:
+                found.append(f"{name} ({role}) has {loads} loads, at most {most}")
+        if self.unregistered_dsps:
+            found.append(f"{self.unregistered_dsps} DSPs without a register of their result")
+        return found
+
+
+def measure(netlist: Netlist) -> Measured:
+    """Return what of a netlist bounds its clock."""
+    path = next(iter(netlist.paths(1)), Path(0, 0, "", "", 0))
+    enable, data = (
+        next(iter(netlist.nets(role)), Net("", role, 0, "")) for role in ("enable", "data")
+    )
+    return Measured(
+        path.levels, path.luts, path.carries, path.start, path.end,
+        enable.name, enable.loads, data.name, data.loads, len(netlist.unregistered_dsps()),
+    )  # fmt: skip
+
+
+def exceeded(netlist: Netlist, limits: Limits) -> list[str]:
+    """Return a line with the module's name for each limit that a netlist exceeds."""
+    return [f"{netlist.name}: {line}" for line in measure(netlist).exceeded(limits)]
 
 
 def _net(bit: Any) -> bool:

@@ -255,7 +255,7 @@ def build(
     simulate: Annotated[bool, typer.Option("--simulate", help="fpga: simulate the whole design's RTL to the last cycle; minutes.")] = False,  # noqa: E501
     cpu: Annotated[Optional[str], typer.Option("--cpu", help="ort: any processor, or vnni for a file that only those with VNNI compute right, faster where the program does not open it as this one does; any if not given.")] = None,  # noqa: E501, UP045
     operators: Annotated[Optional[bool], typer.Option("--operators/--no-operators", help="ort: also compile the operators that make the file faster; where there is a C++ compiler if not given.")] = None,  # noqa: E501, UP045
-    flow: Annotated[Optional[str], typer.Option("--flow", help="fpga, with --simulate implied: timing has Vivado place and route the network, vivado also makes a bitstream (needs Vitis HLS); none if not given.")] = None,  # noqa: E501, UP045
+    flow: Annotated[Optional[str], typer.Option("--flow", help="fpga, with --simulate implied: levels has yosys count the levels of logic of each module (minutes to an hour), timing has Vivado place and route the network, vivado also makes a bitstream (needs Vitis HLS); none if not given.")] = None,  # noqa: E501, UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Build a deployment of the run's quantized network for one target."""

@@ -23,6 +23,7 @@ def inside(detail: Mapping[str, Any]) -> dict[str, Any]:
         "pipeline": layout(detail["pipeline"]) if "pipeline" in detail else None,
         "slowest": slowest_layers(detail),
         "largest": largest_layers(detail),
+        "deepest": deepest_modules(detail),
         "resources": resources(detail),
         "memories": memories(detail),
         "integers": list(integers(detail)),
@@ -72,7 +73,7 @@ def resources(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _called(layer: Mapping[str, Any]) -> tuple[str, str]:
     """Return the part of the network that a layer is of, where it is known, and what it is."""
     name, origin = str(layer["name"]), layer.get("origin")
-    if not isinstance(origin, str):
+    if not isinstance(origin, str) or not origin:
         return name, str(layer.get("op", ""))
     return re.sub(r"/(conv/Conv|act_quant/export_handler\w*/Quant)$", "", origin).strip("/"), name
 
@@ -110,6 +111,43 @@ def largest_layers(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
         for layer in _rows(detail, "largest", "used", "share")
         if "name" in layer and isinstance(layer.get("resource"), str)
     ]
+
+
+def deepest_modules(detail: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the modules with the most levels of logic beside what a clock allows, or None.
+
+    ``limit``, ``loads``: the most levels, and loads of an enable; ``modules``: how many are
+    distinct, ``counted`` of them, ``exceeding`` a limit. A row's share is of the limit.
+    """
+    levels = detail.get("levels")
+    limits = levels.get("limits") if isinstance(levels, Mapping) else None
+    rows = _rows(levels, "deepest", "levels")
+    if not isinstance(levels, Mapping) or not isinstance(limits, Mapping) or not rows:
+        return None
+    limit, loads, modules = limits.get("levels"), limits.get("enable_loads"), levels.get("modules")
+    if not isinstance(modules, int) or not counts(limit, loads, modules):
+        return None
+    left_out = levels.get("not_synthesised")
+    exceeding = levels.get("exceeding")
+    return {
+        "limit": limit,
+        "loads": loads,
+        "modules": modules,
+        "counted": modules - (len(left_out) if isinstance(left_out, list) else 0),
+        "exceeding": exceeding if isinstance(exceeding, int) else 0,
+        "rows": [
+            {
+                **dict(zip(("name", "op"), _called({**row, "op": row["operator"]}), strict=True)),
+                "shown": Shown(
+                    "levels", _amount(row["levels"]),
+                    f"levels, enable of {_amount(row.get('enable_loads') or 0)}", "estimated",
+                ),
+                "share": row["levels"] / limit,
+            }
+            for row in rows
+            if isinstance(row.get("name"), str) and isinstance(row.get("operator"), str)
+        ],
+    }  # fmt: skip
 
 
 def memories(detail: Mapping[str, Any]) -> dict[str, Any] | None:

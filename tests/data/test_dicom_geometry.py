@@ -140,7 +140,7 @@ WIDE = PLAIN.traits | {"Rows": 100, "Columns": 400}
 @pytest.mark.parametrize("z", [0, 2, 4])
 @pytest.mark.parametrize(
     ("row_turn", "column_turn", "good"),
-    # 400 columns of 0.5 mm and 100 rows of 0.7: the last pixel moves by 200 and 70 mm times the turn
+    # 400 columns of 0.5 mm and 100 rows of 0.7: the last pixel moves by 200 and 70 times the turn
     [(0.049 / 200, 0, True), (0.051 / 200, 0, False), (0, 0.049 / 70, True), (0, 0.051 / 70, False),
      (0.034 / 200, 0.034 / 70, True), (0.037 / 200, 0.037 / 70, False)],
 )  # fmt: skip
@@ -232,10 +232,16 @@ def test_a_thousandth_of_the_step_is_said(off, said):
 
 
 def test_steps_that_are_no_gaps_are_told_by_the_most_unusual():
-    refused(slices([0, 2, 4, 7, 9, 11]), "slices are 2 to 3 mm apart, the most unusual 3 mm between "
-            "s2 and s3, and lie up to 0.4 mm from equal steps; expected 0.022 mm at most")  # fmt: skip
-    refused(slices([0, 2, 4, 5.5, 7.5]), "slices are 1.5 to 2 mm apart, the most unusual 1.5 mm "
-            "between s2 and s3, and lie up to 0.25 mm")  # fmt: skip
+    refused(
+        slices([0, 2, 4, 7, 9, 11]),
+        "slices are 2 to 3 mm apart, the most unusual 3 mm between s2 and s3, and lie up to 0.4 mm "
+        "from equal steps; expected 0.022 mm at most",
+    )
+    refused(
+        slices([0, 2, 4, 5.5, 7.5]),
+        "slices are 1.5 to 2 mm apart, the most unusual 1.5 mm between s2 and s3, and lie up to "
+        "0.25 mm",
+    )
 
 
 def test_gaps_are_counted_by_the_smallest_steps():

@@ -28,7 +28,8 @@ STARTS = {
     "text;": [b"~ \t\r\n\0\0", b"\0text"],
     "of an unknown kind": [
         b"\x01" * 257 + b"ustaR", b"\x01" * 256 + b"ustar", b"\x01" * 258 + b"ustar", b"\x1f",
-        b"\x7f", b"a\x01", b"\x80", (349).to_bytes(4, "little"), (347).to_bytes(4, "big") + bytes(344),
+        b"\x7f", b"a\x01", b"\x80", (349).to_bytes(4, "little"),
+        (347).to_bytes(4, "big") + bytes(344),
         b"\x5c\x01\0", b"\0\0\0\x01", b"\x01\0\0\0"],
 }  # fmt: skip
 

@@ -56,7 +56,7 @@ class Placement:
 
     header: Any
     axes: int
-    forms_apart_mm: float = 0.0
+    forms_apart_mm: float
 
 
 def read_nifti(

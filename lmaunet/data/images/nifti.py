@@ -226,7 +226,7 @@ def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, floa
         notes.append(f"the file's lengths are in {_UNIT_NAMES[unit]}: converted to mm")
     mm = np.diag([_UNIT_MM[unit]] * 3 + [1.0])
     sizes = np.array(header["pixdim"][1:4], np.float64)
-    if not all(math.isfinite(step) and step != 0 for step in sizes[: len(size)]):
+    if not all(math.isfinite(step) and step != 0 for step in sizes):
         raise UserError(
             f"{name}: voxels of {' x '.join(f'{step:g}' for step in sizes)} mm; expected a size; "
             "correct pixdim in the file"

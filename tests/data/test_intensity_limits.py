@@ -184,8 +184,8 @@ def test_each_channel_is_compared_with_its_own_record_and_modality(monkeypatch):
     assert content[0]["seen"] == SEEN and content[1]["seen"]["bright"] == 0.6
     told = "are not those of training, and the mask is likely to be wrong"
     assert notes == (
-        f"the intensities of channel 1 {told}: {content[0]['unlike'][0]}; a CT must be in Hounsfield "
-        "units (air -1000, water 0), neither shifted nor scaled to 8 bits",
+        f"the intensities of channel 1 {told}: {content[0]['unlike'][0]}; a CT must be in "
+        "Hounsfield units (air -1000, water 0), neither shifted nor scaled to 8 bits",
         f"the intensities of channel 2 {told}: 60% of the pixels are above 300; in training 10% at "
         "most were; give images like those of its training",
     )

@@ -97,13 +97,12 @@ def read_nifti(
     array = np.frombuffer(content, kind, count, offset).reshape(dims[::-1])
     array = array.astype(kind.newbyteorder("="), copy=False)
     array = _scaled(array, header, name)
-    array = array.reshape(array.shape[-3:] if axes >= 3 else array.shape)
-    shape = (*dims, 1)[:3] if axes == 2 else dims[:3]
-    grid, apart_mm, more = _grid(header, shape, name)
+    array = array.reshape(array.shape[-3:])
+    grid, apart_mm, more = _grid(header, (*dims, 1)[:3], name)
     if axes == 2:
         grid = flat(grid)
         array = array if len(grid.size) == 2 else array[None]
-    return array, grid, Placement(header, min(axes, 3), apart_mm), (*notes, *more)
+    return array, grid, Placement(header, axes, apart_mm), (*notes, *more)
 
 
 def require_nibabel() -> None:

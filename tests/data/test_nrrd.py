@@ -131,6 +131,7 @@ def test_axes_of_one_are_left_out_only_beyond_three(tmp_path, sizes, text):
     ("space: lps\nspace directions: (1,0) (0,1) (1,1)\n", "expected vectors of 3 numbers"),
     ("space: lps\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: none\n", "'none'"),
     ("space: lps\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (1,2,3,4)\n", "origin"),
+    ("space: lps\nspace directions: zzz (0,1,0) (0,0,1)\n", "'zzz' in its header is no vector"),
     ("space: lps\nspace directions: (1,0,0) (0,1,0) (0,0,z)\n", r"'\(0,0,z\)' in its header"),
 ])  # fmt: skip
 def test_fields_that_do_not_fit_the_axes_are_refused(tmp_path, fields, text):
@@ -212,6 +213,11 @@ def test_what_is_unpacked_has_a_bound(tmp_path):
     header = LPS.replace("raw", "bzip2") + "\n"
     many = bz2.compress(PIXELS + b"1" * 99_999)
     refused(tmp_path, f"{420 + 4096} bytes of pixels, expected 420", header, many)
+    # skipped bytes are unpacked too
+    for skip in (0, 9):
+        made = LPS.replace("raw", "gzip") + f"byte skip: {skip}\n\n"
+        many = gzip.compress(bytes(skip) + PIXELS + b"1" * 99_999)
+        refused(tmp_path, f"{420 + 4097} bytes of pixels, expected 420", made, many)
     refused(tmp_path, "its bzip2 stream is cut short", header, bz2.compress(PIXELS)[:-1])
 
 

@@ -297,11 +297,11 @@ def _pixels(
         while lines and stream.readline(LARGEST_HEADER):
             lines -= 1
         if encoding == "gzip":
-            content = inflate(stream, path, expected + max(0, skip))
+            content = inflate(stream, path, expected + skip)
         else:
             content = stream.read()
     if encoding == "bzip2":
-        content = _bunzip(content, expected + max(0, skip), path)
+        content = _bunzip(content, expected + skip, path)
     if encoding == "text":
         return _text_pixels(content, dtype, count, path)
     content = content[len(content) - expected :] if skip == -1 else content[skip:]

@@ -296,10 +296,8 @@ def _pixels(
         stream.seek(start)
         while lines and stream.readline(LARGEST_HEADER):
             lines -= 1
-        if encoding == "gzip":
-            content = inflate(stream, path, expected + skip)
-        else:
-            content = stream.read()
+        whole = encoding != "gzip"
+        content = stream.read() if whole else inflate(stream, path, expected + skip)
     if encoding == "bzip2":
         content = _bunzip(content, expected + skip, path)
     if encoding == "text":

@@ -290,7 +290,9 @@ def test_every_name_has_a_code_of_its_own_kind():
 @pytest.mark.parametrize(("name", "keyword", "side"), [
     ("LV", "LeftVentricle", None), ("rv", "RightVentricle", None), ("LA", "LeftAtrium", None),
     ("ra", "RightAtrium", None), ("cardiac left atrium", "LeftAtrium", None),
-    ("heart ventricle left", "LeftVentricle", None), ("LV blood pool", "LeftVentricle", None),
+    ("heart ventricle left", "LeftVentricle", None),
+    ("cardiac heart right ventricle", "RightVentricle", None),
+    ("LV blood pool", "LeftVentricle", None),
     ("left brain ventricle", "AnatomicalStructure", "Left"), ("l kidney", "Kidney", "Left"),
     ("kidney r", "Kidney", "Right"), ("left and right kidney", "AnatomicalStructure", None),
     ("left right kidney", "Kidney", None), ("ventricle", "AnatomicalStructure", None)])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import time
@@ -14,7 +15,14 @@ from nifti_files import voxels, write
 
 from lmaunet.data.dicom.series import read_dicom
 from lmaunet.data.images import masks
-from lmaunet.data.images.masks import check_output, replace_file, suffix_of, write_labels
+from lmaunet.data.images.geometry import FileGrid, Geometry
+from lmaunet.data.images.masks import (
+    check_format,
+    check_output,
+    replace_file,
+    suffix_of,
+    write_labels,
+)
 from lmaunet.data.images.volumes import read_volume
 from lmaunet.errors import UserError
 
@@ -199,3 +207,33 @@ def test_a_text_header_elsewhere_is_found_out_from_a_hundredth_of_a_mm(tmp_path,
             else:
                 with pytest.raises(UserError, match=r"lies 0\.0101 mm off the image"):
                     masks._check_text_header(tmp_path / f"s{suffix}", labels, grid)
+
+
+@pytest.mark.parametrize(("apart", "good"), [(0.1, True), (0.1001, False)])
+def test_one_form_is_enough_where_two_are_a_tenth_of_a_mm_apart(tmp_path, image, apart, good):
+    placement = dataclasses.replace(image.geometry.placement, forms_apart_mm=apart)
+    geometry = dataclasses.replace(image.geometry, placement=placement)
+    assert check_format(tmp_path / "s.nii", geometry, None) == ()
+    if good:
+        assert check_format(tmp_path / "s.mha", geometry, None) == ()
+    else:
+        with pytest.raises(UserError, match=r"lie up to 0\.1 mm apart, and \.mha can hold one"):
+            check_format(tmp_path / "s.mha", geometry, None)
+
+
+@pytest.mark.parametrize("size", [(5, 6, 7), (5, 6)])
+@pytest.mark.parametrize(("off", "good"), [(0.0099, True), (0.0101, False)])
+def test_float32_may_move_voxels_by_a_hundredth_of_a_mm(tmp_path, size, off, good):
+    """At 262 m it has steps of 0.03 mm."""
+    n = len(size)
+    grid = FileGrid(size, (1.0,) * n, (262144 + off, 0.0, 0.0)[:n], tuple(np.eye(n).ravel()))
+    shape = (*size, 1)[2::-1]
+    geometry = Geometry(
+        shape, (1.0,) * 3, (*grid.origin, 0.0)[:3], tuple(np.eye(3).ravel()), "LPS", grid
+    )
+    if good:
+        assert check_format(tmp_path / "s.nii", geometry, None) == ()
+    else:
+        with pytest.raises(UserError, match=r"float32 moves voxels by 0\.0101 mm\); use \.nrrd"):
+            check_format(tmp_path / "s.nii", geometry, None)
+    assert check_format(tmp_path / "s.nrrd", geometry, None) == ()

@@ -333,3 +333,24 @@ def test_pixels_of_another_shape_than_the_tags_are_refused(tmp_path, monkeypatch
     with pytest.raises(UserError, match="pixels of 1 x 6 x 8, and tags that say 1 x 6 x 9"):
         read_dicom(folder)
     assert SHAPE[1:] == (6, 9)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "Byte"), (16, "Word"), (9, "Word")])
+def test_a_decoder_gets_a_whole_file_of_the_class_of_its_bits(monkeypatch, bits, kind):
+    allocated = 8 if bits == 8 else 16
+    dataset = one(0, V[0], BitsAllocated=allocated, BitsStored=bits, HighBit=bits - 1)
+    dataset.PixelData = pydicom.encaps.encapsulate([bytes(8)])
+    dataset["PixelData"].is_undefined_length = True
+    seen = []
+
+    def read(file, **_):
+        seen.append((Path(file).read_bytes()[:132], pydicom.dcmread(file)))
+        return SimpleITK.Image(9, 6, SimpleITK.sitkUInt16)
+
+    monkeypatch.setattr(SimpleITK, "ReadImage", read)
+    found = pixels._compressed(Header(Path("a.dcm"), dataset), JPEGLSLossless, 1)
+    start, written = seen[0]
+    assert found.shape == (1, 6, 9) and start == bytes(128) + b"DICM"
+    name = f"Multi-frame Grayscale {kind} Secondary Capture Image Storage"
+    assert written.SOPClassUID.name == written.file_meta.MediaStorageSOPClassUID.name == name
+    assert written.NumberOfFrames == 1 and "RescaleSlope" not in written

@@ -341,3 +341,13 @@ def test_a_multi_frame_image_counts_its_frames(tmp_path):
     save(enhanced(), tmp_path / "a.dcm")
     save(one(0, V[0], generate_uid()), tmp_path / "b.dcm")
     refused(tmp_path, "5 slice(s), a.dcm", "1 slice(s), b.dcm")
+
+
+def test_an_index_under_another_name_is_known_by_its_class(tmp_path):
+    index = maker.header(files.MEDIA_DIRECTORY, "1.2.3")
+    path = save(index, tmp_path / "index.dcm")
+    for place in (tmp_path, path):
+        refused(place, "index.dcm is only the index of a medium; give one series: the folder of a")
+    series(tmp_path)
+    headers, notes = read_headers(tmp_path)
+    assert len(headers) == 5 and notes == ()

@@ -208,6 +208,46 @@ def test_frames_too_few_or_too_many_are_refused(tmp_path, compressor):
         refused(path, "0.dcm is damaged")
 
 
+def whole(rows, columns):
+    """A JPEG frame that has marks and a size, and no pixels."""
+    size = b"\x08" + rows.to_bytes(2) + columns.to_bytes(2)
+    return b"\xff\xd8\xff\xc0" + (11).to_bytes(2) + size + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("frames", "count", "text"),
+    [
+        ([whole(300, 500)] * 2, 2, None),
+        ([b"no JPEG!", whole(300, 500)], 2, None),
+        (
+            [b"no JPEG!", whole(300, 501)],
+            2,
+            r"compressed frame 2 is of \(300, 501\), expected \(300, 5",
+        ),
+        ([whole(300, 500), whole(300, 500)[:-2]], 2, "compressed frame 2 has no end"),
+        ([whole(299, 500), whole(300, 500)], 2, r"compressed frame 1 is of \(299, 500\)"),
+        ([whole(300, 500)], 2, r"1 compressed frame\(s\), expected 2"),
+        ([whole(300, 500)] * 3, 2, r"3 compressed frame\(s\), expected 2"),
+    ],
+)
+def test_every_frame_is_whole_and_is_told_by_its_number(frames, count, text):
+    frames = [frame + bytes(len(frame) % 2) for frame in frames]
+    packed = pydicom.encaps.encapsulate(frames)
+    if text is None:
+        codestream.check_frames(packed, count, 300, 500)
+    else:
+        with pytest.raises(ValueError, match=text):
+            codestream.check_frames(packed, count, 300, 500)
+
+
+def test_numbers_of_four_bytes_and_long_marks_before_the_size():
+    numbers = (0x01020304, 0x05060708, 0x00010203, 0x00020304)
+    frame = b"\xff\x4f\xff\x51" + bytes(4) + b"".join(n.to_bytes(4) for n in numbers)
+    assert codestream._size(frame) == (0x05040404, 0x01010101)
+    long = b"\xff\xe1" + (0x0203).to_bytes(2) + bytes(0x0201)
+    assert codestream._size(b"\xff\xd8" + long + whole(300, 500)[2:]) == (300, 500)
+
+
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
 def test_a_compressed_file_that_is_cut_short_is_refused(tmp_path, where, syntax):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import os
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import h5py
 import nibabel
@@ -19,7 +21,7 @@ import SimpleITK
 from nifti_files import content, voxels, write
 
 from lmaunet.data.images import image_file
-from lmaunet.data.images.image_file import identify
+from lmaunet.data.images.image_file import PADDING_BYTES, identify, inflate
 from lmaunet.data.images.volumes import read_pixels, read_volume
 from lmaunet.errors import UserError
 
@@ -216,7 +218,8 @@ def test_a_header_that_asks_for_more_than_there_is_takes_no_memory(tmp_path, mon
     """A file of 4 kB that says 64 GB is refused by its length; one that has them, by the memory."""
     path = write(tmp_path / "a.nii.gz", dim=(3, 32767, 1024, 1024, 1, 1, 1, 1))
     monkeypatch.setattr(image_file, "check_memory", lambda size, path: None)
-    with pytest.raises(UserError, match=r"is cut short: at most .* expected 68717379936"):
+    most = 1100 * path.stat().st_size
+    with pytest.raises(UserError, match=rf"is cut short: at most {most} bytes, expected 687173799"):
         read_volume(path)
     monkeypatch.undo()
     monkeypatch.setattr(os, "sysconf", lambda name: 25)  # of 25 pages of 25 bytes
@@ -237,3 +240,99 @@ def test_memory_that_does_not_suffice_is_said(tmp_path, monkeypatch):
 
 def test_pixels_are_float32_and_finite(tmp_path):
     assert read_pixels(write(tmp_path / "a.nii")).array.dtype == np.float32
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+@pytest.mark.parametrize(("zeros", "good"), [(PADDING_BYTES, True), (PADDING_BYTES + 1, False)])
+def test_padding_has_a_bound(tmp_path, zeros, good, gzipped):
+    assert PADDING_BYTES == 8 * 512  # blocks of a disk
+    made = content() + bytes(zeros)
+    (tmp_path / "a.nii").write_bytes(gzip.compress(made) if gzipped else made)
+    if good:
+        assert same(tmp_path / "a.nii")
+    else:
+        with pytest.raises(UserError, match="over 772 bytes, expected 772"):
+            read_volume(tmp_path / "a.nii")
+
+
+NOISE = np.random.default_rng(0).bytes(20_000)
+
+
+@pytest.mark.parametrize("cuts", [(), (7,), (100, 3000)])
+def test_a_gzip_file_is_unpacked_no_further_than_padding_goes(tmp_path, cuts):
+    """Up to there its checksums hold; what lies behind is not looked at."""
+    ends = [0, *cuts, None]
+    for size in (5001, 5000):
+        whole = NOISE[:size] + bytes(PADDING_BYTES)
+        packed = b"".join(gzip.compress(whole[a:b]) for a, b in itertools.pairwise(ends))
+        assert inflate(io.BytesIO(packed), tmp_path, size) == whole
+        wrong = packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:]
+        with pytest.raises(UserError, match="incorrect data check"):
+            inflate(io.BytesIO(wrong), tmp_path, size)
+        with pytest.raises(UserError, match=f"cut short after {len(whole)} bytes"):
+            inflate(io.BytesIO(packed[:-1]), tmp_path, size)
+        for more in (b"\0", b"1" * 99):
+            longer = packed[:-8] + bytes(8) if not cuts else packed
+            longer = gzip.compress(whole + more)[:-8] if not cuts else longer + gzip.compress(more)
+            assert inflate(io.BytesIO(longer), tmp_path, size) == whole + more[:1]
+
+
+def test_a_gzip_file_may_repeat_what_lies_far_before(tmp_path):
+    """As far as its format can say: 32 kB."""
+    packed = gzip.compress(NOISE * 2)
+    assert len(packed) < 21_000
+    assert inflate(io.BytesIO(packed), tmp_path, 40_000) == NOISE * 2
+
+
+@pytest.mark.parametrize(("behind", "good"), [(b"", True), (bytes(9), True), (b"\x1f", False),
+    (b"\x1f\x8b", False), (b"\x1e\x8b", False), (b"\0\0\x1f\x8a", False)])  # fmt: skip
+def test_only_zeros_or_another_member_stand_behind_a_member(tmp_path, monkeypatch, behind, good):
+    for chunk in (1, 1 << 20):
+        monkeypatch.setattr(image_file, "CHUNK_BYTES", chunk)
+        stream = io.BytesIO(gzip.compress(b"abc") + behind)
+        if good:
+            assert inflate(stream, tmp_path, 3) == b"abc"
+        else:
+            with pytest.raises(UserError, match=r"is damaged( \(|: its gzip stream is)"):
+                inflate(stream, tmp_path, 3)
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_the_first_kilobyte_tells_what_a_file_is(tmp_path, gzipped):
+    made = content() + bytes(range(256)) * 9
+    (tmp_path / "a").write_bytes(gzip.compress(made) if gzipped else made)
+    head = identify(tmp_path / "a")
+    assert head.start == made[:1024] and head.gzipped is gzipped
+    assert head.size == (tmp_path / "a").stat().st_size
+
+
+def test_as_much_is_had_of_a_damaged_gzip_file_as_lies_before_its_damage(tmp_path):
+    """A header of 10 bytes, 5 of a stored block and its 353: the damage begins a step of 16."""
+    deflate = zlib.compressobj(0, wbits=31)
+    packed = deflate.compress(content()[:353]) + deflate.flush(zlib.Z_FULL_FLUSH)
+    assert packed[15:368] == content()[:353]
+    (tmp_path / "a").write_bytes(packed[:368] + b"\x07" * 99)
+    assert identify(tmp_path / "a").start == content()[:353]
+
+
+@pytest.mark.parametrize(("byte", "good"), [(9, True), (31, False), (32, True), (126, True),
+                                            (127, False), (0, False)])  # fmt: skip
+def test_a_header_line_is_printable(tmp_path, byte, good):
+    line = b"x" * 50 + bytes([byte]) + b"\xc3\xa4"
+    if good:
+        assert image_file.header_line(line, tmp_path) == line.decode()
+        with pytest.raises(UserError, match=r"b'x{40}' in its header is no UTF-8 text"):
+            image_file.header_line(line + b"\xc3", tmp_path)
+    else:
+        with pytest.raises(UserError, match=r"a control character in b'x{40}'; get"):
+            image_file.header_line(line, tmp_path)
+
+
+def test_an_image_that_just_fits_in_memory_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 3, "SC_PAGE_SIZE": 7}.__getitem__)
+    image_file.check_memory(21, tmp_path)
+    with pytest.raises(UserError, match=r"asks for 2.2e-08 GB; this machine has 2.1e-08 GB"):
+        image_file.check_memory(22, tmp_path)
+    for error in (ValueError, OSError):
+        monkeypatch.setattr(os, "sysconf", lambda name, error=error: (_ for _ in ()).throw(error()))
+        image_file.check_memory(22, tmp_path)

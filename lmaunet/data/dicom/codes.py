@@ -83,13 +83,17 @@ def segment_code(name: str) -> SegmentCode:
 
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     words = [part for word in words for part in _SHORT.get(word, word).split()]
+    words = [word for word in words if word not in _IGNORED]
     sides = {_SIDES[word] for word in words if word in _SIDES}
     side = sides.pop() if len(sides) == 1 else None
-    rest = [word for word in words if word not in _SIDES and word not in _IGNORED]
+    rest = [word for word in words if word not in _SIDES]
     chamber = _CHAMBERS.get((side or "", rest[-1] if rest else ""))
     if chamber is not None and set(rest[:-1]) <= {"heart", "cardiac"}:
         return SegmentCode(codes.cid7150.AnatomicalStructure, getattr(codes.SCT, chamber))
-    category, keyword = _by_name().get(" ".join(rest), (ANATOMY, "AnatomicalStructure"))
+    names = _by_name()
+    if " ".join(words) in names:  # a side may belong to the name
+        rest, side = words, None
+    category, keyword = names.get(" ".join(rest), (ANATOMY, "AnatomicalStructure"))
     return SegmentCode(
         getattr(codes.cid7150, category),
         getattr(codes.SCT, keyword),

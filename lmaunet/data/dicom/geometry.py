@@ -182,7 +182,7 @@ def _check_places(frames: Sequence[Frame], along: np.ndarray, path: Path) -> Non
         for name in pair[0].hints
         if pair[0].hints[name] != pair[1].hints[name]
     ]
-    if places > 1 and len(twice) < places:
+    if len(twice) < places:
         raise UserError(
             f"{pair[0].name} and {pair[1].name} show the same place ({_place(pair[0])}): a slice "
             f"twice ({len(twice)} time(s) in the series); expected each once; remove one of them"

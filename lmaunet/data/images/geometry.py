@@ -126,7 +126,7 @@ def farthest_mm(first: np.ndarray, second: np.ndarray, size: tuple[int, ...]) ->
     import numpy as np
 
     index = corners(size)
-    apart = index @ (first - second)[:3, :3].T + (first - second)[:3, 3]
+    apart = index @ (first - second)[:3, : len(size)].T + (first - second)[:3, 3]
     return float(np.linalg.norm(apart, axis=1).max())
 
 

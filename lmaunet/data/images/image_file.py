@@ -14,7 +14,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lmaunet.data.dicom.files import begins_as_dicom
 from lmaunet.errors import UserError
@@ -113,16 +113,21 @@ def _inflated_start(stream: IO[bytes]) -> bytes:
 
     What is damaged in it is said where all of it is read.
     """
-    start, member = b"", zlib.decompressobj(wbits=31)
+    start, member = b"", _member()
     with contextlib.suppress(zlib.error):
         while len(start) < HEAD_BYTES:
             pending = member.unused_data or stream.read(HEAD_STEP)
             if not pending:
                 break
             if member.eof:
-                member = zlib.decompressobj(wbits=31)
+                member = _member()
             start += member.decompress(pending)
     return start[:HEAD_BYTES]
+
+
+def _member() -> Any:
+    """Return what decompresses one member of a gzip file."""
+    return zlib.decompressobj(wbits=31)
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -165,15 +170,14 @@ def read_content(path: Path, head: FileHead, expected: int) -> bytes:
             damaged (its checksum is compared), or memory does not suffice.
     """
     check_memory(expected, path)
-    held = head.size * (MOST_SHRINKING if head.gzipped else 1)
-    if held < expected:
-        raise UserError(_cut_short(path, f"at most {held}" if head.gzipped else held, expected))
+    most = head.size * MOST_SHRINKING
+    if head.gzipped and most < expected:
+        raise UserError(_cut_short(path, f"at most {most}", expected))
     with open_regular(path) as stream:
         content = inflate(stream, path, expected) if head.gzipped else stream.read()
     if len(content) < expected:
         raise UserError(_cut_short(path, len(content), expected))
-    surplus = content[expected : expected + PADDING_BYTES + 1]
-    if len(content) - expected > PADDING_BYTES or surplus.strip(b"\0"):
+    if len(content) - expected > PADDING_BYTES or content[expected:].strip(b"\0"):
         raise UserError(
             f"{path} holds more than its header says: over {expected} bytes, expected {expected}; "
             "the header is damaged or of another image; get the file again"
@@ -191,7 +195,7 @@ def inflate(stream: IO[bytes], path: Path, most: int) -> bytes:
     parts, total = [], 0
     pending = stream.read(CHUNK_BYTES)
     while pending:
-        member = zlib.decompressobj(wbits=31)
+        member = _member()
         while not member.eof:
             if not pending:
                 raise UserError(

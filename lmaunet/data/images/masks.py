@@ -162,9 +162,8 @@ def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]
         require_nibabel()
         grid = geometry.grid
         header = mask_header(grid.size, np.dtype("u1"), grid, None)
-        size = (*grid.size, 1)[:3]
         for form in (header.get_sform(), header.get_qform()):
-            off_mm = farthest_mm(form, ras_affine(grid), size)
+            off_mm = farthest_mm(form, ras_affine(grid), grid.size)
             if off_mm > WRITTEN_TOLERANCE_MM:
                 raise UserError(
                     f"{path}: NIfTI cannot hold the image's grid (float32 moves voxels by "
@@ -356,6 +355,6 @@ def _check_text_header(path: Path, labels: np.ndarray, grid: FileGrid) -> None:
     stored, of_mask, _ = read(path)
     if of_mask.size != grid.size or not np.array_equal(stored, labels):
         raise UserError("its labels differ when they are read back")
-    off_mm = farthest_mm(ras_affine(of_mask), ras_affine(grid), (*grid.size, 1)[:3])
+    off_mm = farthest_mm(ras_affine(of_mask), ras_affine(grid), grid.size)
     if off_mm > WRITTEN_TOLERANCE_MM:
         raise UserError(f"it lies {off_mm:.3g} mm off the image when it is read back")

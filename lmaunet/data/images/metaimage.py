@@ -48,7 +48,7 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, FileGrid, tuple[str, ...]]:
         raise UserError(f"{path} is a MetaIO {fields['ObjectType']}; expected an Image; give one")
     axes = _numbers(fields, "NDims", name, 1)[0]
     sizes = [int(n) for n in _numbers(fields, "DimSize", name, int(axes))]
-    if axes < 1 or min(sizes) < 1:
+    if min(sizes, default=0) < 1:
         raise UserError(
             f"{path}: DimSize {fields['DimSize']}; expected sizes of 1 or more; {AGAIN}"
         )

@@ -56,7 +56,7 @@ class Placement:
 
     header: Any
     axes: int
-    forms_apart_mm: float = 0.0
+    forms_apart_mm: float
 
 
 def read_nifti(
@@ -97,13 +97,12 @@ def read_nifti(
     array = np.frombuffer(content, kind, count, offset).reshape(dims[::-1])
     array = array.astype(kind.newbyteorder("="), copy=False)
     array = _scaled(array, header, name)
-    array = array.reshape(array.shape[-3:] if axes >= 3 else array.shape)
-    shape = (*dims, 1)[:3] if axes == 2 else dims[:3]
-    grid, apart_mm, more = _grid(header, shape, name)
+    array = array.reshape(array.shape[-3:])
+    grid, apart_mm, more = _grid(header, (*dims, 1)[:3], name)
     if axes == 2:
         grid = flat(grid)
         array = array if len(grid.size) == 2 else array[None]
-    return array, grid, Placement(header, min(axes, 3), apart_mm), (*notes, *more)
+    return array, grid, Placement(header, axes, apart_mm), (*notes, *more)
 
 
 def require_nibabel() -> None:
@@ -226,7 +225,7 @@ def _grid(header: Any, size: tuple[int, ...], name: str) -> tuple[FileGrid, floa
         notes.append(f"the file's lengths are in {_UNIT_NAMES[unit]}: converted to mm")
     mm = np.diag([_UNIT_MM[unit]] * 3 + [1.0])
     sizes = np.array(header["pixdim"][1:4], np.float64)
-    if not all(math.isfinite(step) and step != 0 for step in sizes[: len(size)]):
+    if not all(math.isfinite(step) and step != 0 for step in sizes):
         raise UserError(
             f"{name}: voxels of {' x '.join(f'{step:g}' for step in sizes)} mm; expected a size; "
             "correct pixdim in the file"

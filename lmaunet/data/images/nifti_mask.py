@@ -111,5 +111,5 @@ def check_mask(path: Path, labels: np.ndarray, grid: FileGrid, placement: Any) -
                 raise UserError(f"its {key} differs from the image's when it is read back")
         return
     for form in (header.get_qform(), header.get_sform()):
-        if farthest_mm(form, ras_affine(grid), (*grid.size, 1)[:3]) > GRID_TOLERANCE_MM:
+        if farthest_mm(form, ras_affine(grid), grid.size) > GRID_TOLERANCE_MM:
             raise UserError("it lies elsewhere than the image when it is read back")

@@ -206,13 +206,12 @@ def _grid(
     if "space" not in fields and "space dimension" not in fields:
         raise UserError(f"{name}: space directions without a space; {AGAIN}")
     steps_of = [vectors[axis] or [] for axis in keep]
-    matrix = np.array(steps_of, np.float64).T if len(set(map(len, steps_of))) == 1 else np.empty(0)
-    if matrix.shape != (n, n):
+    if any(len(step) != n for step in steps_of):
         raise UserError(
             f"{name}: space directions {fields['space directions']} of {n} axes; expected vectors "
             f"of {n} numbers; save it as a volume of 3 axes"
         )
-    origin = np.zeros(n)
+    matrix, origin = np.array(steps_of).T, np.zeros(n)
     if "space origin" in fields:
         given = _vector(fields["space origin"], name)
         if given is None or len(given) != n:
@@ -297,12 +296,10 @@ def _pixels(
         stream.seek(start)
         while lines and stream.readline(LARGEST_HEADER):
             lines -= 1
-        if encoding == "gzip":
-            content = inflate(stream, path, expected + max(0, skip))
-        else:
-            content = stream.read()
+        whole = encoding != "gzip"
+        content = stream.read() if whole else inflate(stream, path, expected + skip)
     if encoding == "bzip2":
-        content = _bunzip(content, expected + max(0, skip), path)
+        content = _bunzip(content, expected + skip, path)
     if encoding == "text":
         return _text_pixels(content, dtype, count, path)
     content = content[len(content) - expected :] if skip == -1 else content[skip:]

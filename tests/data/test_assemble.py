@@ -277,3 +277,20 @@ def test_where_the_memory_is_not_known_nothing_is_refused(monkeypatch, error):
 
     monkeypatch.setattr("os.sysconf", sysconf)
     _check_memory(10**9, 3, (512, 640), "x")
+
+
+def test_a_volume_that_cannot_be_divided_is_named():
+    empty = np.zeros((30, 9, 9), np.uint8)
+    with pytest.raises(UserError, match=r"^whole: the labels hold nothing but background; give"):
+        dataset(Volume("whole", "blocks", empty, (lambda: empty,)))
+
+
+@pytest.mark.parametrize("role", ["train", "val"])
+def test_every_eighth_slice_without_a_label_stays_unless_all_do(role):
+    labels = np.zeros((20, 9, 9), np.uint8)
+    labels[3, 2:5, 2:5] = 1
+    other = {"train": "val", "val": "train"}[role]
+    for keep_all, want in ((False, [0, 3, 8, 16]), (True, list(range(20)))):
+        thinned = Volume("a", role, labels, (lambda: labels * 2.0,), keep_all=keep_all)
+        data = dataset(thinned, volume("b", other))
+        assert getattr(data, role).z.tolist() == want and len(getattr(data, other)) == 4

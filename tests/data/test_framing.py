@@ -201,7 +201,7 @@ def test_what_is_not_said_is_no_zoom_and_no_shrinking():
 
 
 def test_an_axis_that_shrinks_is_smoothed_by_four_tenths_of_its_new_pixel():
-    """The mean of four pixels between their middles has a variance of 0.25, the Gaussian, whose ends are cut, 2.56."""
+    """Halfway between two pixels the variance is 0.25, the Gaussian's, with its ends cut, 2.56."""
     operator = framing.AxisOperator.of(40, 10)
     assert operator.weights.dtype == np.float32 and np.allclose(
         operator.weights.sum(1), 1, atol=1e-5

@@ -19,6 +19,7 @@ def volume(case, role, shape=(12, 12), spacing=(3.0, 1.0, 1.0)):
     labels[:, : shape[0] - 1, : shape[1] - 1] = 1
     rng = np.random.default_rng(len(case))
     image = rng.normal(size=labels.shape)
+    role = "".join(list(role))  # as one that is computed: equal, and another object
     return Volume(case, role, labels, (lambda: image,), spacing, keep_all=True)
 
 
@@ -230,7 +231,7 @@ def test_the_spacing_is_that_of_the_first_volume_that_validates(role):
     labels = np.ones((12, 10, 10), np.uint8)
     volumes = [
         volume("a", "train"),
-        Volume("b", role, labels, (lambda: labels * 1.0,), (3.0, 2.0, 2.0)),
+        Volume("b", "".join(list(role)), labels, (lambda: labels * 1.0,), (3.0, 2.0, 2.0)),
     ]
     data = dataset(*volumes, size=(24, 24))
     assert data.resampled_mm == (2.0, 2.0) and data.train.images.shape[1:] == (1, 24, 24)
@@ -294,3 +295,9 @@ def test_every_eighth_slice_without_a_label_stays_unless_all_do(role):
         thinned = Volume("a", role, labels, (lambda: labels * 2.0,), keep_all=keep_all)
         data = dataset(thinned, volume("b", other))
         assert getattr(data, role).z.tolist() == want and len(getattr(data, other)) == 4
+
+
+def test_classes_beyond_any_small_number_are_counted_too():
+    names = ("background", *(f"c{i}" for i in range(299)))
+    source = Source("x", "y", names, [volume("a", "train"), volume("b", "val")], "", "", zscore())
+    assert len(assemble(source, size=(12, 12), classes=int("300")).classes) == 300

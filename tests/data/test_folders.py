@@ -150,6 +150,7 @@ def test_channels_are_in_the_order_of_their_numbers():
          "a_0001.nii); expected 1; remove"),
         (("a_0000", "a_0002", "b_0000", "b_0001"), 2, "case 'a' in d has no channel 1"),
         (("a", "a_0000", "b"), None, "a_0000.nii and a.nii have the same case name 'a'; expected"),
+        (("a_0000", "b", "a"), None, "a.nii and a_0000.nii have the same case name 'a'; expected"),
     ],
 )  # fmt: skip
 def test_each_case_has_each_channel_once(images, channels, said):

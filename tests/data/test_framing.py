@@ -249,7 +249,7 @@ def test_only_a_grid_that_loses_no_pixel_is_enlarged_by_its_borders(
     own = framing.enlarged_classes
     monkeypatch.setattr(framing, "enlarged_classes", lambda *a: seen.append(a) or own(*a))
     logits = logits_of(scaled)
-    found = Framing(shape, scaled, scaled).classes(logits)
+    found = Framing(tuple(list(shape)), scaled, scaled).classes(logits)
     want = logits if shape == scaled else interpolated(logits, shape)
     assert np.array_equal(found, want.argmax(1)) and bool(seen) is enlarged
 

@@ -72,6 +72,11 @@ def test_cases_that_only_look_alike_are_patients_of_their_own(cases):
     assert found.how.startswith("every case counts as a patient")
 
 
+def test_hundreds_of_cases_are_told_apart_too():
+    found = patients_by_name([f"case{i}" for i in range(300)])
+    assert found.count() == 300 and found.how.startswith("every case counts as a patient")
+
+
 def test_several_scans_of_one_patient_alone_are_seen():
     assert patients_by_name(["pat1_pre", "pat1_post"]).count() == 1
 

@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from lmaunet.data.layouts.transunet import _read_h5, _slice_axis
+from lmaunet.data.layouts.transunet import _as_stored, _read_h5, _slice_axis
 from lmaunet.data.loaders import load
+from lmaunet.data.patients import Patients
+from lmaunet.data.source import Volume
 from lmaunet.errors import UserError
 
 SIZE = (16, 16)
@@ -292,3 +294,20 @@ def test_a_volume_without_an_image_is_refused(synapse):
         del file["image"]
     with pytest.raises(UserError, match=r"h5 has no array 'image'; expected: image, label"):
         load(folder, size=SIZE, class_map="synapse-aorta-first")
+
+
+def test_cases_of_each_side_are_counted_whoever_wrote_their_role():
+    roles = {"a": "train", "b": "val", "c": "train", "d": "train", "e": "val"}
+    volumes = [
+        Volume(c, "".join(list(r)), np.zeros((1, 2, 2), np.uint8), ()) for c, r in roles.items()
+    ]
+    patients = Patients({case: case for case in roles}, "as told")
+    assert _as_stored(volumes, patients, Path("d")) == (
+        "by case: 3 train, 2 validate, as divided by train_npz and test_vol_h5; none in both: "
+        "as told."
+    )
+    of = {"a": "p", "b": "q", "c": "r", "d": "q", "e": "p"}
+    with pytest.raises(
+        UserError, match=r"d: a in train_npz and e in test_vol_h5 are of one patien"
+    ):
+        _as_stored(volumes, Patients(of, "as told"), Path("d"))

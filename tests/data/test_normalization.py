@@ -241,3 +241,10 @@ def test_padding_of_each_slice_is_its_own_minimum():
     assert norm.fill(units, norm.zscore()).shape == (2, 1, 1)
     assert norm.fill(units, {"kind": "rescale"}).shape == (2, 1, 1)
     assert norm.fill(units, {"kind": "zscore_volume"}).ravel().tolist() == [0.0, 6.0]
+
+
+def test_only_a_kind_that_keeps_zeros_keeps_them():
+    volume = np.array([[[-2.0, 0.0, 2.0]]])
+    assert unit({"kind": "rescale"}, volume).tolist() == [[[0.0, 0.5, 1.0]]]
+    for kind in ({"kind": "none"}, norm.zscore(), norm.window(1, 2)):
+        assert norm.bind(kind, volume) is kind

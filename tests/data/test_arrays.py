@@ -1,10 +1,12 @@
 """``NAME_train.npz`` with ``NAME_val.npz``, and files that are damaged."""
 
+import json
 import zipfile
 
 import numpy as np
 import pytest
 
+from lmaunet.data.layouts.arrays import _highest_code
 from lmaunet.data.loaders import load
 from lmaunet.errors import UserError
 
@@ -130,3 +132,45 @@ def test_half_a_set_is_refused(tmp_path):
     (write_patients(tmp_path) / "heart_val.npz").unlink()
     with pytest.raises(UserError, match=r"heart_val\.npz does not exist; both halves"):
         load(tmp_path, size=SIZE)
+
+
+@pytest.mark.parametrize(("highest", "good"), [(0, False), (1, True), (254, True), (255, False)])
+def test_the_highest_label_is_1_to_254(tmp_path, highest, good):
+    codes = np.array([0, highest])
+    if good:
+        assert _highest_code(codes, tmp_path) == highest
+        return
+    with pytest.raises(UserError, match=f"the highest label is {highest}; expected 1 to 254, or a"):
+        _highest_code(codes, tmp_path)
+
+
+def test_what_is_not_said_of_a_set_is_told_of_its_files(tmp_path):
+    data = load(write_patients(tmp_path, train=(1, 12), val=(345,)), size=SIZE)
+    assert data.layout == "NAME_train.npz and NAME_val.npz"
+    assert (data.label_source, data.told_apart) == (
+        "as in the files", "told apart by the numbers in the files"
+    )  # fmt: skip
+    assert set(data.patients.values()) == {"patient001", "patient012", "patient345"}
+    assert sorted(set(data.train.cases)) == [
+        f"patient{p}_frame0{f}" for p in ("001", "012") for f in (1, 9)
+    ]  # fmt: skip
+    assert data.normalization == {"kind": "zscore"} and np.isnan(data.spacing_mm).all()
+    (tmp_path / "c.json").write_text(json.dumps({
+        "classes": ["b", "o"], "codes": {"1": 1, "2": 1, "3": 1}, "name": "n", "label_source": "l",
+        "normalization": {"kind": "none"},
+    }))  # fmt: skip
+    data = load(tmp_path, size=SIZE, class_map=tmp_path / "c.json")
+    assert (data.name, data.label_source, data.normalization) == ("n", "l", {"kind": "none"})
+
+
+def test_slices_without_a_label_all_stay(tmp_path):
+    data = load(write_patients(tmp_path, label=np.zeros((12, 20, 20), np.uint8), val=(3, 4)),
+                size=SIZE, class_map="cardiac")  # fmt: skip
+    assert len(data.train) == 12
+
+
+@pytest.mark.parametrize("shape", [(11,), (13,), (12, 1), ()])
+@pytest.mark.parametrize("key", ["patient", "frame", "slice"])
+def test_there_is_a_number_for_each_slice(tmp_path, key, shape):
+    with pytest.raises(UserError, match=rf"{key} of shape \(.*\); expected \(12,\)$"):
+        load(write_patients(tmp_path, **{key: np.zeros(shape, int)}), size=SIZE)

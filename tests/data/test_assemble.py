@@ -1,10 +1,13 @@
 """The spacing that slices have once they are framed: one for all, or each case's own."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from lmaunet.data.assemble import assemble
+from lmaunet.data.assemble import _check_memory, assemble
 from lmaunet.data.normalization import of_channels, window, zscore
+from lmaunet.data.patients import Patients
 from lmaunet.data.source import Source, Volume
 from lmaunet.errors import UserError
 
@@ -16,6 +19,7 @@ def volume(case, role, shape=(12, 12), spacing=(3.0, 1.0, 1.0)):
     labels[:, : shape[0] - 1, : shape[1] - 1] = 1
     rng = np.random.default_rng(len(case))
     image = rng.normal(size=labels.shape)
+    role = "".join(list(role))  # as one that is computed: equal, and another object
     return Volume(case, role, labels, (lambda: image,), spacing, keep_all=True)
 
 
@@ -198,3 +202,123 @@ def test_more_slices_than_memory_holds_are_refused(monkeypatch):
     with pytest.raises(UserError, match=r"x: 8 slices of 1x13x13 would run out of memory .*fewer"):
         dataset(volume("a", "train"), volume("b", "val"), size=(13, 13))
     assert len(dataset(volume("a", "train"), volume("b", "val"), size=(12, 12)).train) == 4
+
+
+@pytest.mark.parametrize(
+    ("other", "common"),
+    [
+        ((4.0, 1.0, 1.0), (NAN, 1.0, 1.0)),  # only z: that is no plane's
+        ((3.0, 1.5, 1.0), (3.0, NAN, 1.0)),  # 5 rows of 1.5 mm become 8 of 0.94
+        ((3.0, 1.0, 1.5), (3.0, 1.0, NAN)),
+        ((3.02, 1.005, 0.995), (3.0, 1.0, 1.0)),  # within a hundredth
+    ],
+)
+def test_each_axis_has_one_spacing_or_none(other, common):
+    shape = tuple(5 if step == 1.5 else 12 for step in other[1:])
+    data = dataset(
+        volume("a", "train"), volume("b", "val"), volume("c", "val", shape, spacing=other)
+    )
+    assert data.spacing_mm == pytest.approx(common, nan_ok=True)
+    said = [note for note in data.notes if "by each case's own" in note]
+    assert len(said) == np.isnan(common[1:]).any()
+    apart = any("in-plane spacings differ; all are resampled to 1x1 mm" in n for n in data.notes)
+    assert apart == (1.5 in other)
+
+
+@pytest.mark.parametrize("role", ["val", "blocks"])
+def test_the_spacing_is_that_of_the_first_volume_that_validates(role):
+    """Of one that is divided by blocks too, whose slices keep a gap between the sides."""
+    labels = np.ones((12, 10, 10), np.uint8)
+    volumes = [
+        volume("a", "train"),
+        Volume("b", "".join(list(role)), labels, (lambda: labels * 1.0,), (3.0, 2.0, 2.0)),
+    ]
+    data = dataset(*volumes, size=(24, 24))
+    assert data.resampled_mm == (2.0, 2.0) and data.train.images.shape[1:] == (1, 24, 24)
+    assert data.gap == (2 if role == "blocks" else 0)
+
+
+def test_a_volume_that_trains_alone_has_no_slice_to_validate():
+    with pytest.raises(UserError, match="no slice is left to val"):
+        dataset(volume("a", "train"))
+
+
+def test_slices_keep_their_own_numbers_and_patients_those_of_the_source():
+    one, two = (volume(case, role) for case, role in (("a", "train"), ("b", "val")))
+    one = dataclasses.replace(one, z=np.array([9, 4, 7, 30]))
+    data = dataset(one, two)
+    assert data.train.z.tolist() == [9, 4, 7, 30] and data.val.z.tolist() == [0, 1, 2, 3]
+    assert data.patients == {"a": "a", "b": "b"} and data.told_apart.startswith("every case")
+    source = Source("x", "y", ("background", "a"), [one, two], "", "", zscore(),
+                    patients=Patients({"a": "p", "b": "q"}, "as told"))  # fmt: skip
+    told = assemble(source, size=(12, 12))
+    assert told.patients == {"a": "p", "b": "q"} and told.told_apart == "as told"
+
+
+def test_memory_is_counted_by_every_length_of_the_slices(monkeypatch):
+    """In bytes of float32; exactly as many as there are fit."""
+    pages = 7_000 * 3 * 512 * 640 * 4 // 4096
+    for there, fits in ((pages, True), (pages - 1, False)):
+        monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": there, "SC_PAGE_SIZE": 4096}.get)
+        if fits:
+            _check_memory(7_000, 3, (512, 640), "x")
+            continue
+        said = r"x: 7000 slices of 3x512x640 .* \(25\.6 GiB, the machine has 25\.6\); give fewer"
+        with pytest.raises(UserError, match=said):
+            _check_memory(7_000, 3, (512, 640), "x")
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 2**18, "SC_PAGE_SIZE": 4096}.get)
+    with pytest.raises(UserError, match=r"\(25\.6 GiB, the machine has 1\.0\)"):
+        _check_memory(7_000, 3, (512, 640), "x")
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, AttributeError])
+def test_where_the_memory_is_not_known_nothing_is_refused(monkeypatch, error):
+    def sysconf(name):
+        raise error(name)
+
+    monkeypatch.setattr("os.sysconf", sysconf)
+    _check_memory(10**9, 3, (512, 640), "x")
+
+
+def test_a_volume_that_cannot_be_divided_is_named():
+    empty = np.zeros((30, 9, 9), np.uint8)
+    with pytest.raises(UserError, match=r"^whole: the labels hold nothing but background; give"):
+        dataset(Volume("whole", "blocks", empty, (lambda: empty,)))
+
+
+@pytest.mark.parametrize("role", ["train", "val"])
+def test_every_eighth_slice_without_a_label_stays_unless_all_do(role):
+    labels = np.zeros((20, 9, 9), np.uint8)
+    labels[3, 2:5, 2:5] = 1
+    other = {"train": "val", "val": "train"}[role]
+    for keep_all, want in ((False, [0, 3, 8, 16]), (True, list(range(20)))):
+        thinned = Volume("a", role, labels, (lambda: labels * 2.0,), keep_all=keep_all)
+        data = dataset(thinned, volume("b", other))
+        assert getattr(data, role).z.tolist() == want and len(getattr(data, other)) == 4
+
+
+def test_classes_beyond_any_small_number_are_counted_too():
+    names = ("background", *(f"c{i}" for i in range(299)))
+    source = Source("x", "y", names, [volume("a", "train"), volume("b", "val")], "", "", zscore())
+    assert len(assemble(source, size=(12, 12), classes=int("300")).classes) == 300
+
+
+@pytest.mark.parametrize(
+    ("of_source", "asked", "shrunk", "said"),
+    [
+        (None, None, True, "slices are shrunk to fit 16x24: a centre crop would lose 36% of the"),
+        (None, False, False, None), (None, True, True, None), (True, None, True, None),
+        (False, None, False, None), (True, False, False, None), (False, True, True, None),
+    ],
+)  # fmt: skip
+def test_slices_are_shrunk_as_asked_else_as_the_source_says_else_by_what_is_lost(
+    of_source, asked, shrunk, said
+):
+    full = block((20, 30), slice(0, 20), slice(0, 30))
+    sides = [oblong("a", "train", full), oblong("b", "val", full)]
+    source = Source("x", "y", ("background", "a"), sides, "", "", zscore(), fit=of_source)
+    data = assemble(source, size=(16, 24), fit=asked)
+    assert data.fit is shrunk and data.val.images.shape[1:] == (1, 16, 24)
+    assert [note[: len(said or note)] for note in data.notes] == ([said] if said else [])
+    rows = np.flatnonzero(data.val.labels[0].any(1))
+    assert len(rows) == 16 and data.spacing_mm[1] == (1.875 if shrunk else 1.5)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lmaunet.data.layouts.brats import is_brats
 from lmaunet.data.loaders import load
 from lmaunet.errors import UserError
 
@@ -136,3 +137,19 @@ def test_two_files_of_one_modality_and_another_grid_are_refused(brats, maker):
     maker.write(place / f"{place.name}_t2.nii.gz", image, spacing=(3.0, 3.0, 2.0))
     with pytest.raises(UserError, match=r"001_t2\.nii\.gz and .*001_seg\.nii\.gz lie in different"):
         load(folder, size=(24, 20))
+
+
+@pytest.mark.parametrize(("year", "kept"), [("2020", ", label 4 read as class 3"), ("2023", "")])
+def test_a_layout_says_its_year(brats, year, kept):
+    data = load(brats(year), size=(24, 20))
+    assert data.layout == f"BraTS, files named as in {year}{kept}"
+    assert data.name == brats(year).name and data.label_source == "not stated"
+    assert set(data.train.cases) | set(data.val.cases) == {case.lower() for case in CASES[year]}
+
+
+def test_two_modalities_make_a_case(maker):
+    assert not is_brats(maker.folder)
+    (maker.folder / "a").mkdir()
+    for name, enough in (("x_t1", False), ("x", False), ("t1", False), ("x-SEG", True)):
+        maker.write(maker.folder / "c" / f"{name}.nii", maker.labels((4, 12, 14)))
+        assert is_brats(maker.folder) is enough

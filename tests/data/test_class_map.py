@@ -209,3 +209,104 @@ def test_an_unknown_name_lists_the_known_ones():
         UserError, match="no class map 'nope'; give a JSON file or one of: totalseg"
     ):
         read_class_map("nope")
+
+
+def test_the_cardiac_codes_are_the_classes_themselves():
+    assert NAMED_MAPS["cardiac"].classes == (
+        "background", "right ventricle", "myocardium", "left ventricle"
+    )  # fmt: skip
+    assert NAMED_MAPS["cardiac"].apply(np.array([3, 0, 1, 2]), "x").tolist() == [3, 0, 1, 2]
+    assert set(NAMED_MAPS) == {
+        "totalsegmentator", "synapse-13", "synapse-aorta-first", "synapse-spleen-first", "cardiac"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["synapse-aorta-first", "synapse-spleen-first", "cardiac"])
+def test_a_map_of_all_codes_takes_no_others(name):
+    with pytest.raises(UserError, match=r"x: label 9 is beyond the \d classes"):
+        NAMED_MAPS[name].apply(np.array([9]), "x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "good"),
+    [
+        (np.array([2**53, 0], np.uint64), True), (np.array([2**53 + 2, 0], np.uint64), False),
+        (np.array([2.0**53, 0]), True), (np.array([2.0**53 + 2, 0]), False),
+        (np.array([0, -(2.0**53)]), True), (np.array([0, -(2.0**53) - 2]), False),
+        (np.array([-(2**60)]), True), (np.array([True, False]), True),
+        (np.array([], np.float32), True), (np.array([], np.uint8), True),
+    ],
+)  # fmt: skip
+def test_codes_are_held_to_what_a_float_holds_exactly(labels, good):
+    if good:
+        found = integral(labels, "x")
+        assert found.dtype == np.int64 and np.array_equal(found, labels)
+        return
+    most = "at least -9007199254740992" if labels.min() < 0 else "at most 9007199254740992"
+    with pytest.raises(UserError, match=f"x: voxel .* is out of range; expected {most}; correct"):
+        integral(labels, "x", "voxel")
+
+
+@pytest.mark.parametrize("labels", [np.array(["1"]), np.array([1j]), np.array([None])])
+def test_labels_are_numbers(labels):
+    with pytest.raises(UserError, match=f"x: labels of type {labels.dtype}; expected whole numb"):
+        integral(labels, "x")
+
+
+def test_a_label_is_whole_to_a_thousandth():
+    assert integral(np.array([1.0009765625, 0.9990234375]), "x").tolist() == [1, 1]
+    for far in (1.001953125, 0.998046875):
+        with pytest.raises(UserError, match="is not a whole number, nor 1 of 1 in all"):
+            integral(np.array([far]), "x")
+
+
+@pytest.mark.parametrize(("count", "ends"), [(20, ", 19): "), (21, ", 19 ...): ")])
+def test_twenty_of_the_known_codes_are_named(count, ends):
+    with pytest.raises(UserError) as raised:
+        identity_map(count).apply(np.array([40]), "f")
+    assert "(known codes: 0, 1, 2, " in str(raised.value) and ends in str(raised.value)
+    assert identity_map(3).classes == ("background", "class 1", "class 2")
+
+
+@pytest.mark.parametrize(("unknown", "more"), [(5, None), (6, "1 more"), (8, "3 more")])
+def test_five_unknown_labels_are_counted_each(unknown, more):
+    with pytest.raises(UserError) as raised:
+        identity_map(2).apply(np.arange(2 + unknown), "f")
+    text = str(raised.value)
+    assert text.count("1 pixel(s) have label") == 5
+    assert ("more" in text) == (more is not None) and (more or "") in text
+
+
+def test_the_background_may_have_a_code_of_its_own_and_others_may_be_a_class():
+    assert ClassMap(("b", "a"), {0: 1, 5: 0}).apply(np.array([0, 5]), "x").tolist() == [1, 0]
+    assert ClassMap(("b", "a"), {5: 0}, others=1).apply(np.array([0, 5, 7]), "x").tolist() == [
+        0,
+        0,
+        1,
+    ]
+    edge = ClassMap(("b", "a"), {5: 0}, others=1)
+    assert edge.apply(np.array([0, 65_535]), "x").tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"label 65536; expected labels of 0 to 65535; check that"):
+        edge.apply(np.array([65_536]), "x")
+
+
+def test_a_map_may_say_what_else_is_known(tmp_path):
+    path = tmp_path / "classes.json"
+    options = {"label_source": "readers", "name": "n", "normalization": {"kind": "none"},
+               "patients": {"a": "b"}}  # fmt: skip
+    path.write_text(json.dumps(GOOD | options | {"classes": [" background", "a  b", "c"]}))
+    chosen = read_class_map(path)
+    assert chosen.options == options and chosen.others is None
+    assert chosen.classes == ("background", "a b", "c") and chosen.codes == {1: 1, 2: 2}
+    path.write_text(json.dumps(GOOD | {"codes": {"-3": 1, "4": 2, "5": 0}, "others": 2}))
+    chosen = read_class_map(str(path))
+    assert chosen.codes == {-3: 1, 4: 2, 5: 0} and chosen.others == 2
+
+
+def test_a_dataset_json_gives_its_name_and_normalization(tmp_path):
+    path = tmp_path / "dataset.json"
+    said = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "noNorm"}, "name": " d  s "}
+    path.write_text(json.dumps(said))
+    assert read_class_map(path).options == {"normalization": [{"kind": "none"}], "name": "d s"}
+    path.write_text(json.dumps(said | {"channel_names": {"0": "CT"}, "name": 3}))
+    assert read_class_map(path).options == {}

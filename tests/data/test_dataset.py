@@ -116,6 +116,13 @@ def test_channels_are_as_many_as_the_images_have_on_either_side(channels):
         dataset(one, more)
 
 
+def test_hundreds_of_channels_are_counted_too():
+    many = tuple(f"c{i}" for i in range(300))
+    sides = (dataclasses.replace(side, images=np.zeros((1, 300, 4, 4), np.float32))
+             for side in (slice_set([0]), slice_set([5], case="b")))  # fmt: skip
+    assert dataset(*sides, channels=many).channels == many
+
+
 def test_a_label_of_the_held_out_side_is_held_to_the_classes_too():
     dataset(slice_set([0]), slice_set([5], case="b", label=1))
     with pytest.raises(ValueError, match="label 2 of 2 classes"):

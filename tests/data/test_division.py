@@ -144,3 +144,69 @@ def test_a_fold_with_a_side_without_labels_is_refused(tmp_path):
     shows = {"a": BOTH, "b": frozenset()}
     with pytest.raises(UserError, match="no case of fold 0 to val has a label"):
         listed(tmp_path, [{"train": ["a"], "val": ["b"]}], shows)
+
+
+@pytest.mark.parametrize(("count", "ends"), [(8, "case07"), (9, "case07 ...")])
+def test_eight_of_the_cases_are_named(count, ends):
+    shows = {**singles(count, frozenset()), "y": BOTH, "z": BOTH}
+    names = ", ".join(f"case{i:02d}" for i in range(8))
+    assert divided(shows).notes == (
+        f"{count} case(s) have no label of a class: {names}{ends.removeprefix('case07')}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        (["a"], ["b"], "1 case trains, 1 validates (b), as"),
+        (["a", "c"], ["b"], "2 cases train, 1 validates (b), as"),
+        (["a"], ["c", "b"], "1 case trains, 2 validate (b, c), as"),
+        (["a", "d"], ["b"], "2 cases train, 1 validates (b), of 1 and 1 patients, as"),
+        (["b"], ["a", "d"], "1 case trains, 2 validate (a, d), of 1 and 1 patients, as"),
+    ],
+)
+def test_cases_and_patients_of_each_side_are_counted(tmp_path, train, val, said):
+    of = {"a": "p", "d": "p", "b": "q", "c": "r"}
+    fold = [{"train": train, "val": val}]
+    division = listed(tmp_path, fold, dict.fromkeys(of, BOTH), Patients(of, "as told"))
+    assert division.sentence == (
+        f"{said} fold 0 of splits_final.json says; no patient is on both sides: as told."
+    )
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_labels_are_needed_on_both_sides_and_cases_without_are_named(tmp_path, side):
+    shows = {"a": BOTH, "b": BOTH, "c": frozenset(), "d": frozenset()}
+    fold = {"train": ["a", "c"], "val": ["b"]}
+    assert listed(tmp_path, [fold], shows).notes == (
+        "1 case(s) have no label of a class: c",
+        "fold 0 of splits_final.json leaves 1 case(s) out: d",
+    )
+    without = {
+        "train": [{"train": ["c", "d"], "val": ["b"]}],
+        "val": [{"train": ["a"], "val": ["d"]}],
+    }
+    with pytest.raises(UserError, match=f"no case of fold 0 to {side} has a label; expected"):
+        listed(tmp_path, without[side], shows)
+
+
+def test_a_fold_beyond_the_first_is_not_looked_at(tmp_path):
+    folds = [{"train": ["case00"], "val": ["case01"]}, {"train": ["case02"], "val": ["case03"]}]
+    assert listed(tmp_path, folds).val == {"case01"}
+    with pytest.raises(UserError, match="no list of cases to val in fold 0; expected"):
+        listed(tmp_path, [{"train": ["case00"], "val": []}, folds[1]])
+    with pytest.raises(UserError, match=r"lists 'x', .* case00, case01, case02, case03"):
+        listed(tmp_path, [{"train": ["x"], "val": ["case01"]}])
+
+
+def test_two_patients_are_enough():
+    division = divided({"a": BOTH, "b": BOTH})
+    assert len(division.val) == 1 and division.sentence.startswith("1 case trains, 1 validates (")
+    with pytest.raises(UserError, match=r"all 1 cases are of one patient \(a, every case counts"):
+        divided({"a": BOTH})
+
+
+def test_of_few_patients_with_labels_one_is_left_to_train():
+    shows = {**singles(18, frozenset()), "x": BOTH, "y": BOTH}
+    for seed in range(4):
+        assert len(divided(shows, seed=seed).val) == 1

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import io
+import json
+import re
 import subprocess
 import tarfile
 
@@ -202,3 +204,108 @@ def test_info_tells_nothing_fetched_from_damaged(tmp_path):
     assert info(tmp_path)["problem"] == "nothing has been fetched; run: lmaunet-deploy data fetch"
     (tmp_path / "SOURCE.json").write_text("{")
     assert info(tmp_path)["problem"].startswith("SOURCE.json is damaged")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", r"\(.*\)"), ("[]", r"\(list indices .*\)"), ("{}", r"\('sha256'\)"),
+        ('{"sha256": {}}', r"\('archive_sha256'\)"), ('{"sha256": 3}', r"\('int' .*\)"),
+        ('{"sha256": [3]}', r"\(.*\)"), ('{"sha256": ["abc"], "archive_sha256": ""}', r"\(.*\)"),
+    ],
+)  # fmt: skip
+def test_a_damaged_source_file_is_said_with_its_reason(tmp_path, content, said):
+    (tmp_path / "SOURCE.json").write_text(content)
+    found = info(tmp_path)
+    assert not found["complete"] and found["files"] == {} and found["folder"] == str(tmp_path)
+    assert re.fullmatch(
+        f"SOURCE.json is damaged {said}; run: lmaunet-deploy data fetch", found["problem"]
+    )
+
+
+def test_a_source_file_that_cannot_be_opened_is_said(tmp_path):
+    (tmp_path / "SOURCE.json").mkdir()
+    assert "SOURCE.json is damaged (" in info(tmp_path)["problem"]
+
+
+def test_what_is_fetched_is_told_without_its_checksums(tmp_path, pip):
+    pip(archive_bytes())
+    said = []
+    fetch(tmp_path, said.append)
+    found = info(tmp_path)
+    assert found["package"] == "totalsegmentator" and "sha256" not in found
+    assert len(found["files"]) == 26 and found["problem"] == ""
+    size = module.ARCHIVE_BYTES / 1e6
+    assert said == [
+        f"downloading totalsegmentator 2.18.0 ({size:.0f} MB)", "checking its SHA-256",
+        "unpacking the reference files", f"{tmp_path} holds 26 files",
+    ]  # fmt: skip
+    fetch(tmp_path, said.append)
+    assert said[4:] == [f"{tmp_path} is complete"]
+
+
+def test_three_of_the_files_that_are_missing_are_named(tmp_path, pip):
+    pip(archive_bytes())
+    fetch(tmp_path, lambda line: None)
+    for name in module.FILES:
+        (tmp_path / name).unlink()
+    three = ", ".join(sorted(module.FILES)[:3])
+    assert info(tmp_path)["problem"].startswith(f"{three} missing or changed; run:")
+
+
+def test_a_source_file_that_lists_too_few_files_is_not_complete(tmp_path, pip):
+    pip(archive_bytes())
+    fetch(tmp_path, lambda line: None)
+    source = read_json(tmp_path / "SOURCE.json")
+    del source["sha256"][module.FILES[1]]
+    (tmp_path / "SOURCE.json").write_text(json.dumps(source))
+    found = info(tmp_path)
+    assert not found["complete"] and found["problem"].startswith("files missing or changed")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_of_errors_of_the_disk_only_a_full_one_is_called_full(error):
+    text = module._explain(OSError(error, "words"), "here")
+    full = "the disk is full: fetching into here needs about 250 MB there and in"
+    start = "cannot write into here: words; give another" if error == errno.EACCES else full
+    assert text.startswith(start)
+    assert "here: odd; give" in module._explain(OSError("odd"), "here")
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "said"),
+    [
+        (1, "a\nERROR: one\nError: two \nlast", "2.18.0: Error: two; connect to the package index"),
+        (1, "first\nlast", "2.18.0: last; connect"), (7, "", "2.18.0: pip exited with 7; connect"),
+        (1, "No space left on device", "the disk is full: fetching"),
+        (1, "x DO NOT MATCH THE HASHES y", "has another SHA-256: it is damaged"),
+    ],
+)  # fmt: skip
+def test_the_last_error_that_pip_prints_is_the_reason(tmp_path, pip, code, stderr, said):
+    pip(archive_bytes(), returncode=code, stderr=stderr)
+    with pytest.raises(UserError) as raised:
+        fetch(tmp_path, lambda line: None)
+    assert said in str(raised.value)
+
+
+def test_a_damaged_archive_and_a_slice_too_few_are_said(tmp_path, pip, monkeypatch):
+    pip(archive_bytes(leave_out=DICOM[:1]))
+    with pytest.raises(UserError, match=r"lacks example_ct_dicom \(19 of 20 files\); without it"):
+        fetch(tmp_path, lambda line: None)
+    for content in (b"no archive", archive_bytes()[:300]):
+        pip(content)
+        with pytest.raises(UserError, match=r"has a damaged archive \(.*\): it is damaged or not"):
+            fetch(tmp_path, lambda line: None)
+
+
+def test_a_download_of_the_right_size_is_held_to_its_checksum_and_one_of_another_is_not(
+    tmp_path, pip
+):
+    good = archive_bytes()
+    digest = hashlib.sha256(b"x" * len(good)).hexdigest()
+    pip(b"x" * len(good), expected=good)
+    with pytest.raises(UserError, match=f"has SHA-256 {digest} instead of"):
+        fetch(tmp_path, lambda line: None)
+    pip(good + b"x", expected=good)
+    with pytest.raises(UserError, match=f"has {len(good) + 1} bytes instead of {len(good)}: it"):
+        fetch(tmp_path, lambda line: None)

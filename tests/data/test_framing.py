@@ -187,3 +187,86 @@ def test_operators_hold_no_weight_that_no_pixel_needs(have, want):
     last = operator.first + operator.weights.shape[1]
     assert (operator.first >= 0).all() and (last <= have).all()
     assert all(operator.first[i] <= row[0] and row[-1] < last[i] for i, row in enumerate(used))
+
+
+def test_what_is_less_than_a_thousandth_of_a_pixel_is_rounding():
+    """Of the longest sides too: 4097 pixels of a spacing that is off by float32's rounding."""
+    assert Framing.of((4097, 4097), (64, 64), zoom=(1 / 1.99999988, 0.5)).scaled == (2048, 2048)
+    assert Framing.of((4097, 4097), (64, 64), zoom=(0.5, 1 / 1.99999)).scaled == (2048, 2049)
+
+
+def test_what_is_not_said_is_no_zoom_and_no_shrinking():
+    assert Framing.of((50, 70), (32, 48)) == Framing((50, 70), (32, 48), (50, 70))
+    assert Framing((50, 70), (32, 48), (25, 14)).shrink == (0.5, 0.2)
+
+
+def test_an_axis_that_shrinks_is_smoothed_by_four_tenths_of_its_new_pixel():
+    """Halfway between two pixels the variance is 0.25, the Gaussian's, with its ends cut, 2.56."""
+    operator = framing.AxisOperator.of(40, 10)
+    assert operator.weights.dtype == np.float32 and np.allclose(
+        operator.weights.sum(1), 1, atol=1e-5
+    )
+    for new in (4, 5):
+        pixels = operator.first[new] + np.arange(operator.weights.shape[1])
+        around = pixels - (4 * new + 1.5)
+        assert float(operator.weights[new] @ around) == pytest.approx(0, abs=1e-4)
+        assert float(operator.weights[new] @ around**2) == pytest.approx(2.81, rel=0.08)
+
+
+def test_an_axis_that_keeps_its_pixels_or_gets_more_is_not_smoothed():
+    stripes = np.zeros((2, 40, 30), np.float32)
+    stripes[:, :, ::2] = 1
+    assert np.array_equal(resample_in_plane(stripes, (20, 30), labels=False), stripes[:, :20])
+    turned = stripes.swapaxes(1, 2).copy()
+    assert np.array_equal(resample_in_plane(turned, (30, 10), labels=False), turned[:, :, :10])
+    assert framing.AxisOperator.of(10, 20).weights.shape == (20, 2)
+
+
+def test_pixels_beyond_the_outer_centres_repeat_the_edge():
+    flat = np.full((1, 5, 7), 3.0, np.float32)
+    for labels in (False, True):
+        assert (resample_in_plane(flat, (13, 20), labels=labels) == 3).all()
+
+
+def test_resampling_leaves_types_and_sameness():
+    labels = np.arange(2 * 4 * 6, dtype=np.uint8).reshape(2, 4, 6)
+    halved = resample_in_plane(labels, (2, 6), labels=True)
+    assert halved.dtype == np.uint8 and halved.shape == (2, 2, 6)
+    assert set(np.unique(halved)) <= set(range(48))
+    assert resample_in_plane(labels, (4, 6), labels=False) is labels
+    assert resample_in_plane(labels, (4, 3), labels=False).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("shape", "scaled", "enlarged"),
+    [((18, 9), (9, 9), True), ((9, 18), (9, 9), True), ((18, 18), (9, 9), True),
+     ((8, 18), (9, 9), False), ((18, 8), (9, 9), False), ((9, 9), (9, 9), False)],
+)  # fmt: skip
+def test_only_a_grid_that_loses_no_pixel_is_enlarged_by_its_borders(
+    monkeypatch, shape, scaled, enlarged
+):
+    seen = []
+    own = framing.enlarged_classes
+    monkeypatch.setattr(framing, "enlarged_classes", lambda *a: seen.append(a) or own(*a))
+    logits = logits_of(scaled)
+    found = Framing(tuple(list(shape)), scaled, scaled).classes(logits)
+    want = logits if shape == scaled else interpolated(logits, shape)
+    assert np.array_equal(found, want.argmax(1)) and bool(seen) is enlarged
+
+
+@pytest.mark.parametrize("shape", [(5, 10), (6, 11), (8, 6)])
+@pytest.mark.parametrize("size", [(8, 6), (9, 7), (5, 11), (6, 10)])
+def test_the_odd_row_and_column_are_at_the_end(shape, size):
+    """Where padding or cropping leaves one over; each slice's fill is its own."""
+    slices = np.arange(3 * shape[0] * shape[1], dtype=np.float32).reshape(3, *shape) + 1
+    fill = -np.arange(1.0, 4, dtype=np.float32).reshape(3, 1, 1)
+    framed = Framing.of(shape, size).images(slices, fill)
+    rows, columns = (
+        [(i - (want - have) // 2) if want >= have else i + (have - want) // 2 for i in range(want)]
+        for have, want in zip(shape, size, strict=True)
+    )
+    for y, row in enumerate(rows):
+        for x, column in enumerate(columns):
+            inside = 0 <= row < shape[0] and 0 <= column < shape[1]
+            want = slices[:, row, column] if inside else fill[:, 0, 0]
+            assert np.array_equal(framed[:, y, x], want)

@@ -300,3 +300,59 @@ def test_channels_are_named_where_their_values_differ_in_kind(tmp_path, lowest, 
     kinds = [norm.window(-125, 275) if low < -500 else norm.zscore() for low in lowest]
     assert found == norm.of_channels(kinds)
     assert note.endswith(f"taken from the values of c.nii: {said}")
+
+
+def test_a_class_map_of_the_same_names_and_the_count_that_there_is_are_not_noted(raw):
+    folder = raw(name=" the  set ")
+    content = {"classes": ["background", "liver", "tumour"], "codes": {"1": 1, "2": 2}}
+    (folder / "classes.json").write_text(json.dumps(content))
+    data = load(folder, size=SIZE)
+    assert data.notes == () and data.name == "the set"
+    assert load(raw(name=None), size=SIZE).name == folder.name
+    for count in (2, 4):
+        notes = load(raw(numTraining=count), size=SIZE).notes
+        assert notes == (f"dataset.json says {count} training cases; there are 3",)
+
+
+def test_the_channel_that_is_clipped_is_named(raw):
+    notes = load(raw(("T1", "ct")), size=SIZE).notes
+    assert notes == (
+        "channel 1 (ct) is clipped to the percentiles 0.5 and 99.5 of the labelled voxels that "
+        "train",
+    )
+    folder = raw(("ct",))
+    content = {"classes": ["background", "liver", "tumour"], "codes": {"1": 1, "2": 2}}
+    (folder / "classes.json").write_text(json.dumps(content | {"normalization": {"kind": "none"}}))
+    shutil.rmtree(folder / "imagesTr")
+    data = load(raw(("ct",)), size=SIZE)
+    assert data.notes == () and data.normalization == {"kind": "none"}
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "text"),
+    [(64, 255, None), (65, 2, "channel_names has '64'"), (1, 256, "label 'c255' is 255; expected")],
+)
+def test_there_are_64_channels_and_255_classes_at_most(tmp_path, channels, classes, text):
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({
+        "labels": {f"c{i}": i for i in range(classes)},
+        "channel_names": {str(i): f"n{i}" for i in range(channels)}, "file_ending": ".nii",
+    }))  # fmt: skip
+    if text is None:
+        found = read_dataset_json(path)
+        assert found.classes == tuple(f"c{i}" for i in range(255))
+        assert found.channels == tuple(f"n{i}" for i in range(64)) and found.file_ending == ".nii"
+        assert found.codes == {i: i for i in range(255)}
+        assert (found.count, found.listed, found.name) == (None, None, None)
+        return
+    with pytest.raises(UserError) as raised:
+        read_dataset_json(path)
+    assert text in str(raised.value)
+
+
+def test_a_dataset_json_that_says_no_channel_has_one(tmp_path):
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"labels": LABELS, "numTraining": 0, "name": 3}))
+    found = read_dataset_json(path)
+    assert found.channels == ("image",) and found.count == 0 and found.name is None
+    assert found.normalization == [{"kind": "zscore_volume"}]

@@ -89,7 +89,8 @@ def test_what_is_none_is_refused(given, text):
 def test_statistics_of_training_that_are_none_are_refused():
     good = {**norm.window(0, 1), "mean": 0.5, "std": 0.2}
     assert norm.check_trained(good, "x", 1) == good
-    for spoiled in ({"std": 0.0}, {"std": float("nan")}, {"mean": float("inf")}, {"mean": "a"}):
+    for spoiled in ({"std": 0.0}, {"std": -1.0}, {"std": float("nan")}, {"std": float("inf")},
+                    {"mean": float("inf")}, {"mean": "a"}):  # fmt: skip
         with pytest.raises(ValueError):
             norm.check_trained({**good, **spoiled}, "x", 1)
     with pytest.raises(UserError, match="of 2 channel"):
@@ -132,3 +133,118 @@ def test_infer_prepares_an_image_to_the_bit_as_training_did(maker, kind, size):
     rows, columns = (slice(n // 2, n // 2 + want) for n, want in zip(surplus, size, strict=True))
     assert np.array_equal(whole[:, :, rows, columns], data.val.images)
     assert len(np.unique(data.val.images[:, 0])) > 10
+
+
+def fresh(text):
+    """Return a text that is equal and another object, as one that is read from a file is."""
+    return "".join(list(text))
+
+
+def steps(kind, volume=VOLUME):
+    """Return all that a normalization does to a volume and says of itself."""
+    bound = norm.bind(kind, volume)
+    unit = norm.to_unit(volume, bound)
+    kept = norm.with_statistics(kind, unit[:, None])
+    return (
+        unit.tolist(), norm.fill(unit, kind).tolist(), norm.standardize(unit, bound).tolist(), kept,
+        norm.describe(kind, ("a",)), norm.check(kind, "x"), norm.check_trained(kept, "x", 1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", norm.KINDS)
+def test_a_kind_is_what_it_says_wherever_it_was_read(kind):
+    plain = norm.window(1, 7) if kind == "window" else {"kind": kind}
+    read = {**plain, "kind": fresh(kind)}
+    assert read["kind"] is not kind and steps(read) == steps(plain)
+    both = norm.of_channels([plain, norm.zscore()])
+    again = {**both, "kind": fresh(both["kind"])}
+    assert [norm.channel(again, i) for i in (0, 1)] == [plain, norm.zscore()]
+    assert norm.check(again, "x", 2) == norm.check([plain, norm.zscore()], "x")
+    train = np.stack([VOLUME, VOLUME], 1)
+    assert norm.with_statistics(again, train) == norm.with_statistics(both, train)
+    assert norm.check_trained(norm.with_statistics(again, train), "x", 2)["kind"] == "channels"
+    assert norm.zscore(fresh("slice")) == {"kind": "zscore"} == norm.zscore()
+
+
+@pytest.mark.parametrize(
+    ("spread", "flat"), [(0.9e-6, True), (1.1e-6, False)]
+)  # about the smallest deviation
+@pytest.mark.parametrize("kind", ["zscore_volume", "zscore_nonzero", "rescale"])
+def test_a_volume_that_is_nearly_flat_is_not_stretched(kind, spread, flat):
+    half = spread if kind == "rescale" else 2 * spread
+    volume = np.array([[[0.5, 0.5 + half]]])
+    bound = norm.bind({"kind": kind}, volume)
+    assert bound["mean"] == pytest.approx(0.5 if kind == "rescale" else 0.5 + spread, abs=1e-9)
+    assert bound["std"] == (1.0 if flat else pytest.approx(spread, rel=1e-6))
+
+
+def test_a_volume_of_zeros_has_no_voxel_to_look_at():
+    assert norm.bind(norm.zscore("nonzero"), np.zeros((1, 2, 2))) == {
+        "kind": "zscore_nonzero", "mean": 0.0, "std": 1.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("spread", "std"), [(0.9e-6, 1.0), (1.1e-6, 1.1e-6)])
+def test_training_images_that_are_nearly_flat_are_not_stretched(spread, std):
+    train = np.array([1.0, 1.0 + 2 * spread])
+    kept = norm.with_statistics(norm.window(0, 2), train)
+    assert kept["std"] == pytest.approx(std, rel=1e-3)
+    assert kept["mean"] == pytest.approx(1.0, abs=1e-5)
+    slices = np.array([[[0.0, 2e-7]], [[0.0, 2.0]]], np.float32)
+    assert norm.to_unit(slices, norm.zscore())[0].tolist() == [pytest.approx([-0.1, 0.1], rel=1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "good"),
+    [(0, 1.1e-12, True), (0, 0.9e-12, False), (-0.99e12, 0, True), (0, 1.01e12, False),
+     (-1.01e12, 0, False), (0, 0.99e12, True), (3, 2, False)],
+)  # fmt: skip
+def test_a_window_has_a_width_and_ends_that_float32_can_divide_by(low, high, good):
+    given = {"kind": "window", "low": low, "high": high}
+    if good:
+        want = {"kind": "window", "low": low, "high": high, "mean": 0.0, "std": 1.0}
+        assert norm.check(given, "x") == want
+        return
+    with pytest.raises(
+        UserError, match=r'x: normalization .*or \{"kind": KIND\} with zscore, zscore'
+    ):
+        norm.check(given, "x")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"kind": "window", "low": 0}, {"kind": "window", "low": None, "high": 1},
+     {"kind": "window", "low": "a", "high": 1}, {"kind": "window", "low": 0, "high": 10**400},
+     {"kind": "window", "low": 0, "high": False}, {"kind": "windows"}, {}, None, 3, "none",
+     {"kind": None}, {"kind": {}}],
+)  # fmt: skip
+def test_whatever_is_no_normalization_is_refused_by_name(given):
+    with pytest.raises(UserError, match=r"^here: normalization .*; expected"):
+        norm.check(given, "here")
+
+
+def test_one_normalization_is_for_all_channels_and_a_list_for_each():
+    assert norm.check({"kind": "none"}, "x", 3) == {"kind": "none"}
+    assert norm.check([{"kind": "none"}], "x") == norm.check([{"kind": "none"}], "x", 1)
+    for listed, channels in (([], None), ([{"kind": "none"}], 2), ([{"kind": "none"}] * 2, 1)):
+        with pytest.raises(UserError, match=rf"x: normalization of {len(listed)} channel\(s\); ex"):
+            norm.check(listed, "x", channels)
+    given = [norm.window(0, 1), {"kind": "none"}]
+    assert norm.describe(norm.of_channels([*given, given[1]]), ("a", "b", "c")) == [
+        "a: clipped to a window of 0 to 1", "b: values as in the file", "c: values as in the file"
+    ]  # fmt: skip
+    assert norm.describe(norm.of_channels([given[1]] * 2), ("a", "b")) == ["values as in the file"]
+
+
+def test_padding_of_each_slice_is_its_own_minimum():
+    units = np.arange(12.0, dtype=np.float32).reshape(2, 2, 3)
+    assert norm.fill(units, norm.zscore()).shape == (2, 1, 1)
+    assert norm.fill(units, {"kind": "rescale"}).shape == (2, 1, 1)
+    assert norm.fill(units, {"kind": "zscore_volume"}).ravel().tolist() == [0.0, 6.0]
+
+
+def test_only_a_kind_that_keeps_zeros_keeps_them():
+    volume = np.array([[[-2.0, 0.0, 2.0]]])
+    assert unit({"kind": "rescale"}, volume).tolist() == [[[0.0, 0.5, 1.0]]]
+    for kind in ({"kind": "none"}, norm.zscore(), norm.window(1, 2)):
+        assert norm.bind(kind, volume) is kind

@@ -72,6 +72,11 @@ def test_cases_that_only_look_alike_are_patients_of_their_own(cases):
     assert found.how.startswith("every case counts as a patient")
 
 
+def test_hundreds_of_cases_are_told_apart_too():
+    found = patients_by_name([f"case{i}" for i in range(300)])
+    assert found.count() == 300 and found.how.startswith("every case counts as a patient")
+
+
 def test_several_scans_of_one_patient_alone_are_seen():
     assert patients_by_name(["pat1_pre", "pat1_post"]).count() == 1
 
@@ -136,3 +141,85 @@ def test_a_list_of_patients_that_cannot_be_is_refused(tmp_path, option, text):
     with pytest.raises(UserError) as raised:
         given_patients(tmp_path, ["a", "b"], option, "classes.json")
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [ValueError, OverflowError, RecursionError])
+def test_whatever_a_pattern_fails_with_is_the_patterns_fault(tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error("of the compiler")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError) as raised:
+        patch.setattr("re.compile", fail)
+        given_patients(tmp_path, ["a"], "a", "classes.json")
+    assert "patients 'a' is no regular expression (of the compiler); expe" in str(raised.value)
+
+
+def test_a_pattern_is_200_characters_long_at_most_and_takes_its_first_group(tmp_path):
+    assert given_patients(tmp_path, ["ab"], "a" + "b?" * 99 + "b", "x").of == {"ab": "ab"}
+    with pytest.raises(UserError, match=r"\(longer than 200 characters\)"):
+        given_patients(tmp_path, ["ab"], "a" * 201, "x")
+    assert given_patients(tmp_path, ["ab12"], "a(b)(1)", "x").of == {"ab12": "b"}
+    assert given_patients(tmp_path, ["AB12"], "ab1", "x").of == {"AB12": "AB1"}
+    with pytest.raises(UserError, match="finds no patient in case 'xab'; expected one in each"):
+        given_patients(tmp_path, ["xab"], "ab", "x")
+
+
+@pytest.mark.parametrize(("count", "named"), [(3, "a, b, c; correct"), (4, "a, b, c ...; correct")])
+def test_three_of_the_cases_are_named(tmp_path, count, named):
+    cases = list("dcba"[-count:])
+    with pytest.raises(UserError, match=f"there is no case 'z'; the cases are {named} the list"):
+        given_patients(tmp_path, cases, dict.fromkeys([*cases, "z", "zz"], "p"), "x")
+
+
+def test_cases_are_listed_in_any_case_and_all_of_them(tmp_path):
+    found = given_patients(tmp_path, ["Aa", "b"], {"aA": "p", "B": "p"}, "folder/c.json")
+    assert found.of == {"Aa": "p", "b": "p"} and found.how == "as c.json says"
+    with pytest.raises(UserError, match="no patient is given for case 'b'; list all 2 cases, or"):
+        given_patients(tmp_path, ["Aa", "b"], {"aa": "p"}, "c.json")
+    same = {"a": "p", "A": "p", "b": "q"}
+    assert given_patients(tmp_path, ["a", "b"], same, "c.json").count() == 2
+
+
+@pytest.mark.parametrize(
+    ("case", "patient"),
+    [
+        ("BraTS-GLI-00001-000", "brats-gli-00001"), ("10000_1000000", "10000"),
+        ("x_sub-01_t1w", "sub-01"), ("abc", "abc"), ("ABC", "ABC"),
+        ("visit1_p07", "p07"), ("smith_pre", "smith"), ("frame_1", "frame_1"),
+        ("pre_frame_1", "pre"), ("smith__pre__left", "smith"), ("x1_follow_up", "x1"),
+        ("follow_up_1_jones_2", "jones_2"), ("ab-left.cd", "ab-cd"),
+    ],
+)  # fmt: skip
+def test_a_name_without_its_occasions_is_the_patients(case, patient):
+    assert patient_of(case) == patient
+
+
+@pytest.mark.parametrize(
+    ("cases", "of"),
+    [
+        # a repeat has fewer digits than the patient, or as many, and no year or site is a patient
+        (("s12_1", "s12_2", "s13_1"), ["s12", "s12", "s13"]),
+        (("s12_01", "s12_02", "s13_01"), ["s12", "s12", "s13"]),
+        (("s12_001", "s12_002", "s13_001"), None),
+        (("s12_1", "s12_2", "other"), None), (("s12_1", "s12_2", "s12_3"), None),
+        # sides: of a number that two share
+        (("k01l", "k01r", "k02l"), ["k01", "k01", "k02l"]), (("k01l", "k02r", "k03l"), None),
+        (("k01a", "k01b", "other"), ["k01", "k01", "other"]), (("k01l", "k01r"), None),
+    ],
+)  # fmt: skip
+def test_repeats_and_sides_are_told_where_two_share_a_number(cases, of):
+    found = patients_by_name(cases)
+    assert list(found.of.values()) == (list(cases) if of is None else of)
+
+
+def test_an_example_is_of_the_patient_with_most_cases():
+    found = patients_by_name(["p1_pre", "p2_pre", "p2_post", "p2_final", "p3_pre"])
+    assert found.how == "told apart by their names (p2_pre and p2_post are of p2)"
+    one_each = patients_by_folder({"a": ("P1",), "b": ("P2",)})
+    assert one_each.how == "told apart by their folders (a is of P1)"
+
+
+def test_a_folder_that_is_a_part_or_an_occasion_is_no_patient():
+    assert patients_by_folder({"a": ("Train", "P1"), "b": ("P2", "x")}).of == {"a": "P1", "b": "P2"}
+    assert patients_by_folder({"a": ("visit1",), "b": ("P2",)}) is None
+    assert patients_by_folder({"a": (), "b": ("P2",)}) is None

@@ -123,3 +123,22 @@ def test_useful_slices_hold_all_labels_and_every_eighth_empty_one():
     pixels = np.zeros((20, 2), np.int64)
     pixels[9:12, 1] = 1
     assert useful_slices(pixels).tolist() == [0, 8, 9, 10, 11, 16]
+
+
+def test_what_is_not_said_is_16_slices_and_a_gap_of_2():
+    """Four slices about the organs of 10 to 49 train too, and each eighth slice elsewhere."""
+    split = split_by_blocks(organs(100))
+    assert (
+        "16 slices validate (z 6-13, 33-40), 33 train, at least 2 slices dropped" in split.sentence
+    )
+    assert split.val.tolist() == [*range(6, 14), *range(33, 41)]
+    assert split.train.tolist() == [
+        0, *range(16, 31), *range(43, 54), 56, 64, 72, 80, 88, 96
+    ]  # fmt: skip
+    fewer = split_by_blocks(organs(100), val_slices=12, gap=2)
+    assert fewer.val.tolist() == [*range(8, 14), *range(33, 39)]
+
+
+@pytest.mark.parametrize(("count", "held"), [(1, 1), (7, 1), (8, 2), (12, 2), (13, 3), (20, 4)])
+def test_a_fifth_of_the_subjects_validates(count, held):
+    assert len(split_subjects([f"s{i}" for i in range(count)] * 2, 3)) == held

@@ -18,7 +18,7 @@ from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
 from quant import budget
-from quant.allocation import smallest_bits, weight_bytes
+from quant.allocation import Allocation, smallest_bits, weight_bytes
 from quant.budget import TRIALS, _rounded_up, allocate_for_file
 from quant.calibration import MINIMUM_IMAGES, calibrate
 from quant.network import QuantLMaUNet
@@ -135,3 +135,60 @@ def test_the_images_with_most_content_give_the_scales(model, tiny_data, monkeypa
     allocate_for_file(model, images, 1_000_000, "free", lambda network: 50_000, SILENT)
     fullest = sorted(images, key=lambda image: float(image.std()))[-MINIMUM_IMAGES:]
     assert len(seen) == 2 and all(np.array_equal(given, np.stack(fullest)) for given in seen)
+
+
+def test_what_is_told_of_an_allocation_is_of_its_own_figures(model):
+    """How many layers of Mamba have fewer bits, and what the rest of the file takes."""
+    spec, least = model.spec, smallest_bits(model.spec)
+    cost = {name: dict.fromkeys((2, 3, 4, 8), 1e-3) for name in least}
+    lkm = [name for name in least if name.startswith(("lkm", "deep"))]
+    bits = dict.fromkeys(least, 8) | {lkm[0]: 4, lkm[3]: 2, "decoder0.up": 3}
+    size = weight_bytes(spec, bits)
+    for narrow in (True, False):
+        chosen = Allocation(bits, cost, 70_000, size, not narrow)
+        content = budget._to_json(chosen, spec, 61_500, size + 1_234)
+        said = ["a file of 0.0615 MB leaves no room for large-kernel Mamba blocks in INT8 "
+                "throughout: 2 of their layers have fewer bits"]  # fmt: skip
+        assert content["notices"] == said[: int(narrow)]
+        assert content["lkm_int8"] is not narrow and content["layers"] == chosen.rows(spec)
+        figures = {
+            k: content[k] for k in ("budget_bytes", "file_bytes", "weight_bytes", "rest_bytes")
+        }
+        assert figures == {
+            "budget_bytes": 61_500, "file_bytes": size + 1_234, "weight_bytes": size,
+            "rest_bytes": 1_234,
+        }  # fmt: skip
+
+
+def test_the_fractions_of_a_budgets_steps(model, images, monkeypatch):
+    """Measuring the layers takes from a tenth to eight tenths, each trial a fifth of the rest."""
+    told = []
+
+    def measured(network, given, progress, scales):
+        assert len(given) == 8 and scales == "pow2"
+        for fraction in (0.0, 0.5, 1.0):
+            progress(fraction, "a layer")
+        return {name: {2: 4e-3, 3: 3e-3, 4: 2e-3, 8: 1e-3} for name in smallest_bits(network.spec)}
+
+    monkeypatch.setattr(budget, "measure", measured)
+    monkeypatch.setattr(budget, "calibrate", lambda network, given: None)
+    sizes = iter([50_000, 60_001, 60_001, 60_001, 60_000])
+    found = allocate_for_file(
+        model, images, 60_000, "pow2", lambda network: next(sizes), lambda *said: told.append(said)
+    )
+    assert [line for _, line in told] == [
+        "measuring the smallest file", *["a layer"] * 3,
+        *["choosing bits, and measuring the file"] * 4,
+    ]  # fmt: skip
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == pytest.approx([0, 0.1, 0.45, 0.8, 0.8, 0.84, 0.88, 0.92])
+    assert found["file_bytes"] == 60_000 == found["budget_bytes"]
+    assert found["weight_bytes"] + found["rest_bytes"] == 60_000
+
+
+def test_a_budget_of_a_byte_less_than_the_smallest_file_is_refused(model, images, monkeypatch):
+    monkeypatch.setattr(budget, "calibrate", lambda network, given: None)
+    with pytest.raises(
+        UserError, match=r"0\.059999 MB .* takes 0\.060 MB .* --budget-mb 0\.060 or"
+    ):
+        allocate_for_file(model, images, 59_999, "free", lambda network: 60_000, SILENT)

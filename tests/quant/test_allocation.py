@@ -10,9 +10,10 @@ from lmaunet.net.fold import fold
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, NetSpec
-from quant import sensitivity
+from quant import allocation, sensitivity
 from quant.allocation import LKM_PARTS, allocate, is_lkm, smallest_bits, weight_bytes
 from quant.bits import parse_bits, protected_layers
+from quant.packed import FEWEST_PACKED
 from quant.settings import SCALES, WEIGHT_BITS
 
 SILENT = lambda fraction, line: None  # noqa: E731
@@ -152,3 +153,56 @@ def test_sensitivity_is_that_of_each_layer_alone(tiny_model, tiny_data, scales):
         other = changed(batch).log_softmax(1)
     by_hand = float((own.exp() * (own - other)).sum(1).mean())
     assert found[name][2] == pytest.approx(by_hand, rel=1e-4)
+
+
+WIDE = NetSpec("w", (8, 24, 24, 32, 48), states=2, kernels=(3, 3, 3, 3), input_size=(32, 32))
+
+
+@pytest.mark.parametrize(("overstated", "solved"), [(10, True), (16, True), (1000, False)])
+def test_a_budget_that_the_solver_oversteps_by_a_few_bytes_is_kept_all_the_same(
+    monkeypatch, overstated, solved
+):
+    """Bits that take a byte more than there is are not returned; 16 bytes less are asked for."""
+    found, least = random_sensitivity(WIDE, 3), smallest_bits(WIDE)
+    own = allocation.weight_bytes
+    budget = own(WIDE, allocation._solve(WIDE, found, own(WIDE, least) + 900, least))
+    assert own(WIDE, allocation._solve(WIDE, found, budget, least)) == budget
+    monkeypatch.setattr(allocation, "weight_bytes", lambda *a: own(*a) + overstated)
+    if not solved:
+        with pytest.raises(RuntimeError, match=f"the integer program oversteps {budget} bytes"):
+            allocation._solve(WIDE, found, budget, least)
+        return
+    taken = own(WIDE, allocation._solve(WIDE, found, budget, least))
+    assert own(WIDE, least) < taken <= budget - 16
+
+
+def test_nothing_is_printed_while_bits_are_chosen(capfd):
+    allocate(WIDE, random_sensitivity(WIDE, 1), weight_bytes(WIDE, smallest_bits(WIDE)) + 900)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_problem_without_a_solution_is_an_error():
+    found, least = random_sensitivity(WIDE, 1), smallest_bits(WIDE)
+    with pytest.raises(RuntimeError, match=r"the integer program was not solved: .*kInfeasible"):
+        allocation._solve(WIDE, found, weight_bytes(WIDE, least) - 1, least)
+
+
+def test_what_costs_nothing_or_less_takes_all_the_bits_that_there_is_room_for():
+    layers = list(smallest_bits(WIDE))
+    for cost in (0.0, -5.0):
+        found = {name: dict.fromkeys(WEIGHT_BITS, cost) for name in layers}
+        room = weight_bytes(WIDE, dict.fromkeys(layers, 8))
+        assert set(allocate(WIDE, found, room).bits.values()) == {8}
+        assert allocate(WIDE, found, room - 1).weight_bytes < room
+
+
+def test_the_first_layer_the_head_and_mamba_have_8_bits_where_that_fits():
+    least = smallest_bits(WIDE)
+    first, head = protected_layers(WIDE)
+    assert {name: bits for name, bits in least.items() if bits != 2} == {first: 8, head: 8}
+    fixed = {name: 8 if is_lkm(name) else bits for name, bits in least.items()}
+    size, found = weight_bytes(WIDE, fixed), random_sensitivity(WIDE, 2)
+    chosen = allocate(WIDE, found, size)
+    wide = [layer.path for layer in WIDE.layers() if layer.weights >= FEWEST_PACKED]
+    assert {n: chosen.bits[n] for n in wide} == {n: fixed[n] for n in wide} and chosen.lkm_int8
+    assert not allocate(WIDE, found, size - 1).lkm_int8

@@ -1,11 +1,13 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
+from brevitas.graph.calibrate import calibration_mode
 from torch import nn
 
 from lmaunet.errors import UserError
-from quant.convolution import QuantConv, best_thresholds, round_weight
+from quant.convolution import QuantConv, best_thresholds, quantizer, round_weight
 from quant.settings import SCALES, WEIGHT_BITS
 
 
@@ -184,3 +186,74 @@ def test_running_statistics_follow_the_batch_by_their_momentum():
             before = getattr(norm, name)
             want = before + wanted * (seen - before)
             torch.testing.assert_close(getattr(kept.norm, name), want, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("small", "count", "scale"),
+    [
+        (0.9, 100, 1.0), (0.4, 100, 0.5), (0.2, 100, 0.25), (0.1, 100, 0.125),
+        (0.0625, 1000, 1.0),  # a sixteenth would lose less, but is not tried
+    ],
+)  # fmt: skip
+def test_powers_of_two_are_tried_down_to_an_eighth_of_the_largest_weight(small, count, scale):
+    weight = torch.tensor([[1.0] + [small] * count, [64.0] + [64 * small] * count])
+    assert best_thresholds(weight, 2, "pow2").tolist() == [scale, 64 * scale]
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_scales_are_told_by_what_they_say(scales):
+    """A word that was read is another object than the program's own."""
+    read = "".join(list(scales))
+    assert read is not scales
+    conv, norm = conv_and_norm()
+    weight = conv.weight
+    for bits in (2, 8):
+        assert torch.equal(
+            best_thresholds(weight, bits, read), best_thresholds(weight, bits, scales)
+        )
+        got, want = (QuantConv(conv, bits, norm=norm, scales=s) for s in (read, scales))
+        for each in (got, want):
+            each.eval().fold()
+        assert torch.equal(got.conv.quant_weight().value, want.conv.quant_weight().value)
+        assert torch.equal(got.conv.quant_weight().scale, want.conv.quant_weight().scale)
+    assert type(quantizer(read).act_quant) is type(quantizer(scales).act_quant)
+    steps = []
+    for kind in (read, scales):
+        act = quantizer(kind)
+        with calibration_mode(act):
+            act(torch.linspace(-3, 3, 100))
+        steps.append(float(act.eval().act_quant.scale()))
+    assert steps[0] == steps[1] and (np.log2(steps[0]) % 1 == 0) == (scales == "pow2")
+
+
+def test_what_is_not_said_is_8_bits_with_free_scales_and_no_relu():
+    conv, _ = conv_and_norm()
+    plain = QuantConv(conv)
+    assert (plain.bits, plain.relu, plain.scales, plain.norm) == (8, False, "free", None)
+    assert plain.conv.bias is None
+    assert torch.equal(best_thresholds(conv.weight, 3), best_thresholds(conv.weight, 3, "free"))
+    assert torch.equal(round_weight(conv.weight, 3), round_weight(conv.weight, 3, "free"))
+
+
+def test_a_bias_that_the_norm_brings_is_learned_once_it_is_folded():
+    conv, norm = conv_and_norm()
+    kept = QuantConv(conv, 8, norm=norm)
+    assert not kept.conv.bias.requires_grad and not kept.conv.bias.any()
+    kept.fold()
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(kept.conv.bias, norm.bias - norm.running_mean * factor)
+    torch.testing.assert_close(kept.conv.weight, conv.weight * factor[:, None, None, None])
+    assert kept.conv.bias.requires_grad
+    kept.fold()  # once more is nothing
+    torch.testing.assert_close(kept.conv.weight, conv.weight * factor[:, None, None, None])
+
+
+def test_a_channel_of_almost_no_weight_keeps_its_statistics():
+    conv, norm = conv_and_norm()
+    norm.weight.data[:2] = torch.tensor([1e-9, 1e-6])
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    kept = QuantConv(conv, 8, norm=norm).train()
+    kept(3 + 2 * torch.randn(8, 6, 9, 9))
+    assert kept.norm.running_mean[0] == before[0][0] and kept.norm.running_var[0] == before[1][0]
+    assert (kept.norm.running_mean[1:] != before[0][1:]).all()
+    assert (kept.norm.running_var[1:] != before[1][1:]).all()

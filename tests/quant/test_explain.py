@@ -1,5 +1,7 @@
 import copy
 
+import numpy as np
+import pytest
 import torch
 
 from quant.explain import explain, quantizers_of
@@ -34,3 +36,70 @@ def test_weights_and_activations_are_both_told(tiny_quantized):
     layers = sum(1 for layer in tiny_quantized.spec.layers() if layer.weights)
     assert kinds.count("weights") == layers + 4 * (1 + 2)
     assert kinds.count("activations") > kinds.count("weights")
+
+
+class Proxy:
+    """What Brevitas makes of a quantizer, as far as it is asked."""
+
+    def __init__(self):
+        self.disable_quant = False
+
+    is_quant_enabled = True
+
+
+class Told(torch.nn.Module):
+    """A network of three quantizers that says beforehand which classes it shows with which on."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+        self.scale = torch.nn.Parameter(torch.zeros(()))
+        for name in "abc":
+            layer = torch.nn.Identity()
+            setattr(layer, "weight_quant" if name == "b" else "act_quant", Proxy())
+            self.add_module(name, layer)
+
+    def forward(self, images):
+        on = "".join(n for n, p in zip("abc", self.proxies(), strict=True) if not p.disable_quant)
+        logits = torch.nn.functional.one_hot(torch.tensor(self.answers[on]), 3).float()
+        return logits.view(1, 2, 5, 3).permute(0, 3, 1, 2) * (1 + len(on))
+
+    def proxies(self):
+        return self.a.act_quant, self.b.weight_quant, self.c.act_quant
+
+
+def test_what_a_quantizer_costs_is_told_by_hand():
+    """The share is of pixels that show a class with it or without it: 5 are the background."""
+    model = Told({
+        "": [0, 0, 0, 0, 0, 1, 1, 2, 2, 2], "a": [0, 0, 0, 0, 0, 1, 1, 2, 2, 2],
+        "b": [0, 0, 0, 1, 2, 2, 1, 2, 2, 2], "c": [0, 0, 0, 0, 0, 0, 1, 2, 2, 1],
+        "abc": [0] * 10,
+    })  # fmt: skip
+    told = []
+    rows = explain(model, np.zeros((1, 1, 2, 5), np.float32), lambda *said: told.append(said))
+    assert [row["quantizer"] for row in rows] == ["b", "c", "a", "all"]
+    assert [row["kind"] for row in rows] == ["weights", "activations", "activations", "all"]
+    found = [row["foreground_changed"] for row in rows]
+    assert found == pytest.approx([3 / 7, 2 / 5, 0, 1])
+    assert rows[2]["divergence"] < rows[1]["divergence"] < rows[0]["divergence"]
+    assert told == [
+        (0.0, "what the activations of a cost"),
+        (pytest.approx(1 / 3), "what the weights of b cost"),
+        (pytest.approx(2 / 3), "what the activations of c cost"),
+    ]  # fmt: skip
+    assert not any(proxy.disable_quant for proxy in model.proxies()), "they are on again"
+
+
+def test_a_network_that_shows_nothing_changes_nothing():
+    model = Told(dict.fromkeys(("", "a", "b", "c", "abc"), [0] * 10))
+    rows = explain(model, np.zeros((1, 1, 2, 5), np.float32), SILENT)
+    assert [row["foreground_changed"] for row in rows] == [0, 0, 0, 0]
+    model.b.weight_quant.is_quant_enabled = False
+    assert list(quantizers_of(model)) == ["a", "c"]
+
+
+def test_quantizers_come_back_as_they_were_after_an_error():
+    model = Told({"": [0] * 10, "abc": [0] * 10})  # of one alone it says nothing
+    with pytest.raises(KeyError, match="a"):
+        explain(model, np.zeros((1, 1, 2, 5), np.float32), SILENT)
+    assert [proxy.disable_quant for proxy in model.proxies()] == [False] * 3

@@ -7,6 +7,8 @@ from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, NetSpec
 from quant.calibration import MINIMUM_IMAGES, calibrate
+from quant.convolution import QuantConv
+from quant.explain import quantizers_of
 from quant.network import QuantLMaUNet, count_weight_bits, weight_bits
 
 
@@ -117,3 +119,54 @@ def test_only_the_causal_scan_is_quantized(tiny_spec):
     spec = tiny_spec.replace(mamba="both")
     with pytest.raises(UserError, match="mamba='both'; only 'causal' can be quantized"):
         QuantLMaUNet(LMaUNet(spec))
+
+
+def word(text):
+    """Return a text that is equal and another object, as one that was read is."""
+    return "".join(list(text))
+
+
+SHAPES = {
+    "local": dict(
+        widths=(4, 6, 7, 9, 10), strides=(1, 2, 2, 2), kernels=(3, 5, 7, 3), skip=word("add"),
+        decoder_widths=(5, 6, 8, 9), pyramid_width=11, decoder_convs=2, input_size=(40, 24),
+    ),
+    "bins": dict(
+        widths=(5, 4, 8, 6, 9), strides=(2, 1, 2, 2), kernels=(5, 3, 3, 5), skip=word("concat"),
+        pyramid=word("bins"), pyramid_bins=(1, 2, 3), expand=2, input_size=(48, 96), in_channels=3,
+    ),
+    "plain": dict(widths=(3, 4, 4, 4, 4), strides=(4, 2, 1, 2), input_size=(32, 16), classes=2),
+}  # fmt: skip
+
+
+def lively(name):
+    """A network whose norms have seen something, no two of whose sizes are equal."""
+    torch.manual_seed(3)
+    spec = NetSpec(name, states=3, mamba=word("causal"), **SHAPES[name])
+    model = LMaUNet(spec)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    images = torch.randn(4, spec.in_channels, *spec.input_size)
+    return model.eval(), images
+
+
+@pytest.mark.parametrize("keep_norms", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_with_every_quantizer_off_it_is_the_float_network(name, keep_norms):
+    """Each pool, pad, split and join; a mutant is a hundred times farther off than rounding."""
+    model, images = lively(name)
+    quantized = QuantLMaUNet(model, keep_norms=keep_norms)
+    calibrate(quantized, images.numpy())
+    kept = [m for m in quantized.modules() if isinstance(m, QuantConv) and m.norm is not None]
+    assert bool(kept) is keep_norms
+    for _, proxy in quantizers_of(quantized).values():
+        proxy.disable_quant = True
+    with torch.no_grad():
+        want = model(images)
+        torch.testing.assert_close(quantized(images), want, rtol=0, atol=1e-4 * float(want.std()))
+        quantized.fold_norms()
+        torch.testing.assert_close(quantized(images), want, rtol=0, atol=1e-4 * float(want.std()))

@@ -15,7 +15,7 @@ PAIR_FOLDERS = (("images", "labels"), ("img", "label"), ("imagesTr", "labelsTr")
 FORMATS = "NIfTI, NRRD or DICOM image"
 
 _PREFIX = re.compile(
-    r"^(image|img|label|lbl|seg|segmentation|mask|volume)s?[-_]?(?=.)", re.IGNORECASE
+    r"^(image|img|label|lbl|segmentation|seg|mask|volume)s?[-_]?(?=.)", re.IGNORECASE
 )
 LABEL_WORDS = re.compile(r"(?<=.)[-_](label|lbl|seg|segmentation|mask|gt)s?$", re.IGNORECASE)
 _SUFFIX = re.compile(r"(?<=.)[-_](image|img|label|lbl|seg|segmentation|mask|gt)s?$", re.IGNORECASE)

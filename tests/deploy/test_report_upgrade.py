@@ -55,8 +55,10 @@ def test_the_worst_class_is_found_from_the_classes(tmp_path):
     }
 
 
-@pytest.mark.parametrize("changes", [{"dice": NO_GPU.to_json(), "dice_drop_points": NO_GPU.to_json()},
-                                     {"per_class": {}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [{"dice": NO_GPU.to_json(), "dice_drop_points": NO_GPU.to_json()}, {"per_class": {}}],
+)
 def test_without_a_dice_or_classes_there_is_no_worst_class(changes):
     target = report.upgrade(earlier(**changes))["targets"]["ort"]
     assert "worst_class" not in target

@@ -1,4 +1,4 @@
-"""What a function was called with while something ran: the function itself is called all the same."""
+"""What a function was called with while something ran, which it does all the same."""
 
 from __future__ import annotations
 

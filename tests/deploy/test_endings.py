@@ -315,3 +315,18 @@ def test_version_and_completion(run, monkeypatch, tmp_path):
         },
     )
     assert done.stdout.split() == ["ort", "openvino"], done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("data",)])
+def test_without_a_command_its_group_is_explained(run, words):
+    status, out, err = run(*words)
+    usage = " ".join(["Usage: lmaunet-deploy", *words, "[OPTIONS] COMMAND [ARGS]..."])
+    assert status == 2 and out == "" and err.startswith(f"{usage}\n\n")
+    assert "\nCommands:\n" in err and "Missing command" not in err
+    for option in ("-h", "--help"):
+        assert run(*words, option)[:2] == (0, err.rstrip("\n") + "\n")
+
+
+def test_the_version_is_shown_whatever_else_is_asked(run):
+    status, out, err = run("--version", "nonsense")
+    assert status == 0 and out.startswith("lmaunet-deploy ") and err == ""

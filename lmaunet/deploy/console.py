@@ -59,7 +59,7 @@ def tell(text: str) -> None:
 def _tell(text: str) -> None:
     """Print a line on standard error; where nobody reads it any more, work goes on."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager

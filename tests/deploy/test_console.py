@@ -8,10 +8,12 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from lmaunet.deploy import console
+from lmaunet.errors import UserError
 
 
 def test_columns_of_numbers_are_set_right():
@@ -23,6 +25,54 @@ def test_columns_of_numbers_are_set_right():
         "a          5  10.25  12%",
     ]
     assert console.table(["a", "bc"], []) == ["a  bc", "-  --"]
+
+
+def test_a_row_has_a_cell_for_each_column():
+    for row in (["liver"], ["liver", "1", "2"]):
+        with pytest.raises((IndexError, ValueError)):
+            console.table(["name", "n"], [row])
+
+
+def test_json_is_indented_by_two_and_lines_are_lines(capsys):
+    console.show({"a": [1, {"b": None}]}, ["x", "y"], True)
+    assert capsys.readouterr().out == (
+        '{\n  "a": [\n    1,\n    {\n      "b": null\n    }\n  ]\n}\n'
+    )
+    console.show({"a": 1}, ["x", "y"], False)
+    assert capsys.readouterr().out == "x\ny\n"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError(32, "")])
+def test_what_cannot_be_printed_is_said_unless_nobody_reads_it(monkeypatch, tmp_path, error):
+    """As soon as it is printed; what either stream still holds goes nowhere."""
+    streams = [Full(tmp_path / name, error) for name in ("out", "err")]
+    monkeypatch.setattr(console.sys, "stdout", streams[0])
+    monkeypatch.setattr(console.sys, "stderr", streams[1])
+    if isinstance(error, BrokenPipeError):
+        console.show({}, ["line"], False)
+    else:
+        with pytest.raises(
+            UserError, match=r"^the result cannot be printed \(No space left on dev"
+        ):
+            console.show({}, ["line"], False)
+    for stream in streams:
+        place = Path(f"/proc/self/fd/{stream.fileno()}").readlink()
+        assert str(place) == os.devnull
+        os.close(stream.fileno())
+
+
+class Full(io.StringIO):
+    """A stream whose file takes nothing any more."""
+
+    def __init__(self, path, error):
+        super().__init__()
+        self.number, self.error = os.open(path, os.O_CREAT | os.O_WRONLY), error
+
+    def flush(self):
+        raise self.error
+
+    def fileno(self):
+        return self.number
 
 
 FREE = "Free some space or choose another --run folder, then give the same command again"
@@ -66,13 +116,17 @@ def test_one_process_of_several_tells(monkeypatch, capsys, rank):
     assert ("noted\n" in err, "work ..." in err, "not noted" in err) == (first, first, False)
 
 
-def test_a_fault_without_words_is_named_by_its_kind(capsys):
-    def fail():
-        raise ZeroDivisionError
+def fail():
+    raise ZeroDivisionError
 
-    assert console.run_command(fail) == 1
+
+FAILS = fail.__code__.co_firstlineno + 1
+
+
+def test_a_fault_without_words_is_named_by_its_kind(capsys):
+    assert console.run_command(lambda: fail()) == 1
     err = capsys.readouterr().err
-    assert "itself: ZeroDivisionError (at test_console.py:" in err
+    assert f"itself: ZeroDivisionError (at test_console.py:{FAILS}); finished" in err
     assert "(at unknown)" in console._fault(ValueError("a\nb"))[0]
     assert "ValueError: a (at" in console._fault(ValueError("a\nb"))[0]
 
@@ -153,8 +207,11 @@ def test_a_lack_of_memory_is_said_in_its_first_line(error, words):
 
 
 def test_what_is_no_fault_of_a_user_is_explained_by_nobody():
-    undecoded = UnicodeDecodeError("utf-8", b"", 0, 1, "x")
-    for error in (RuntimeError("memory"), ValueError(""), undecoded, FileNotFoundError(2, "No")):
+    for error in (
+        RuntimeError("memory"), ValueError(""), FileNotFoundError(2, "No"),
+        UnicodeDecodeError("utf-8", b"", 0, 1, "x"), RuntimeError("No usable temporary directory"),
+        *(UnicodeEncodeError("utf-8", "x", 0, 1, why) for why in ("an unknown", "unknown")),
+    ):  # fmt: skip
         assert console.explain(error) is None
 
 

@@ -109,8 +109,11 @@ def changed(content, path, value):
 )  # fmt: skip
 def test_a_damaged_deployment_is_refused(folder, path, value):
     content = changed(read_json(folder / FILE), path, value)
-    with pytest.raises(UserError, match=r"^here is damaged.*copy the whole folder again"):
+    with pytest.raises(UserError, match=r"^here is damaged.*copy the whole folder again") as raised:
         Deployment.from_json(content, "here")
+    # what is missing is named by its kind, and what is said already only once
+    assert "(KeyError(" in str(raised.value) or value is not KeyError
+    assert "UserError(" not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [[], "x", None, {}, {"target": "ort"}])

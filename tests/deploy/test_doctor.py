@@ -46,9 +46,9 @@ def test_every_tool_has_two_lines_and_its_group(machine):
     """What it is, and where it is or how to get it."""
     core = [tool("a", "/a"), tool("b", required=False)]
     targets = {
+        "z": Missing("z", "no module"),
         "x": lone_build.target(summary="an x", probe=lambda: [tool("c", "/c"), tool("d")]),
         "y": lone_build.target(summary="a y", probe=lambda: [tool("e", required=False)]),
-        "z": Missing("z", "no module"),
     }
     content, lines, status = machine(core, targets)
     assert lines[2:] == [

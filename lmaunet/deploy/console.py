@@ -59,7 +59,7 @@ def tell(text: str) -> None:
 def _tell(text: str) -> None:
     """Print a line on standard error; where nobody reads it any more, work goes on."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def show(content: Any, lines: list[str], as_json: bool) -> None:
     """
     if not first_process():
         return
-    text = json.dumps(_finite(content), indent=2, allow_nan=False) if as_json else "\n".join(lines)
+    text = json.dumps(_finite(content), indent=2) if as_json else "\n".join(lines)
     try:
         print(text, flush=True)
     except OSError as error:

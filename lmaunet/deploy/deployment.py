@@ -109,7 +109,8 @@ class Interface:
                 "label_source": str(data["label_source"]),
                 "synthetic": bool(data["synthetic"]),
             }
-            digests = dict(zip(digests, _strings(digests.values()), strict=True))
+            _strings(digests.values())
+            digests = dict(digests)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
             reason = str(error) if isinstance(error, UserError) else repr(error)
             raise UserError(f"{where} is damaged ({reason}); {MEND}") from error

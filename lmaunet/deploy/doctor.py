@@ -43,7 +43,7 @@ def core_tools() -> list[Tool]:
             name,
             PURPOSES.get(name, "used by lmaunet-deploy"),
             packages.install_command(name),
-            required=extra == "",
+            required=not extra,
         )
         for extra in ("", OPTIONAL)
         for name in packages.declared().get(extra, {})

@@ -105,10 +105,61 @@ def test_an_export_says_what_agrees_and_what_does_not(monkeypatch, tmp_path, low
     assert lines[2:] == [*also, f"wrote {tmp_path}"]
 
 
+def bar_into(bar):
+    """Return a progress bar whose title and reports go into a list."""
+
+    @contextlib.contextmanager
+    def shown(title):
+        bar.append(title)
+        yield lambda fraction, line: bar.append((fraction, line))
+
+    return shown
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_another_form_of_the_scan_is_written_beside_the_stages(monkeypatch, tmp_path, fails):
+    """Whole or not at all: a write that fails keeps the old file."""
+    (tmp_path / "export").mkdir()
+    monkeypatch.setattr("onnx.load", lambda path: path.relative_to(tmp_path).as_posix())
+    monkeypatch.setattr("export.lower.lower", lambda model, form: f"{model} as {form}")
+
+    def save(model, path):
+        path.write_text(model)
+        if fails:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnx.save", save)
+    path = tmp_path / "network.unrolled.onnx"
+    path.write_text("old")
+    exported = Outcome(tmp_path / "export", False)
+    if fails:
+        with pytest.raises(OSError, match="No space left"):
+            commands._lower(tmp_path, exported, "unrolled")
+    else:
+        assert commands._lower(tmp_path, exported, "unrolled") == path
+    assert path.read_text() == ("old" if fails else "export/network.qcdq.onnx as unrolled")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["export", path.name]
+
+
+def test_an_export_takes_the_runs_own_data(monkeypatch, tmp_path):
+    bar = []
+
+    def export(run, source, progress):
+        progress(0.25, "half")
+        return run, source
+
+    monkeypatch.setattr(commands, "progress_bar", bar_into(bar))
+    monkeypatch.setattr(commands, "choose_data", lambda run, given: (run.name, given))
+    monkeypatch.setattr(pipeline, "export", export)
+    assert commands._export(tmp_path) == (tmp_path, (tmp_path.name, None))
+    assert bar == ["exporting to ONNX", (0.25, "half")]
+
+
 def test_a_build_says_what_ships_and_where_it_is(monkeypatch, tmp_path):
     model, library = tmp_path / "model.onnx", tmp_path / "operators.so"
-    model.write_bytes(b"x" * 1_234_567)
-    library.write_bytes(b"x" * 8_901)
+    # a million and one, or less one, would round them otherwise
+    model.write_bytes(b"x" * 1_234_501)
+    library.write_bytes(b"x" * 1_234_499)
     built = Build("ort", tmp_path, model, (GOOD,), detail={"n": 5}, beside=(library,))
     said = []
 
@@ -117,13 +168,16 @@ def test_a_build_says_what_ships_and_where_it_is(monkeypatch, tmp_path):
         said.append((run, target, options))
         return Outcome(tmp_path / "ort", True)
 
+    bar = []
+    monkeypatch.setattr(commands, "progress_bar", bar_into(bar))
     monkeypatch.setattr(commands, "_export", lambda run: Outcome(tmp_path / "export", False))
     monkeypatch.setattr(pipeline, "build", build)
     monkeypatch.setattr(pipeline, "load_build", lambda run, target: built)
     content, lines = commands.build(tmp_path, "ort", {"cpu": "vnni"})
     assert said == [(tmp_path, "ort", {"cpu": "vnni"})]
+    assert bar == ["building ort", (0.5, "compiling")]
     assert lines[1:] == [
-        f"ships {model} (1.235 MB), {library} (0.009 MB)",
+        f"ships {model} (1.235 MB), {library} (1.234 MB)",
         f"wrote {tmp_path / 'ort'} (was there already)",
     ]
     assert lines[0].startswith("agrees: logits: 3 of 4096")

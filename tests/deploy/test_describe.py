@@ -1,10 +1,12 @@
 """What ``spec NAME`` says: counts that follow from the layers, and the article's beside them."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from lmaunet.deploy.describe import compare_with_article, count_macs, describe
 from lmaunet.net.network import LMaUNet
-from lmaunet.spec import named_spec
+from lmaunet.spec import NetSpec, named_spec
 
 
 def test_parameters_and_bytes_are_those_of_the_network():
@@ -69,3 +71,28 @@ def test_the_lines_say_what_the_record_says(name):
     ]
     assert content["input"] == [1, spec.in_channels, height, width]
     assert content["spec"] == spec.to_json()
+
+
+@pytest.mark.parametrize(
+    ("params", "macs", "giga", "said"),
+    [
+        # a million and one, or less one, would be said as another size
+        (9_995_001, 99_950_001, 9_995_000_001, ("39.98", "10.00", "100.0", "10.00")),
+        (9_994_995, 99_949_995, 9_994_999_995, ("39.98", "9.99", "99.9", "9.99")),
+        (9_998_751, 0, 0, ("40.00", "10.00", "0.0", "0.00")),
+        (9_998_749, 0, 0, ("39.99", "10.00", "0.0", "0.00")),
+    ],
+)
+def test_mega_and_giga_are_millions_and_milliards(monkeypatch, params, macs, giga, said):
+    """Of a network of one part."""
+    made = {(): macs, (512, 512): giga, (256, 256): 0}
+
+    def layers(self, *size):
+        return [SimpleNamespace(part="body", params=params, macs=made.get(size, 0))]
+
+    monkeypatch.setattr(NetSpec, "layers", layers)
+    _, lines = describe("demo")
+    fp32, int8, mega, macs_said = said
+    assert f"({fp32} MB in FP32, {int8} MB in INT8)" in lines[-3]
+    assert lines[4].split() == ["body", f"{params:,}", "100.0", mega]
+    assert lines[-2:] == [f"MACs at 512  {macs_said} G", "MACs at 256  0.00 G"]

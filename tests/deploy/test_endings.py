@@ -182,6 +182,30 @@ def test_a_file_takes_the_number_of_no_closed_stream(tmp_path):
     assert done.returncode == 0 and (tmp_path / "mask").read_bytes() == b""
 
 
+STREAMS = """
+import os, sys
+from lmaunet.deploy.cli import _open_standard_streams
+os.closerange(3, 20)
+_open_standard_streams()
+assert len(sys.argv) > 1 or os.open(os.devnull, os.O_RDONLY) == 3, "a file was left open"
+for number in (0, 1, 2):
+    os.fstat(number)
+for stream in map(int, sys.argv[1:]):
+    if stream:
+        other = (sys.stdout, sys.stderr)[stream - 1]
+        assert other.fileno() > 2, (stream, other.fileno())
+"""
+
+
+@pytest.mark.parametrize("closed", [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+def test_each_closed_stream_is_opened_and_nothing_else(tmp_path, closed):
+    """What stands for a closed output has a number of its own, as it may be closed again."""
+    (tmp_path / "p.py").write_text(STREAMS)
+    signs = " ".join(f"{n}{'<' if n == 0 else '>'}&-" for n in closed)
+    done = in_shell(f"{sys.executable} p.py {' '.join(map(str, closed))} {signs}", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_reader_that_has_seen_enough_changes_no_status(monkeypatch, capsys):
     """A failed gate is one, also through a pipe to head."""
 
@@ -291,3 +315,18 @@ def test_version_and_completion(run, monkeypatch, tmp_path):
         },
     )
     assert done.stdout.split() == ["ort", "openvino"], done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("data",)])
+def test_without_a_command_its_group_is_explained(run, words):
+    status, out, err = run(*words)
+    usage = " ".join(["Usage: lmaunet-deploy", *words, "[OPTIONS] COMMAND [ARGS]..."])
+    assert status == 2 and out == "" and err.startswith(f"{usage}\n\n")
+    assert "\nCommands:\n" in err and "Missing command" not in err
+    for option in ("-h", "--help"):
+        assert run(*words, option)[:2] == (0, err.rstrip("\n") + "\n")
+
+
+def test_the_version_is_shown_whatever_else_is_asked(run):
+    status, out, err = run("--version", "nonsense")
+    assert status == 0 and out.startswith("lmaunet-deploy ") and err == ""

@@ -84,6 +84,23 @@ def test_what_is_no_gate_is_refused_before_any_work(run, given, message):
     assert f"--gate {given}: " in err and message in err and "Traceback" not in err
 
 
+LARGEST = {
+    "size_mb": None, "weights_mb": None, "dice": 1, "dice_drop_points": 100,
+    "class_drop_points": 100, "hd95_mm": None, "latency_ms": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("figure", LARGEST)
+def test_a_limit_reaches_from_0_to_the_largest_that_makes_sense(figure):
+    """A share of one, a hundred points, and any size, distance or time."""
+    largest = LARGEST[figure] or 1e12
+    for value in (0, largest):
+        assert parse_gates([f"{figure}={value}"])[""][figure].value == value
+    for value in (-0.001, *([largest + 0.001] if LARGEST[figure] else [])):
+        with pytest.raises(UserError, match=f"^--gate {figure}={value}: {value} is no limit; give"):
+            parse_gates([f"{figure}={value}"])
+
+
 def test_two_limits_for_the_same_are_refused():
     with pytest.raises(UserError, match=r"^--gate dice>=0.8: dice has two limits; give one$"):
         parse_gates(["dice=0.7", "dice>=0.8"])

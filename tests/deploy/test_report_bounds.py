@@ -124,6 +124,12 @@ def test_cases_are_counted_or_named(whole, cases):
     report.validate(altered("data/cases", cases, source=whole))
 
 
+@pytest.mark.parametrize("cases", [0, -1, 1.5, 2.0, True, "two", None])
+def test_cases_are_a_whole_number_from_1(whole, cases):
+    with pytest.raises(UserError, match=r"^data\.cases is .*; expected a whole number from 1$"):
+        report.validate(altered("data/cases", cases, source=whole))
+
+
 @pytest.mark.parametrize(("slices", "name"), [(-1, "data.slices"), ({"a": -1}, "data.slices.a")])
 def test_slices_are_counted_in_one_number_or_by_part(whole, slices, name):
     report.validate(altered("data/slices", 0, source=whole))

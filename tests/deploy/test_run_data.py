@@ -218,3 +218,68 @@ def test_the_fingerprint_of_data_covers_what_a_score_depends_on(tiny_data):
     ]
     found = {fingerprint(dataclasses.replace(tiny_data, **change)) for change in others}
     assert len(found | {whole}) == len(others) + 1
+
+
+@pytest.mark.parametrize("half", ["train", "val"])
+@pytest.mark.parametrize("what", ["cases", "z", "images", "labels"])
+def test_the_fingerprint_covers_every_slice_of_both_halves(tiny_data, half, what):
+    """The last value of each of what they hold."""
+    part = getattr(tiny_data, half)
+    values = getattr(part, what).copy()
+    last = values.reshape(-1)
+    last[-1] = "zz" if what == "cases" else last[-1] + (1000 if what == "z" else 1)
+    other = dataclasses.replace(tiny_data, **{half: dataclasses.replace(part, **{what: values})})
+    assert fingerprint(other) != fingerprint(tiny_data)
+
+
+def test_a_class_map_is_one_of_the_files_where_it_is_one(place):
+    """One of those that the program brings along is none."""
+    source = DataSource(place / "set", place / "map.json")
+    without = run_data._digest_files(DataSource(place / "set"))
+    assert run_data._digest_files(source) == without
+    found = set()
+    for content in ("1", "2"):
+        (place / "map.json").write_text(content)
+        found.add(run_data._digest_files(source))
+    assert len(found | {without}) == 3
+    assert run_data._digest_files(DataSource(None, place / "map.json")) == "phantom"
+
+
+@pytest.mark.parametrize("name", ["x_train.npz", "x_val.npz", "x.npz"])
+def test_a_file_stands_for_the_files_that_begin_like_it(place, name):
+    """Both halves of a pair, and no folder."""
+    for other in ("x.npz", "y_train.npz", "x_train_npz"):
+        (place / "set" / other).write_text("1")
+    (place / "set" / "x_folder").mkdir()
+    found = {path.name for path in run_data._files_of(place / "set" / name)}
+    pair = {"x_train.npz", "x_val.npz", "x_train_npz"}
+    assert found == ({"x.npz"} if name == "x.npz" else pair | {"x.npz"})
+
+
+def test_every_file_below_a_folder_is_one_of_the_data(place):
+    """Also behind a folder that was seen before, whichever comes first."""
+    for name in "abcdefgh":
+        (place / "set" / name).mkdir()
+        (place / "set" / name / "file").write_text(name)
+        (place / "set" / name / "back").symlink_to(place / "set")
+    found = sorted(str(p.relative_to(place / "set")) for p in run_data._files_of(place / "set"))
+    own = [f"{name}/file" for name in "abcdefgh"]
+    assert found == sorted([*own, "notes/read.me", "x_train.npz", "x_val.npz"])
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_files_unknown(data, monkeypatch):
+    """They are loaded each time, and the error comes from there."""
+
+    def walk(path, followlinks, onerror):
+        onerror(PermissionError(13, "Permission denied"))
+        return iter(())
+
+    monkeypatch.setattr(run_data.os, "walk", walk)
+    assert data()._files_digest() is None
+
+
+def test_a_reader_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(run_data, "READERS", ("numpy", "no-such-package"))
+    assert run_data._versions() == {
+        "python": run_data.platform.python_version(), "numpy": np.__version__,
+    }  # fmt: skip

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_what_a_kill_left_out_of_place_is_put_back_first(tmp_path):
     with in_use(tmp_path / "run"):
         for stage in ("train", "build/ort", "measure/reference"):
             assert (tmp_path / "run" / stage / "manifest.json").exists()
+
+
+def test_the_second_command_is_told_at_once(other, tmp_path, monkeypatch):
+    def wait(seconds):
+        raise AssertionError(f"it waited for {seconds} s")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    with pytest.raises(UserError, match="is in use by process"), in_use(tmp_path / "run"):
+        pass
 
 
 def test_a_run_by_another_name_is_the_same_run(other, tmp_path):

@@ -260,3 +260,25 @@ def test_a_stage_is_made_once_and_only_the_first_process_writes(monkeypatch):
         monkeypatch.setenv("RANK", rank)
         assert outcome.run_stage(made, work) == outcome.Outcome(made.folder, True)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_first_process_writes_a_stage_and_clears_what_is_left_of_it(monkeypatch, rank):
+    """A stage begins anew unless it is said to resume."""
+    calls = []
+    made = SimpleNamespace(
+        folder=Path("r/x"), partial=Path("r/.x"), is_current=lambda: True,
+        clear=lambda: calls.append("clear"),
+        write=lambda work, *, resume: calls.append(("write", resume)),
+    )  # fmt: skip
+    monkeypatch.setenv("RANK", rank)
+    first = rank == "0"
+    assert outcome.run_stage(made, calls.append) == outcome.Outcome(Path("r/x"), True)
+    assert calls == (["clear"] if first else [])
+    calls.clear()
+    made.is_current = lambda: False
+    for options in ({}, {"resume": True}):
+        assert outcome.run_stage(made, calls.append, **options) == outcome.Outcome(
+            Path("r/x"), False
+        )
+    assert calls == ([("write", False), ("write", True)] if first else [Path("r/.x")] * 2)

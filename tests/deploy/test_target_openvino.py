@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
+from recorded import recorded
 
 from export import openvino_file, openvino_runtime
 from export.reference import reference_logits
@@ -45,9 +46,16 @@ def request(folder, model, samples=None):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def building(tmp_path_factory):
+    """A build, and how it was checked."""
     folder = tmp_path_factory.mktemp("build") / "openvino"
-    return get_target("openvino").build(request(folder, small_network()))
+    with recorded("export.segments.check_segments_in") as calls:
+        return get_target("openvino").build(request(folder, small_network())), calls
+
+
+@pytest.fixture(scope="module")
+def built(building):
+    return building[0]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +117,21 @@ def test_the_agreements_say_what_was_compared(built):
     ]
     assert all(a.passed and a.n_total > 0 for a in built.agreements)
     assert built.agreements[4].max_abs == 0
+
+
+@needs_openvino
+def test_segments_are_compared_on_one_image_and_the_file_on_two(building):
+    built, calls = building
+    (((_, name, _, _, image, _), options),) = calls["check_segments_in"]
+    assert (name, len(image), options) == ("openvino kernels", 1, {"share": 0.0005})
+    totals = {a.name: a.n_total for a in built.agreements}
+    assert totals["openvino kernels, logits from the same codes"] == 3 * 32**2
+    assert totals["openvino file, classes"] == 2 * 32**2
+    assert totals["openvino file and its form, logits"] == 2 * 3 * 32**2
+    assert all(a.tolerance == 0 for a in built.agreements if " its form" in a.name)
+    packing = built.detail["packing"]
+    # a weight is a byte, and so is each of its zero points, in the form and in the file
+    assert 0 < packing["packed_bytes"] <= packing["unpacked_bytes"]
 
 
 @needs_openvino

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
+from recorded import recorded
 
 from export import compact, cpu_form, operators, packing, reference
 from export.check import run_onnx
@@ -41,9 +42,16 @@ def packed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def building(tmp_path_factory):
+    """A build, and how it was checked."""
     folder = tmp_path_factory.mktemp("build") / "ort"
-    return get_target("ort").build(request(folder, small_network()))
+    with recorded("export.segments.check_segments", "export.reference.open_session") as calls:
+        return get_target("ort").build(request(folder, small_network())), calls
+
+
+@pytest.fixture(scope="module")
+def built(building):
+    return building[0]
 
 
 def test_the_tool_is_found():
@@ -79,6 +87,33 @@ def test_the_agreements_say_what_was_compared(built):
     assert built.agreements[1].n_differ == 0
     assert built.agreements[3].max_abs == 1
     assert 0 < built.detail["codes_moved_by_rounded_biases"] < 0.01
+
+
+def test_segments_are_compared_on_one_image_and_the_file_on_two(building):
+    """Each form as it is run: optimized where the file would be, and with the operators."""
+    built, calls = building
+    library = built.folder / ort_target.OPERATORS
+    assert [
+        (given[0], len(given[3]), options["share"], options["optimize"], options.get("operators"))
+        for given, options in calls["check_segments"]
+    ] == [
+        ("ort codes and functions", 1, 0.0001, False, None),
+        ("ort integer biases", 1, 1.0, False, None),
+        ("ort form", 1, 0.0001, True, None),
+        ("ort operators", 1, 0.0001, True, library),
+    ]
+    # both files for their kernels, then without and with optimization
+    sessions = [options for _, options in calls["open_session"] if "operators" in options]
+    assert [options["optimize"] for options in sessions] == [True, True, False, False, True, True]
+    assert all(options["operators"] == library for options in sessions)
+    totals = {a.name: a.n_total for a in built.agreements}
+    assert totals["ort form, logits from the same codes"] == 3 * 32**2
+    assert totals["ort file, classes"] == 2 * 32**2
+    assert totals["ort packing, logits, optimization off"] == 2 * 3 * 32**2
+    assert totals["ort packing, integer and float kernels"] == 2
+    operators = built.detail["operators"]
+    assert operators["built"] and operators["bytes"] == library.stat().st_size
+    assert operators["nodes"] == {"SelectiveScan": 1}
 
 
 def test_the_file_that_ships_needs_nothing_else(built):

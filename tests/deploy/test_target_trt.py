@@ -12,6 +12,7 @@ from onnx import numpy_helper
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 from qcdq_nets import DENSE, float_network, images, small_network
+from recorded import recorded
 
 import export.convolutions
 from export import reference
@@ -39,9 +40,17 @@ def request(folder, model, **options):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def building(tmp_path_factory):
+    """A build, and how it was checked."""
     folder = tmp_path_factory.mktemp("build") / "trt"
-    return get_target("trt").build(request(folder, small_network(SIZE), sms=["SM86"]))
+    with recorded("export.segments.check_segments", "export.reference.open_session") as calls:
+        asked = request(folder, small_network(SIZE), sms=["SM86"])
+        return get_target("trt").build(asked), calls
+
+
+@pytest.fixture(scope="module")
+def built(building):
+    return building[0]
 
 
 @without_gpu
@@ -99,6 +108,24 @@ def test_the_graph_agrees_without_and_with_optimization(built):
         "trt graph, classes",
     ]
     assert all(a.passed and a.n_total > 0 for a in built.agreements)
+
+
+@needs_tensorrt
+def test_segments_are_compared_on_one_image_and_the_graph_on_two(building):
+    """With float biases, as the engine has them."""
+    built, calls = building
+    assert [
+        (given[0], len(given[3]), options["share"], options["optimize"], options["float_biases"])
+        for given, options in calls["check_segments"]
+    ] == [
+        ("trt graph, optimization off", 1, 0.0001, False, True),
+        ("trt graph, optimization full", 1, 0.0001, True, True),
+    ]
+    sessions = [options for _, options in calls["open_session"] if "float_biases" in options]
+    assert sessions == [{"optimize": True, "float_biases": True}]
+    totals = {a.name: a.n_total for a in built.agreements}
+    assert totals["trt graph, classes"] == 2 * SIZE**2
+    assert totals["trt graph, optimization off, logits from the same codes"] == 3 * SIZE**2
 
 
 @needs_tensorrt

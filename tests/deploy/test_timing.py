@@ -51,3 +51,45 @@ def test_against_fp32():
 
 def test_a_time_is_the_median_of_thirty_after_five_that_warm_up():
     assert (timing.WARM_UP_RUNS, timing.BLOCKS * timing.BLOCK_RUNS) == (5, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("vendor_id\t: X\nmodel name\t: A CPU: 3 GHz \nmodel name\t: another\n", "A CPU: 3 GHz"),
+        ("model\t\t: 7\nthe model name\t: none\n", "a processor"),
+        (None, "a processor"),
+    ],
+)
+def test_a_cpu_is_called_as_the_system_calls_it(tmp_path, monkeypatch, text, name):
+    """The first one's whole name; another system has other words for it."""
+    information = tmp_path / "cpuinfo"
+    if text is not None:
+        information.write_text(text)
+    monkeypatch.setattr(timing, "Path", lambda place: information)
+    monkeypatch.setattr(timing.platform, "processor", lambda: "a processor")
+    assert timing.cpu_model() == name
+    monkeypatch.setattr(timing.platform, "processor", lambda: "")
+    monkeypatch.setattr(timing.platform, "machine", lambda: "a machine")
+    assert timing.cpu_model() == {"a processor": "a machine"}.get(name, name)
+
+
+@pytest.mark.parametrize(("own", "unsteady"), [(1.0, False), (1.21, True)])
+def test_what_is_said_beside_fp32_is_of_fp32(own, unsteady):
+    """Its times, not those of the network that it is compared with."""
+    keys = ("min_ms", "median_ms", "p90_ms", "runs", "spread")
+    theirs = dict(zip(keys, (2.0, 3.0, 5.0, 7, 11.0), strict=True)) | {"unsteady": unsteady}
+    ours = dict.fromkeys(keys, own) | {"unsteady": not unsteady}
+    beside = timing.beside_float32(ours, theirs, 4.0, 14.0, "FP32")
+    assert beside == theirs | {
+        "size_mb": 14.0, "form": "FP32", "speed_up": 3.0 / own, "compression": 3.5,
+    }  # fmt: skip
+
+
+def test_a_work_warms_up_before_another_is_timed(monkeypatch):
+    calls = []
+    monkeypatch.setattr(timing, "BLOCKS", 1)
+    monkeypatch.setattr(timing, "BLOCK_RUNS", 2)
+    monkeypatch.setattr(timing, "WARM_UP_RUNS", 3)
+    timing.time_turns({name: lambda name=name: calls.append(name) for name in "ab"})
+    assert calls == [*"aaabbb", *"aaabbb"]

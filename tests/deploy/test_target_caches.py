@@ -1,0 +1,75 @@
+"""What a target opened is kept while its file stays the same: that of the four latest files."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lmaunet.artifacts import Build
+from lmaunet.deploy.targets import openvino, ort, trt
+
+
+def opened_by(target, monkeypatch):
+    """Return what opens a file through a target's cache, and a list of what was opened at last."""
+    opened = []
+
+    def note(path, **options):
+        opened.append(path.parent.name)
+        return object()
+
+    if target is openvino:
+        monkeypatch.setattr("export.openvino_runtime.compile_model", note)
+        return openvino._compiled, opened
+    monkeypatch.setattr("export.reference.open_session", note)
+    if target is trt:
+        return trt._session, opened
+    monkeypatch.setattr("export.cpu_form.runtime_adds_without_saturation", lambda: False)
+    return lambda path, changed: ort._session(path, changed, False), opened
+
+
+@pytest.mark.parametrize("target", [openvino, ort, trt], ids=lambda t: t.TARGET.name)
+def test_the_four_latest_files_are_open_at_a_time(target, tmp_path, monkeypatch):
+    """And another version of one is another file."""
+    work, opened = opened_by(target, monkeypatch)
+    paths = {name: tmp_path / name / "model.onnx" for name in "abcdef"}
+    first = {name: work(paths[name], 7) for name in "abcd"}
+    assert all(work(paths[name], 7) is first[name] for name in "abcd") and opened == list("abcd")
+    work(paths["e"], 7)
+    assert all(work(paths[name], 7) is first[name] for name in "dcb") and opened == list("abcde")
+    work(paths["a"], 7)
+    assert opened == list("abcdea")
+    assert work(paths["b"], 8) is not work(paths["b"], 7) and opened == list("abcdeab")
+
+
+def test_the_graph_of_an_engine_is_opened_again_where_it_has_changed(tmp_path, monkeypatch):
+    """And only there."""
+    _, opened = opened_by(trt, monkeypatch)
+    monkeypatch.setattr("export.reference.run_images", lambda session, images: session)
+    path = tmp_path / trt.NETWORK
+    path.write_bytes(b"graph")
+    build = Build("trt", tmp_path, tmp_path / "engine.plan.xz", ())
+    first = trt._run_graph(build, None)
+    assert trt._run_graph(build, None) is first and len(opened) == 1
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+    assert trt._run_graph(build, None) is not first and len(opened) == 2
+
+
+def test_a_library_is_tried_once_for_each_version(tmp_path, monkeypatch):
+    """Whether it loads is known of the four latest."""
+    tried = []
+
+    def load(path):
+        tried.append(path[-1])
+        if path.endswith("b"):
+            raise OSError("invalid ELF header")
+
+    monkeypatch.setattr("ctypes.CDLL", load)
+    paths = {name: tmp_path / name for name in "abcde"}
+    for _ in range(2):
+        assert [ort._loads(paths[name], 3) for name in "abcd"] == [True, False, True, True]
+    assert tried == list("abcd")
+    ort._loads(paths["e"], 3)
+    assert ort._loads(paths["d"], 3) and ort._loads(paths["c"], 3) and tried == list("abcde")
+    assert ort._loads(paths["a"], 3) and tried == list("abcdea")
+    assert ort._loads(paths["a"], 4) and tried == list("abcdeaa")

@@ -13,14 +13,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from fpga.board.boards import BOARDS, Board, larger_board
+from fpga.board.boards import Board
 from fpga.board.placement import SHELL, Placed, Resources, sum_of
 from fpga.graph.executor import Executor
 from fpga.operators import fifo, width_converter
-from fpga.sizing.design import CONVERTERS, NAMES, Design, Fifo
+from fpga.sizing.design import CONVERTERS, Design, Fifo
 from fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
 from fpga.sizing.schedule import Schedule, schedule
-from fpga.sizing.solver import Option, options_of, solve
+from fpga.sizing.shortages import overload, share, shortages, too_small
+from fpga.sizing.solver import Option, may_fit, options_of, solve
 from lmaunet.errors import UserError
 
 LOOK_FURTHER = 4
@@ -90,6 +91,11 @@ class Sizing:
         )
         return math.ceil(work / board.dsp)
 
+    def may_fit(self, board: Board) -> bool:
+        """Tell whether some folding may fit a board; False is certain, FIFOs left aside."""
+        loosest = self.steps()[-1]
+        return may_fit([unit.best_options(loosest) for unit in self.units], board)
+
     def design(self, bound: int | Mapping[int, int], board: Board, clock_mhz: float) -> Design:
         """Fold every node within a bound and estimate the result; it may not fit.
 
@@ -139,7 +145,7 @@ class Sizing:
         """
         spare, limits = taken.placed, board.limits
 
-        def share(option: Option) -> float:
+        def around(option: Option) -> float:
             all_of_it = option.placed + self.neighbours.converters(unit, option.choice)
             return all_of_it.lut / limits["lut"] + all_of_it.ff / limits["ff"]
 
@@ -148,7 +154,7 @@ class Sizing:
             if option.placed.dsp <= spare.dsp and option.placed.bram36 <= spare.bram36
             and option.placed.uram <= spare.uram
         ]  # fmt: skip
-        unit.take(min(others, key=share).choice)
+        unit.take(min(others, key=around).choice)
 
     def _streams(self) -> list[tuple[str, FoldedNode, int, int, int]]:
         """Return each stream between two nodes: tensor, consumer, input, bits from it and to it."""
@@ -224,6 +230,8 @@ def size(
     plain, loading = replace(initialised, dram_mb_s=None), board.loads and board.uram > 0
     # equal ones are tried once
     ways = list(dict.fromkeys((plain, initialised, replace(board, loads=loading))))
+    while len(ways) > 1 and not sizing.may_fit(ways[0]):
+        ways.pop(0)
     while True:
         try:
             found = _sized(sizing, ways.pop(0), clock_mhz, target_ms)
@@ -267,7 +275,7 @@ class _Search:
             tried = steps[:: -(-len(steps) // TRIED_WHERE_NOTHING_FITS)] + steps[-1:]
         fitting = [step for step in tried if self.at(step).fits]
         if not fitting:
-            raise _too_small(min((self.at(step) for step in tried), key=_overload))
+            raise too_small(min((self.at(step) for step in tried), key=overload))
         best = min(fitting, key=lambda step: self.at(step).latency_ms)
 
         def better(design: Design, than: Design) -> float:
@@ -290,11 +298,11 @@ class _Search:
         tried = steps[max(0, meeting - LOOK_FURTHER) : meeting]
         fitting = [step for step in tried if self.at(step).fits]
         if not fitting:
-            raise _too_small(min((self.at(step) for step in tried), key=_overload))
+            raise too_small(min((self.at(step) for step in tried), key=overload))
 
         def better(design: Design, than: Design) -> float:
             meets = design.fits and design.latency_ms <= target_ms
-            return max(0.0, _share(than) - _share(design)) if meets else -1.0
+            return max(0.0, share(than) - share(design)) if meets else -1.0
 
         found = self._refine(max(fitting), self._slower, better)
         limits = f"the smallest that was found within {target_ms:g} ms"
@@ -346,7 +354,7 @@ class _Search:
         """Return in words why there is no faster design; ``faster``: the bounds below its own."""
         for bound in reversed(faster):
             tried = self.at(bound)
-            short = _shortages(tried)
+            short = shortages(tried)
             if short and tried.latency_ms < found.latency_ms:
                 return (
                     f"the next faster folding, {tried.latency_ms:.3g} ms (estimated), would need "
@@ -356,39 +364,3 @@ class _Search:
             return "no folding that was tried has a shorter latency"
         slowest = found.slowest()
         return f"no folding of {slowest.op_type} {slowest.name} is faster"
-
-
-def _share(design: Design) -> float:
-    """Return the sum of the shares of the board's limits."""
-    used, limits = design.total, design.board.limits
-    return sum(getattr(used, name) / limit for name, limit in limits.items() if limit)
-
-
-def _overload(design: Design) -> float:
-    """Return by what factor the scarcest resource exceeds its limit."""
-    used, limits = design.total, design.board.limits
-    return max(
-        getattr(used, name) / limit if limit else (math.inf if getattr(used, name) else 0.0)
-        for name, limit in limits.items()
-    )
-
-
-def _shortages(design: Design) -> str:
-    total, limits = design.total, design.board.limits
-    return "; ".join(
-        f"{NAMES[name]} {getattr(total, name):g} of {limits[name]:g} usable ({over:g} too many)"
-        for name, over in total.excess(design.board).items()
-    )
-
-
-def _too_small(design: Design) -> UserError:
-    larger = larger_board(design.board)
-    advice = f"use --board {larger.name}, " if larger else ""
-    known = BOARDS.get(design.board.name)
-    if known and known.dram_mb_s and not design.board.dram_mb_s:
-        advice += "--flow timing, which may put skips into DRAM, "
-    return UserError(
-        f"the network does not fit board {design.board.name}: at {design.latency_ms:.3g} ms "
-        f"(estimated), where least is missing, it takes {_shortages(design)}; {advice}or a smaller "
-        "network"
-    )

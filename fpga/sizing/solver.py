@@ -27,6 +27,8 @@ LOAD_COST = 0.1
 there is of a resource, so that these save at least so much block RAM or share it with DRAM."""
 OVERLOAD_COST = 1e3
 """What exceeding the scarcest limit by its whole counts for, beside shares of the board."""
+RELAXED_TOLERANCE = 1e-6
+"""Overload below which a linear program's answer counts as one that fits, a share of a limit."""
 GAP = 1e-3
 """How far from the best, in shares of it, a solution may be."""
 
@@ -120,79 +122,135 @@ def solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL
             has another one.
         fixed: what is used in any case.
     """
+    *narrower, widest = _widening(parts, board)
+    for options in narrower:
+        if _may_fit(options, board, fixed):
+            found = _solve(options, board, fixed)
+            if found.load <= 1:
+                return found
+    return _solve(widest, board, fixed)
+
+
+def may_fit(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed = SHELL) -> bool:
+    """Tell whether a choice may fit; what is said not to fit does not, whatever is chosen.
+
+    A linear program says it, in which a part may take a share of each option. That takes
+    milliseconds, where the integer program may take a minute to make an overload small.
+
+    Args:
+        parts, board, fixed: see :func:`solve`.
+    """
+    return _may_fit(_widening(parts, board)[-1], board, fixed)
+
+
+def _may_fit(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed) -> bool:
+    overload = _Program(parts, board, fixed).solve(integer=False)[-1]
+    return bool(overload <= RELAXED_TOLERANCE)
+
+
+def _widening(
+    parts: Sequence[Sequence[Option]], board: Board
+) -> list[Sequence[Sequence[Option]]]:  # fmt: skip
+    """Return the sets of options that are looked at one after the other, the last one in any case.
+
+    Those of a set are all in the next: first nothing is loaded, then something may be, and in each
+    first nothing is in DRAM.
+    """
     initialised = [[o for o in options if not o.loaded] for options in parts]
-    if not all(initialised):
-        return _solve_with_dram(parts, board, fixed)
-    found = _solve_with_dram(initialised, board, fixed)
-    more = board.loads and board.uram and sum(map(len, initialised)) < sum(map(len, parts))
-    return _solve_with_dram(parts, board, fixed) if more and found.load > 1 else found
+    fewer = sum(map(len, initialised)) < sum(map(len, parts))
+    sets: list[Sequence[Sequence[Option]]] = [initialised] if all(initialised) else [parts]
+    if all(initialised) and fewer and board.loads and board.uram:
+        sets.append(parts)
+    found: list[Sequence[Sequence[Option]]] = []
+    for options in sets:
+        on_chip = [[o for o in each if not o.placed.dram_mb_s] for each in options]
+        if not all(on_chip):
+            found.append(options)
+            continue
+        found.append(on_chip)
+        if board.dram_mb_s and sum(map(len, on_chip)) < sum(map(len, options)):
+            found.append(options)
+    return found
 
 
-def _solve_with_dram(
-    parts: Sequence[Sequence[Option]], board: Board, fixed: Placed
-) -> Solution:  # fmt: skip
-    on_chip = [[o for o in options if not o.placed.dram_mb_s] for options in parts]
-    if not all(on_chip):
-        return _solve(parts, board, fixed)
-    found = _solve(on_chip, board, fixed)
-    more = board.dram_mb_s and sum(map(len, on_chip)) < sum(map(len, parts))
-    return _solve(parts, board, fixed) if more and found.load > 1 else found
+class _Program:
+    """The integer program of some options: a column for each, and one for the overload."""
+
+    def __init__(
+        self, parts: Sequence[Sequence[Option]], board: Board, fixed: Placed
+    ) -> None:  # fmt: skip
+        limit = np.array([board.limits[kind] for kind in KINDS])
+        usable = [_without(options, limit <= 0) for options in parts]
+        self.columns = [option for options in usable for option in options]
+        # without anything in DRAM the program is that of a board without any
+        in_dram = any(option.placed.dram_mb_s for option in self.columns)
+        self.kinds = KINDS if in_dram else ON_CHIP
+        limit = limit[: len(self.kinds)]
+        self.none = limit <= 0
+        self.rows = len(usable)
+        self.owner = np.repeat(np.arange(self.rows), [len(options) for options in usable])
+        self.scale = np.where(self.none, 1.0, limit)
+        usage = np.array([option.usage for option in self.columns]).reshape(-1, len(KINDS))
+        self.shares = usage[:, : len(self.kinds)] / self.scale
+        self.base = np.array(usage_of(fixed))[: len(self.kinds)] / self.scale
+
+    def solve(self, integer: bool) -> np.ndarray:
+        """Return how much of each column is taken, and the overload as the last value."""
+        import highspy
+
+        count, shares = len(self.columns), self.shares
+        costs = shares.sum(axis=1) + [
+            DRAM_COST * (o.placed.dram_mb_s > 0) + LOAD_COST * o.loaded for o in self.columns
+        ]
+        # a row for each part, then one for each kind of resource
+        entries = [
+            ([int(self.owner[j]), *(self.rows + np.flatnonzero(shares[j])).tolist()],
+             [1.0, *shares[j][shares[j] != 0].tolist()])
+            for j in range(count)
+        ]  # fmt: skip
+        kinds = len(self.kinds)
+        entries.append(([self.rows + k for k in range(kinds)], [-1.0] * kinds))
+        starts = np.cumsum([0, *(len(index) for index, _ in entries)])
+        lp = highspy.HighsLp()
+        lp.num_col_, lp.num_row_ = count + 1, self.rows + kinds
+        lp.col_cost_ = [*costs.tolist(), OVERLOAD_COST * (10 if self.kinds == KINDS else 1)]
+        lp.col_lower_ = [0.0] * (count + 1)
+        lp.col_upper_ = [1.0] * count + [highspy.kHighsInf]
+        lp.row_lower_ = [1.0] * self.rows + [-highspy.kHighsInf] * kinds
+        lp.row_upper_ = [1.0] * self.rows + (np.where(self.none, 0.0, 1.0) - self.base).tolist()
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+        lp.a_matrix_.start_ = starts.tolist()
+        lp.a_matrix_.index_ = [i for index, _ in entries for i in index]
+        lp.a_matrix_.value_ = [v for _, values in entries for v in values]
+        if integer:
+            kinds_of = highspy.HighsVarType
+            lp.integrality_ = [kinds_of.kInteger] * count + [kinds_of.kContinuous]
+        solver = quiet_solver()
+        solver.setOptionValue("mip_rel_gap", GAP)
+        # the heuristics print to standard output, and a problem of this kind hardly needs them
+        solver.setOptionValue("mip_heuristic_effort", 0.0)
+        solver.passModel(lp)
+        solver.run()
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            raise RuntimeError(f"the integer program was not solved: {solver.getModelStatus()}")
+        return np.array(solver.getSolution().col_value)
+
+    def solution(self, values: np.ndarray) -> Solution:
+        """Return the options that are taken."""
+        values, owner = values[:-1], self.owner
+        taken = tuple(
+            self.columns[int(np.flatnonzero(owner == i)[values[owner == i].argmax()])]
+            for i in range(self.rows)
+        )
+        usage = sum((np.array(option.usage) for option in taken), np.zeros(len(KINDS)))
+        used = self.base + usage[: len(self.kinds)] / self.scale
+        exceeded = np.where(used > 0, np.inf, 0.0)
+        return Solution(taken, float(np.where(self.none, exceeded, used).max()))
 
 
 def _solve(parts: Sequence[Sequence[Option]], board: Board, fixed: Placed) -> Solution:
-    import highspy
-
-    limit = np.array([board.limits[kind] for kind in KINDS])
-    usable = [_without(options, limit <= 0) for options in parts]
-    # without anything in DRAM the program is that of a board without any
-    kinds = KINDS if any(o.placed.dram_mb_s for each in usable for o in each) else ON_CHIP
-    limit = limit[: len(kinds)]
-    none = limit <= 0
-    columns = [option for options in usable for option in options]
-    owner = np.repeat(np.arange(len(usable)), [len(options) for options in usable])
-    scale = np.where(none, 1.0, limit)
-    usage = np.array([option.usage for option in columns]).reshape(-1, len(KINDS))
-    shares = usage[:, : len(kinds)] / scale
-    costs = shares.sum(axis=1) + [
-        DRAM_COST * (o.placed.dram_mb_s > 0) + LOAD_COST * o.loaded for o in columns
-    ]
-    base = np.array(usage_of(fixed))[: len(kinds)] / scale
-    count, rows = len(columns), len(usable)
-    # a row for each part, then one for each kind of resource; the last column is the overload
-    entries = [
-        ([int(owner[j]), *(rows + np.flatnonzero(shares[j])).tolist()],
-         [1.0, *shares[j][shares[j] != 0].tolist()])
-        for j in range(count)
-    ]  # fmt: skip
-    entries.append(([rows + k for k in range(len(kinds))], [-1.0] * len(kinds)))
-    starts = np.cumsum([0, *(len(index) for index, _ in entries)])
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = count + 1, rows + len(kinds)
-    lp.col_cost_ = [*costs.tolist(), OVERLOAD_COST * (10 if kinds == KINDS else 1)]
-    lp.col_lower_ = [0.0] * (count + 1)
-    lp.col_upper_ = [1.0] * count + [highspy.kHighsInf]
-    lp.row_lower_ = [1.0] * rows + [-highspy.kHighsInf] * len(kinds)
-    lp.row_upper_ = [1.0] * rows + (np.where(none, 0.0, 1.0) - base).tolist()
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    lp.a_matrix_.start_ = starts.tolist()
-    lp.a_matrix_.index_ = [i for index, _ in entries for i in index]
-    lp.a_matrix_.value_ = [v for _, values in entries for v in values]
-    lp.integrality_ = [highspy.HighsVarType.kInteger] * count + [highspy.HighsVarType.kContinuous]
-    solver = quiet_solver()
-    solver.setOptionValue("mip_rel_gap", GAP)
-    # the heuristics print to standard output, and a problem of this kind hardly needs them
-    solver.setOptionValue("mip_heuristic_effort", 0.0)
-    solver.passModel(lp)
-    solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        raise RuntimeError(f"the integer program was not solved: {solver.getModelStatus()}")
-    values = np.array(solver.getSolution().col_value[:count])
-    taken = tuple(
-        columns[int(np.flatnonzero(owner == i)[values[owner == i].argmax()])] for i in range(rows)
-    )
-    taken_usage = sum((np.array(option.usage) for option in taken), np.zeros(len(KINDS)))
-    used = base + taken_usage[: len(kinds)] / scale
-    return Solution(taken, float(np.where(none, np.where(used > 0, np.inf, 0.0), used).max()))
+    program = _Program(parts, board, fixed)
+    return program.solution(program.solve(integer=True))
 
 
 def _without(options: Sequence[Option], none: np.ndarray) -> list[Option]:

@@ -170,3 +170,46 @@ def test_with_every_quantizer_off_it_is_the_float_network(name, keep_norms):
         torch.testing.assert_close(quantized(images), want, rtol=0, atol=1e-4 * float(want.std()))
         quantized.fold_norms()
         torch.testing.assert_close(quantized(images), want, rtol=0, atol=1e-4 * float(want.std()))
+
+
+def test_each_layer_has_the_bits_and_each_quantizer_the_scales_that_were_asked_for():
+    model, _ = lively("local")
+    names = [layer.path for layer in model.spec.layers() if layer.kind != "scan"]
+    bits = {name: (2, 3, 4, 8)[i % 4] for i, name in enumerate(names)}
+    quantized = QuantLMaUNet(model, bits, scales="pow2")
+    assert quantized.bits == bits and quantized.scales == "pow2" and quantized.spec == model.spec
+    found = {
+        "shallow.0": quantized.shallow[0], "shallow.1": quantized.shallow[1],
+        "lkm1.in_proj": quantized.stages[0].mamba.in_z, "lkm2.local": quantized.stages[1].local,
+        "lkm3.x_proj": quantized.stages[2].mamba.x_c,
+        "deep.dt_proj": quantized.stages[3].mamba.dt_proj,
+        "pyramid.reduce": quantized.pyramid.reduce, "pyramid.out": quantized.pyramid.out,
+        "decoder3.up": quantized.decoder[0].up, "decoder0.up": quantized.decoder[3].up,
+        "decoder0.conv1": quantized.decoder[3].convs[1], "head.head": quantized.head,
+    }  # fmt: skip
+    assert {name: conv.bits for name, conv in found.items()} == {name: bits[name] for name in found}
+    relus = {name for name, conv in found.items() if conv.relu}
+    assert relus == {"shallow.0", "shallow.1", "pyramid.out", "decoder0.conv1"}
+    assert {conv.scales for conv in found.values()} == {"pow2"}
+    plain = QuantLMaUNet(model)
+    assert set(plain.bits.values()) == {8} and list(plain.bits) == names and plain.scales == "free"
+    assert not any(m.norm for m in plain.modules() if isinstance(m, QuantConv))
+
+
+def test_a_network_is_quantized_without_changing_the_one_that_came():
+    model, images = lively("plain")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    kept = QuantLMaUNet(model, keep_norms=True).train()
+    kept(images).square().mean().backward()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_three_unknown_layers_and_three_known_ones_are_named():
+    spec = SPECS["demo"]
+    names = [layer.path for layer in spec.layers()]
+    assert list(weight_bits(spec, {})) == [n for n in names if not n.endswith(".scan")]
+    counted = count_weight_bits(spec, weight_bits(spec, {names[0]: 2, names[1]: 2, names[2]: 4}))
+    of = {layer.path: layer.weights for layer in spec.layers()}
+    assert counted[2] == of[names[0]] + of[names[1]] and counted[4] == of[names[2]]

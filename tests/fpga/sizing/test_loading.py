@@ -147,6 +147,40 @@ def test_loading_is_tried_last(whole, monkeypatch, changed, tried):
     assert seen == tried
 
 
+@pytest.mark.parametrize(
+    ("possible", "tried"),
+    [
+        ([True, True, True], [0, 1, 2]),
+        ([False, True, True], [1, 2]),
+        ([True, False, True], [0, 1, 2]),
+        ([False, False, False], [2]),
+    ],
+)
+def test_what_cannot_fit_whatever_the_folding_is_not_tried(whole, monkeypatch, possible, tried):
+    """From the first way on; the last is tried in any case, for what it lacks."""
+    ways = [(None, False), (1600.0, False), (1600.0, True)]
+    seen = []
+
+    def refuse(sizing, board, clock_mhz, target_ms):
+        seen.append(ways.index((board.dram_mb_s, board.loads)))
+        raise UserError("too small")
+
+    def may_fit(sizing, board):
+        return possible[ways.index((board.dram_mb_s, board.loads))]
+
+    monkeypatch.setattr(search, "_sized", refuse)
+    monkeypatch.setattr(Sizing, "may_fit", may_fit)
+    with pytest.raises(UserError, match="too small"):
+        size(Sizing(whole.executor, whole.lowered.graph.shapes), KV260, 250.0)
+    assert seen == tried
+
+
+def test_a_network_that_no_folding_fits_is_known_at_once(whole):
+    sizing = Sizing(whole.executor, whole.lowered.graph.shapes)
+    assert sizing.may_fit(KV260)
+    assert not sizing.may_fit(dataclasses.replace(KV260, lut=15_000))
+
+
 @pytest.mark.parametrize(("count", "rounds"), [(1, ROUNDS + MORE_ROUNDS), (0, ROUNDS)])
 def test_what_was_not_known_is_left_free(whole, monkeypatch, count, rounds):
     """Where weights are loaded: what exceeds the board is kept free the next time."""

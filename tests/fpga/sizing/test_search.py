@@ -9,8 +9,9 @@ import pytest
 from fpga.board.boards import BOARDS
 from fpga.board.placement import SHELL, Placed
 from fpga.operators import fifo, width_converter
+from fpga.sizing import shortages
 from fpga.sizing.design import CONVERTERS, FIFOS
-from fpga.sizing.search import Sizing, _overload, _Search, _share, size
+from fpga.sizing.search import Sizing, _Search, size
 from fpga.sizing.solver import Option
 from lmaunet.errors import UserError
 
@@ -241,12 +242,12 @@ def test_shares_and_overload_by_hand(fastest):
     half = Placed(0, int(limits["dsp"] / 2), limits["bram36"] / 4, 0, 0)
     full = with_total(design, half)
     lut, ff = SHELL.lut / limits["lut"], SHELL.ff / limits["ff"]
-    assert _share(full) == pytest.approx(lut + 0.5 + 0.25 + ff, rel=0.02)
-    assert _overload(full) == pytest.approx(max(lut, ff))
+    assert shortages.share(full) == pytest.approx(lut + 0.5 + 0.25 + ff, rel=0.02)
+    assert shortages.overload(full) == pytest.approx(max(lut, ff))
     some = with_total(design, Placed(0, 0, 0.0, 1, 0))
-    assert _overload(some) == math.inf, "the board has none of it"
+    assert shortages.overload(some) == math.inf, "the board has none of it"
     many = with_total(design, Placed(0, int(limits["dsp"] * 50), 0.0, 0, 0))
-    assert _overload(many) == pytest.approx(50, rel=0.02)
+    assert shortages.overload(many) == pytest.approx(50, rel=0.02)
 
 
 def test_the_next_bound_differs_by_more_than_a_little(sizing):

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ VERILATOR_OPTIONS = (
     "--x-assign", "unique", "--x-initial", "unique", "--no-timing",
     "--output-split", str(SPLIT), "--output-split-cfuncs", str(SPLIT // 10),
 )  # fmt: skip
+COMPILING = threading.Lock()
+"""Held while a module is compiled: runs at once of one design wait for it."""
 LINT_OPTIONS = (
     "-Wall",
     "-Wno-DECLFILENAME",
@@ -154,8 +157,13 @@ def compile_module(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> C
         raise UserError(f"{module.name}: there is no {', '.join(missing)} in {rtl}")
     place = folder / f"{module.name}-{_digest(module, rtl)}"
     program = place / "simulation"
-    if program.exists():
-        return Compiled(module, program)
+    with COMPILING:
+        if not program.exists():
+            _compile_into(place, module, folder, rtl)
+    return Compiled(module, program)
+
+
+def _compile_into(place: Path, module: RtlModule, folder: Path, rtl: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{module.name}-", dir=folder))
     try:
@@ -170,7 +178,6 @@ def compile_module(module: RtlModule, folder: Path, rtl: Path = RTL_FOLDER) -> C
             work.rename(place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Compiled(module, program)
 
 
 def _digest(module: RtlModule, rtl: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ class StandIn:
     spread = 0
 
     def __init__(self, changes):
-        self.changes, self.runs = changes, 0
+        self.changes, self.runs, self.alone = changes, 0, ROOMY - 1
 
     def expected(self, images):
         assert len(images) == IMAGES
@@ -50,7 +51,10 @@ class StandIn:
         found = NetworkRun(RIGHT[:n], 50, (40,) * (n - 1), {"skip": 9}, {"skip": 0}, {"skip": 3},
                            {"skip": 30}, 90, expected.checksums)  # fmt: skip
         self.runs += not kept  # that run again
-        changes = self.changes.get(self.runs - 1, {})
+        # those of several images are made at the same time
+        self.alone += n == 1 and not kept
+        number = STALLED if stalls is not None else TIGHT if n > 1 else self.alone
+        changes = self.changes.get(number, {})
         if kept:
             assert changes["fault"][0] == kept
             return dataclasses.replace(found, kept=changes["fault"][2])
@@ -130,6 +134,24 @@ def test_a_design_that_is_wrong_is_refused(tmp_path, run, change, message):
     with pytest.raises(Disagreement, match=message):
         proved(tmp_path, {run: change})
     assert not (tmp_path / "simulation.json").exists()
+
+
+def test_the_longest_runs_are_made_at_the_same_time(tmp_path, monkeypatch):
+    """And where both are wrong, the eight images say it."""
+    under_way = threading.Barrier(2)
+
+    def run(network, codes, depths, simulations, stalls, expected, kept=""):
+        if len(codes) > 1 and not kept:
+            under_way.wait(60)  # refuses to go on alone
+        return old(network, codes, depths, simulations, stalls, expected, kept)
+
+    old = StandIn.run
+    monkeypatch.setattr(StandIn, "run", run)
+    assert proved(tmp_path, {}).tight.latency == 50
+    wrong = {"codes": RIGHT + (RIGHT == 7)}
+    both = {TIGHT: wrong, STALLED: {"codes": wrong["codes"][:STALLED_IMAGES]}}
+    with pytest.raises(Disagreement, match="RTL, 8 images"):
+        proved(tmp_path, both)
 
 
 def test_the_first_interval_is_of_a_pipeline_that_fills(tmp_path):

@@ -9,21 +9,25 @@ interrupted goes on where it was, and a design like the last one takes seconds.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fpga.operators.rtl_module import RtlModule
 from fpga.toolchain.design_parts import Part, digest
 from fpga.toolchain.netlist_levels import Limits, Measured, measure, read_netlist
-from fpga.toolchain.yosys import TooSlow, for_dsp48e1, synthesize_netlist
+from fpga.toolchain.yosys import TooSlow, for_dsp48e1, netlist_name, synthesize_netlists
 from lmaunet.stage import read_json, write_json
 
 SHOWN = 5
 TIMEOUT_S = 900.0
+BATCH, BATCH_LUT = 16, 4000
+"""Modules, and estimated LUTs, of a run of yosys at most: it reads its library once for all."""
 PROVENANCE = "synthesised by yosys; nothing is placed or timed"
 
 
@@ -40,43 +44,55 @@ def distinct(parts: Sequence[Part]) -> dict[str, list[Part]]:
     return found
 
 
-def levels_of(
-    module: RtlModule, family: str, cache: Path, timeout_s: float | None = TIMEOUT_S
-) -> Measured | None:
-    """Return what of a module bounds its clock; None where yosys is too slow.
+@dataclass(frozen=True)
+class Kept:
+    """A folder of what was found of modules before, by their digests."""
+
+    folder: Path
+
+    def find(self, module: RtlModule, family: str) -> Measured | None:
+        """Return what is known of a module; None where nothing is, or nothing can be read."""
+        try:
+            return Measured(**read_json(self._place(module, family)))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def keep(self, module: RtlModule, family: str, found: Measured) -> None:
+        """Keep what was found of a module."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._place(module, family), dataclasses.asdict(found))
+
+    def _place(self, module: RtlModule, family: str) -> Path:
+        return self.folder / f"{digest(module, family)}.json"
+
+
+def synthesize_levels(
+    modules: Sequence[RtlModule], family: str, kept: Kept, timeout_s: float | None = TIMEOUT_S
+) -> None:
+    """Find what bounds the clock of modules in one run of yosys, and keep it.
+
+    Where that takes too long, each is tried alone; one that takes longer still is left out.
 
     Args:
-        module: the module.
-        family: to synthesise it for.
-        cache: the folder of what was found before.
-        timeout_s: after how long yosys is stopped.
+        modules: the modules.
+        family: to synthesise them for.
+        kept: where it is kept.
+        timeout_s: after how long a run is stopped.
 
     Raises:
         ToolNotFound: without yosys.
-        UserError: where yosys refuses the module.
+        UserError: where yosys refuses a module.
     """
-    place = cache / f"{digest(module, family)}.json"
-    known = _read(place)
-    if known:
-        return known
     with tempfile.TemporaryDirectory() as name:
-        given = for_dsp48e1(module) if family == "xc7" else module
+        given = [for_dsp48e1(module) if family == "xc7" else module for module in modules]
         try:
-            path = synthesize_netlist(given, Path(name), family, timeout_s)
+            path = synthesize_netlists(given, Path(name), family, timeout_s)
         except TooSlow:
-            return None
-        found = measure(read_netlist(path))
-    cache.mkdir(parents=True, exist_ok=True)
-    write_json(place, dataclasses.asdict(found))
-    return found
-
-
-def _read(place: Path) -> Measured | None:
-    """Return what a file of the cache says; None where there is none, or none that can be read."""
-    try:
-        return Measured(**read_json(place))
-    except (OSError, ValueError, TypeError):
-        return None
+            for module in modules if len(modules) > 1 else ():
+                synthesize_levels([module], family, kept, timeout_s)
+            return
+        for number, module in enumerate(modules):
+            kept.keep(module, family, measure(read_netlist(path, netlist_name(number))))
 
 
 def count_levels(
@@ -90,21 +106,47 @@ def count_levels(
 
     ``name`` is that of one of the parts, ``count`` how many there are; then what
     :class:`Measured` holds and ``exceeded``, a line for each limit. ``levels`` is None where yosys
-    took longer than ``timeout_s``. As many modules as there are cores are synthesised at a time.
+    took longer than ``timeout_s``. As many runs of yosys as there are cores are made at a time.
 
     Raises:
-        ToolNotFound, UserError: see :func:`levels_of`.
+        ToolNotFound, UserError: see :func:`synthesize_levels`.
     """
     groups = list(distinct(parts).values())
+    kept = Kept(cache)
+    firsts = [group[0] for group in groups]
+    known = [kept.find(part.module, family_of(part)) for part in firsts]
+    batches = divide([part for part, found in zip(firsts, known, strict=True) if not found])
+    done = itertools.count(1)
 
-    def one(number: int) -> Measured | None:
-        part = groups[number][0]
-        progress(f"levels of {part.operator}, module {number + 1} of {len(groups)}: {part.name}")
-        return levels_of(part.module, family_of(part), cache, timeout_s)
+    def run(batch: list[Part]) -> None:
+        names = ", ".join(dict.fromkeys(part.operator for part in batch))
+        progress(f"levels of {len(batch)} modules, batch {next(done)} of {len(batches)}: {names}")
+        modules = [part.module for part in batch]
+        synthesize_levels(modules, family_of(batch[0]), kept, timeout_s)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(one, range(len(groups))))
+        list(pool.map(run, batches))
+    found = [kept.find(part.module, family_of(part)) for part in firsts]
     return [_row(group, of, limits) for group, of in zip(groups, found, strict=True)]
+
+
+def divide(parts: Sequence[Part]) -> list[list[Part]]:
+    """Return parts in batches of one family, a run of yosys each, in the order in which they came.
+
+    A batch has at most :data:`BATCH` modules of at most :data:`BATCH_LUT` estimated LUTs in all, or
+    is one module.
+    """
+    batches: list[list[Part]] = []
+    open_batches: dict[str, tuple[list[Part], int]] = {}
+    for part in parts:
+        family, lut = family_of(part), part.placed.lut
+        batch, luts = open_batches.get(family, ([], 0))
+        if not batch or len(batch) == BATCH or luts + lut > BATCH_LUT:
+            batch, luts = [], 0
+            batches.append(batch)
+        batch.append(part)
+        open_batches[family] = batch, luts + lut
+    return batches
 
 
 def _row(group: Sequence[Part], found: Measured | None, limits: Limits) -> dict[str, Any]:

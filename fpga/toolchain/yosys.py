@@ -11,7 +11,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,10 +62,23 @@ def yosys_version() -> str:
 def synthesize_netlist(
     module: RtlModule, folder: Path, family: str = "xcup", timeout_s: float | None = None
 ) -> Path:
-    """Return the file with a module's netlist, flat, in yosys's JSON; its name is ``netlist``.
+    """Return the file with a module's netlist, flat, in yosys's JSON; see below."""
+    return synthesize_netlists([module], folder, family, timeout_s)
+
+
+def synthesize_netlists(
+    modules: Sequence[RtlModule],
+    folder: Path,
+    family: str = "xcup",
+    timeout_s: float | None = None,
+) -> Path:
+    """Return the file with the netlists of modules, each flat, in yosys's JSON.
+
+    They are called by :func:`netlist_name`. Yosys starts once and reads its library of cells once,
+    which takes longer than to synthesise a small module.
 
     Args:
-        module: the module.
+        modules: the modules.
         folder: where yosys runs and the file stays.
         family: of ``synth_xilinx``.
         timeout_s: after which it is stopped.
@@ -73,12 +86,17 @@ def synthesize_netlist(
     Raises:
         ToolNotFound, TooSlow, UserError: see :func:`run_yosys`.
     """
-    name = f"{TOP}_netlist"
-    read = read_commands({name: module}, folder)
-    script = SCRIPT.format(read=read, top=TOP, family=family)
+    named = {netlist_name(i): module for i, module in enumerate(modules)}
+    script = SCRIPT.format(read=read_commands(named, folder), top=TOP, family=family)
     script += "delete t:$scopeinfo\nwrite_json netlist.json\n"
-    run_yosys(script, folder, module.name, timeout_s=timeout_s)
+    what = ", ".join(dict.fromkeys(module.name for module in modules))
+    run_yosys(script, folder, what, timeout_s=timeout_s)
     return folder / "netlist.json"
+
+
+def netlist_name(number: int) -> str:
+    """Return what the netlist of a module is called, by its place among those synthesised."""
+    return f"{TOP}_{number}"
 
 
 def run_yosys(

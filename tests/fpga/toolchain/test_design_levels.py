@@ -39,13 +39,15 @@ def measured(levels, loads=10, net_loads=20, dsps=0):
 @needs_yosys
 def test_a_row_for_each_module_and_none_where_yosys_is_too_slow(tmp_path, monkeypatch):
     deep = measured(7, loads=300, net_loads=1025, dsps=2)
-    given = {QUEUE.name: deep, CONVERTER.name: None}
+    asked = []
 
-    def levels_of(module, family, cache, timeout_s):
-        assert (family, cache, timeout_s) == ("xcup", tmp_path, 5.0)
-        return given[module.name]
+    def synthesize_levels(modules, family, kept, timeout_s):
+        asked.append(([module.name for module in modules], family, timeout_s))
+        for module in modules:
+            if module == QUEUE:
+                kept.keep(module, family, deep)
 
-    monkeypatch.setattr(design_levels, "levels_of", levels_of)
+    monkeypatch.setattr(design_levels, "synthesize_levels", synthesize_levels)
     parts = [part("a", CONVERTER, lut=99), part("b", QUEUE), part("c", QUEUE)]
     lines = []
     rows = design_levels.count_levels(parts, Limits(), tmp_path, lines.append, 5.0)
@@ -60,11 +62,24 @@ def test_a_row_for_each_module_and_none_where_yosys_is_too_slow(tmp_path, monkey
     assert second == {
         "name": "a", "operator": "FIFO", "count": 1, "levels": None, "exceeded": []
     }  # fmt: skip
-    assert sorted(lines) == [
-        "levels of FIFO, module 1 of 2: b", "levels of FIFO, module 2 of 2: a"
-    ]  # fmt: skip
+    assert asked == [([QUEUE.name, CONVERTER.name], "xcup", 5.0)]
+    assert lines == ["levels of 2 modules, batch 1 of 1: FIFO"]
+    # what is known is not asked for again
+    assert design_levels.count_levels(parts, Limits(), tmp_path, lines.append, 5.0) == rows
+    assert asked[1:] == [([CONVERTER.name], "xcup", 5.0)]
     at_limits = measured(6, loads=256, net_loads=1024)
     assert at_limits.exceeded(Limits()) == []
+
+
+def test_batches_are_of_one_family_and_not_too_large(monkeypatch):
+    monkeypatch.setattr(design_levels, "BATCH", 3)
+    monkeypatch.setattr(design_levels, "BATCH_LUT", 100)
+    luts = [10, 20, 30, 40, 50, 51, 200, 5]
+    parts = [part(str(lut), QUEUE, lut=lut) for lut in luts]
+    parts.insert(1, part("dsp", QUEUE, dsp=1))
+    found = [[each.name for each in batch] for batch in design_levels.divide(parts)]
+    assert found == [["10", "20", "30"], ["dsp"], ["40", "50"], ["51"], ["200"], ["5"]]
+    assert design_levels.divide([]) == []
 
 
 def row(name, levels, loads=10, exceeded=()):
@@ -88,22 +103,42 @@ def test_the_deepest_and_what_exceeds_are_told():
 
 
 @needs_yosys
-def test_what_was_found_is_kept_and_what_takes_too_long_is_left_out(tmp_path, monkeypatch):
-    found = design_levels.levels_of(CONVERTER, "xcup", tmp_path)
+def test_modules_together_have_the_levels_that_each_has(tmp_path, monkeypatch):
+    """What is kept is read again; what cannot be read is not known."""
+    kept = design_levels.Kept(tmp_path / "levels")
+    assert kept.find(QUEUE, "xcup") is None
+    design_levels.synthesize_levels([QUEUE, CONVERTER], "xcup", kept)
+    found = kept.find(CONVERTER, "xcup")
     assert 1 <= found.levels <= 6 and found.exceeded(Limits()) == []
+    # the words that it holds, and no more than the module has
     assert 24 <= found.enable_loads <= 256
-    with monkeypatch.context() as patch:
-        patch.setattr(design_levels, "synthesize_netlist", None)
-        assert design_levels.levels_of(CONVERTER, "xcup", tmp_path) == found
-    # what cannot be read is found again
-    (kept,) = tmp_path.iterdir()
-    kept.write_text('{"levels": 1}')
-    assert design_levels.levels_of(CONVERTER, "xcup", tmp_path) == found
-    assert design_levels._read(kept) == found
+    assert kept.find(QUEUE, "xcup") != found and kept.find(CONVERTER, "xc7") is None
+    alone = design_levels.Kept(tmp_path / "alone")
+    design_levels.synthesize_levels([CONVERTER], "xcup", alone)
+    assert alone.find(CONVERTER, "xcup").levels == found.levels
+    (place,) = alone.folder.iterdir()
+    place.write_text('{"levels": 1}')
+    assert alone.find(CONVERTER, "xcup") is None
 
-    def too_slow(*arguments):
-        raise yosys.TooSlow("yosys was stopped")
 
-    monkeypatch.setattr(design_levels, "synthesize_netlist", too_slow)
-    assert design_levels.levels_of(QUEUE, "xcup", tmp_path, 1.0) is None
-    assert list(tmp_path.iterdir()) == [kept]  # it is tried again
+@needs_yosys
+def test_what_takes_too_long_together_is_tried_alone(tmp_path, monkeypatch):
+    tried = []
+
+    def synthesize_netlists(modules, folder, family, timeout_s):
+        tried.append([module.name for module in modules])
+        if modules[0] == QUEUE:
+            raise yosys.TooSlow("yosys was stopped")
+        return "path"
+
+    found = measured(3)
+    monkeypatch.setattr(design_levels, "synthesize_netlists", synthesize_netlists)
+    monkeypatch.setattr(design_levels, "read_netlist", lambda path, top: (path, top))
+    monkeypatch.setattr(
+        design_levels, "measure", lambda netlist: {("path", "top_0"): found}[netlist]
+    )
+    kept = design_levels.Kept(tmp_path)
+    design_levels.synthesize_levels([QUEUE, CONVERTER], "xcup", kept, 1.0)
+    assert tried == [[QUEUE.name, CONVERTER.name], [QUEUE.name], [CONVERTER.name]]
+    assert kept.find(CONVERTER, "xcup") == found
+    assert kept.find(QUEUE, "xcup") is None

@@ -87,12 +87,14 @@ def test_levels_stand_beside_the_clock_that_is_assumed(built, tmp_path, monkeypa
     """The deepest module is named with its place in the network; all stand in a file."""
     seen = []
 
-    def levels_of(module, family, cache, timeout_s):
-        seen.append(module)
-        deepest = module.name == "selective_scan"
-        return Measured(7 if deepest else 3, 3, 1, "a", "b", "ce", 40, "d", 50, 0)
+    def synthesize_levels(modules, family, kept, timeout_s):
+        for module in modules:
+            seen.append(module)
+            deepest = module.name == "selective_scan"
+            found = Measured(7 if deepest else 3, 3, 1, "a", "b", "ce", 40, "d", 50, 0)
+            kept.keep(module, family, found)
 
-    monkeypatch.setattr(design_levels, "levels_of", levels_of)
+    monkeypatch.setattr(design_levels, "synthesize_levels", synthesize_levels)
     monkeypatch.setattr(flow, "levels_cache", lambda: tmp_path)
     folder, result, _ = built(flow="levels", clock_mhz=300)
     detail = result.detail

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmaunet.data.split import (
+    MARGIN,
     MIN_TRAIN_BLOCK,
     TRAIN_SHARE,
     VAL_SHARE,
@@ -104,6 +105,16 @@ def test_too_few_slices_are_refused(n):
 def test_the_fewest_slices_that_can_be_split():
     split = split_by_blocks(np.ones((6, 2), np.int64))
     assert (len(split.train), len(split.val)) == (3, 1)
+
+
+@pytest.mark.parametrize(("before", "slices"), [(9, 23), (14, 60), (12, 27)])
+def test_a_third_of_the_labelled_slices_is_aimed_for(before, slices):
+    """With their margins, wherever in the volume they are, but for what blocks do not divide."""
+    empty, organ = [[9, 0]], [[9, 9]]
+    labelled = slices - 2 * MARGIN
+    pixels = np.array(empty * (before + MARGIN) + organ * labelled + empty * (MARGIN + 40))
+    third = slices // 3
+    assert third - 1 <= len(split_by_blocks(pixels, val_slices=99, gap=0).val) <= third
 
 
 def test_labels_without_an_organ_are_refused():

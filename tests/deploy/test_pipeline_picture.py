@@ -158,3 +158,10 @@ def test_times_have_three_digits_of_the_longest(ms, times):
 def test_a_pipeline_without_any_time_is_drawn_all_the_same():
     made = pipeline_picture.layout({"provenance": "measured", "ms": 0, "parts": []})
     assert made["height"] == 28 and made["ticks"][0]["text"] == "0 ms"
+
+
+@pytest.mark.parametrize(("nodes", "ops"), [(0, ""), (1, ""), (2, ", 2 ops"), (17, ", 17 ops")])
+def test_a_bar_says_of_how_many_ops_it_is_where_there_are_several(nodes, ops):
+    part = {"name": "lkm1", "nodes": nodes, "begin": 1_234, "end": 56_789}
+    title = f"lkm1{ops}: first value in cycle 1,234, last in cycle 56,789"
+    assert pipeline_picture._title(part) == title

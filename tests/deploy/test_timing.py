@@ -40,6 +40,9 @@ def test_the_conditions_of_a_time(monkeypatch):
     found = timing.conditions()
     assert found["load_average"] == 3.14
     assert found["threads"] == len(os.sched_getaffinity(0)) and found["cpu"]
+    # this process may have fewer cores than another one
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8} if pid == 0 else {1})
+    assert timing.conditions()["threads"] == 3
 
 
 def test_against_fp32():

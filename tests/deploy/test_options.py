@@ -22,7 +22,7 @@ REFUSED = [
     (("build", "--target", "fpga", "--clock-mhz", "5000"), "use 150 to 400"),
     (("build", "--target", "fpga", "--target-ms", "inf"), "give a positive number"),
     (("build", "--target", "fpga", "--target-ms", "0"), "give a positive number"),
-    (("build", "--target", "fpga", "--flow", "quartus"), "use one of: none, timing, vivado"),
+    (("build", "--target", "fpga", "--flow", "quartus"), "one of: none, levels, timing, vivado"),
     (("build", "--target", "trt", "--sm", "SM1"), "use one or more of SM75"),
     (("build", "--target", "trt", "--sm", "SM75"), "SM75"),
     (("build", "--target", "trt", "--precision", "int2"), "int8, fp16, fp32, int4-weights"),

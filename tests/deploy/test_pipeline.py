@@ -273,7 +273,7 @@ def test_export_writes_another_lowering_and_names_unknown_ones(trained, run):
         (("--target", "trt", "--clock-mhz", "250"), "--clock-mhz is an option of --target fpga"),
         (("--target", "ort", "--simulate"), "--simulate is an option of --target fpga"),
         (("--target", "trt", "--flow", "none"), "--flow is an option of --target fpga"),
-        (("--target", "fpga", "--flow", "quartus"), "use one of: none, timing, vivado"),
+        (("--target", "fpga", "--flow", "quartus"), "use one of: none, levels, timing, vivado"),
         (("--target", "fpga", "--flow", "vivado", "--board", "U250"), "no bitstream for U250"),
     ],
 )

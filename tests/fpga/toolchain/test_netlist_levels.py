@@ -166,9 +166,9 @@ def test_a_file_with_its_library_is_read(tmp_path):
 MUTANTS = {
     "a limit off by one": ("/ self.level_ns + 1e-9)", "/ self.level_ns + 1 + 1e-9)"),
     "a level more is let through": (
-        "path.levels > limits.levels", "path.levels > limits.levels + 1"
+        "self.levels > limits.levels", "self.levels > limits.levels + 1"
     ),
-    "a load more is let through": ("net.loads > most", "net.loads > most + 1"),
+    "a load more is let through": ("if loads > most", "if loads > most + 1"),
     "carries are ignored": ('{"CARRY4": 1, "CARRY8": 2}', '{"CARRY4": 0, "CARRY8": 0}'),
     "carries reach below": (') > place:', ') > 99:'),
     "levels are rounded down": ("math.ceil(self.units / UNITS)", "self.units // UNITS"),

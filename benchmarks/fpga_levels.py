@@ -5,7 +5,7 @@
 What ``build --target fpga --flow levels`` does as a part of it, for a build that is there: one of
 that command, or what ``benchmarks/fpga_design.py`` leaves in its ``--folder``. What was found is
 kept in ``--cache``, so that a run can go on; a module that takes longer than ``--timeout-s`` is
-left out and listed.
+left out and listed, and with ``--only-cached`` each that is not there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def main(arguments: argparse.Namespace) -> int:
     simulation = arguments.build / SIMULATION
     fifos = built_fifos(simulation) if simulation.exists() else None
     limits = replace(Limits(), clock_ns=1000 / arguments.clock_mhz)
-    rows = count_levels(parts_of(network, fifos), limits, arguments.cache, say, arguments.timeout_s)
+    rows = count_levels(
+        parts_of(network, fifos), limits, arguments.cache, say, arguments.timeout_s,
+        arguments.only_cached,
+    )  # fmt: skip
     summary = summarize(rows, limits)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -78,6 +81,7 @@ def parse() -> argparse.Namespace:
     add("build", type=Path, help="a folder of `build --target fpga`")
     add("--cache", type=Path, default=Path("levels_cache"), help="what was found, by module")
     add("--timeout-s", type=float, default=TIMEOUT_S, help="for each module")
+    add("--only-cached", action="store_true", help="synthesise nothing; list what is left out")
     add("--clock-mhz", type=float, default=DEFAULT_CLOCK_MHZ, help="whose limits are held to")
     add("--into", type=Path, help="a result of fpga_design.py to which the summary is added")
     add("-o", "--output", type=Path, default=Path("results/fpga_levels.json"))

@@ -101,12 +101,14 @@ def count_levels(
     cache: Path,
     progress: Callable[[str], None],
     timeout_s: float | None = TIMEOUT_S,
+    only_known: bool = False,
 ) -> list[dict[str, Any]]:
     """Return a row for each distinct module of a design, the cheapest first.
 
     ``name`` is that of one of the parts, ``count`` how many there are; then what
     :class:`Measured` holds and ``exceeded``, a line for each limit. ``levels`` is None where yosys
-    took longer than ``timeout_s``. As many runs of yosys as there are cores are made at a time.
+    took longer than ``timeout_s`` or, with ``only_known``, where nothing is in ``cache``. As many
+    runs of yosys as there are cores are made at a time.
 
     Raises:
         ToolNotFound, UserError: see :func:`synthesize_levels`.
@@ -115,7 +117,8 @@ def count_levels(
     kept = Kept(cache)
     firsts = [group[0] for group in groups]
     known = [kept.find(part.module, family_of(part)) for part in firsts]
-    batches = divide([part for part, found in zip(firsts, known, strict=True) if not found])
+    unknown = [part for part, found in zip(firsts, known, strict=True) if not found]
+    batches = [] if only_known else divide(unknown)
     done = itertools.count(1)
 
     def run(batch: list[Part]) -> None:

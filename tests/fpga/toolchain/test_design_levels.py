@@ -67,6 +67,8 @@ def test_a_row_for_each_module_and_none_where_yosys_is_too_slow(tmp_path, monkey
     # what is known is not asked for again
     assert design_levels.count_levels(parts, Limits(), tmp_path, lines.append, 5.0) == rows
     assert asked[1:] == [([CONVERTER.name], "xcup", 5.0)]
+    known = design_levels.count_levels(parts, Limits(), tmp_path, lines.append, only_known=True)
+    assert known == rows and len(asked) == 2
     at_limits = measured(6, loads=256, net_loads=1024)
     assert at_limits.exceeded(Limits()) == []
 

@@ -5,21 +5,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import json
 
 import pytest
-from bench import needs_verilator
 
 from fpga.board.boards import BOARDS
 from fpga.board.memories import Memory
 from fpga.board.placement import SHELL, Placed, Resources, held_in
-from fpga.build import build
 from fpga.graph.executor import Executor
 from fpga.operators.matrix_vector import MVAU
-from fpga.simulation.compilation import lint_files
 from fpga.simulation.network import Network
-from fpga.simulation.proof import LOADED, LOADED_INDEX
-from fpga.sizing import folding, search
+from fpga.sizing import search
 from fpga.sizing.search import MORE_ROUNDS, ROUNDS, Sizing, size
 from fpga.sizing.solver import LOAD_COST, options_of, place, solve
 from fpga.toolchain.assemble import apply_folding, specialize
@@ -199,30 +194,3 @@ def test_what_was_not_known_is_left_free(whole, monkeypatch, count, rounds):
     assert not design.fits and len(fixed) == rounds
     over = [later.ff - before.ff for before, later in itertools.pairwise(fixed[ROUNDS - 1 :])]
     assert all(more > 1000 for more in over)
-
-
-@pytest.mark.slow
-@needs_verilator
-def test_a_build_loads_what_its_sizing_says(whole, monkeypatch, tmp_path):
-    """Where the weights fit nowhere else: from the options to the beats that the host sends."""
-
-    def into_ultraram(resources, choice=None):
-        found = options_of(resources, choice)
-        return [option for option in found if option.loaded] or found
-
-    monkeypatch.setattr(folding, "options_of", into_ultraram)
-    options = {"board": "KV260", "simulate": True}
-    built = build(whole.path, whole.images, tmp_path, options, lambda line: None)
-    simulated = json.loads((tmp_path / "simulation.json").read_text())
-    assert simulated["bit_exact"] and simulated["proof"]["streams_compared"] > 20
-    memories = json.loads((tmp_path / "resources.json").read_text())["memories"]
-    loaded = [row for row in memories if row["purpose"] == "weights" and row["kind"] == "uram"]
-    assert len(loaded) > 3 and built.detail["resources"]["uram"]["used"] >= len(loaded)
-    rtl = tmp_path / "rtl"
-    assert (rtl / "network.sv").read_text().count("matrix_vector_loaded #(") == len(loaded)
-    # the beats that the host sends: every column of each, 9 bytes a beat
-    beats = json.loads((rtl / LOADED_INDEX).read_text())["beats"]
-    assert (rtl / LOADED).stat().st_size == 9 * beats
-    assert beats > sum(row["bits"] for row in loaded) / 72
-    sources = (rtl / "sources.txt").read_text().split()
-    lint_files(sources, "network", rtl)

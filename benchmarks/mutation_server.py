@@ -8,6 +8,7 @@ the tree that is its own: also what the tests start as a process of its own sees
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import resource
@@ -115,6 +116,9 @@ def start(tree: Path, ours: frozenset[str], work: Callable[[], int], limit_s: fl
             os.setpgid(pid, pid)
         return Run(pid, started, limit_s, log)
     status = 70
+    # what is there from before is nobody's garbage: pytest collects several times in each run, and
+    # to look at all of it, page by page, would take longer than a short run
+    gc.freeze()
     try:
         with contextlib.suppress(PermissionError):
             os.setpgid(0, 0)

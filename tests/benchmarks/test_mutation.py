@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import collections
+import gc
 import json
 import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mutation as benchmark
 import mutation_map as mapping
+import mutation_server as server
 import mutation_work as work
 import pytest
 from mutation_sites import Mutant, Site, mutate, readers, sites_of, statements
@@ -102,7 +105,7 @@ def toy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workers(toy):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "LEAST_S", 3.0)
+        patch.setattr(work, "LEAST_S", 8.0)
         patch.setattr(mapping, "KEPT_FROM_S", 0.0)
         yield work.Workers(toy, toy.with_name("cache"), 2, lambda line: None)
 
@@ -227,6 +230,19 @@ def test_a_mutant_is_killed_survives_or_hangs(workers, tests):
         assert (tree / "toy" / "sums.py").read_text() == SUMS
 
 
+def test_a_run_collects_no_garbage_of_the_process_that_it_is_forked_from(tmp_path):
+    """A worker of pytest's holds millions of objects by the time that this file comes."""
+    held = [[i] for i in range(50_000)]
+    (tmp_path / "tree").mkdir()
+    run = server.start(
+        tmp_path / "tree", frozenset(), lambda: int(len(gc.get_objects()) > len(held)), 20.0
+    )
+    while (ended := run.ended()) is None:
+        time.sleep(0.01)
+    assert len(gc.get_objects()) > len(held), "here they are looked at"
+    assert ended.status == 0, ended.output
+
+
 def test_what_is_called_after_a_module_meets_it_however_many_others_run_more_of_it():
     """It imports the module only, so that no line of it is its own."""
     several = [f"tests/test_{i}.py::test" for i in range(4)]
@@ -331,7 +347,7 @@ def test_the_whole_run_on_a_small_package(toy, tmp_path):
     words = ["--root", str(toy), "--package", "toy=toy/*.py", "--tests", "tests",
              "--preload", "pytest,hypothesis,coverage",
              "--equivalent", str(equivalent), "--cache", str(tmp_path / "cache"),
-             "--only", "sums", "--sample", "4", "--limit-s", "3",
+             "--only", "sums", "--sample", "4", "--limit-s", "8",
              "-o", str(tmp_path / "found.json")]  # fmt: skip
     run = subprocess.run(
         [sys.executable, benchmark.__file__, *words], capture_output=True, text=True,

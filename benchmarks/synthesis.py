@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fpga.operators.rtl_module import RTL_FOLDER, RtlModule
-from fpga.toolchain.yosys import FAMILIES, SCRIPT, TOP, read_commands, run_yosys
+from fpga.toolchain.yosys import netlist_name, synthesize_into
 from lmaunet.errors import UserError
 
 # LUTs of a memory or shift register made of LUTs; the wide ones share their address.
@@ -113,14 +113,11 @@ def synthesize_all(
         TooSlow: where yosys takes longer than ``timeout_s``.
         UserError: where yosys does not know the family or refuses the sources.
     """
-    if family not in FAMILIES:
-        raise UserError(f"family {family!r}; use one of: {', '.join(FAMILIES)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        names = [f"{TOP}_{i}" for i in range(len(modules))]
-        read = read_commands(dict(zip(names, modules, strict=True)), folder, rtl)
-        script = SCRIPT.format(read=read, top=TOP, family=family)
-        what = ", ".join(dict.fromkeys(module.name for module in modules))
-        run_yosys(script, folder, what, wasm_cache, timeout_s)
+        synthesize_into(
+            folder, modules, family, wasm_cache=wasm_cache, rtl=rtl, timeout_s=timeout_s
+        )
         found = json.loads((folder / "cells.json").read_text())["modules"]
-    return [Synthesised.of(found[f"\\{name}"]["num_cells_by_type"]) for name in names]
+    names = [f"\\{netlist_name(i)}" for i in range(len(modules))]
+    return [Synthesised.of(found[name]["num_cells_by_type"]) for name in names]

@@ -12,6 +12,8 @@ from fpga.operators.rtl_module import Port
 from lmaunet.errors import UserError
 
 REGISTER = "stream_register.sv"
+ENABLE_BITS = 240
+"""Bits of a word that one enable reaches, as in stream_register.sv, width_up.sv, width_down.sv."""
 LONGEST_CHAIN = 4
 """The columns that a chain of DSPs adds at most.
 
@@ -94,6 +96,12 @@ def credit_queue(bits: int) -> Resources:
     return Resources(22 + math.ceil(bits * LUTRAM_LUTS / beside), 0, (), 26 + bits)
 
 
+def control_groups(bits: int) -> int:
+    """Return how many copies of its control a register of a stream has, one for each 240 bits."""
+    return math.ceil(bits / ENABLE_BITS)
+
+
 def register(bits: int) -> Resources:
-    """Return the two words that nearly every module ends with (*yosys*, 8 to 80 bits: exact)."""
-    return Resources(bits + 3, 0, (), 2 * bits + 2)
+    """Return the two words that nearly every module ends with (*yosys*, 8 to 432 bits: exact)."""
+    groups = control_groups(bits)
+    return Resources(bits + 3 * groups, 0, (), 2 * (bits + groups))

@@ -103,4 +103,4 @@ class ElementwiseMul(_Elementwise):
     def resources(self) -> Resources:
         """An int8 product is one DSP, its operands and itself inside (*yosys*: exact)."""
         end = register(self.stream_bits(0, output=True))
-        return Resources(end.lut + 3, self.attributes["PE"], (), end.ff + 2)
+        return Resources(end.lut + 3, self.attributes["PE"], (), end.ff + 3)

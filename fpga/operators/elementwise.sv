@@ -1,6 +1,7 @@
 // The sum or the product of two streams, lane by lane; OUTPUT_BITS must hold every result.
 //
-// A beat is taken when both inputs offer one. Throughput one beat a cycle.
+// A beat is taken when both inputs offer one. Throughput one beat a cycle. A product has the three
+// registers of a DSP: of its operands, behind its multiplier and behind its adder.
 `default_nettype none
 
 module elementwise #(
@@ -32,8 +33,10 @@ module elementwise #(
     localparam int A_BITS = LEFT_BITS + (LEFT_SIGNED == 0 ? 1 : 0);
     localparam int B_BITS = RIGHT_BITS + (RIGHT_SIGNED == 0 ? 1 : 0);
 
+    localparam int STAGES = MULTIPLY != 0 ? 3 : 2;
+
     logic step;
-    logic [1:0] valid;
+    logic [STAGES-1:0] valid;
     logic [PE*OUTPUT_BITS-1:0] results;
 
     assign in0_V_tready = step && in1_V_tvalid;
@@ -41,7 +44,7 @@ module elementwise #(
 
     always_ff @(posedge ap_clk) begin
         if (!ap_rst_n) valid <= '0;
-        else if (step) valid <= {valid[0], in0_V_tvalid && in1_V_tvalid};
+        else if (step) valid <= {valid[STAGES-2:0], in0_V_tvalid && in1_V_tvalid};
     end
 
     for (genvar lane = 0; lane < PE; lane++) begin : g_lane
@@ -60,8 +63,14 @@ module elementwise #(
         end
 
         if (MULTIPLY != 0) begin : g_multiply
-            (* use_dsp = "yes" *) logic signed [A_BITS+B_BITS-1:0] product;
-            always_ff @(posedge ap_clk) if (step) product <= a * b;
+            (* use_dsp = "yes" *) logic signed [A_BITS+B_BITS-1:0] multiplied;
+            logic signed [A_BITS+B_BITS-1:0] product;
+            always_ff @(posedge ap_clk) begin
+                if (step) begin
+                    multiplied <= a * b;
+                    product <= multiplied;
+                end
+            end
             assign results[lane*OUTPUT_BITS +: OUTPUT_BITS] = OUTPUT_BITS'(product);
         end else begin : g_add
             logic signed [OUTPUT_BITS-1:0] sum;
@@ -72,7 +81,7 @@ module elementwise #(
 
     stream_register #(.BITS(PE*OUTPUT_BITS)) register (
         .ap_clk, .ap_rst_n,
-        .in0_V_tdata(((PE*OUTPUT_BITS+7)/8*8)'(results)), .in0_V_tvalid(valid[1]),
+        .in0_V_tdata(((PE*OUTPUT_BITS+7)/8*8)'(results)), .in0_V_tvalid(valid[STAGES-1]),
         .in0_V_tready(step),
         .out0_V_tdata, .out0_V_tvalid, .out0_V_tready
     );

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fpga.board.placement import Resources
-from fpga.operators.common import REGISTER, count_bits, require_positive
+from fpga.operators.common import REGISTER, control_groups, count_bits, require_positive
 from fpga.operators.rtl_module import Port, RtlModule
 
 SOURCES = (REGISTER, "width_up.sv", "width_down.sv", "width_converter.sv")
@@ -36,10 +36,12 @@ def resources(bits_in: int, bits_out: int) -> Resources:
         return Resources(0, 0)
     common = math.lcm(bits_in, bits_out)
     lut = ff = 0
+    groups = control_groups(common)
     if common > bits_in:
         count = count_bits(common // bits_in)
-        lut, ff = 4 + count, 2 * common - bits_in + count + 1
+        lut, ff = groups * (4 + count), 2 * common - bits_in + groups * (count + 1)
     if common > bits_out:
         count = count_bits(common // bits_out)
-        lut, ff = lut + 2 * common - bits_out + 6 + count, ff + 2 * common + 2 + count
+        lut += 2 * common - bits_out + groups * (6 + count)
+        ff += 2 * common + groups * (2 + count)
     return Resources(lut, 0, (), ff)

@@ -1,6 +1,7 @@
 // Splits each beat of a stream into PARTS, the low bits first.
 //
-// Throughput one output beat a cycle for PARTS >= 2.
+// Throughput one output beat a cycle for PARTS >= 2. Of a wide input each GROUP bits have the count and
+// the flags of their own, so that no net has to reach all of it.
 `default_nettype none
 
 module width_down #(
@@ -23,37 +24,51 @@ module width_down #(
 
     localparam int PORT_BITS = ((BITS + 7) / 8) * 8;
 
-    logic [BITS*PARTS-1:0] waiting, word;
-    logic waits;
-    logic [$clog2(PARTS)-1:0] count;
+    localparam int WIDTH = BITS * PARTS;
+    localparam int GROUP = 240;  // bits that one enable reaches
+    localparam int GROUPS = (WIDTH + GROUP - 1) / GROUP;
 
-    wire last = count == $bits(count)'(PARTS - 1);
-    wire empties = !out0_V_tvalid || (out0_V_tready && last);
-
-    assign in0_V_tready = !waits;
+    logic [WIDTH-1:0] word;
+    wire [WIDTH-1:0] rest = word >> BITS;
+    wire [GROUPS-1:0] ready, valid;
+    assign in0_V_tready = ready[0];
+    assign out0_V_tvalid = valid[0];
     assign out0_V_tdata = PORT_BITS'(word[BITS-1:0]);
+    for (genvar group = 0; group < GROUPS; group++) begin : g_group
+        localparam int START = group * GROUP;
+        localparam int WIDE = START + GROUP > WIDTH ? WIDTH - START : GROUP;
+        (* keep = "true" *) logic [$clog2(PARTS)-1:0] count;
+        (* keep = "true" *) logic waits, offers;
+        logic [WIDE-1:0] waiting;
+        wire [WIDE-1:0] whole = in0_V_tdata[START +: WIDE];
+        wire last = count == $bits(count)'(PARTS - 1);
+        wire empties = !offers || (out0_V_tready && last);
+        assign {ready[group], valid[group]} = {!waits, offers};
 
-    always_ff @(posedge ap_clk) begin
-        if (!waits) waiting <= in0_V_tdata[BITS*PARTS-1:0];
-        if (empties) word <= waits ? waiting : in0_V_tdata[BITS*PARTS-1:0];
-        else if (out0_V_tready) word <= word >> BITS;
-    end
+        always_ff @(posedge ap_clk) begin
+            if (!waits) waiting <= whole;
+            if (empties) word[START +: WIDE] <= waits ? waiting : whole;
+            else if (out0_V_tready) word[START +: WIDE] <= rest[START +: WIDE];
+        end
 
-    always_ff @(posedge ap_clk) begin
-        if (!ap_rst_n) begin
-            waits <= 1'b0;
-            count <= '0;
-            out0_V_tvalid <= 1'b0;
-        end else begin
-            if (empties) begin
-                out0_V_tvalid <= waits || in0_V_tvalid;
+        always_ff @(posedge ap_clk) begin
+            if (!ap_rst_n) begin
                 waits <= 1'b0;
-            end else if (in0_V_tvalid) begin
-                waits <= 1'b1;
+                count <= '0;
+                offers <= 1'b0;
+            end else begin
+                if (empties) begin
+                    offers <= waits || in0_V_tvalid;
+                    waits <= 1'b0;
+                end else if (in0_V_tvalid) begin
+                    waits <= 1'b1;
+                end
+                if (offers && out0_V_tready) count <= last ? '0 : count + 1'b1;
             end
-            if (out0_V_tvalid && out0_V_tready) count <= last ? '0 : count + 1'b1;
         end
     end
+
+    wire unused = &{1'b0, in0_V_tdata, ready, valid};
 endmodule
 
 `default_nettype wire

@@ -1,6 +1,7 @@
 // Joins PARTS beats of a stream into one, the first in the low bits.
 //
-// Throughput one input beat a cycle for PARTS >= 2.
+// Throughput one input beat a cycle for PARTS >= 2. Of a wide output each GROUP bits have the count
+// and the flag of their own, so that no net has to reach all of it.
 `default_nettype none
 
 module width_up #(
@@ -23,32 +24,47 @@ module width_up #(
 
     localparam int PORT_BITS = ((BITS * PARTS + 7) / 8) * 8;
 
-    logic [BITS*(PARTS-1)-1:0] parts;
-    logic [BITS*PARTS-1:0] word;
-    logic [$clog2(PARTS)-1:0] count;
+    localparam int WIDTH = BITS * PARTS;
+    localparam int GROUP = 240;  // bits that one enable reaches
+    localparam int GROUPS = (WIDTH + GROUP - 1) / GROUP;
 
-    wire last = count == $bits(count)'(PARTS - 1);
-    wire take = in0_V_tvalid && in0_V_tready;
-    wire [BITS*PARTS-1:0] joined = {in0_V_tdata[BITS-1:0], parts};
-
-    assign in0_V_tready = !last || !out0_V_tvalid;
+    logic [WIDTH-1:0] word;
+    logic [WIDTH-1:BITS] parts;  // the last of them; what is below has been taken
+    wire [WIDTH-1:0] joined = {in0_V_tdata[BITS-1:0], parts};
+    wire [GROUPS-1:0] ready, valid;
+    assign in0_V_tready = ready[0];
+    assign out0_V_tvalid = valid[0];
     assign out0_V_tdata = PORT_BITS'(word);
+    for (genvar group = 0; group < GROUPS; group++) begin : g_group
+        localparam int START = group * GROUP;
+        localparam int WIDE = START + GROUP > WIDTH ? WIDTH - START : GROUP;
+        (* keep = "true" *) logic [$clog2(PARTS)-1:0] count;
+        (* keep = "true" *) logic offers;
+        wire last = count == $bits(count)'(PARTS - 1);
+        wire take = in0_V_tvalid && ready[group];
+        assign {ready[group], valid[group]} = {!last || !offers, offers};
 
-    always_ff @(posedge ap_clk) begin
-        if (take) parts <= joined[BITS*PARTS-1:BITS];
-        if (take && last) word <= joined;
-    end
+        always_ff @(posedge ap_clk)
+            if (take && last) word[START +: WIDE] <= joined[START +: WIDE];
+        if (START + WIDE > BITS) begin : g_parts
+            localparam int FROM = START > BITS ? START : BITS;
+            localparam int OWN = START + WIDE - FROM;
+            always_ff @(posedge ap_clk) if (take) parts[FROM +: OWN] <= joined[FROM +: OWN];
+        end
 
-    always_ff @(posedge ap_clk) begin
-        if (!ap_rst_n) begin
-            count <= '0;
-            out0_V_tvalid <= 1'b0;
-        end else begin
-            if (take) count <= last ? '0 : count + 1'b1;
-            if (take && last) out0_V_tvalid <= 1'b1;
-            else if (out0_V_tready) out0_V_tvalid <= 1'b0;
+        always_ff @(posedge ap_clk) begin
+            if (!ap_rst_n) begin
+                count <= '0;
+                offers <= 1'b0;
+            end else begin
+                if (take) count <= last ? '0 : count + 1'b1;
+                if (take && last) offers <= 1'b1;
+                else if (out0_V_tready) offers <= 1'b0;
+            end
         end
     end
+
+    wire unused = &{1'b0, in0_V_tdata, ready, valid};
 endmodule
 
 `default_nettype wire

@@ -9,6 +9,7 @@ interrupted goes on where it was, and a design like the last one takes seconds.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import os
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fpga.operators.rtl_module import RtlModule
+from fpga.toolchain import netlist_levels, yosys
 from fpga.toolchain.design_parts import Part, digest
 from fpga.toolchain.netlist_levels import Limits, Measured, measure, read_netlist
 from fpga.toolchain.yosys import TooSlow, for_dsp48e1, netlist_name, synthesize_netlists
@@ -28,6 +30,10 @@ SHOWN = 5
 TIMEOUT_S = 900.0
 BATCH, BATCH_LUT = 16, 4000
 """Modules, and estimated LUTs, of a run of yosys at most: it reads its library once for all."""
+HOW = hashlib.sha256(
+    b"".join(Path(str(module.__file__)).read_bytes() for module in (yosys, netlist_levels))
+).hexdigest()
+"""Of what synthesises and counts: what was found in another way is not taken for the same."""
 PROVENANCE = "synthesised by yosys; nothing is placed or timed"
 
 
@@ -46,7 +52,7 @@ def distinct(parts: Sequence[Part]) -> dict[str, list[Part]]:
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of what was found of modules before, by their digests."""
+    """A folder of what was found of modules before, by their digests and by :data:`HOW`."""
 
     folder: Path
 
@@ -59,11 +65,12 @@ class Kept:
 
     def keep(self, module: RtlModule, family: str, found: Measured) -> None:
         """Keep what was found of a module."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._place(module, family), dataclasses.asdict(found))
+        place = self._place(module, family)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, dataclasses.asdict(found))
 
     def _place(self, module: RtlModule, family: str) -> Path:
-        return self.folder / f"{digest(module, family)}.json"
+        return self.folder / HOW[:16] / f"{digest(module, family)}.json"
 
 
 def synthesize_levels(

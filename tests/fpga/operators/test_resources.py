@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import cases
 import pytest
 
 from fpga.board.memories import Memory
 from fpga.board.placement import Resources, usually_placed
 from fpga.operators import fifo, width_converter
+from fpga.operators.common import control_groups
 from fpga.operators.registry import OPERATORS, operator
 from lmaunet.errors import UserError
 
@@ -90,14 +93,23 @@ def test_an_operator_without_an_estimate_is_refused():
         operator("Crop_rtl", {}).resources()
 
 
+# bits in and out; LUTs and flip-flops by yosys, of the last six in groups of 240 bits
+CONVERTERS = {
+    (8, 16): (5, 26), (40, 20): (67, 83), (84, 21): (154, 172),
+    (64, 144): (1047, 2267), (96, 576): (16, 1068), (576, 96): (1082, 1167), (8, 384): (13, 774),
+    (264, 528): (10, 798), (528, 264): (811, 1065),
+}  # fmt: skip
+
+
 def test_what_is_between_nodes_is_what_yosys_counts():
-    register = fifo.resources(32, 2)
-    assert (register.lut, register.ff, register.memories) == (35, 66, ())
-    measured = {(8, 16): (5, 26), (40, 20): (67, 83), (84, 21): (154, 172), (64, 144): (1022, 2249)}
-    for (bits_in, bits_out), (lut, ff) in measured.items():
+    for bits, lut, ff in ((32, 35, 66), (256, 262, 516), (300, 306, 604), (432, 438, 868)):
+        found = fifo.resources(bits, 2)
+        assert (found.lut, found.ff, found.memories) == (lut, ff, ())
+    for (bits_in, bits_out), (lut, ff) in CONVERTERS.items():
         found = width_converter.resources(bits_in, bits_out)
-        assert abs(found.lut - lut) <= 2 and found.ff == ff
-    assert width_converter.resources(24, 24) == type(register)(0, 0)
+        groups = control_groups(math.lcm(bits_in, bits_out))
+        assert abs(found.lut - lut) <= (2 if groups == 1 else 9) and found.ff == ff
+    assert width_converter.resources(24, 24) == Resources(0, 0)
 
 
 # bits, words, place and words of a row; by yosys for UltraScale+: LUTs, flip-flops, block RAMs
@@ -327,7 +339,7 @@ BY_HAND = [
                (Memory("state", 18 * 8, 12, decided=True), Memory("A", 11 * 8, 12, True, True),
                 Memory("D", 16 * 2, 6, True, True)),
                75 + 167 * 8 + 166 * 2)),
-    ("ElementwiseMul", {"PE": 3, "out_dtype": "INT16"}, Resources(51 + 3, 3, (), 98 + 2)),
+    ("ElementwiseMul", {"PE": 3, "out_dtype": "INT16"}, Resources(51 + 3, 3, (), 98 + 3)),
     *(("ElementwiseAdd", {"PE": 3, "lhs_dtype": left, "rhs_dtype": right, "out_dtype": "INT9"},
        Resources(30 + 3 + 3 * 8, 0, (), 56 + 2 + 3 * (8 + 6 + 9)))
       for left, right in (("INT8", "INT6"), ("INT6", "INT8"))),

@@ -73,6 +73,16 @@ def test_a_row_for_each_module_and_none_where_yosys_is_too_slow(tmp_path, monkey
     assert at_limits.exceeded(Limits()) == []
 
 
+@needs_yosys
+def test_what_was_counted_in_another_way_is_not_known(tmp_path, monkeypatch):
+    kept = design_levels.Kept(tmp_path)
+    kept.keep(QUEUE, "xcup", measured(3))
+    assert kept.find(QUEUE, "xcup") == measured(3)
+    assert kept.find(QUEUE, "xc7") is None and kept.find(CONVERTER, "xcup") is None
+    monkeypatch.setattr(design_levels, "HOW", "another script")
+    assert kept.find(QUEUE, "xcup") is None
+
+
 def test_batches_are_of_one_family_and_not_too_large(monkeypatch):
     monkeypatch.setattr(design_levels, "BATCH", 3)
     monkeypatch.setattr(design_levels, "BATCH_LUT", 100)
@@ -118,7 +128,7 @@ def test_modules_together_have_the_levels_that_each_has(tmp_path, monkeypatch):
     alone = design_levels.Kept(tmp_path / "alone")
     design_levels.synthesize_levels([CONVERTER], "xcup", alone)
     assert alone.find(CONVERTER, "xcup").levels == found.levels
-    (place,) = alone.folder.iterdir()
+    (place,) = alone.folder.rglob("*.json")
     place.write_text('{"levels": 1}')
     assert alone.find(CONVERTER, "xcup") is None
 

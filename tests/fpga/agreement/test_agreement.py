@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fpga.agreement import nodes as agreement
 from fpga.agreement.nodes import (
     NodeCheck,
     check_against_nodes,
@@ -148,6 +149,56 @@ def test_a_class_that_is_not_decided_may_differ(tmp_path):
     assert (whole_map.n_differ, whole_map.allowed) == (1, 1)
     assert figures["classes_equal"] == 4095 / 4096
     assert figures["logits_max_abs"] == np.abs(logits - expected).max()
+
+
+def noise_in_one_place():
+    """Logits of a large map whose difference is ten times as large in a strip, as behind a scan."""
+    rng = np.random.default_rng(0)
+    expected = np.zeros((1, 3, 128, 128), np.float32)
+    expected[0, 0], expected[0, 1] = 40.0, -40.0
+    scale = np.full((128, 128), 0.1)
+    scale[40:70, 20:110] = 1.0
+    return expected + (scale * rng.normal(0.0, 1.0, expected.shape)).astype(np.float32), expected
+
+
+def differ(logits, expected, rows, columns, margin):
+    """Let another class win by a little where the expected one does by a margin."""
+    expected[0, 0, rows, columns], expected[0, 1, rows, columns] = margin, 0.0
+    logits[0, 0, rows, columns], logits[0, 1, rows, columns] = margin / 2 - 0.1, margin / 2
+
+
+def test_noise_is_judged_where_it_is(tmp_path):
+    """A margin that noise elsewhere does not excuse may differ within the strip, not outside."""
+    logits, expected = noise_in_one_place()
+    margin = 7.0
+    assert 2 * 6.0 * (logits - expected).std() < margin < 2 * 6.0 * 0.75
+    differ(logits, expected, 55, 60, margin)
+    (decided, whole_map), _ = check_network(None, logits, expected, tmp_path)
+    assert decided.n_differ == 0 and whole_map.n_differ == 1
+    differ(logits, expected, 110, 60, margin)
+    with pytest.raises(Disagreement, match=r"1 of 16384 elements .* index \(0, 110, 60\)"):
+        check_network(None, logits, expected, tmp_path)
+
+
+@pytest.mark.parametrize("across", [1, 3, 9])
+def test_a_fault_does_not_excuse_itself(tmp_path, across):
+    """Its own difference is not noise around it; in the corner, too."""
+    for start in (0, 80):
+        logits, expected = noise_in_one_place()
+        place = slice(start, start + across)
+        differ(logits, expected, place, place, 20.0)
+        with pytest.raises(Disagreement, match=rf": {across**2} of 16384 elements"):
+            check_network(None, logits, expected, tmp_path)
+
+
+def test_the_sum_around_a_pixel_is_worked_by_hand():
+    maps = np.arange(12.0).reshape(1, 3, 4)
+    found = agreement._box_sums(maps, 3)
+    # mirrored at the border: row 0 is there twice, and so is column 0
+    assert found[0, 0, 0] == 4 * 0 + 2 * 1 + 2 * 4 + 5
+    assert found[0, 1, 1] == sum((0, 1, 2, 4, 5, 6, 8, 9, 10))
+    assert found[0, 2, 3] == 4 * 11 + 2 * 10 + 2 * 7 + 6
+    assert agreement._box_sums(maps, 7).shape == maps.shape, "larger than the map"
 
 
 def test_the_ratio_of_logits_is_worked_by_hand(tmp_path):

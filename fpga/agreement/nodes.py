@@ -288,15 +288,17 @@ def check_network(
 def _deviation(difference: np.ndarray) -> np.ndarray:
     """Return the deviation ``(n, H, W)`` of ``(n, classes, H, W)``, of all or of those around."""
     power = (difference**2).mean(1)
-    ring = _box_sums(power, AROUND) - _box_sums(power, NEAREST)
-    around = np.sqrt(np.maximum(ring / (AROUND**2 - NEAREST**2), 0.0))
+    ring, pixels = (
+        _box_sums(maps, AROUND) - _box_sums(maps, NEAREST) for maps in (power, np.ones_like(power))
+    )
+    around = np.sqrt(np.maximum(ring, 0.0) / np.maximum(pixels, 1.0))
     return np.asarray(np.maximum(around, difference.std()))
 
 
 def _box_sums(maps: np.ndarray, size: int) -> np.ndarray:
-    """Return the sum over the square around each pixel of maps ``(n, H, W)``, mirrored outside."""
+    """Return the sum over the square around each pixel of maps ``(n, H, W)``, 0 outside."""
     half = size // 2
-    sums = np.pad(maps, ((0, 0), (half, half), (half, half)), "symmetric")
+    sums = np.pad(maps, ((0, 0), (half, half), (half, half)))
     for axis in (1, 2):
         sums = np.cumsum(sums, axis, dtype=np.float64)
         first = np.zeros_like(np.take(sums, [0], axis))

@@ -31,12 +31,6 @@ RELAXED_TOLERANCE = 1e-6
 """Overload below which a linear program's answer counts as one that fits, a share of a limit."""
 GAP = 1e-3
 """How far from the best, in shares of it, a solution may be."""
-MOST_NODES = 10_000
-"""Nodes of the search for a solution, about half a minute; then the best that was found is taken.
-
-Nearly all programs of `edge` need fewer than ten; of those for a KV260 one was not solved in ten
-minutes. A number of nodes and not a time, so that the same design comes out everywhere.
-"""
 
 
 @dataclass(frozen=True)
@@ -233,17 +227,16 @@ class _Program:
             lp.integrality_ = [kinds_of.kInteger] * count + [kinds_of.kContinuous]
         solver = quiet_solver()
         solver.setOptionValue("mip_rel_gap", GAP)
-        solver.setOptionValue("mip_max_nodes", MOST_NODES)
         # the heuristics print to standard output, and a problem of this kind hardly needs them
         solver.setOptionValue("mip_heuristic_effort", 0.0)
+        # HiGHS 1.16 never came back from a restart in one program of `edge` on a KV260, past any
+        # limit of time or nodes; without restarts it takes a second
+        solver.setOptionValue("mip_allow_restart", False)
         solver.passModel(lp)
         solver.run()
-        status, known = solver.getModelStatus(), solver.getSolution()
-        ended = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kSolutionLimit)
-        if status not in ended:
-            raise RuntimeError(f"the integer program was not solved: {status}")
-        # without any solution by then, the linear program's is one that takes parts of options
-        return np.array(known.col_value) if known.value_valid else self.solve(integer=False)
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            raise RuntimeError(f"the integer program was not solved: {solver.getModelStatus()}")
+        return np.array(solver.getSolution().col_value)
 
     def solution(self, values: np.ndarray) -> Solution:
         """Return the options that are taken."""

@@ -15,11 +15,16 @@ test: setup lint
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# mypy and import-linter know no package-dir: they read links to the sources, laid out as installed.
+LINKS := build/package/lmaunet
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf $(LINKS) && mkdir -p $(LINKS)
+	cp -rs $(CURDIR)/lmaunet/. $(CURDIR)/quant $(CURDIR)/export $(CURDIR)/trt $(CURDIR)/fpga $(LINKS)/
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	cd build/package && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 
 setup: $(STAMP)
 

@@ -193,11 +193,12 @@ def _calibrated(
     method: str, checkpoint: Path, source: DataSource, spec: NetSpec, progress: Any
 ) -> dict[str, Any]:
     """Return the scores of a network that is quantized by calibration only, as QAT starts."""
-    from export.cpu_file import file_bytes
+    from lmaunet.export.cpu_file import file_bytes
+    from lmaunet.quant.calibration import calibrate
+    from lmaunet.quant.network import QuantLMaUNet, count_weight_bits
+    from lmaunet.quant.qat import calibration_images, evaluate
+
     from lmaunet.net.checkpoint import load_checkpoint, restore
-    from quant.calibration import calibrate
-    from quant.network import QuantLMaUNet, count_weight_bits
-    from quant.qat import calibration_images, evaluate
 
     settings = options_of(method, 1, 1e-4, 8, 0).settings(spec)
     data = source.load(spec)
@@ -221,9 +222,8 @@ def _calibrated(
 def _file_bytes(folder: Path, spec: NetSpec) -> int:
     """Return the bytes of the file that a quantized network ships as; made once a network."""
     import numpy as np
-
-    from export.cpu_file import file_bytes
-    from quant.qat import load_quantized
+    from lmaunet.export.cpu_file import file_bytes
+    from lmaunet.quant.qat import load_quantized
 
     noted, digest = folder.parent / "file_bytes.json", sha256(folder / "model.pt")
     known = read_json(noted) if noted.exists() else {}

@@ -32,10 +32,15 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import neutral
+from lmaunet.export.network import export_qonnx
+from lmaunet.export.scan_metadata import write_scan_formats
+from lmaunet.fpga.build import build, check_options
+from lmaunet.quant.bits import parse_bits
+from lmaunet.quant.calibration import calibrate
+from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.qat import load_quantized
+from lmaunet.quant.scan_formats import read_formats
 
-from export.network import export_qonnx
-from export.scan_metadata import write_scan_formats
-from fpga.build import build, check_options
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.pipeline import samples_of
 from lmaunet.deploy.runs import DataSource
@@ -43,11 +48,6 @@ from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, sha256, tool_versions, write_json
-from quant.bits import parse_bits
-from quant.calibration import calibrate
-from quant.network import QuantLMaUNet
-from quant.qat import load_quantized
-from quant.scan_formats import read_formats
 
 MUTANTS = "tests/fpga/simulation/test_proof_mutants.py"
 # Images that an untrained network sees: for its norms, and of a batch.

@@ -1,9 +1,10 @@
 """The selective scan as a C++ kernel for Vitis HLS, and its C simulation.
 
 The kernel is ``benchmarks/hls/selective_scan.hpp``. Here every width and table of it is printed
-from the integer scan, as :mod:`fpga.operators.selective_scan` prints them for the RTL. C simulation
-compiles it with any C++ compiler and the headers ``ap_int.h`` and ``hls_stream.h`` of the package
-hls4ml. It shows the integers; what the pragmas do, cycles and resources, only Vitis can tell.
+from the integer scan, as :mod:`lmaunet.fpga.operators.selective_scan` prints them for the RTL. C
+simulation compiles it with any C++ compiler and the headers ``ap_int.h`` and ``hls_stream.h`` of
+the package hls4ml. It shows the integers; what the pragmas do, cycles and resources, only Vitis can
+tell.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.operators.rtl_module import pack, unpack
+from lmaunet.fpga.operators.selective_scan import STATE_LOOP, core, integer_scan, tables
+from lmaunet.fpga.simulation.compilation import compiler_place
 
-from fpga.board.boards import Board
-from fpga.operators.rtl_module import pack, unpack
-from fpga.operators.selective_scan import STATE_LOOP, core, integer_scan, tables
-from fpga.simulation.compilation import compiler_place
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.packages import install_command
 from lmaunet.scan.compiled import run_compiled
@@ -130,10 +131,9 @@ def kernels_of_build(folder: Path) -> tuple[dict[str, Kernel], Board]:
     Raises:
         UserError: where it is no such build, or the network has no scan.
     """
+    from lmaunet.fpga.build import HARDWARE, RESOURCES
+    from lmaunet.fpga.graph.onnx_file import load, plain_attributes
     from onnx import numpy_helper
-
-    from fpga.build import HARDWARE, RESOURCES
-    from fpga.graph.onnx_file import load, plain_attributes
 
     path = folder / RESOURCES
     try:

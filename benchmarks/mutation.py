@@ -203,7 +203,8 @@ def plan_of(mutant: Mutant, code: str, tests: mapping.Tests, files: list[str]) -
             if context in tests.cases
         }
         module = mutant.path.removesuffix(".py").replace("/", ".")
-        called = {name for name in tests.cases if name.endswith(f"[{module}]")}
+        ends = (f"[{module}]", f".{module}]")
+        called = {name for name in tests.cases if name.endswith(ends)}
         own = reading | called or own
     by_file = collections.Counter(name.partition("::")[0] for name in own)
     nearest = sorted(by_file, key=lambda file: (file not in near, -by_file[file], file))[:AT_ONCE]

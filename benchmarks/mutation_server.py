@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,20 @@ def copy_tree(root: Path, place: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists() or target.read_bytes() != source.read_bytes():
                 shutil.copy2(source, target)
+    for package, folder in package_folders(place).items():
+        link = place / package.replace(".", "/")
+        if not link.exists():
+            link.symlink_to(place / folder, target_is_directory=True)
+
+
+def package_folders(root: Path) -> dict[str, str]:
+    """Return the folders of packages that stand elsewhere than their names say.
+
+    The interpreter that runs the tests finds them where the checkout is that was installed; a copy
+    of the tree needs its own in the packages' places.
+    """
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    return dict(project.get("tool", {}).get("setuptools", {}).get("package-dir", {}))
 
 
 def end_with_this_process(number: int, frame: object) -> None:

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lmaunet.fpga.build import HARDWARE
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.onnx_file import load
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.toolchain import design_parts
+from lmaunet.fpga.toolchain.design_parts import digest
+from lmaunet.fpga.toolchain.registration import load_operators
+from lmaunet.fpga.toolchain.yosys import for_dsp48e1
 from synthesis import Synthesised, synthesize_all
 
-from fpga.build import HARDWARE
-from fpga.graph.executor import Executor
-from fpga.graph.onnx_file import load
-from fpga.operators import fifo
-from fpga.operators.rtl_module import RtlModule
-from fpga.simulation.network import Network
-from fpga.toolchain import design_parts
-from fpga.toolchain.design_parts import digest
-from fpga.toolchain.registration import load_operators
-from fpga.toolchain.yosys import for_dsp48e1
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 

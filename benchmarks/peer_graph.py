@@ -16,10 +16,9 @@ from typing import Any
 
 import onnx
 import onnx.inliner
-
-from export.convolutions import Graph
-from export.function import all_nodes, is_scan, node_name, scan_nodes
-from export.lower import lower
+from lmaunet.export.convolutions import Graph
+from lmaunet.export.function import all_nodes, is_scan, node_name, scan_nodes
+from lmaunet.export.lower import lower
 
 INTEGER_KERNELS = frozenset(
     {

@@ -46,6 +46,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from lmaunet.export.network import FLOAT32, export_float32
+from lmaunet.export.reference import open_session, read_model, run_images
+from lmaunet.quant.calibration import CALIBRATION_IMAGES, choose_slices
 from peer_graph import count_kernels, make_form, scan_report, without_state
 from peer_modelopt import reason
 from peer_tools import (
@@ -56,8 +59,6 @@ from peer_tools import (
     quantize_with_ours,
 )
 
-from export.network import FLOAT32, export_float32
-from export.reference import open_session, read_model, run_images
 from lmaunet.deploy.pipeline import load_build
 from lmaunet.deploy.run_data import fingerprint
 from lmaunet.deploy.runs import DataSource
@@ -65,7 +66,6 @@ from lmaunet.errors import Disagreement, UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.stage import read_manifest, sha256, tool_versions, write_json
 from lmaunet.train.metrics import score
-from quant.calibration import CALIBRATION_IMAGES, choose_slices
 
 CPU_FORM = "unrolled"
 LOOP_FREE = "two_level"

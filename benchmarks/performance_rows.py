@@ -13,26 +13,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from lmaunet.export import cpu_form
+from lmaunet.export.code_functions import define_functions
+from lmaunet.export.compact import compact
+from lmaunet.export.convolutions import prepare
+from lmaunet.export.cpu_file import LOWERING, cpu_file
+from lmaunet.export.lower import LOWERINGS_IN_ONNX_RUNTIME, lower
+from lmaunet.export.network import FLOAT32, INPUT, QCDQ, export_float32, export_qcdq
+from lmaunet.export.openvino_file import openvino_file, openvino_form
+from lmaunet.export.openvino_runtime import FIX, has_vnni, place
+from lmaunet.export.operators import FIX as COMPILER_FIX
+from lmaunet.export.operators import compiler
+from lmaunet.export.packing import pack_weights
+from lmaunet.quant.calibration import calibrate
+from lmaunet.quant.network import QuantLMaUNet
 from peer_tools import ToolFailed, quantize_with_modelopt
 
-from export import cpu_form
-from export.code_functions import define_functions
-from export.compact import compact
-from export.convolutions import prepare
-from export.cpu_file import LOWERING, cpu_file
-from export.lower import LOWERINGS_IN_ONNX_RUNTIME, lower
-from export.network import FLOAT32, INPUT, QCDQ, export_float32, export_qcdq
-from export.openvino_file import openvino_file, openvino_form
-from export.openvino_runtime import FIX, has_vnni, place
-from export.operators import FIX as COMPILER_FIX
-from export.operators import compiler
-from export.packing import pack_weights
 from lmaunet.data.loaders import load_phantom
 from lmaunet.net.checkpoint import load_checkpoint, restore, save_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
-from quant.calibration import calibrate
-from quant.network import QuantLMaUNet
 
 CALIBRATION_IMAGES = 4
 CALIBRATION_SIZE = 128
@@ -42,7 +42,7 @@ MODELOPT_IMAGES = 2
 
 
 OPERATORS = "operators"
-"""The form whose functions are computed by :mod:`export.operators`."""
+"""The form whose functions are computed by :mod:`lmaunet.export.operators`."""
 
 
 class Missing(Exception):

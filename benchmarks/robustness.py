@@ -76,7 +76,8 @@ def load_libraries() -> None:
     for name in (
         "lmaunet.deploy.cli", "lmaunet.deploy.commands", "lmaunet.deploy.inferring",
         "lmaunet.deploy.data_commands", "lmaunet.deploy.targets.ort", "lmaunet.net.checkpoint",
-        "lmaunet.train.loop", "quant.qat", "export.network", "onnx", "onnxruntime", "torch",
+        "lmaunet.train.loop", "lmaunet.quant.qat", "lmaunet.export.network", "onnx", "onnxruntime",
+        "torch",
         "SimpleITK", "nibabel", "pydicom", "pydicom.encaps", "highdicom", *ours,
     ):  # fmt: skip
         importlib.import_module(name)
@@ -146,7 +147,7 @@ def digest_of_program(parts: Sequence[str] = ("",)) -> str:
     This file only plans and counts.
     """
     digest = hashlib.sha256()
-    for package in ("lmaunet", "quant", "export"):
+    for package in ("lmaunet", "lmaunet.quant", "lmaunet.export"):
         digest.update(source_digest(package).encode())
     for part in parts:
         for path in sorted(Path(__file__).parent.glob(f"robustness_*{part}.py")):

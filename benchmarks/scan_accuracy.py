@@ -18,8 +18,8 @@ Formats are chosen on the calibration slices of the training part. Columns:
 
 Rows: ``float64`` is the real scan of the codes, rounded to codes of y. ``y = 0`` takes the scans
 out, ``y = D * x`` their states only. ``chosen by qat`` has the formats that ``RUN/qat/scan.json``
-holds; where there are none, ``chosen here`` has those that ``quant.scan_formats`` chooses now, with
-``--target-db``. The others are ``lmaunet.scan.formats.Widths`` with one thing changed.
+holds; where there are none, ``chosen here`` has those that ``lmaunet.quant.scan_formats`` chooses
+now, with ``--target-db``. The others are ``lmaunet.scan.formats.Widths`` with one thing changed.
 
 The line "8-bit inputs" is the SQNR of the real scan of the codes against that of the values before
 they were quantized: the noise that the integers' own comes on top of.
@@ -37,6 +37,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import neutral
+from lmaunet.quant.calibration import calibrate, choose_slices
+from lmaunet.quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
+from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.qat import load_quantized
+from lmaunet.quant.scan_formats import TARGET_DB, SiteFormats, choose_for_network, read_formats
 from scan_leaning import quantize_leaning, train_leaning, train_quantized
 
 from lmaunet.data.dataset import Dataset
@@ -52,11 +57,6 @@ from lmaunet.scan.real import selective_scan
 from lmaunet.scan.vectors import sqnr_db
 from lmaunet.stage import read_manifest, sha256, tool_versions, write_json
 from lmaunet.train.metrics import predict_logits, score
-from quant.calibration import calibrate, choose_slices
-from quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
-from quant.network import QuantLMaUNet
-from quant.qat import load_quantized
-from quant.scan_formats import TARGET_DB, SiteFormats, choose_for_network, read_formats
 
 HARMLESS = ("exponent", "accumulator", "output")
 BATCH = 8

@@ -11,14 +11,14 @@ import types
 
 import numpy as np
 import torch
+from lmaunet.quant.calibration import calibrate
+from lmaunet.quant.network import QuantLMaUNet
 from torch import nn
 
 from lmaunet.data.dataset import SliceSet
 from lmaunet.net.network import LMaUNet, sizes
 from lmaunet.train.loop import Progress, Schedule, fit
 from lmaunet.train.processes import join_processes
-from quant.calibration import calibrate
-from quant.network import QuantLMaUNet
 
 LIMIT = 4.0
 QAT_EPOCHS, QAT_RATE = 2, 3e-4

@@ -1,8 +1,8 @@
 """Check the exported files: each form and lowering against torch, each scan against the golden.
 
 The float graph must give torch's logits up to float32 rounding. The quantized graph is compared
-quantizer by quantizer (see :mod:`export.segments`). Every scan must give what the golden scan
-gives for the inputs that the graph itself feeds it.
+quantizer by quantizer (see :mod:`lmaunet.export.segments`). Every scan must give what the golden
+scan gives for the inputs that the graph itself feeds it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from lmaunet.export.check import check_graph, run_onnx
+from lmaunet.export.lower import executable_lowerings, lower, sites
+from lmaunet.export.network import FLOAT32, INPUT, QCDQ
+from lmaunet.export.segments import check_segments, torch_values
 from onnx import numpy_helper
 from torch import nn
 
-from export.check import check_graph, run_onnx
-from export.lower import executable_lowerings, lower, sites
-from export.network import FLOAT32, INPUT, QCDQ
-from export.segments import check_segments, torch_values
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.scan.real import selective_scan
 from lmaunet.train.metrics import predict_logits
@@ -40,8 +40,8 @@ def check_exports(
     """Check the files of an export folder on one image ``(1, channels, H, W)``.
 
     Args:
-        folder: where :mod:`export.network` wrote; evidence of a disagreement goes beside it,
-            because the folder itself is thrown away then.
+        folder: where :mod:`lmaunet.export.network` wrote; evidence of a disagreement goes beside
+            it, because the folder itself is thrown away then.
         image: a normalised image.
         float32, quantized: the networks in torch.
     """

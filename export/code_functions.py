@@ -1,4 +1,4 @@
-"""Functions over UINT8 codes, for which :mod:`export.operators` has kernels.
+"""Functions over UINT8 codes, for which :mod:`lmaunet.export.operators` has kernels.
 
 A runtime has integer kernels for convolutions, but between them it computes SiLU and the scan in
 float32: a DequantizeLinear before, a QuantizeLinear behind, and for the scan a loop in a body. Here
@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from export.convolutions import Graph, copy_node
-from export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
-from export.function import (
+from lmaunet.export.convolutions import Graph, copy_node
+from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
+from lmaunet.export.function import (
     DOMAIN,
     DOMAIN_VERSION,
     MINIMUM_IR_VERSION,
@@ -31,7 +31,7 @@ from export.function import (
     is_scan,
     main_opset,
 )
-from export.lowerings.unrolled import scan_function
+from lmaunet.export.lowerings.unrolled import scan_function
 
 if TYPE_CHECKING:
     import onnx
@@ -72,15 +72,15 @@ SiluCodes (x, x_scale, x_zero, y_scale, y_zero) => (y)
 def fuse_codes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which SiLU and the scan of quantized tensors are calls from codes to codes.
 
-    The model's activations are UINT8 (:func:`export.cpu_form.unsigned_activations`) and its scans
-    calls of the function ``SelectiveScan``. A place that is not of the form that the exporter
+    The model's activations are UINT8 (:func:`lmaunet.export.cpu_form.unsigned_activations`) and its
+    scans calls of the function ``SelectiveScan``. A place that is not of the form that the exporter
     writes stays as it is: a SiLU is DequantizeLinear, Sigmoid, Mul, QuantizeLinear; a scan's x,
     dt, B and C are a DequantizeLinear, a Reshape and a Transpose away from codes of a map of one
     row, its y a Transpose and a Reshape away from a QuantizeLinear.
 
     Every tensor of codes keeps its name, and so do the DequantizeLinears of the exported graph, of
-    which some are read by nothing any more; :func:`export.compact.compact` drops those. The model
-    gets the definitions of the functions.
+    which some are read by nothing any more; :func:`lmaunet.export.compact.compact` drops those. The
+    model gets the definitions of the functions.
     """
     import onnx
 

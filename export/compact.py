@@ -11,9 +11,9 @@ import string
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from export.convolutions import copy_node, remove_unused
-from export.function import all_nodes
-from export.packing import is_unpack
+from lmaunet.export.convolutions import copy_node, remove_unused
+from lmaunet.export.function import all_nodes
+from lmaunet.export.packing import is_unpack
 
 if TYPE_CHECKING:
     import onnx

@@ -296,6 +296,6 @@ def remove_unused(model: onnx.ModelProto) -> None:
 
 def _outer_reads(model: onnx.ModelProto) -> set[str]:
     """Return the names that the bodies of Scan, Loop and If read from anywhere."""
-    from export.function import all_nodes
+    from lmaunet.export.function import all_nodes
 
     return {name for node in all_nodes(list(model.graph.node)) for name in node.input}

@@ -19,7 +19,7 @@ LOWERING = "unrolled"
 """The form of the scan in the file's own functions."""
 CPUS = ("any", "vnni")
 """What a file may count on: ``any`` processor, or one that has VNNI, which adds products of UINT8
-and INT8 without saturation (:func:`export.cpu_form.unsigned_weights`)."""
+and INT8 without saturation (:func:`lmaunet.export.cpu_form.unsigned_weights`)."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class CpuForms:
 
 def cpu_forms(exported: onnx.ModelProto, cpu: str = "any") -> CpuForms:
     """Return the forms of a QCDQ graph; raises UserError for an unknown ``cpu``."""
-    from export.code_functions import fuse_codes
-    from export.convolutions import prepare
-    from export.cpu_form import (
+    from lmaunet.export.code_functions import fuse_codes
+    from lmaunet.export.convolutions import prepare
+    from lmaunet.export.cpu_form import (
         integer_biases,
         unsigned_activations,
         unsigned_weights,
         widen_codes,
     )
-    from export.cpu_layout import channels_last_reshapes, requantize_moves
+    from lmaunet.export.cpu_layout import channels_last_reshapes, requantize_moves
 
     if cpu not in CPUS:
         raise UserError(f"unknown --cpu {cpu!r}; use one of: {', '.join(CPUS)}")
@@ -61,8 +61,8 @@ def cpu_forms(exported: onnx.ModelProto, cpu: str = "any") -> CpuForms:
 
 def pack(form: onnx.ModelProto) -> onnx.ModelProto:
     """Return a form as it ships: weights packed, and nothing in it that computing does not need."""
-    from export.compact import compact
-    from export.packing import pack_weights
+    from lmaunet.export.compact import compact
+    from lmaunet.export.packing import pack_weights
 
     return compact(pack_weights(form))
 
@@ -81,8 +81,7 @@ def file_bytes(model: nn.Module, images: np.ndarray) -> int:
     """
     import onnx
     import torch
-
-    from export.network import export_qcdq
+    from lmaunet.export.network import export_qcdq
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"

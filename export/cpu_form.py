@@ -17,13 +17,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.convolutions import (
+from lmaunet.export.convolutions import (
     MOVES,
     Graph,
     copy_node,
     quantized_convolutions,
     remove_unused,
 )
+
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,13 +41,13 @@ INT16_MAX = 32_767
 def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a prepared QCDQ model whose activations have UINT8 codes.
 
-    The model is one that :func:`export.convolutions.prepare` returned: every quantizer is INT8
-    with zero point 0. A quantizer gets the zero point 128. Where it follows a ReLU that nothing
-    else reads, the ReLU goes, the quantizer gets the zero point 0, and a Clip keeps its codes at
-    127 and below, where the INT8 quantizer saturates. One that repeats such a quantizer behind
-    operators that only move values has the zero point 0 too, so that these move codes. Constants
-    under DequantizeLinear (weights) stay INT8. Every DequantizeLinear puts out the same values, bit
-    for bit.
+    The model is one that :func:`lmaunet.export.convolutions.prepare` returned: every quantizer is
+    INT8 with zero point 0. A quantizer gets the zero point 128. Where it follows a ReLU that
+    nothing else reads, the ReLU goes, the quantizer gets the zero point 0, and a Clip keeps its
+    codes at 127 and below, where the INT8 quantizer saturates. One that repeats such a quantizer
+    behind operators that only move values has the zero point 0 too, so that these move codes.
+    Constants under DequantizeLinear (weights) stay INT8. Every DequantizeLinear puts out the same
+    values, bit for bit.
 
     Raises:
         UserError: where another operator than DequantizeLinear reads a quantizer's codes.
@@ -250,9 +251,8 @@ EXACT_SUM = 100
 def _largest_sum() -> int:
     """Return a code that ONNX Runtime computes from the largest products, 100 if it is right."""
     import numpy as np
+    from lmaunet.export.reference import open_session
     from onnx import TensorProto, helper, numpy_helper
-
-    from export.reference import open_session
 
     channels = 32
     weights = np.full((channels, channels, 1, 1), 127, np.int8)

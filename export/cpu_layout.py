@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from export.convolutions import Graph, copy_node
-from export.lower import static_shapes
+from lmaunet.export.convolutions import Graph, copy_node
+from lmaunet.export.lower import static_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -24,7 +24,7 @@ def requantize_moves(model: onnx.ModelProto) -> onnx.ModelProto:
     A Resize that takes the nearest value, between a DequantizeLinear and such an operator, would
     move floats. With a QuantizeLinear and DequantizeLinear of the same scale behind it, it moves
     codes, and the Add behind it adds codes. The model is one that
-    :func:`export.convolutions.prepare` returned.
+    :func:`lmaunet.export.convolutions.prepare` returned.
     """
     import onnx
     from onnx import helper

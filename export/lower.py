@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from export.function import (
+from lmaunet.export.function import (
     DOMAIN,
     DOMAIN_VERSION,
     INPUTS,
@@ -14,7 +14,7 @@ from export.function import (
     remove_function,
     scan_nodes,
 )
-from export.lowerings import (
+from lmaunet.export.lowerings import (
     Builder,
     Lowering,
     Missing,
@@ -24,6 +24,7 @@ from export.lowerings import (
     executable_lowerings,
     get_lowering,
 )
+
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

@@ -2,14 +2,14 @@
 
 OpenVINO's own format takes more than twice the bytes, most of them XML, and loads no faster.
 Its ONNX reader knows no local functions, so that the weights of few bits cannot be the bit planes
-of :mod:`export.packing`; :func:`store_int4` stores them as INT4.
+of :mod:`lmaunet.export.packing`; :func:`store_int4` stores them as INT4.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from export.convolutions import Graph, copy_node, remove_unused
+from lmaunet.export.convolutions import Graph, copy_node, remove_unused
 
 if TYPE_CHECKING:
     import onnx
@@ -33,9 +33,9 @@ def openvino_form(exported: onnx.ModelProto, *, vnni: bool) -> onnx.ModelProto:
             others, weights whose sums could saturate get UINT8 codes, which OpenVINO convolves in
             float.
     """
-    from export.convolutions import prepare
-    from export.cpu_form import unsigned_activations, unsigned_weights
-    from export.lower import lower
+    from lmaunet.export.convolutions import prepare
+    from lmaunet.export.cpu_form import unsigned_activations, unsigned_weights
+    from lmaunet.export.lower import lower
 
     codes = unsigned_activations(prepare(exported))
     return lower(codes if vnni else unsigned_weights(codes), LOWERING)
@@ -43,7 +43,7 @@ def openvino_form(exported: onnx.ModelProto, *, vnni: bool) -> onnx.ModelProto:
 
 def openvino_file(form: onnx.ModelProto) -> onnx.ModelProto:
     """Return the file of a form: short names, each constant once, narrow weights as INT4."""
-    from export.compact import compact
+    from lmaunet.export.compact import compact
 
     return store_int4(compact(form))
 
@@ -52,9 +52,9 @@ def saturating_convolutions(form: onnx.ModelProto) -> list[str]:
     """Return the convolutions whose sums may saturate on x86 processors without VNNI.
 
     Those add two products of an UINT8 and an INT8 code in INT16. It is the convolutions whose
-    weights :func:`export.cpu_form.unsigned_weights` would change.
+    weights :func:`lmaunet.export.cpu_form.unsigned_weights` would change.
     """
-    from export.cpu_form import unsigned_weights
+    from lmaunet.export.cpu_form import unsigned_weights
 
     changed = Graph(unsigned_weights(form))
     before = Graph(form)

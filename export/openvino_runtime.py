@@ -77,7 +77,7 @@ def require() -> Any:
 
 def has_vnni() -> bool:
     """Tell whether this processor adds products of 8-bit codes in 32 bits, without saturating."""
-    from export.cpu_form import adds_without_saturation
+    from lmaunet.export.cpu_form import adds_without_saturation
 
     return adds_without_saturation()
 
@@ -108,7 +108,7 @@ def compile_model(
         ToolNotFound: where OpenVINO is not installed.
         UserError: where it cannot read or compile the model, or must not.
     """
-    from export.reference import check_windows, read_model, thread_count
+    from lmaunet.export.reference import check_windows, read_model, thread_count
 
     core = _core()
     label = str(model) if isinstance(model, Path) else f"the model {model.graph.name!r}"

@@ -1,8 +1,8 @@
 """What an exported graph computes, image by image, in ONNX Runtime on the CPU.
 
 The reference is the QCDQ file without graph optimization: float32 arithmetic on the dequantized
-codes, the scan as the function in the file defines it. :mod:`export.segments` compares forms of it
-closely; here only their class maps are.
+codes, the scan as the function in the file defines it. :mod:`lmaunet.export.segments` compares
+forms of it closely; here only their class maps are.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_windows(model: onnx.ModelProto, label: str) -> None:
     Raises:
         UserError: for a border below 0, or a kernel, stride or dilation below 1.
     """
-    from export.function import all_nodes
+    from lmaunet.export.function import all_nodes
 
     for node in all_nodes([*model.graph.node, *(n for f in model.functions for n in f.node)]):
         for attribute in node.attribute:
@@ -81,8 +81,9 @@ def open_session(
         optimize: whether ONNX Runtime may rewrite the graph, fully or not at all.
         float_biases: whether an optimized graph keeps the biases as they are; ONNX Runtime rounds
             them to integers otherwise.
-        operators: the library of :mod:`export.operators`, whose kernels stand for the functions
-            of ``ai.lmaunet``; the functions are computed as the model defines them otherwise.
+        operators: the library of :mod:`lmaunet.export.operators`, whose kernels stand for the
+            functions of ``ai.lmaunet``; the functions are computed as the model defines them
+            otherwise.
         save_optimized: where the rewritten graph is saved.
 
     Raises:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from lmaunet.export.function import NAME
+from lmaunet.export.reference import read_model
 
-from export.function import NAME
-from export.reference import read_model
 from lmaunet.errors import UserError
 from lmaunet.spec import ScanSpec
 

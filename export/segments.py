@@ -13,9 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.convolutions import Graph
-from export.function import DOMAIN
-from export.reference import open_session
+from lmaunet.export.convolutions import Graph
+from lmaunet.export.function import DOMAIN
+from lmaunet.export.reference import open_session
+
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement, UserError
 
@@ -186,7 +187,7 @@ def check_segments(
         image: one image ``(1, channels, H, W)``.
         evidence: the folder in which tensors that disagree are saved.
         share: the share of each quantizer's codes that may differ, by one.
-        optimize, float_biases, operators: as in :func:`export.reference.open_session`.
+        optimize, float_biases, operators: as in :func:`lmaunet.export.reference.open_session`.
 
     Returns:
         The agreement of all codes within one, of all codes exactly, and of the logits.

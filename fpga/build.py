@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.reference import evidence_folder
-from fpga.agreement.nodes import (
+from lmaunet.export.reference import evidence_folder
+from lmaunet.fpga.agreement.nodes import (
     NodeCheck,
     check_against_nodes,
     check_network,
@@ -19,19 +18,20 @@ from fpga.agreement.nodes import (
     host_logits,
     summarize,
 )
-from fpga.agreement.reference import Reference
-from fpga.board.boards import DEFAULT_BOARD, Board, named_board
-from fpga.build_detail import BuildDetail
-from fpga.graph.executor import Executor
-from fpga.graph.lower import Host, lower
-from fpga.graph.memory_image import write_image
-from fpga.simulation.compilation import compiler_place, verilator_place
-from fpga.simulation.network import Network
-from fpga.simulation.proof import RTL, prove, write_design
-from fpga.sizing.design import DEFAULT_CLOCK_MHZ
-from fpga.sizing.search import Sizing, size
-from fpga.toolchain.assemble import apply_folding, assemble, specialize
-from fpga.toolchain.flow import LEVELS, NO_FLOW, check_flow, run_flow, run_levels, sized_for
+from lmaunet.fpga.agreement.reference import Reference
+from lmaunet.fpga.board.boards import DEFAULT_BOARD, Board, named_board
+from lmaunet.fpga.build_detail import BuildDetail
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.lower import Host, lower
+from lmaunet.fpga.graph.memory_image import write_image
+from lmaunet.fpga.simulation.compilation import compiler_place, verilator_place
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.simulation.proof import RTL, prove, write_design
+from lmaunet.fpga.sizing.design import DEFAULT_CLOCK_MHZ
+from lmaunet.fpga.sizing.search import Sizing, size
+from lmaunet.fpga.toolchain.assemble import apply_folding, assemble, specialize
+from lmaunet.fpga.toolchain.flow import LEVELS, NO_FLOW, check_flow, run_flow, run_levels, sized_for
+
 from lmaunet.artifacts import Agreement
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
@@ -65,7 +65,7 @@ def build(
         folder: an empty folder.
         options: ``board``, ``clock_mhz``, ``target_ms``; what is absent or None is the default.
             ``simulate``: whether the whole design's RTL is simulated too. ``flow``: what yosys or
-            Vivado do with it, see :mod:`fpga.toolchain.flow`; any implies ``simulate``.
+            Vivado do with it, see :mod:`lmaunet.fpga.toolchain.flow`; any implies ``simulate``.
         progress: called with a line on what is being done.
 
     Raises:

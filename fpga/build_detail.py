@@ -7,13 +7,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from fpga.board.placement import ON_CHIP, SHELL_FF, SHELL_LUT
-from fpga.graph.lower import Lowered
-from fpga.operators.operator import Operator
-from fpga.simulation.proof import Proof
-from fpga.sizing.design import NAMES, Design
-from fpga.sizing.memory_map import memory_map, memory_rows
-from fpga.sizing.part_times import parts_of, pipeline
+from lmaunet.fpga.board.placement import ON_CHIP, SHELL_FF, SHELL_LUT
+from lmaunet.fpga.graph.lower import Lowered
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.simulation.proof import Proof
+from lmaunet.fpga.sizing.design import NAMES, Design
+from lmaunet.fpga.sizing.memory_map import memory_map, memory_rows
+from lmaunet.fpga.sizing.part_times import parts_of, pipeline
 
 OWN_RTL = "RTL of our own"
 SHOWN_OPS = 10
@@ -62,7 +62,7 @@ class BuildDetail:
 
     @functools.cached_property
     def memories(self) -> list[dict[str, Any]]:
-        """A row for each memory; see :func:`fpga.sizing.memory_map.memory_rows`."""
+        """A row for each memory; see :func:`lmaunet.fpga.sizing.memory_map.memory_rows`."""
         return memory_rows(self.design, self.names)
 
     def resources(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class BuildDetail:
         return sorted(rows, key=lambda row: -row["share"])[:SHOWN_OPS]
 
     def pipeline(self) -> dict[str, Any]:
-        """Return what each part does over an image; see :func:`fpga.sizing.part_times.pipeline`."""
+        """Return what each part does over an image; see :mod:`lmaunet.fpga.sizing.part_times`."""
         design, proof = self.design, self.proof
         found = proof.alone if proof else design.schedule
         made = {tensor for node in design.nodes for tensor in node.step.outputs}
@@ -128,7 +128,7 @@ class BuildDetail:
 
         Args:
             image: bytes of the memory image and of the weights in it.
-            figures: of the whole network, from :func:`fpga.agreement.nodes.check_network`.
+            figures: of the whole network, from :func:`lmaunet.fpga.agreement.nodes.check_network`.
             scans: the agreement of each scan.
         """
         design, layers = self.design, self.layers

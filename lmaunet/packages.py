@@ -12,7 +12,6 @@ import functools
 import importlib.metadata
 import re
 import shlex
-import sys
 import tomllib
 import traceback
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from pathlib import Path
 from lmaunet.errors import ToolNotFound, UserError
 
 DISTRIBUTION = "lmaunet-deploy"
-OWN = ("lmaunet", "quant", "export", "fpga", "trt")
 MODULES = {
     "cuda-bindings": "cuda",
     "finn-plus": "finn",
@@ -95,8 +93,8 @@ def missing_package(error: BaseException) -> UserError | None:
     """Return what an exception says of a Python package that is missing or broken; else None."""
     if isinstance(error, ImportError):
         top = (error.name or "").partition(".")[0]
-        if top in OWN:
-            return _hidden(top, error) if isinstance(error, ModuleNotFoundError) else None
+        if top == __name__.partition(".")[0]:
+            return None
         if isinstance(error, ModuleNotFoundError) and top:
             package = _package_of(top)
             return ToolNotFound(
@@ -113,17 +111,6 @@ def missing_package(error: BaseException) -> UserError | None:
         f"a working Python package {package}",
         f"by this command, and the one that is installed cannot be loaded ({reason})",
         install_command(package, force=True),
-    )
-
-
-def _hidden(top: str, error: ModuleNotFoundError) -> UserError | None:
-    """Return the message on a module of the user's that stands in the place of one of ours."""
-    place = getattr(sys.modules.get(top), "__file__", None)
-    if place is None or Path(place).parents[1] == Path(__file__).parents[1]:
-        return None
-    return UserError(
-        f"{place} stands in the place of lmaunet-deploy's own module {top} ({error}); rename it, "
-        "or give the command in another folder"
     )
 
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmaunet.quant.bits import protected_layers
+from lmaunet.quant.packed import packed_bytes
+from lmaunet.quant.sensitivity import Sensitivity
+from lmaunet.quant.settings import WEIGHT_BITS
+
 from lmaunet.errors import UserError
 from lmaunet.integer_program import quiet_solver
 from lmaunet.spec import NetSpec
-from quant.bits import protected_layers
-from quant.packed import packed_bytes
-from quant.sensitivity import Sensitivity
-from quant.settings import WEIGHT_BITS
 
 INDIFFERENCE = 1e-7
 """What a bit less counts for in itself, in shares of the largest sensitivity."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from lmaunet.quant.settings import WEIGHT_BITS
+
 from lmaunet.errors import UserError
 from lmaunet.spec import Layer, NetSpec
-from quant.settings import WEIGHT_BITS
 
 DENSE = "3x3"
 

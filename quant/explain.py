@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from lmaunet.quant.network import QuantLMaUNet
 from torch import nn
 
 from lmaunet.train.metrics import divergence
 from lmaunet.train.schedule import Progress
-from quant.network import QuantLMaUNet
 
 
 def quantizers_of(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lmaunet.quant.network import QuantLMaUNet, QuantMamba
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
@@ -23,7 +24,6 @@ from lmaunet.scan.formats import ScanScales
 from lmaunet.scan.integer import IntegerScan, to_codes
 from lmaunet.scan.real import Real
 from lmaunet.spec import ScanSpec
-from quant.network import QuantLMaUNet, QuantMamba
 
 # The quantizers whose outputs a scan takes, by the name that ScanScales has.
 _INPUTS = {"x": "quant_silu_x", "dt": "quant_dt", "b": "quant_b", "c": "quant_c"}

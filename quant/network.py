@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from lmaunet.quant.convolution import QuantConv, Scales, quantizer
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
@@ -29,7 +30,6 @@ from lmaunet.net.network import (
 )
 from lmaunet.net.scan import selective_scan
 from lmaunet.spec import CONV1D_TAPS, NetSpec
-from quant.convolution import QuantConv, Scales, quantizer
 
 
 class Choice:

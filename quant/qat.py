@@ -12,6 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lmaunet.quant.budget import allocate_for_file
+from lmaunet.quant.calibration import (
+    calibrate,
+    check_images,
+    choose_slices,
+    fix_scales,
+    notices,
+    spread,
+)
+from lmaunet.quant.explain import explain
+from lmaunet.quant.network import QuantLMaUNet, count_weight_bits
+from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
+from lmaunet.quant.settings import QatSettings
 
 from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
@@ -22,19 +35,6 @@ from lmaunet.train.loop import Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
-from quant.budget import allocate_for_file
-from quant.calibration import (
-    calibrate,
-    check_images,
-    choose_slices,
-    fix_scales,
-    notices,
-    spread,
-)
-from quant.explain import explain
-from quant.network import QuantLMaUNet, count_weight_bits
-from quant.scan_formats import SiteFormats, choose_for_network, write_formats
-from quant.settings import QatSettings
 
 SCAN_IMAGES, EXPLAIN_IMAGES = 8, 8
 """Calibration images from which the scans' number formats are chosen, and costs explained."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lmaunet.quant.integer_network import record_scans, scan_sites
+from lmaunet.quant.network import QuantLMaUNet
 
 from lmaunet.errors import UserError
 from lmaunet.scan.choice import ChosenFormats, choose_formats
 from lmaunet.stage import read_json, write_json
-from quant.integer_network import record_scans, scan_sites
-from quant.network import QuantLMaUNet
 
 # 8 bits of x, B and C alone leave a scan 28 to 35 dB (docs/scan.md). Integers at this ratio add a
 # tenth or less to that noise.

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from lmaunet.quant.convolution import round_weight
+from lmaunet.quant.settings import WEIGHT_BITS, Scales
 from torch import Tensor, nn
 
 from lmaunet.net.fold import fold
@@ -14,8 +16,6 @@ from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.train.metrics import divergence
 from lmaunet.train.schedule import Progress
-from quant.convolution import round_weight
-from quant.settings import WEIGHT_BITS, Scales
 
 Sensitivity = Mapping[str, Mapping[int, float]]
 """By layer and weight bits, the mean divergence of a pixel's classes, in nats."""

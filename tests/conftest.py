@@ -79,8 +79,8 @@ def tiny_model(tiny_spec, tiny_data):
 
 @pytest.fixture(scope="session")
 def tiny_quantized(tiny_model, tiny_data):
-    from quant.calibration import calibrate
-    from quant.network import QuantLMaUNet
+    from lmaunet.quant.calibration import calibrate
+    from lmaunet.quant.network import QuantLMaUNet
 
     quantized = QuantLMaUNet(tiny_model)
     calibrate(quantized, tiny_data.train.images[:16])

@@ -18,8 +18,8 @@ MODULES = sorted(
     }
 )
 COLLECT = {
-    "fpga.agreement.nodes._Count", "fpga.sizing.folding.FoldedNode",
-    "fpga.agreement.scan.ScanCheck",
+    "lmaunet.fpga.agreement.nodes._Count", "lmaunet.fpga.sizing.folding.FoldedNode",
+    "lmaunet.fpga.agreement.scan.ScanCheck",
     "lmaunet.data.dicom.pixels._Padding", "lmaunet.data.images.intensity.Recorder",
     "lmaunet.deploy.inferring.Network", "lmaunet.deploy.inferring.Timer",
     "lmaunet.deploy.run_data.RunData", "lmaunet.scan.integer_algebra.IntegerAlgebra",

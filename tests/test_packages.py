@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.metadata
-import os
+import re
 import shlex
-import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ import pytest
 from lmaunet import packages
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.registry import Missing, get_entry
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -109,19 +112,37 @@ def test_other_errors_are_none_of_a_package():
     assert packages.missing_package(ModuleNotFoundError("x", name="lmaunet.nothing")) is None
 
 
-def test_a_users_module_in_the_place_of_ours_is_named(tmp_path):
-    (tmp_path / "export.py").write_text("")
-    program = (
-        "import importlib\nfrom lmaunet import packages\n"
-        "try: importlib.import_module('export.operators')\n"
-        "except ImportError as error: print(packages.missing_package(error))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(packages.__file__).parents[1]}"},
-    )  # fmt: skip
-    assert f"{tmp_path / 'export.py'} stands in the place of" in done.stdout
+def test_the_package_is_whole():
+    """Every folder of sources is a package of what is installed, and so is every file in it."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = setuptools["package-dir"]
+    tops = {"lmaunet": "lmaunet", **folders}
+    assert all(name.startswith("lmaunet.") for name in folders)
+    found, data = set(), set()
+    for name, top in tops.items():
+        for path in (ROOT / top).rglob("*"):
+            place = Path(*name.split("."), path.relative_to(ROOT / top))
+            if path.name == "__init__.py":
+                found.add(".".join(place.parent.parts))
+            elif path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
+                data.add(place.as_posix())
+    assert sorted(setuptools["packages"]) == sorted(found)
+    forms = [
+        f"{package.replace('.', '/')}/{form}"
+        for package, listed in setuptools["package-data"].items() for form in listed
+    ]  # fmt: skip
+    left_out = {name for name in data if not any(fnmatch(name, form) for form in forms)}
+    assert left_out == set()
+
+
+def test_nothing_is_imported_by_the_name_of_its_folder():
+    """In a checkout both would work, and a class would be there twice."""
+    tops = "quant|export|fpga|trt"
+    form = re.compile(rf"^\s*(?:from|import) (?:{tops})\b", re.MULTILINE)
+    assert form.search("x = 1\n    from fpga.board import boards\n")
+    for folder in ("lmaunet", "quant", "export", "fpga", "trt", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not form.search(path.read_text("utf-8")), path
 
 
 def test_an_entry_that_lacks_a_package_has_the_status_of_a_missing_tool():

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmaunet.trt.gpu import FIX
+
 from lmaunet.errors import ToolNotFound, UserError
-from trt.gpu import FIX
 
 PURPOSE = "builds the TensorRT engine and its precision table"
 
@@ -186,7 +187,7 @@ def check_int8_sms(flavour: Flavour, sms: Sequence[str]) -> None:
 
 
 def _present_sm(flavour: Flavour) -> tuple[str, ...]:
-    from trt import gpu
+    from lmaunet.trt import gpu
 
     found = gpu.probe_gpu()
     if isinstance(found, gpu.NoGpu):

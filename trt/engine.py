@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmaunet.trt import adapter, processes
+from lmaunet.trt.layer_table import EngineLayer
+
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json
-from trt import adapter, processes
-from trt.layer_table import EngineLayer
 
 PLAN, PACKED = "engine.plan", "engine.plan.xz"
 LAYERS, RECORD, LOG = "layers.json", "engine.json", "engine.log"
@@ -108,7 +109,7 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 def worker_command(onnx: Path, folder: Path, sms: Sequence[str]) -> list[str]:
     """Return the command line of the process that builds."""
-    return processes.worker_command("trt.worker", str(onnx), str(folder), ",".join(sms))
+    return processes.worker_command("lmaunet.trt.worker", str(onnx), str(folder), ",".join(sms))
 
 
 def _run_worker(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from export.convolutions import Graph, copy_node, groups_of, name_nodes, remove_unused
+from lmaunet.export.convolutions import Graph, copy_node, groups_of, name_nodes, remove_unused
+
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Product:
 def products(model: onnx.ModelProto) -> list[Product]:
     """Return the convolutions and the matrix products with constant weights, in the graph's order.
 
-    The nodes must have names of their own (:func:`export.convolutions.name_nodes`).
+    The nodes must have names of their own (:func:`lmaunet.export.convolutions.name_nodes`).
     """
     graph, found = Graph(model), []
     for node in graph.nodes:

@@ -4,7 +4,7 @@
     python -m trt.inference_worker time PLAN IMAGES.npy LOGITS.npy WARM_UP RUNS
 
 ``run`` writes the logits; ``time`` answers with the times. Standard output carries the answer as
-:func:`trt.processes.run_worker` reads it.
+:func:`lmaunet.trt.processes.run_worker` reads it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from lmaunet.trt.loaded_engine import infer_here, time_here
+from lmaunet.trt.processes import open_answers
+
 from lmaunet.errors import UserError
-from trt.loaded_engine import infer_here, time_here
-from trt.processes import open_answers
 
 
 def main(arguments: list[str]) -> int:

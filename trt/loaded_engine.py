@@ -1,6 +1,6 @@
 """One engine on the GPU of this machine, in this process: its buffers, its runs and their times.
 
-:mod:`trt.runner` calls it in a process of its own, because the vendor's library may crash.
+:mod:`lmaunet.trt.runner` calls it in a process of its own, because the vendor's library may crash.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.trt import adapter, gpu
+from lmaunet.trt.plan_bytes import unpack
+
 from lmaunet.errors import ToolNotFound, UserError
-from trt import adapter, gpu
-from trt.plan_bytes import unpack
 
 if TYPE_CHECKING:
     import numpy as np

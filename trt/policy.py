@@ -2,7 +2,8 @@
 
 :data:`RULES` is the policy, one rule an operation. :func:`apply` brings an exported QCDQ graph
 into that form without changing a value, and says of every quantized convolution which rule holds
-for it, so that :mod:`trt.precision` can compare the engine's own layer table with the intention.
+for it, so that :mod:`lmaunet.trt.precision` can compare the engine's own layer table with the
+intention.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from export.convolutions import (
+from lmaunet.export.convolutions import (
     Graph,
     QuantizedConvolution,
     copy_node,
@@ -19,6 +20,7 @@ from export.convolutions import (
     quantized_convolutions,
     remove_unused,
 )
+
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

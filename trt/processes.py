@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+import lmaunet
 from lmaunet.errors import UserError
 
-ROOT = str(Path(__file__).resolve().parent.parent)
+ROOT = str(Path(str(lmaunet.__file__)).parents[1])
 
 
 def run_worker(

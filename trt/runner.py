@@ -1,7 +1,7 @@
 """Runs an engine on a GPU and times it; without one the answer is the reason, never a figure.
 
-The engine runs in a process of its own (:mod:`trt.inference_worker`): what the vendor's library
-does with a damaged engine, or one of another version, must not take the command down.
+The engine runs in a process of its own (:mod:`lmaunet.trt.inference_worker`): what the vendor's
+library does with a damaged engine, or one of another version, must not take the command down.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.trt import adapter, gpu, processes
+from lmaunet.trt.gpu import NoGpu
+from lmaunet.trt.loaded_engine import Latency, read_plan
+
 from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.errors import ToolNotFound, UserError
-from trt import adapter, gpu, processes
-from trt.gpu import NoGpu
-from trt.loaded_engine import Latency, read_plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ ADVICE = (
 
 def worker_command(*arguments: str) -> list[str]:
     """Return the command line of the process that runs an engine."""
-    return processes.worker_command("trt.inference_worker", *arguments)
+    return processes.worker_command("lmaunet.trt.inference_worker", *arguments)
 
 
 def _run(plan: Path, images: np.ndarray, action: str, *more: str) -> tuple[dict[str, Any], Any]:

@@ -3,8 +3,8 @@
 Standard output carries one JSON object per line: ``{"progress": text}`` while it works, then
 ``{"done": true}`` or ``{"error": text}``. Whatever the vendor's library prints goes to standard
 error. ``FOLDER`` receives ``engine.plan``, ``engine.plan.xz``, ``layers.json``, ``engine.json`` and
-``engine.log``; the log is written line by line, so that it survives a crash. :mod:`trt.engine` is
-the caller.
+``engine.log``; the log is written line by line, so that it survives a crash.
+:mod:`lmaunet.trt.engine` is the caller.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from trt import adapter
-from trt.layer_table import parse_inspector, parse_layers, read_bytes_line
-from trt.plan_bytes import pack, plan_bytes
-from trt.processes import open_answers
+from lmaunet.trt import adapter
+from lmaunet.trt.layer_table import parse_inspector, parse_layers, read_bytes_line
+from lmaunet.trt.plan_bytes import pack, plan_bytes
+from lmaunet.trt.processes import open_answers
 
 LAYER_TABLE = "Layers:"
 # a small network finishes hundreds of steps in half a second

@@ -5,8 +5,8 @@ The FPGA flow maps the node to a hardware operator. No ONNX runtime can run the 
 
 from __future__ import annotations
 
-from export.function import DOMAIN, NAME
-from export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+from lmaunet.export.function import DOMAIN, NAME
+from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
 
 
 def accepts(site: ScanSite) -> str | None:

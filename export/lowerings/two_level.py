@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
 
 STEPS = 16
 # a, b and the products of one scan live together; TensorRT counts elements in 32 bits.

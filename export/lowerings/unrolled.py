@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from export.function import DOMAIN, INPUTS, NAME
-from export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+from lmaunet.export.function import DOMAIN, INPUTS, NAME
+from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
 
 if TYPE_CHECKING:
     import onnx
@@ -97,9 +97,9 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
 def scan_function(opset: int) -> onnx.FunctionProto:
     """Return the function ``ai.lmaunet::SelectiveScan`` in this form, for scans of any size.
 
-    Its inputs and output are those of :func:`export.function.selective_scan_function`. All sizes
-    are taken from the shapes of the inputs, which a runtime folds into constants where they are
-    fixed. A block is always of 256 tokens; L is padded to a multiple of it.
+    Its inputs and output are those of :func:`lmaunet.export.function.selective_scan_function`. All
+    sizes are taken from the shapes of the inputs, which a runtime folds into constants where they
+    are fixed. A block is always of 256 tokens; L is padded to a multiple of it.
     """
     import onnx.helper
     import onnx.numpy_helper

@@ -3,14 +3,14 @@
 Node by node, each fed with the QONNX model's own codes:
 
 - *rounded* (Requantize): the fixed-point value and the QONNX model's float32 value both lie within
-  a derived distance of the exact one (:func:`fpga.operators.arithmetic.rescaling_error` and
+  a derived distance of the exact one (:func:`lmaunet.fpga.operators.arithmetic.rescaling_error` and
   ``Rounding.reference_error``). So the codes must be equal, except where the exact value is that
   close to a half: there, by 1 at most.
 - *table*: the same, with one exact value for each entry.
 - *exact* (pooling, upsampling, concatenation): equal.
 - *scan*: each code lies within half a code and the derived bound of the real output
-  (:mod:`fpga.agreement.scan`); and the integers may add no more noise to the real output than its
-  quantization to 8 bits adds by itself, so the noise power may at most double.
+  (:mod:`lmaunet.fpga.agreement.scan`); and the integers may add no more noise to the real output
+  than its quantization to 8 bits adds by itself, so the noise power may at most double.
 
 The whole network: errors pass through every later rounding, so logits are compared by their
 signal-to-noise ratio, and classes wherever the QONNX model's two best logits are further apart
@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lmaunet.fpga.agreement.scan import ScanCheck
+from lmaunet.fpga.graph.builder import Mapping
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.lower import Host, Lowered
+from lmaunet.fpga.operators.arithmetic import rescaling_error
+from lmaunet.fpga.operators.registry import kind_of
+from lmaunet.fpga.operators.selective_scan import SelectiveScan
 
-from fpga.agreement.scan import ScanCheck
-from fpga.graph.builder import Mapping
-from fpga.graph.executor import Executor
-from fpga.graph.lower import Host, Lowered
-from fpga.operators.arithmetic import rescaling_error
-from fpga.operators.registry import kind_of
-from fpga.operators.selective_scan import SelectiveScan
 from lmaunet.artifacts import Agreement, compare, require_agreement
 from lmaunet.errors import Disagreement
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from fpga.graph.onnx_file import SCAN_OP, attributes_of, load
+from lmaunet.fpga.graph.onnx_file import SCAN_OP, attributes_of, load
 
 OPSET = 18
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from lmaunet.fpga.graph.executor import Executor, Step
+from lmaunet.fpga.operators.selective_scan import integer_scan
 
-from fpga.graph.executor import Executor, Step
-from fpga.operators.selective_scan import integer_scan
 from lmaunet.artifacts import require_agreement
 
 # What may saturate without harm: a decay is zero either way, the output clips as a quantizer does,

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fpga.board.boards import Board
-from fpga.board.memories import Memory
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.board.memories import Memory
 
 # What surrounds the network: DMA in and out, AXI interconnect, resets (assumed).
 SHELL_LUT, SHELL_FF = 9_000, 12_000

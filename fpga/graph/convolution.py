@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from lmaunet.fpga.graph.builder import HardwareGraph
+from lmaunet.fpga.graph.values import Accumulators, Codes, Padded, Value, Weights, map_layout
+from lmaunet.fpga.operators.arithmetic import integer_bits
 
-from fpga.graph.builder import HardwareGraph
-from fpga.graph.values import Accumulators, Codes, Padded, Value, Weights, map_layout
-from fpga.operators.arithmetic import integer_bits
 from lmaunet.errors import UserError
 
 

@@ -1,7 +1,7 @@
 """Executes the hardware graph in integers, many images at once, without importing FINN+.
 
 It reads the same nodes that FINN+ maps. A comparison in
-:mod:`fpga.agreement.nodes` shows on an image that it gives the integers of each node's own
+:mod:`lmaunet.fpga.agreement.nodes` shows on an image that it gives the integers of each node's own
 ``execute_node``.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from lmaunet.fpga.graph.onnx_file import plain_attributes
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.operators.registry import kind_of, operator
 
-from fpga.graph.onnx_file import plain_attributes
-from fpga.operators.operator import Operator
-from fpga.operators.registry import kind_of, operator
 from lmaunet.errors import UserError
 
 
@@ -74,7 +74,7 @@ class Executor:
                 what it returns, if anything, goes on in its place.
             inside: is called, before ``observe``, with what a node shows beside its outputs: the
                 node, what it is, the integers and the bits of one; see
-                :meth:`fpga.operators.operator.Operator.inside`.
+                :meth:`lmaunet.fpga.operators.operator.Operator.inside`.
 
         Returns:
             the accumulators of the output ``(n, H, W, classes)``, int64.

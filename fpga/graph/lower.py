@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lmaunet.fpga.environment import DOMAIN
+from lmaunet.fpga.graph import convolution, maps, pointwise
+from lmaunet.fpga.graph.builder import HardwareGraph
+from lmaunet.fpga.graph.onnx_file import SCAN_DOMAIN, SCAN_OP, attributes_of, load
+from lmaunet.fpga.graph.values import (
+    Accumulators,
+    Codes,
+    Padded,
+    PendingScan,
+    Quantizer,
+    Value,
+    Weights,
+)
 
-from fpga.environment import DOMAIN
-from fpga.graph import convolution, maps, pointwise
-from fpga.graph.builder import HardwareGraph
-from fpga.graph.onnx_file import SCAN_DOMAIN, SCAN_OP, attributes_of, load
-from fpga.graph.values import Accumulators, Codes, Padded, PendingScan, Quantizer, Value, Weights
 from lmaunet.errors import UserError
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -76,7 +84,7 @@ def lower(path: Path, calibration: Mapping[str, np.ndarray]) -> Lowered:
     Args:
         path: the QONNX file; batch 1, fixed shapes.
         calibration: the tensors that enter the scans, by name, ``(n, L, channels)``, on images
-            that stand for the data; see :func:`fpga.agreement.reference.run_reference`.
+            that stand for the data; see :func:`lmaunet.fpga.agreement.reference.run_reference`.
 
     Raises:
         UserError: for an operator without a hardware mapping, a tensor that is not quantized, or
@@ -307,7 +315,7 @@ def _relayout(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[A
 
 @_rule(SCAN_OP)
 def _scan(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
-    from export.scan_metadata import read_scan_formats
+    from lmaunet.export.scan_metadata import read_scan_formats
 
     label = walk.graph.current
     streams = []

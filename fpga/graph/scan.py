@@ -10,9 +10,9 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+from lmaunet.fpga.graph.builder import HardwareGraph
+from lmaunet.fpga.graph.values import Codes, PendingScan, Quantizer
 
-from fpga.graph.builder import HardwareGraph
-from fpga.graph.values import Codes, PendingScan, Quantizer
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """VVAU: a depthwise convolution on DSP48E2, with the weights in a ROM at their own width.
 
 FINN+ has RTL for it on Versal only. The input is what FINN+'s depthwise window generator puts out,
-see :mod:`fpga.operators.max_pool`; with SIMD > 1 a beat holds SIMD taps of PE channels,
+see :mod:`lmaunet.fpga.operators.max_pool`; with SIMD > 1 a beat holds SIMD taps of PE channels,
 channels innermost.
 """
 
@@ -11,17 +11,16 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-
-from fpga.board.memories import Memory
-from fpga.board.placement import Resources
-from fpga.operators.arithmetic import (
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.arithmetic import (
     check_divides,
     exact_dtype,
     legal_divisors,
     type_bits,
     type_range,
 )
-from fpga.operators.common import (
+from lmaunet.fpga.operators.common import (
     adder_tree,
     balanced_chain,
     credit_queue,
@@ -29,8 +28,9 @@ from fpga.operators.common import (
     is_signed,
     stream,
 )
-from fpga.operators.operator import Folding, Operator
-from fpga.operators.rtl_module import Port, RtlModule, lane_words
+from lmaunet.fpga.operators.operator import Folding, Operator
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule, lane_words
+
 from lmaunet.errors import UserError
 
 WEIGHTS = "weights.dat"

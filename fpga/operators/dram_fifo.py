@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fpga.board.memories import Memory, Outside
-from fpga.board.placement import Resources
-from fpga.operators import fifo, width_converter
-from fpga.operators.common import require_positive
-from fpga.operators.fifo import Layout
-from fpga.operators.rtl_module import Port, RtlModule, Wire
+from lmaunet.fpga.board.memories import Memory, Outside
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.operators.common import require_positive
+from lmaunet.fpga.operators.fifo import Layout
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule, Wire
+
 from lmaunet.errors import UserError
 
 STYLE = "dram"

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-
-from fpga.board.placement import Resources
-from fpga.operators.common import REGISTER, register, require_positive, stream
-from fpga.operators.operator import Operator
-from fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.common import REGISTER, register, require_positive, stream
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.operators.rtl_module import RtlModule
 
 
 class DuplicateStreams(Operator):

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.arithmetic import type_bits
+from lmaunet.fpga.operators.common import REGISTER, is_signed, register, stream
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.operators.rtl_module import RtlModule
 
-from fpga.board.placement import Resources
-from fpga.operators.arithmetic import type_bits
-from fpga.operators.common import REGISTER, is_signed, register, stream
-from fpga.operators.operator import Operator
-from fpga.operators.rtl_module import RtlModule
 from lmaunet.errors import UserError
 
 

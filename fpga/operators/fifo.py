@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fpga.board.memories import URAM_WIDTH, Memory, Outside
-from fpga.board.placement import Resources
-from fpga.operators import width_converter
-from fpga.operators.common import count_bits, register, require_positive
-from fpga.operators.rtl_module import Port, RtlModule
+from lmaunet.fpga.board.memories import URAM_WIDTH, Memory, Outside
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators import width_converter
+from lmaunet.fpga.operators.common import count_bits, register, require_positive
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule
+
 from lmaunet.errors import UserError
 
 STYLES = ("auto", "distributed", "block", "ultra")

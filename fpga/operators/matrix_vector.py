@@ -12,17 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from fpga.board.memories import URAM_DEPTH, Memory
-from fpga.board.placement import Resources
-from fpga.operators.arithmetic import (
+from lmaunet.fpga.board.memories import URAM_DEPTH, Memory
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.arithmetic import (
     check_divides,
     exact_dtype,
     legal_divisors,
     type_bits,
     type_range,
 )
-from fpga.operators.common import (
+from lmaunet.fpga.operators.common import (
     LONGEST_CHAIN,
     adder_tree,
     balanced_chain,
@@ -31,8 +30,15 @@ from fpga.operators.common import (
     delayed,
     stream,
 )
-from fpga.operators.operator import Folding, Operator
-from fpga.operators.rtl_module import LOAD_BITS, LOAD_WIRES, RtlModule, lane_words, load_words
+from lmaunet.fpga.operators.operator import Folding, Operator
+from lmaunet.fpga.operators.rtl_module import (
+    LOAD_BITS,
+    LOAD_WIRES,
+    RtlModule,
+    lane_words,
+    load_words,
+)
+
 from lmaunet.errors import UserError
 
 PORT_BITS = 27  # the wide port of a DSP48E2's multiplier

@@ -2,7 +2,7 @@
 
 A subclass is a file of this folder, its SystemVerilog beside it. It says what its integers are,
 which foldings are legal, what they cost in cycles and resources, how wide its streams are, and
-which module it becomes. :mod:`fpga.operators.registry` finds it there.
+which module it becomes. :mod:`lmaunet.fpga.operators.registry` finds it there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-
-from fpga.board.placement import Resources
-from fpga.operators.arithmetic import check_divides, legal_divisors, type_bits
-from fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.arithmetic import check_divides, legal_divisors, type_bits
+from lmaunet.fpga.operators.rtl_module import RtlModule
 
 Attributes = Mapping[str, Any]
 Folding = dict[str, Any]

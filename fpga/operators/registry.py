@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fpga.operators.operator import Attributes, Operator
+from lmaunet.fpga.operators.operator import Attributes, Operator
+
 from lmaunet.errors import UserError
 
 

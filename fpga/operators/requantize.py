@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-
-from fpga.board.memories import Memory
-from fpga.board.placement import Resources
-from fpga.operators.arithmetic import (
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.arithmetic import (
     SUM_BITS,
     Rescaling,
     integer_bits,
@@ -19,9 +18,10 @@ from fpga.operators.arithmetic import (
     type_bits,
     type_range,
 )
-from fpga.operators.common import REGISTER, is_signed, stream
-from fpga.operators.operator import FinnAttributes, Operator
-from fpga.operators.rtl_module import RtlModule, hex_words
+from lmaunet.fpga.operators.common import REGISTER, is_signed, stream
+from lmaunet.fpga.operators.operator import FinnAttributes, Operator
+from lmaunet.fpga.operators.rtl_module import RtlModule, hex_words
+
 from lmaunet.errors import UserError
 
 CONSTANTS = "constants.dat"
@@ -80,7 +80,8 @@ class Requantize(Operator):
     shift, each ``(NumChannels,)``. The bias and a ReLU of the layer before are in ``offset`` and
     ``Low``; ``IsShift`` says that no multiplier is needed. Against exact real rescaling a code
     differs by at most 1, and only where the real value is within
-    :func:`fpga.operators.arithmetic.rescaling_error` of a half. One beat of PE channels a cycle.
+    :func:`lmaunet.fpga.operators.arithmetic.rescaling_error` of a half. One beat of PE channels a
+    cycle.
 
     FINN+ has thresholds (255 comparisons per channel and value at 8 bits) and ``Requant``, whose
     ``execute_node`` is in floating point and rounds otherwise than its own fixed-point datapath.
@@ -99,7 +100,7 @@ class Requantize(Operator):
     }
 
     def execute(self, inputs: list[np.ndarray]) -> np.ndarray:
-        """Return the codes, by :func:`fpga.operators.arithmetic.requantize`."""
+        """Return the codes, by :func:`lmaunet.fpga.operators.arithmetic.requantize`."""
         x, multiplier, offset, shift = (v.astype(np.int64) for v in inputs)
         rescaling = Rescaling(multiplier, offset, shift)
         y = requantize(x, rescaling, self.attributes["Low"], self.attributes["High"])

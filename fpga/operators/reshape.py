@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-
-from fpga.board.placement import Resources
-from fpga.operators import fifo
-from fpga.operators.common import register
-from fpga.operators.operator import Operator
-from fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.operators.common import register
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.operators.rtl_module import RtlModule
 
 
 class Reshape(Operator):

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from fpga.board.memories import LUTRAM_DEPTH, Memory
-from fpga.board.placement import Resources
-from fpga.operators.arithmetic import legal_divisors, type_bits
-from fpga.operators.common import count_bits, stream
-from fpga.operators.operator import Folding, Operator, Rows
-from fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.board.memories import LUTRAM_DEPTH, Memory
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.arithmetic import legal_divisors, type_bits
+from lmaunet.fpga.operators.common import count_bits, stream
+from lmaunet.fpga.operators.operator import Folding, Operator, Rows
+from lmaunet.fpga.operators.rtl_module import RtlModule
 
 SOURCES = (
     "wrap_counter.sv", "window_queue.sv", "window_taps.sv", "window_edge.sv", "window_columns.sv",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.common import REGISTER, count_bits, register, stream
+from lmaunet.fpga.operators.operator import Operator, Rows
+from lmaunet.fpga.operators.rtl_module import RtlModule
 
-from fpga.board.memories import Memory
-from fpga.board.placement import Resources
-from fpga.operators.common import REGISTER, count_bits, register, stream
-from fpga.operators.operator import Operator, Rows
-from fpga.operators.rtl_module import RtlModule
 from lmaunet.errors import UserError
 
 # Words above a row, so that reading, freeing and filling again do not wait for each other.

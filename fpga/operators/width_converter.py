@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from fpga.board.placement import Resources
-from fpga.operators.common import REGISTER, control_groups, count_bits, require_positive
-from fpga.operators.rtl_module import Port, RtlModule
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.common import REGISTER, control_groups, count_bits, require_positive
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule
 
 SOURCES = (REGISTER, "width_up.sv", "width_down.sv", "width_converter.sv")
 

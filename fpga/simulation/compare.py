@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from lmaunet.fpga.simulation.network import Network, NetworkRun
+from lmaunet.fpga.simulation.simulator import Stalls
+from lmaunet.fpga.simulation.streams import Expected, Inside
 
-from fpga.simulation.network import Network, NetworkRun
-from fpga.simulation.simulator import Stalls
-from fpga.simulation.streams import Expected, Inside
 from lmaunet.errors import Disagreement
 
 
@@ -33,13 +33,13 @@ def run_and_compare(
         name: of the run, for the text of what is raised.
         images: codes ``(n, H, W, C)``.
         expected: what exactly these images must give.
-        depths, simulations, stalls: see :meth:`fpga.simulation.network.Network.run`.
+        depths, simulations, stalls: see :meth:`lmaunet.fpga.simulation.network.Network.run`.
         evidence: the folder in which a stream that differs is saved.
 
     Raises:
         Disagreement: with the first stream in topological order that differs, its first image and
             beat, and the place of both streams.
-        Deadlock, BrokenRule: see :func:`fpga.simulation.simulator.simulate`.
+        Deadlock, BrokenRule: see :func:`lmaunet.fpga.simulation.simulator.simulate`.
     """
     found = network.run(images, depths, simulations, stalls, expected)
     wrong = [

@@ -1,6 +1,6 @@
 """Compiles a module with Verilator and a C++ compiler, each of what is common once.
 
-What comes out is a program of its own, which :mod:`fpga.simulation.simulator` runs.
+What comes out is a program of its own, which :mod:`lmaunet.fpga.simulation.simulator` runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_sources
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_sources
+
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fpga.operators.dram_fifo import ADDRESS_BITS, AXI, DramLayout
-from fpga.operators.rtl_module import RtlModule, instance
+from lmaunet.fpga.operators.dram_fifo import ADDRESS_BITS, AXI, DramLayout
+from lmaunet.fpga.operators.rtl_module import RtlModule, instance
 
 MODEL = Path(__file__).with_name("axi_memory.sv")
 VALUES = "axi_memory.hex"
@@ -56,7 +56,7 @@ def with_dram(module: RtlModule, beats: int, dram: Dram | None = None) -> RtlMod
     """Return a design with the model at its AXI port: a module that has streams only.
 
     Args:
-        module: a design with :data:`fpga.operators.dram_fifo.AXI` among its wires.
+        module: a design with :data:`lmaunet.fpga.operators.dram_fifo.AXI` among its wires.
         beats: of 8 bytes, that the memory has.
         dram: how it behaves.
     """

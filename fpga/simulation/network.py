@@ -21,19 +21,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-
-from fpga.graph.executor import Executor
-from fpga.operators import dram_fifo, fifo
-from fpga.operators.arithmetic import type_bits
-from fpga.operators.dram_fifo import DramLayout
-from fpga.operators.rtl_module import LOAD, RTL_FOLDER, RtlModule, load_beats, pack, unpack
-from fpga.simulation.compilation import compile_module
-from fpga.simulation.dram import MOVED_BEATS, Dram, ring_beats, with_dram
-from fpga.simulation.simulator import Simulation, Stalls, simulate
-from fpga.simulation.stitch import NodeRtl, fifo_names, node_names, stitch
-from fpga.simulation.streams import Expected, Watcher, watches
-from fpga.sizing.design import Fifo
-from fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.operators import dram_fifo, fifo
+from lmaunet.fpga.operators.arithmetic import type_bits
+from lmaunet.fpga.operators.dram_fifo import DramLayout
+from lmaunet.fpga.operators.rtl_module import LOAD, RTL_FOLDER, RtlModule, load_beats, pack, unpack
+from lmaunet.fpga.simulation.compilation import compile_module
+from lmaunet.fpga.simulation.dram import MOVED_BEATS, Dram, ring_beats, with_dram
+from lmaunet.fpga.simulation.simulator import Simulation, Stalls, simulate
+from lmaunet.fpga.simulation.stitch import NodeRtl, fifo_names, node_names, stitch
+from lmaunet.fpga.simulation.streams import Expected, Watcher, watches
+from lmaunet.fpga.sizing.design import Fifo
+from lmaunet.fpga.sizing.folding import FoldedNode
 
 NOTHING_MOVES = 200_000
 """Cycles without a transfer at a border after which a network counts as stuck."""
@@ -264,7 +263,7 @@ class Network:
             kept: the name of one of them whose words are kept.
 
         Raises:
-            Deadlock, BrokenRule: see :func:`fpga.simulation.simulator.simulate`.
+            Deadlock, BrokenRule: see :func:`lmaunet.fpga.simulation.simulator.simulate`.
             ToolNotFound: without Verilator or a C++ compiler.
         """
         # a FIFO with a memory is compiled with room for all: its size is a value of the run

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from fpga.operators.dram_fifo import STYLE
-from fpga.operators.fifo import Layout
-from fpga.operators.rtl_module import (
+from lmaunet.fpga.operators.dram_fifo import STYLE
+from lmaunet.fpga.operators.fifo import Layout
+from lmaunet.fpga.operators.rtl_module import (
     LOAD,
     RtlModule,
     load_beats,
     write_memories,
     write_sources,
 )
-from fpga.simulation.compare import run_and_compare
-from fpga.simulation.network import Network, NetworkRun
-from fpga.simulation.simulator import Stalls
-from fpga.sizing.design import Fifo
+from lmaunet.fpga.simulation.compare import run_and_compare
+from lmaunet.fpga.simulation.network import Network, NetworkRun
+from lmaunet.fpga.simulation.simulator import Stalls
+from lmaunet.fpga.sizing.design import Fifo
+
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement
 from lmaunet.stage import write_json

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from lmaunet.fpga.operators.rtl_module import RtlModule, write_memories
+from lmaunet.fpga.simulation.compilation import Compiled
 
-from fpga.operators.rtl_module import RtlModule, write_memories
-from fpga.simulation.compilation import Compiled
 from lmaunet.errors import Disagreement, UserError
 
 DEADLOCK, BROKEN_RULE = 3, 4
@@ -110,7 +110,7 @@ def simulate(
     Args:
         compiled: the simulation.
         inputs: each input's beats, uint8 ``(beats, bytes)``; see
-            :func:`fpga.operators.rtl_module.pack`.
+            :func:`lmaunet.fpga.operators.rtl_module.pack`.
         expected_beats: how many beats each output gives.
         stalls: how often streams pause; None for never.
         limit: cycles without a transfer after which it counts as a deadlock.

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fpga.operators import dram_fifo, fifo, width_converter
-from fpga.operators.dram_fifo import DramLayout
-from fpga.operators.rtl_module import LOAD, LOAD_WIRES, Port, RtlModule, Wire, instance
+from lmaunet.fpga.operators import dram_fifo, fifo, width_converter
+from lmaunet.fpga.operators.dram_fifo import DramLayout
+from lmaunet.fpga.operators.rtl_module import LOAD, LOAD_WIRES, Port, RtlModule, Wire, instance
+
 from lmaunet.errors import UserError
 
 
@@ -80,14 +81,15 @@ def stitch(
 ) -> RtlModule:
     """Return a design as one module with the ports ``in0_V`` and ``out0_V``.
 
-    Where nodes have weights to be loaded, :data:`fpga.operators.rtl_module.LOAD` is an input too.
+    Where nodes have weights to be loaded, :data:`lmaunet.fpga.operators.rtl_module.LOAD` is an
+    input too.
 
     Args:
         name: of the module.
         nodes: every node with its module.
         source, sink: the design's input and output tensor.
         layouts: of the FIFO of each tensor; a register where absent. With any in DRAM the module
-            has the ports :data:`fpga.operators.dram_fifo.CONTROL` and ``AXI`` too.
+            has the ports :data:`lmaunet.fpga.operators.dram_fifo.CONTROL` and ``AXI`` too.
 
     Raises:
         UserError: where the streams do not fit together, or FIFOs in DRAM have unequal bursts.

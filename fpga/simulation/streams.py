@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-
-from fpga.graph.executor import Executor, Step
-from fpga.operators.arithmetic import type_bits
-from fpga.operators.common import is_signed
-from fpga.operators.fifo import Layout
-from fpga.operators.rtl_module import pack, unpack
-from fpga.simulation.simulator import Watch
+from lmaunet.fpga.graph.executor import Executor, Step
+from lmaunet.fpga.operators.arithmetic import type_bits
+from lmaunet.fpga.operators.common import is_signed
+from lmaunet.fpga.operators.fifo import Layout
+from lmaunet.fpga.operators.rtl_module import pack, unpack
+from lmaunet.fpga.simulation.simulator import Watch
 
 STEP = np.uint64(0x9E3779B97F4A7C15)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fpga.board.boards import Board
-from fpga.board.memories import KIND_OF, Located
-from fpga.board.placement import Placed, Resources, total
-from fpga.operators import dram_fifo, fifo
-from fpga.sizing.folding import FoldedNode
-from fpga.sizing.schedule import Schedule
-from fpga.sizing.solver import place
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.board.memories import KIND_OF, Located
+from lmaunet.fpga.board.placement import Placed, Resources, total
+from lmaunet.fpga.operators import dram_fifo, fifo
+from lmaunet.fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.sizing.schedule import Schedule
+from lmaunet.fpga.sizing.solver import place
 
 DEFAULT_CLOCK_MHZ = 250.0
 QUEUE = "FIFO of "  # a tensor is named as the node that makes it

@@ -1,11 +1,13 @@
 """Folding: how many values each node handles a cycle, from all legal divisors, by a target.
 
 FINN+'s SetFolding does not know our operators and ignores upsampling. Here every legal folding of
-each node is an option of the integer program of :mod:`fpga.sizing.solver`; a window generator for
-depthwise layers and the node behind it are folded together, because they share their parallelism.
+each node is an option of the integer program of :mod:`lmaunet.fpga.sizing.solver`; a window
+generator for depthwise layers and the node behind it are folded together, because they share their
+parallelism.
 
 The operators' cycle counts are those of FINN+'s ``get_exp_cycles``, written again so that thousands
-of foldings can be tried; :func:`fpga.toolchain.assemble.apply_folding` requires both to be equal.
+of foldings can be tried; :func:`lmaunet.fpga.toolchain.assemble.apply_folding` requires both to be
+equal.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fpga.board.placement import Placed, Resources, sum_of
-from fpga.graph.executor import Step
-from fpga.operators import width_converter
-from fpga.operators.operator import Folding, Operator
-from fpga.operators.registry import operator
-from fpga.operators.sliding_window import ConvolutionInputGenerator
-from fpga.sizing.solver import Option, options_of, undominated
+from lmaunet.fpga.board.placement import Placed, Resources, sum_of
+from lmaunet.fpga.graph.executor import Step
+from lmaunet.fpga.operators import width_converter
+from lmaunet.fpga.operators.operator import Folding, Operator
+from lmaunet.fpga.operators.registry import operator
+from lmaunet.fpga.operators.sliding_window import ConvolutionInputGenerator
+from lmaunet.fpga.sizing.solver import Option, options_of, undominated
 
 Attributes = dict[str, Any]
 

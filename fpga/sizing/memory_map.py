@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fpga.board.memories import KINDS, Located
-from fpga.sizing.design import Design
+from lmaunet.fpga.board.memories import KINDS, Located
+from lmaunet.fpga.sizing.design import Design
 
 PURPOSES = {
     "weights": "weights",
@@ -63,7 +63,7 @@ def memory_map(
     Args:
         rows: what :func:`memory_rows` returned.
         design: the design.
-        parts: of the network, by node; see :func:`fpga.sizing.part_times.parts_of`.
+        parts: of the network, by node; see :func:`lmaunet.fpga.sizing.part_times.parts_of`.
         depths: the provenance of the FIFOs' depths, ``simulated`` or ``estimated``.
     """
     purposes: dict[str, dict[str, Any]] = {}

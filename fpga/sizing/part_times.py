@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fpga.operators.selective_scan import SelectiveScan
-from fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.operators.selective_scan import SelectiveScan
+from lmaunet.fpga.sizing.folding import FoldedNode
 
 
 def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[str, str]:

@@ -17,8 +17,8 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fpga.operators.operator import Rows
-from fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.operators.operator import Rows
+from lmaunet.fpga.sizing.folding import FoldedNode
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Sizing: the fastest folding that fits a board, or the smallest that meets a latency.
 
-For a bound on every node's cycles an integer program (:mod:`fpga.sizing.solver`) takes one folding
-for each node and a place for each memory, so that the sum of the shares of the board is smallest.
-The bound is searched among the cycle counts that foldings have: first one for all nodes, by
-bisection, then one for each part of the network, a part being a run of nodes on maps of one size.
+For a bound on every node's cycles an integer program (:mod:`lmaunet.fpga.sizing.solver`) takes one
+folding for each node and a place for each memory, so that the sum of the shares of the board is
+smallest. The bound is searched among the cycle counts that foldings have: first one for all nodes,
+by bisection, then one for each part of the network, a part being a run of nodes on maps of one
+size.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from fpga.board.boards import Board
-from fpga.board.placement import SHELL, Placed, Resources, sum_of
-from fpga.graph.executor import Executor
-from fpga.operators import fifo, width_converter
-from fpga.sizing.design import CONVERTERS, Design, Fifo
-from fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
-from fpga.sizing.schedule import Schedule, schedule
-from fpga.sizing.shortages import overload, share, shortages, too_small
-from fpga.sizing.solver import Option, may_fit, options_of, solve
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.board.placement import SHELL, Placed, Resources, sum_of
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.sizing.design import CONVERTERS, Design, Fifo
+from lmaunet.fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
+from lmaunet.fpga.sizing.schedule import Schedule, schedule
+from lmaunet.fpga.sizing.shortages import overload, share, shortages, too_small
+from lmaunet.fpga.sizing.solver import Option, may_fit, options_of, solve
+
 from lmaunet.errors import UserError
 
 LOOK_FURTHER = 4

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from fpga.board.boards import BOARDS, larger_board
-from fpga.sizing.design import NAMES, Design
+from lmaunet.fpga.board.boards import BOARDS, larger_board
+from lmaunet.fpga.sizing.design import NAMES, Design
+
 from lmaunet.errors import UserError
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources, held_in
 
-from fpga.board.boards import Board
-from fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources, held_in
 from lmaunet.integer_program import quiet_solver
 
 DRAM_COST = 1.0
@@ -38,8 +38,8 @@ class Option:
     """One way to build a part.
 
     ``placed``: what it takes. ``styles``: where each memory goes, of
-    :data:`fpga.board.memories.KIND_OF`. ``choice``: what the caller knows it by. ``loaded``: how
-    many of the memories hold constants that are loaded at the start.
+    :data:`lmaunet.fpga.board.memories.KIND_OF`. ``choice``: what the caller knows it by.
+    ``loaded``: how many of the memories hold constants that are loaded at the start.
     """
 
     placed: Placed
@@ -49,7 +49,7 @@ class Option:
 
     @functools.cached_property
     def usage(self) -> tuple[float, ...]:
-        """What it takes, in the order of :data:`fpga.board.placement.KINDS`."""
+        """What it takes, in the order of :data:`lmaunet.fpga.board.placement.KINDS`."""
         return usage_of(self.placed)
 
 
@@ -75,7 +75,7 @@ def options_of(resources: Resources, choice: Any = None) -> list[Option]:
 
 
 def usage_of(placed: Placed) -> tuple[float, ...]:
-    """Return a vector in the order of :data:`fpga.board.placement.KINDS`."""
+    """Return a vector in the order of :data:`lmaunet.fpga.board.placement.KINDS`."""
     return tuple(float(getattr(placed, kind)) for kind in KINDS)
 
 

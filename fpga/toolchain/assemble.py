@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.environment import DOMAIN
+from lmaunet.fpga.graph.lower import Lowered
+from lmaunet.fpga.sizing.design import Design
+from lmaunet.fpga.toolchain.registration import load_operators
 
-from fpga.board.boards import Board
-from fpga.environment import DOMAIN
-from fpga.graph.lower import Lowered
-from fpga.sizing.design import Design
-from fpga.toolchain.registration import load_operators
 from lmaunet.errors import Disagreement, UserError
 
 BACKENDS = (f"{DOMAIN}.rtl", f"{DOMAIN}.hls")

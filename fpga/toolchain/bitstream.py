@@ -1,10 +1,10 @@
 """A bitstream of a simulated network, by FINN+'s own ZynqBuild.
 
-The network is one node (:mod:`fpga.toolchain.stitched_network`); FINN+ adds DMA at both ends,
-packages each part as an IP, and has Vivado build its shell for the board. All scripts up to Vivado
-and Vitis HLS are generated and checked by tests with stand-ins for both programs; the real ones
-were never run with them. There is no driver: ``bitstream.json`` says what the DMAs move. A network
-whose skips are in DRAM is refused: the shell would leave its AXI port open.
+The network is one node (:mod:`lmaunet.fpga.toolchain.stitched_network`); FINN+ adds DMA at both
+ends, packages each part as an IP, and has Vivado build its shell for the board. All scripts up to
+Vivado and Vitis HLS are generated and checked by tests with stand-ins for both programs; the real
+ones were never run with them. There is no driver: ``bitstream.json`` says what the DMAs move. A
+network whose skips are in DRAM is refused: the shell would leave its AXI port open.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fpga.board.boards import Board
-from fpga.environment import VIVADO_FIX, vivado_place
-from fpga.operators.rtl_module import Port, RtlModule
-from fpga.toolchain import vivado_reports as reports
-from fpga.toolchain.registration import load_operators
-from fpga.toolchain.vivado import FOLDER, LAST_LINES, TOP, keep_evidence, require_memories
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.environment import VIVADO_FIX, vivado_place
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule
+from lmaunet.fpga.toolchain import vivado_reports as reports
+from lmaunet.fpga.toolchain.registration import load_operators
+from lmaunet.fpga.toolchain.vivado import FOLDER, LAST_LINES, TOP, keep_evidence, require_memories
+
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import write_json
 

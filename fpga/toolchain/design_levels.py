@@ -1,9 +1,10 @@
 """How deep the logic of each distinct module of a design is, and its largest enable: by yosys.
 
 Each is synthesised once (7 series where it has DSPs, because yosys fills the DSPs of that one, else
-UltraScale+) and held to the limits of a clock, :class:`fpga.toolchain.netlist_levels.Limits`. That
-is no timing: nothing is placed. What was found is kept in a folder, so that a run that was
-interrupted goes on where it was, and a design like the last one takes seconds.
+UltraScale+) and held to the limits of a clock,
+:class:`lmaunet.fpga.toolchain.netlist_levels.Limits`. That is no timing: nothing is placed. What
+was found is kept in a folder, so that a run that was interrupted goes on where it was, and a design
+like the last one takes seconds.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpga.operators.rtl_module import RtlModule
-from fpga.toolchain import netlist_levels, yosys
-from fpga.toolchain.design_parts import Part, digest
-from fpga.toolchain.netlist_levels import Limits, Measured, measure, read_netlist
-from fpga.toolchain.yosys import TooSlow, for_dsp48e1, netlist_name, synthesize_netlists
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.toolchain import netlist_levels, yosys
+from lmaunet.fpga.toolchain.design_parts import Part, digest
+from lmaunet.fpga.toolchain.netlist_levels import Limits, Measured, measure, read_netlist
+from lmaunet.fpga.toolchain.yosys import TooSlow, for_dsp48e1, netlist_name, synthesize_netlists
+
 from lmaunet.stage import read_json, write_json
 
 SHOWN = 5

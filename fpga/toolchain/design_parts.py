@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpga.board.placement import Placed, Resources, usually_placed
-from fpga.operators import dram_fifo, fifo, width_converter
-from fpga.operators.dram_fifo import DramLayout
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule
-from fpga.simulation.network import Network
-from fpga.simulation.stitch import streams_of
-from fpga.toolchain.yosys import yosys_version
+from lmaunet.fpga.board.placement import Placed, Resources, usually_placed
+from lmaunet.fpga.operators import dram_fifo, fifo, width_converter
+from lmaunet.fpga.operators.dram_fifo import DramLayout
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.simulation.stitch import streams_of
+from lmaunet.fpga.toolchain.yosys import yosys_version
 
 FIFO, CONVERTER = "FIFO", "width converter"
 STYLES = ("STYLE", "ROM_STYLE", "RAM_STYLE")

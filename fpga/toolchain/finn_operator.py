@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_memories
 
-from fpga.board.placement import Resources
-from fpga.operators.operator import Operator
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_memories
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:

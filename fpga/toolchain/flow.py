@@ -11,17 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fpga.board.boards import Board
-from fpga.environment import VIVADO_FIX, vivado_place
-from fpga.operators.fifo import Layout
-from fpga.operators.rtl_module import RtlModule
-from fpga.simulation.network import Network
-from fpga.simulation.proof import RTL
-from fpga.toolchain import bitstream, vivado
-from fpga.toolchain.design_levels import count_levels, summarize
-from fpga.toolchain.design_parts import parts_of
-from fpga.toolchain.netlist_levels import Limits
-from fpga.toolchain.yosys import yosys_version
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.environment import VIVADO_FIX, vivado_place
+from lmaunet.fpga.operators.fifo import Layout
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.simulation.proof import RTL
+from lmaunet.fpga.toolchain import bitstream, vivado
+from lmaunet.fpga.toolchain.design_levels import count_levels, summarize
+from lmaunet.fpga.toolchain.design_parts import parts_of
+from lmaunet.fpga.toolchain.netlist_levels import Limits
+from lmaunet.fpga.toolchain.yosys import yosys_version
+
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import write_json
 

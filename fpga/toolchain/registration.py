@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-from fpga.environment import load_finn
-from fpga.operators.registry import OPERATORS
-from fpga.toolchain.finn_operator import finn_classes
-from fpga.toolchain.stitched_network import StitchedNetwork
+from lmaunet.fpga.environment import load_finn
+from lmaunet.fpga.operators.registry import OPERATORS
+from lmaunet.fpga.toolchain.finn_operator import finn_classes
+from lmaunet.fpga.toolchain.stitched_network import StitchedNetwork
 
 
 @functools.cache

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lmaunet.fpga.operators.arithmetic import check_divides
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule, wrapper
+from lmaunet.fpga.toolchain.finn_operator import SOURCES, OwnRTL, datatype
 
-from fpga.operators.arithmetic import check_divides
-from fpga.operators.rtl_module import Port, RtlModule, wrapper
-from fpga.toolchain.finn_operator import SOURCES, OwnRTL, datatype
 from lmaunet.errors import UserError
 
 
 class StitchedNetwork(OwnRTL):
     """``(1, H, W, C)`` codes in, ``(1, H, W, classes)`` accumulators out.
 
-    Attributes: ``design``, the folder that :func:`fpga.simulation.proof.write_design` wrote;
-    ``top``, its module; and for the input and the output the shape, the integer type and the lanes
-    of a beat.
+    Attributes: ``design``, the folder that :func:`lmaunet.fpga.simulation.proof.write_design`
+    wrote; ``top``, its module; and for the input and the output the shape, the integer type and the
+    lanes of a beat.
     """
 
     def get_nodeattr_types(self) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpga.board.boards import Board
-from fpga.environment import VIVADO_FIX, vivado_place
-from fpga.toolchain import vivado_reports as reports
+from lmaunet.fpga.board.boards import Board
+from lmaunet.fpga.environment import VIVADO_FIX, vivado_place
+from lmaunet.fpga.toolchain import vivado_reports as reports
+
 from lmaunet.errors import ToolNotFound, UserError
 
 SCRIPT = Path(__file__).with_name("implement.tcl")
@@ -109,7 +110,8 @@ def implement(folder: Path, board: Board, clock_mhz: float, evidence: Path) -> I
     """Implement the network of ``folder/rtl`` in ``folder/vivado``; takes minutes to hours.
 
     Args:
-        folder: of a build, with ``rtl`` as :func:`fpga.simulation.proof.write_design` wrote it.
+        folder: of a build, with ``rtl`` as :func:`lmaunet.fpga.simulation.proof.write_design` wrote
+        it.
         board: whose part to use.
         clock_mhz: to route for.
         evidence: where the log is kept when it fails.

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fpga.board.boards import Board
+from lmaunet.fpga.board.boards import Board
+
 from lmaunet.errors import UserError
 
 SLACKS = ("WNS", "WHS", "WPWS")

@@ -15,7 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_memories, write_sources
+from lmaunet.fpga.operators.rtl_module import (
+    RTL_FOLDER,
+    RtlModule,
+    wrapper,
+    write_memories,
+    write_sources,
+)
+
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 

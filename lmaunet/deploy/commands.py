@@ -57,7 +57,7 @@ def train(
 def export(run: Path | None, lowering: str | None) -> Shown:
     """Export a run's quantized network."""
     if lowering is not None:
-        from export.lowerings import get_lowering
+        from lmaunet.export.lowerings import get_lowering
 
         get_lowering(lowering)
     run = find_run(run)
@@ -77,7 +77,7 @@ def _lower(run: Path, outcome: pipeline.Outcome, lowering: str) -> Path:
     with progress_bar(f"writing the scan as {lowering}"):
         import onnx
 
-        from export.lower import lower
+        from lmaunet.export.lower import lower
 
         source = outcome.folder / "network.qcdq.onnx"
         path = run / f"network.{lowering}.onnx"

@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
     from lmaunet.net.network import LMaUNet
     from lmaunet.net.origin import Origin
+    from lmaunet.quant.settings import QatSettings
     from lmaunet.stated_spec import StatedSpec
     from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Progress, Schedule
-    from quant.settings import QatSettings
 
-BUILD_CODE = ("export", "fpga", "trt", "lmaunet.scan", "lmaunet.deploy.targets")
+BUILD_CODE = (
+    "lmaunet.export", "lmaunet.fpga", "lmaunet.trt", "lmaunet.scan", "lmaunet.deploy.targets",
+)  # fmt: skip
 
 ALLOCATION_PLOT = "allocation.svg"
 
@@ -73,9 +75,9 @@ def train(
 
         from lmaunet.net.checkpoint import save_checkpoint
         from lmaunet.net.network import LMaUNet
+        from lmaunet.quant.qat import evaluate
         from lmaunet.train.loop import fit
         from lmaunet.train.processes import join_processes
-        from quant.qat import evaluate
 
         processes, data = join_processes(), images.load()
         torch.manual_seed(seed)
@@ -113,11 +115,11 @@ def control(
     """Train the FP32 control of a checkpoint into ``RUN/control``.
 
     It depends on nothing that quantization chooses, so that it serves every QAT of the checkpoint
-    with the same schedule, data and seed. See :func:`quant.qat.train_control`.
+    with the same schedule, data and seed. See :func:`lmaunet.quant.qat.train_control`.
     """
 
     def work(model: LMaUNet, data: Dataset, folder: Path, processes: Processes) -> None:
-        from quant.qat import train_control
+        from lmaunet.quant.qat import train_control
 
         train_control(
             model, data, schedule, seed=seed, folder=folder, processes=processes, progress=progress
@@ -137,11 +139,11 @@ def qat(
     stated: StatedSpec | None = None,
     weights: str | None = None,
 ) -> Outcome:
-    """Quantize a checkpoint into ``RUN/qat``; see :func:`quant.qat.quantize`."""
+    """Quantize a checkpoint into ``RUN/qat``; see :func:`lmaunet.quant.qat.quantize`."""
 
     def work(model: LMaUNet, data: Dataset, folder: Path, processes: Processes) -> None:
-        from export.cpu_file import file_bytes
-        from quant.qat import quantize
+        from lmaunet.export.cpu_file import file_bytes
+        from lmaunet.quant.qat import quantize
 
         quantize(
             model, data, settings, seed=seed, folder=folder, processes=processes,
@@ -247,7 +249,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
 
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
     ``samples.npz`` (training images), ``interface.json`` (what the network takes and gives) and
-    ``export.json``.
+    ``lmaunet.export.json``.
 
     Raises:
         UserError: where the data are not those that the network was quantized with.
@@ -263,16 +265,16 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         "scan": folder / "scan.json",
         "control": controlled / "control.pt",
     }
-    stage = Stage(run, "export", inputs, options, code=("export",))
+    stage = Stage(run, "export", inputs, options, code=("lmaunet.export",))
 
     def work(out: Path) -> None:
         progress(0.0, "loading torch and the networks")
-        from export import network
-        from export.agreement import check_exports
-        from export.scan_metadata import write_scan_formats
+        from lmaunet.export import network
+        from lmaunet.export.agreement import check_exports
+        from lmaunet.export.scan_metadata import write_scan_formats
         from lmaunet.net.checkpoint import load_checkpoint, restore
-        from quant.qat import load_quantized
-        from quant.scan_formats import read_formats
+        from lmaunet.quant.qat import load_quantized
+        from lmaunet.quant.scan_formats import read_formats
 
         quantized = load_quantized(folder / "model.pt")
         float32 = restore(load_checkpoint(inputs["control"]), inputs["control"])
@@ -318,7 +320,7 @@ def write_graphs(
     """Write the three ONNX files and the samples into a folder."""
     import torch
 
-    from export import network
+    from lmaunet.export import network
 
     image = torch.from_numpy(images[:1])
     for fraction, name, write, model in (

@@ -12,12 +12,12 @@ from lmaunet.deploy.outcome import ORIGIN_FILE, asked_of, noted_spec
 from lmaunet.deploy.run_lock import in_use_if_there
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
+from lmaunet.quant.bits import parse_bits, read_rules
+from lmaunet.quant.settings import QatSettings
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of
 from lmaunet.stated_spec import StatedSpec
 from lmaunet.train.schedule import Progress, Schedule
-from quant.bits import parse_bits, read_rules
-from quant.settings import QatSettings
 
 QAT_SHARE = 0.65
 EXPLAINED = 15

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import accuracy
+import lmaunet.export.cpu_file
+import lmaunet.quant.qat
 import pytest
 
 from lmaunet.deploy.runs import DataSource
@@ -141,7 +143,6 @@ def test_a_seed_scores_every_network_on_the_same_cases(seed, tiny_data):
 
 
 def test_calibration_alone_is_what_qat_starts_from(seed, checkpoint, tiny_spec, monkeypatch):
-    import quant.qat
 
     def calibrated():
         source = DataSource(None)
@@ -150,28 +151,28 @@ def test_calibration_alone_is_what_qat_starts_from(seed, checkpoint, tiny_spec, 
     found = seed[0]["networks"]["w8-ptq"]
     alone = calibrated()
     assert alone["scores"] == found["scores"] and alone["weight_bits"] == found["weight_bits"]
-    monkeypatch.setattr(quant.qat, "calibration_images", lambda data: 0.2 * data.train.images[:4])
+    monkeypatch.setattr(
+        lmaunet.quant.qat, "calibration_images", lambda data: 0.2 * data.train.images[:4]
+    )
     assert calibrated()["scores"] != found["scores"], "other images calibrate to other scores"
 
 
 def test_a_files_size_is_kept_for_the_network_that_it_is_of(tmp_path, monkeypatch, tiny_spec):
-    import export.cpu_file
-    import quant.qat
 
     folder = tmp_path / "qat"
     folder.mkdir()
-    monkeypatch.setattr(quant.qat, "load_quantized", lambda path: path)
+    monkeypatch.setattr(lmaunet.quant.qat, "load_quantized", lambda path: path)
     monkeypatch.setattr(
-        export.cpu_file, "file_bytes", lambda path, image: int(Path(path).read_text())
+        lmaunet.export.cpu_file, "file_bytes", lambda path, image: int(Path(path).read_text())
     )
     model = folder / "model.pt"
     model.write_text("100")
     assert accuracy._file_bytes(folder, tiny_spec) == 100
-    monkeypatch.setattr(export.cpu_file, "file_bytes", lambda *_: 1 / 0)
+    monkeypatch.setattr(lmaunet.export.cpu_file, "file_bytes", lambda *_: 1 / 0)
     assert accuracy._file_bytes(folder, tiny_spec) == 100
     monkeypatch.undo()
-    monkeypatch.setattr(quant.qat, "load_quantized", lambda path: path)
-    monkeypatch.setattr(export.cpu_file, "file_bytes", lambda *_: 200)
+    monkeypatch.setattr(lmaunet.quant.qat, "load_quantized", lambda path: path)
+    monkeypatch.setattr(lmaunet.export.cpu_file, "file_bytes", lambda *_: 200)
     model.write_text("200")
     os.utime(model, (1, 1))  # another network, and a file that looks older than what was noted
     assert accuracy._file_bytes(folder, tiny_spec) == 200

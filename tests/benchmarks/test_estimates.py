@@ -7,12 +7,11 @@ import sys
 import cases
 import numpy as np
 import pytest
+from lmaunet.fpga.board.placement import Resources, usually_placed
+from lmaunet.fpga.operators import dram_fifo, fifo, width_converter
+from lmaunet.fpga.operators.matrix_vector import MVAU
 from network_synthesis import Synthesiser
 from test_synthesis import needs_yosys
-
-from fpga.board.placement import Resources, usually_placed
-from fpga.operators import dram_fifo, fifo, width_converter
-from fpga.operators.matrix_vector import MVAU
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -80,7 +79,7 @@ def test_estimates_are_within_a_factor_of_what_yosys_counts(counted):
 
 def test_an_estimate_without_the_output_registers_would_be_seen(counted, monkeypatch):
     for name, module in list(sys.modules.items()):
-        if name.startswith("fpga.operators.") and hasattr(module, "register"):
+        if name.startswith("lmaunet.fpga.operators.") and hasattr(module, "register"):
             monkeypatch.setattr(module, "register", lambda bits: Resources(3, 0, (), 2))
     seen = {line.split(":")[0] for line in wrong(counted)}
     assert {"ElementwiseAdd", "DuplicateStreams", "StreamingConcat", "Pool", "FIFO of 2"} <= seen

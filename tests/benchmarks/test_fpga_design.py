@@ -5,8 +5,8 @@ from pathlib import Path
 
 import fpga_design as benchmark
 import pytest
+from lmaunet.fpga.build import Built
 
-from fpga.build import Built
 from lmaunet.errors import UserError
 
 DETAIL = {

@@ -10,10 +10,10 @@ import fpga_memories as benchmark
 import pytest
 import synthesis
 from fpga_memories import Declared
+from lmaunet.fpga.board.placement import usually_placed
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.toolchain import yosys
 
-from fpga.board.placement import usually_placed
-from fpga.operators import fifo
-from fpga.toolchain import yosys
 from lmaunet.errors import UserError
 
 pytest.importorskip("finn", reason="needs finn-plus")

@@ -7,12 +7,12 @@ import dataclasses
 
 import fpga_place
 import pytest
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.toolchain.design_parts import Part
 from place_and_route import Routed
 
-from fpga.board.placement import Resources
-from fpga.operators import fifo, width_converter
-from fpga.operators.rtl_module import RtlModule
-from fpga.toolchain.design_parts import Part
 from lmaunet.errors import UserError
 
 QUEUE = fifo.module(fifo.layout(8, 70_000, "ultra"))

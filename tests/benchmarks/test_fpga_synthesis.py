@@ -6,10 +6,10 @@ import sys
 
 import fpga_synthesis as benchmark
 import pytest
+from lmaunet.fpga.operators import dram_fifo, fifo
 from network_synthesis import NO_ESTIMATE, Part
 from synthesis import Synthesised
 
-from fpga.operators import dram_fifo, fifo
 from lmaunet.errors import UserError
 
 

@@ -12,14 +12,13 @@ import re
 import cases
 import numpy as np
 import pytest
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.operators.registry import operator
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule
+from lmaunet.fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
+from lmaunet.fpga.toolchain.yosys import for_dsp48e1, synthesize_netlists
 from test_dsp_counts import matrix
 from test_synthesis import needs_yosys
-
-from fpga.operators import fifo, width_converter
-from fpga.operators.registry import operator
-from fpga.operators.rtl_module import Port, RtlModule
-from fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
-from fpga.toolchain.yosys import for_dsp48e1, synthesize_netlists
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -7,6 +7,18 @@ import dataclasses
 
 import network_synthesis as network_synthesis
 import pytest
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.sizing.search import Sizing
+from lmaunet.fpga.toolchain import design_parts
+from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
+from lmaunet.fpga.toolchain.design_parts import CONVERTER, FIFO, digest
+from lmaunet.fpga.toolchain.yosys import for_dsp48e1
 from network_synthesis import (
     NO_ESTIMATE,
     Part,
@@ -23,18 +35,6 @@ from network_synthesis import (
 )
 from synthesis import Synthesised
 
-from fpga.board.boards import BOARDS
-from fpga.board.memories import Memory
-from fpga.board.placement import Resources
-from fpga.graph.executor import Executor
-from fpga.operators import fifo, width_converter
-from fpga.operators.rtl_module import Port, RtlModule
-from fpga.simulation.network import Network
-from fpga.sizing.search import Sizing
-from fpga.toolchain import design_parts
-from fpga.toolchain.assemble import apply_folding, specialize
-from fpga.toolchain.design_parts import CONVERTER, FIFO, digest
-from fpga.toolchain.yosys import for_dsp48e1
 from lmaunet.errors import UserError
 
 BOARD = BOARDS["ZCU104"]

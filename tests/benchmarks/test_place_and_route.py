@@ -6,9 +6,9 @@ import importlib.util
 
 import place_and_route as tool
 import pytest
+from lmaunet.fpga.operators.elementwise import ElementwiseMul
 from place_and_route import place_and_route, read_report
 
-from fpga.operators.elementwise import ElementwiseMul
 from lmaunet.errors import ToolNotFound, UserError
 
 needs_nextpnr = pytest.mark.skipif(

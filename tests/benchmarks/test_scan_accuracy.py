@@ -11,6 +11,8 @@ import pytest
 import scan_accuracy as benchmark
 import scan_leaning as leaning
 import torch
+from lmaunet.quant.integer_network import record_scans, replaced_scans, scan_sites
+from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, read_formats, write_formats
 
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import save_checkpoint
@@ -19,8 +21,6 @@ from lmaunet.scan.choice import measure
 from lmaunet.scan.formats import Widths, spec_for
 from lmaunet.stage import read_json, sha256, write_json
 from lmaunet.train.metrics import predict_logits
-from quant.integer_network import record_scans, replaced_scans, scan_sites
-from quant.scan_formats import SiteFormats, choose_for_network, read_formats, write_formats
 
 MANIFEST = {"schema": 1, "key": "", "inputs": {}, "outputs": {}}
 

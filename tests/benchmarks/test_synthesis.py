@@ -4,13 +4,13 @@ import importlib.util
 
 import pytest
 import scan_cases
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.operators.selective_scan import core
+from lmaunet.fpga.toolchain import yosys
+from lmaunet.fpga.toolchain.yosys import TooSlow
 from synthesis import Synthesised, synthesize, synthesize_all
 
-from fpga.operators import fifo
-from fpga.operators.rtl_module import RtlModule
-from fpga.operators.selective_scan import core
-from fpga.toolchain import yosys
-from fpga.toolchain.yosys import TooSlow
 from lmaunet.errors import ToolNotFound, UserError
 
 needs_yosys = pytest.mark.skipif(

@@ -121,7 +121,7 @@ def test_another_form_of_the_scan_is_written_beside_the_stages(monkeypatch, tmp_
     """Whole or not at all: a write that fails keeps the old file."""
     (tmp_path / "export").mkdir()
     monkeypatch.setattr("onnx.load", lambda path: path.relative_to(tmp_path).as_posix())
-    monkeypatch.setattr("export.lower.lower", lambda model, form: f"{model} as {form}")
+    monkeypatch.setattr("lmaunet.export.lower.lower", lambda model, form: f"{model} as {form}")
 
     def save(model, path):
         path.write_text(model)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from command_line import runner
+from fresh_process import run as run_alone
 
 from lmaunet.stage import read_json, read_manifest
 
@@ -185,6 +186,22 @@ def test_infer_gives_the_classes_that_measure_scored(trained, run, tmp_path, tar
     stored = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(tmp_path / "seg.nrrd")), "LPS")
     got = SimpleITK.GetArrayFromImage(stored)
     assert (got != ready.labels(logits)).mean() < 1e-4 and len(np.unique(got)) > 2
+
+
+@pytest.mark.parametrize("target", ["ort", "trt", "fpga"])
+def test_a_users_own_modules_hide_none_of_ours(trained, run, tmp_path, target):
+    """The program is one package, and runs here where the user's own code is found first."""
+    folder = trained.parent.parent
+    assert run("build", "--target", target)[0] == 0
+    for name in ("export", "quant", "fpga", "trt"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the user's own')\n")
+    image = SimpleITK.GetImageFromArray(np.zeros((3, 53, 64), np.float32))
+    image.SetSpacing((5.0, 5.0, 5.0))
+    SimpleITK.WriteImage(image, str(tmp_path / "image.nii.gz"))
+    done = run_alone("infer", "--build", folder.resolve() / "build" / target, "image.nii.gz",
+                     "-o", "seg.nii.gz", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert SimpleITK.ReadImage(str(tmp_path / "seg.nii.gz")).GetSize() == image.GetSize()
 
 
 def test_a_score_of_nan_is_none(trained, run, monkeypatch):

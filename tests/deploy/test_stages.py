@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import lone_build
 import numpy as np
 import pytest
+from lmaunet.quant.settings import QatSettings
 
 from lmaunet.artifacts import Build
 from lmaunet.deploy import pipeline
@@ -19,7 +20,6 @@ from lmaunet.net.network import LMaUNet
 from lmaunet.stage import Stage, read_json, read_manifest, sha256, write_json
 from lmaunet.train.metrics import Scores
 from lmaunet.train.schedule import Schedule
-from quant.settings import QatSettings
 
 PHANTOM = DataSource(None, seed=3)
 SCHEDULE = Schedule(5, 0.25, 3)
@@ -45,7 +45,7 @@ def fitted(monkeypatch):
 
     scores = Scores(0.625, {"liver": 0.5}, 3.5)
     monkeypatch.setattr("lmaunet.train.loop.fit", fit)
-    monkeypatch.setattr("quant.qat.evaluate", lambda model, data: scores)
+    monkeypatch.setattr("lmaunet.quant.qat.evaluate", lambda model, data: scores)
     return calls
 
 
@@ -115,8 +115,8 @@ def test_training_goes_on_from_a_checkpoint(monkeypatch, tmp_path, data, checkpo
         calls.append((model, images, given, options))
         (options["folder"] / "done").write_text("x")
 
-    monkeypatch.setattr("quant.qat.quantize", work)
-    monkeypatch.setattr("quant.qat.train_control", work)
+    monkeypatch.setattr("lmaunet.quant.qat.quantize", work)
+    monkeypatch.setattr("lmaunet.quant.qat.train_control", work)
     settings = QatSettings(SCHEDULE)
     run, own = (pipeline.qat, settings) if name == "qat" else (pipeline.control, SCHEDULE)
     made = run(tmp_path, path, PHANTOM, own, 9, SILENT)
@@ -144,7 +144,7 @@ def test_a_budget_is_drawn(monkeypatch, tmp_path, data, checkpoint):
         write_json(folder / "allocation.json", {"n": 5})
         assert callable(options["file_bytes"])
 
-    monkeypatch.setattr("quant.qat.quantize", work)
+    monkeypatch.setattr("lmaunet.quant.qat.quantize", work)
     monkeypatch.setattr(pipeline, "draw_allocation", lambda content: f"<svg>{content['n']}</svg>")
     path = checkpoint(classes=list(data.classes))
     for budget in (None, 5_000):
@@ -158,7 +158,8 @@ def test_a_budget_is_drawn(monkeypatch, tmp_path, data, checkpoint):
 
 def test_a_checkpoint_that_names_no_classes_is_noted(monkeypatch, tmp_path, data, checkpoint):
     monkeypatch.setattr(
-        "quant.qat.train_control", lambda *given, folder, **options: (folder / "x").write_text("")
+        "lmaunet.quant.qat.train_control",
+        lambda *given, folder, **options: (folder / "x").write_text(""),
     )
     made = pipeline.control(tmp_path, checkpoint(), PHANTOM, SCHEDULE, 9, SILENT)
     first, note = read_json(made.folder / "origin.json")["notes"]
@@ -270,7 +271,7 @@ def test_the_builds_of_a_run_are_in_alphabetical_order(tmp_path):
 
 
 def test_the_graphs_are_written_one_after_the_other(monkeypatch, tmp_path):
-    from export import network
+    from lmaunet.export import network
 
     written, said = [], []
     for name in ("float32", "qcdq", "qonnx"):
@@ -313,12 +314,14 @@ def quantized_run(monkeypatch, tmp_path, tiny_spec, tiny_data):
     for name, own, work in (("qat", {"settings": {"schedule": 1}}, qat),
                             ("control", {"schedule": 1}, control)):  # fmt: skip
         Stage(tmp_path, name, {"checkpoint": tmp_path / "c.pt"}, common | own, 9).write(work)
-    monkeypatch.setattr("quant.qat.load_quantized", lambda path: SimpleNamespace(spec=tiny_spec))
+    monkeypatch.setattr(
+        "lmaunet.quant.qat.load_quantized", lambda path: SimpleNamespace(spec=tiny_spec)
+    )
     monkeypatch.setattr(pipeline, "write_graphs", lambda out, *given: calls.append(given))
     calls = []
     good = SimpleNamespace(to_json=lambda: {"name": "good"})
     monkeypatch.setattr(
-        "export.agreement.check_exports", lambda out, *given: calls.append(given) or [good]
+        "lmaunet.export.agreement.check_exports", lambda out, *given: calls.append(given) or [good]
     )
     return calls
 

@@ -19,12 +19,12 @@ def opened_by(target, monkeypatch):
         return object()
 
     if target is openvino:
-        monkeypatch.setattr("export.openvino_runtime.compile_model", note)
+        monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model", note)
         return openvino._compiled, opened
-    monkeypatch.setattr("export.reference.open_session", note)
+    monkeypatch.setattr("lmaunet.export.reference.open_session", note)
     if target is trt:
         return trt._session, opened
-    monkeypatch.setattr("export.cpu_form.runtime_adds_without_saturation", lambda: False)
+    monkeypatch.setattr("lmaunet.export.cpu_form.runtime_adds_without_saturation", lambda: False)
     return lambda path, changed: ort._session(path, changed, False), opened
 
 
@@ -45,7 +45,7 @@ def test_the_four_latest_files_are_open_at_a_time(target, tmp_path, monkeypatch)
 def test_the_graph_of_an_engine_is_opened_again_where_it_has_changed(tmp_path, monkeypatch):
     """And only there."""
     _, opened = opened_by(trt, monkeypatch)
-    monkeypatch.setattr("export.reference.run_images", lambda session, images: session)
+    monkeypatch.setattr("lmaunet.export.reference.run_images", lambda session, images: session)
     path = tmp_path / trt.NETWORK
     path.write_bytes(b"graph")
     build = Build("trt", tmp_path, tmp_path / "engine.plan.xz", ())

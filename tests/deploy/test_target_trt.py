@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import lmaunet.export.convolutions
 import numpy as np
 import onnx
 import pytest
@@ -11,18 +12,17 @@ from onnx import numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+from lmaunet.export import reference
+from lmaunet.export.reference import reference_logits
+from lmaunet.trt import adapter, gpu, loaded_engine, policy, runner
+from lmaunet.trt.gpu import Gpu, probe_gpu
 from qcdq_nets import DENSE, float_network, images, small_network
 from recorded import recorded
 
-import export.convolutions
-from export import reference
-from export.reference import reference_logits
 from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.stage import read_json
-from trt import adapter, gpu, loaded_engine, policy, runner
-from trt.gpu import Gpu, probe_gpu
 
 needs_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
@@ -43,7 +43,9 @@ def request(folder, model, **options):
 def building(tmp_path_factory):
     """A build, and how it was checked."""
     folder = tmp_path_factory.mktemp("build") / "trt"
-    with recorded("export.segments.check_segments", "export.reference.open_session") as calls:
+    with recorded(
+        "lmaunet.export.segments.check_segments", "lmaunet.export.reference.open_session"
+    ) as calls:
         asked = request(folder, small_network(SIZE), sms=["SM86"])
         return get_target("trt").build(asked), calls
 
@@ -186,7 +188,7 @@ def test_a_convolution_in_another_form_stops_the_build(tmp_path, monkeypatch):
     original = policy.apply
 
     def visible(model):
-        return export.convolutions.prepare(model), original(model)[1]
+        return lmaunet.export.convolutions.prepare(model), original(model)[1]
 
     monkeypatch.setattr(policy, "apply", visible)
     model = small_network(SIZE, scan=False)

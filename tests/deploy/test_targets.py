@@ -63,11 +63,14 @@ def test_a_target_measures_and_has_no_options_and_no_note_unless_it_says_so():
 def hardware(monkeypatch):
     """The tools of the FPGA that are looked for, and what was checked."""
     asked = []
-    monkeypatch.setattr("fpga.environment.finn_place", lambda: "/finn")
-    monkeypatch.setattr("fpga.toolchain.flow.check_flow", lambda *given: asked.append("flow"))
+    monkeypatch.setattr("lmaunet.fpga.environment.finn_place", lambda: "/finn")
+    monkeypatch.setattr(
+        "lmaunet.fpga.toolchain.flow.check_flow", lambda *given: asked.append("flow")
+    )
     for name in ("verilator", "compiler"):
         monkeypatch.setattr(
-            f"fpga.simulation.compilation.{name}_place", lambda name=name: asked.append(name)
+            f"lmaunet.fpga.simulation.compilation.{name}_place",
+            lambda name=name: asked.append(name),
         )
     return asked
 
@@ -91,7 +94,7 @@ def test_the_options_of_a_design_are_those_that_are_given(hardware, monkeypatch)
     for board, clock, text in (("", None, "board"), (None, 0, "clock_mhz=0")):
         with pytest.raises(UserError, match=text):
             fpga.build_options(board, clock)
-    monkeypatch.setattr("fpga.environment.finn_place", lambda: "")
+    monkeypatch.setattr("lmaunet.fpga.environment.finn_place", lambda: "")
     with pytest.raises(ToolNotFound, match="finn-plus is missing: it is needed to map"):
         fpga.build_options()
 
@@ -102,7 +105,7 @@ def test_the_options_of_a_design_are_those_that_are_given(hardware, monkeypatch)
 )
 def test_a_simulation_is_compiled_by_the_first_compiler(monkeypatch, there, place):
     monkeypatch.setattr(fpga.shutil, "which", lambda name: f"/{name}" if name in there else None)
-    monkeypatch.setattr("export.operators.compiler_version", lambda tool: f"of {tool}")
+    monkeypatch.setattr("lmaunet.export.operators.compiler_version", lambda tool: f"of {tool}")
     tools = fpga.probe()
     (compiler,) = (tool for tool in tools if tool.name == "g++")
     assert (compiler.place, compiler.version) == (place, f"of {place}" if place else "")
@@ -117,15 +120,15 @@ def test_images_go_through_the_hardware_graph_four_at_a_time(monkeypatch, tmp_pa
     """In their order; those of another size are refused, whichever way they differ."""
     batches = []
     monkeypatch.setattr(
-        "fpga.build.read_host", lambda path: SimpleNamespace(input_shape=(1, 2, 3, 5))
+        "lmaunet.fpga.build.read_host", lambda path: SimpleNamespace(input_shape=(1, 2, 3, 5))
     )
-    monkeypatch.setattr("fpga.graph.onnx_file.load", lambda path: path.name)
+    monkeypatch.setattr("lmaunet.fpga.graph.onnx_file.load", lambda path: path.name)
     monkeypatch.setattr(
-        "fpga.graph.executor.Executor",
+        "lmaunet.fpga.graph.executor.Executor",
         lambda graph: SimpleNamespace(run=lambda codes: batches.append(len(codes)) or codes + 1),
     )
-    monkeypatch.setattr("fpga.agreement.nodes.host_codes", lambda host, images: images * 2)
-    monkeypatch.setattr("fpga.agreement.nodes.host_logits", lambda host, codes: codes * 10)
+    monkeypatch.setattr("lmaunet.fpga.agreement.nodes.host_codes", lambda host, images: images * 2)
+    monkeypatch.setattr("lmaunet.fpga.agreement.nodes.host_logits", lambda host, codes: codes * 10)
     build = Build("fpga", tmp_path, tmp_path / "weights.bin", ())
     images = np.arange(count * 30, dtype=np.float32).reshape(count, 2, 3, 5)
     np.testing.assert_array_equal(fpga.run(build, images), (images * 2 + 1) * 10)
@@ -198,12 +201,13 @@ def timed(monkeypatch, tmp_path):
 
     monkeypatch.setattr(timing, "time_turns", turns)
     monkeypatch.setattr(timing, "conditions", lambda: {"cpu": "a CPU"})
-    monkeypatch.setattr("export.reference.read_model", lambda path: path)
+    monkeypatch.setattr("lmaunet.export.reference.read_model", lambda path: path)
     monkeypatch.setattr(
-        "export.reference.initializer_bytes", lambda model: {"int8": 1_000_000, "float32": 3}
+        "lmaunet.export.reference.initializer_bytes",
+        lambda model: {"int8": 1_000_000, "float32": 3},
     )
     monkeypatch.setattr("onnx.save", lambda model, path: path.write_bytes(bytes(2_500_001)))
-    monkeypatch.setattr("export.compact.compact", lambda model: model)
+    monkeypatch.setattr("lmaunet.export.compact.compact", lambda model: model)
     (tmp_path / "model.onnx").write_bytes(bytes(1_250_003))
     return Build("x", tmp_path, tmp_path / "model.onnx", ()), ran
 
@@ -213,10 +217,12 @@ def test_a_file_for_openvino_is_timed_on_its_first_image(timed, monkeypatch, tmp
     """In turns with FP32 where that is given; the file is loaded five times."""
     build, ran = timed
     opened = []
-    monkeypatch.setattr("export.openvino_runtime.compile_model",
+    monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model",
                         lambda path: opened.append(path.name) or path.name)  # fmt: skip
-    monkeypatch.setattr("export.openvino_runtime.run_images", lambda model, images: (model, images))
-    monkeypatch.setattr("export.lower.lower", lambda model, form: model)
+    monkeypatch.setattr(
+        "lmaunet.export.openvino_runtime.run_images", lambda model, images: (model, images)
+    )
+    monkeypatch.setattr("lmaunet.export.lower.lower", lambda model, form: model)
     clock = iter([0.0, 1.0, 1.0, 3.0, 3.0, 6.0, 6.0, 10.0, 10.0, 15.0])
     monkeypatch.setattr(openvino.time, "perf_counter", lambda: next(clock))
     openvino._compiled.cache_clear()
@@ -256,10 +262,12 @@ def test_a_file_for_onnx_runtime_is_timed_on_its_first_image(
         opened.append((path.name, optimize, operators and operators.name))
         return path.name
 
-    monkeypatch.setattr("export.reference.open_session", open_session)
-    monkeypatch.setattr("export.reference.run_images", lambda session, images: (session, images))
-    monkeypatch.setattr("export.code_functions.define_functions", lambda model: model)
-    monkeypatch.setattr("export.packing.unpack_weights", lambda model: model)
+    monkeypatch.setattr("lmaunet.export.reference.open_session", open_session)
+    monkeypatch.setattr(
+        "lmaunet.export.reference.run_images", lambda session, images: (session, images)
+    )
+    monkeypatch.setattr("lmaunet.export.code_functions.define_functions", lambda model: model)
+    monkeypatch.setattr("lmaunet.export.packing.unpack_weights", lambda model: model)
     monkeypatch.setattr(ort, "session_of", lambda build: "own session")
     monkeypatch.setattr(ort, "has_operators", lambda build: operators)
     # five times two files: the packed one takes 1 to 5 s, the other always 8
@@ -303,8 +311,8 @@ def test_a_file_for_onnx_runtime_is_timed_on_its_first_image(
 def test_a_file_whose_sums_could_saturate_is_opened_with_vnni_only(
     monkeypatch, tmp_path, saturating, vnni, refused
 ):
-    monkeypatch.setattr("export.openvino_runtime.has_vnni", lambda: vnni)
-    monkeypatch.setattr("export.openvino_runtime.compile_model", lambda path: "opened")
+    monkeypatch.setattr("lmaunet.export.openvino_runtime.has_vnni", lambda: vnni)
+    monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model", lambda path: "opened")
     (tmp_path / "model.onnx").write_bytes(b"x")
     detail = {} if saturating is None else {"saturate_without_vnni": saturating}
     build = Build("openvino", tmp_path, tmp_path / "model.onnx", (), detail)

@@ -1,10 +1,10 @@
 import numpy as np
 import onnx
 import pytest
+from lmaunet.export.check import check_graph, run_onnx
 from onnx import helper
 from scan_models import feeds, info, make_model, random_arrays, scan_model
 
-from export.check import check_graph, run_onnx
 from lmaunet.errors import Disagreement, UserError
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -47,7 +47,7 @@ def test_a_level_that_differs_alone_disagrees(doubling, tmp_path, monkeypatch):
     def only_optimized_is_wrong(model, feeds, *, optimize):
         return [2 * X + optimize, -X]
 
-    monkeypatch.setattr("export.check.run_onnx", only_optimized_is_wrong)
+    monkeypatch.setattr("lmaunet.export.check.run_onnx", only_optimized_is_wrong)
     with pytest.raises(Disagreement, match=r"^toy, optimization full, output 0: 6 of 6"):
         check_graph("toy", doubling, {"x": X}, [2 * X, -X], 1e-3, tmp_path)
 

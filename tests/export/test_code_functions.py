@@ -8,17 +8,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from lmaunet.export import operators
+from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions, fuse_codes
+from lmaunet.export.compact import drop_unread_nodes
+from lmaunet.export.cpu_file import cpu_forms
+from lmaunet.export.function import all_nodes, is_scan
+from lmaunet.export.lowerings import unrolled
+from lmaunet.export.network import export_qcdq
+from lmaunet.export.reference import open_session, run_images
+from lmaunet.export.segments import activations, check_segments, exported_values
 from scan_models import feeds, oracle, random_arrays, scan_model
 
-from export import operators
-from export.code_functions import SCAN_CODES, SILU_CODES, define_functions, fuse_codes
-from export.compact import drop_unread_nodes
-from export.cpu_file import cpu_forms
-from export.function import all_nodes, is_scan
-from export.lowerings import unrolled
-from export.network import export_qcdq
-from export.reference import open_session, run_images
-from export.segments import activations, check_segments, exported_values
 from lmaunet.errors import Disagreement
 
 SHARE = 0.0001

@@ -8,12 +8,9 @@ from onnx import helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
-from packing_models import BITS, narrow_network, weight_model
-from qcdq_nets import images
-
-from export import compact as passes
-from export.check import run_onnx
-from export.compact import (
+from lmaunet.export import compact as passes
+from lmaunet.export.check import run_onnx
+from lmaunet.export.compact import (
     bytes_by_purpose,
     compact,
     drop_defaults,
@@ -22,10 +19,12 @@ from export.compact import (
     shorten_names,
     strip_text,
 )
-from export.convolutions import prepare
-from export.cpu_form import integer_biases, unsigned_activations
-from export.lower import lower
-from export.packing import pack_weights, weight_bits_of
+from lmaunet.export.convolutions import prepare
+from lmaunet.export.cpu_form import integer_biases, unsigned_activations
+from lmaunet.export.lower import lower
+from lmaunet.export.packing import pack_weights, weight_bits_of
+from packing_models import BITS, narrow_network, weight_model
+from qcdq_nets import images
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,16 @@ from onnx import helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
-from qcdq_nets import DENSE, DEPTHWISE, Network, convolutions_only, images, small_network
-
-from export.check import run_onnx
-from export.convolutions import (
+from lmaunet.export.check import run_onnx
+from lmaunet.export.convolutions import (
     Graph,
     float_convolutions,
     name_nodes,
     prepare,
     quantized_convolutions,
 )
+from qcdq_nets import DENSE, DEPTHWISE, Network, convolutions_only, images, small_network
+
 from lmaunet.errors import UserError
 
 

@@ -10,13 +10,10 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 sys.path.append(str(Path(__file__).parent))
 
-from packing_models import BITS, narrow_network, weight_model
-from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
-
-from export import cpu_form, reference
-from export.check import run_onnx
-from export.convolutions import Graph, prepare
-from export.cpu_form import (
+from lmaunet.export import cpu_form, reference
+from lmaunet.export.check import run_onnx
+from lmaunet.export.convolutions import Graph, prepare
+from lmaunet.export.cpu_form import (
     adds_without_saturation,
     integer_biases,
     signed_weights,
@@ -24,6 +21,9 @@ from export.cpu_form import (
     unsigned_weights,
     widen_codes,
 )
+from packing_models import BITS, narrow_network, weight_model
+from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
+
 from lmaunet.errors import UserError
 
 

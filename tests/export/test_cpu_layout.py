@@ -3,13 +3,12 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+from lmaunet.export.check import run_onnx
+from lmaunet.export.convolutions import prepare
+from lmaunet.export.cpu_form import unsigned_activations
+from lmaunet.export.cpu_layout import channels_last_reshapes, requantize_moves
+from lmaunet.export.network import export_qcdq
 from onnx import TensorProto, helper, numpy_helper
-
-from export.check import run_onnx
-from export.convolutions import prepare
-from export.cpu_form import unsigned_activations
-from export.cpu_layout import channels_last_reshapes, requantize_moves
-from export.network import export_qcdq
 
 
 @pytest.fixture(scope="module")

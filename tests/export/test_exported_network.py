@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from lmaunet.export import check, reference, segments
+from lmaunet.export.agreement import check_exports, check_float32, check_quantized, check_scans
+from lmaunet.export.check import run_onnx
+from lmaunet.export.lower import lower
+from lmaunet.export.lowerings import executable_lowerings
+from lmaunet.export.network import export_float32, export_qcdq, export_qonnx, fold_pads
 
-from export import check, reference, segments
-from export.agreement import check_exports, check_float32, check_quantized, check_scans
-from export.check import run_onnx
-from export.lower import lower
-from export.lowerings import executable_lowerings
-from export.network import export_float32, export_qcdq, export_qonnx, fold_pads
 from lmaunet.errors import Disagreement
 
 
@@ -121,7 +121,7 @@ def test_a_float_graph_that_is_wrong_at_one_level_is_named(
 
 def test_a_lowering_that_forgets_is_caught(exported, samples, tmp_path, monkeypatch):
     """The mutant: a lowering that takes its A from another channel."""
-    from export import agreement
+    from lmaunet.export import agreement
 
     def wrong(model, name):
         result = lower(model, name)

@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import onnx.inliner
 import pytest
+from lmaunet.export.check import run_onnx
+from lmaunet.export.function import DOMAIN, INPUTS, NAME, attach, selective_scan_function
 from onnx import helper
 from scan_models import feeds, info, make_model, oracle, random_arrays, scan_model, scan_node
 
-from export.check import run_onnx
-from export.function import DOMAIN, INPUTS, NAME, attach, selective_scan_function
 from lmaunet.errors import UserError
 
 

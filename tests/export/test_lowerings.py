@@ -2,10 +2,24 @@ import dataclasses
 import sys
 from types import SimpleNamespace
 
+import lmaunet.export.lower
+import lmaunet.export.lowerings
 import numpy as np
 import onnx
 import pytest
 import torch
+from lmaunet.export.check import check_graph, run_onnx
+from lmaunet.export.function import DOMAIN, INPUTS, NAME, attach
+from lmaunet.export.lower import (
+    LOWERINGS_IN_ONNX_RUNTIME,
+    ScanSite,
+    all_lowerings,
+    count_nodes,
+    executable_lowerings,
+    get_lowering,
+    lower,
+    sites,
+)
 from onnx import helper, numpy_helper
 from scan_models import (
     feeds,
@@ -17,20 +31,6 @@ from scan_models import (
     scan_node,
 )
 
-import export.lower
-import export.lowerings
-from export.check import check_graph, run_onnx
-from export.function import DOMAIN, INPUTS, NAME, attach
-from export.lower import (
-    LOWERINGS_IN_ONNX_RUNTIME,
-    ScanSite,
-    all_lowerings,
-    count_nodes,
-    executable_lowerings,
-    get_lowering,
-    lower,
-    sites,
-)
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.net.scan import selective_scan as training_scan
 from lmaunet.scan.real import selective_scan as golden_scan
@@ -110,13 +110,13 @@ def test_swapped_B_and_C_are_caught(name, tmp_path, monkeypatch):
     wrong = dataclasses.replace(
         right, emit=lambda b, site, i: right.emit(b, site, i._replace(B=i.C, C=i.B))
     )
-    monkeypatch.setattr(export.lower, "get_lowering", lambda _: wrong)
+    monkeypatch.setattr(lmaunet.export.lower, "get_lowering", lambda _: wrong)
     with pytest.raises(Disagreement, match=f"^{name}, optimization off: "):
         check_graph(name, lower(scan_model(arrays), name), feeds(arrays), y, bound.max(), tmp_path)
 
 
 def test_shifted_carry_of_two_level_is_caught(tmp_path, monkeypatch):
-    from export.lowerings import two_level
+    from lmaunet.export.lowerings import two_level
 
     arrays = random_arrays(1, 60, 3, 2)
     y, bound = oracle(arrays)
@@ -186,7 +186,7 @@ REFUSALS = {
 def test_too_large_a_scan_is_refused(name, monkeypatch):
     site, message = REFUSALS[name]
     model = scan_model(random_arrays(1, 4, 2, 2))
-    monkeypatch.setattr(export.lower, "sites", lambda _: [site])
+    monkeypatch.setattr(lmaunet.export.lower, "sites", lambda _: [site])
     with pytest.raises(UserError) as error:
         lower(model, name)
     assert str(error.value) == message
@@ -249,15 +249,17 @@ def test_network_around_the_scans_stays_as_it_is(name):
 def test_new_file_is_a_lowering(tmp_path, monkeypatch):
     (tmp_path / "steps_of_one.py").write_text(
         "import dataclasses\n"
-        "from export.lowerings.opaque import LOWERING\n"
+        "from lmaunet.export.lowerings.opaque import LOWERING\n"
         "LOWERING = dataclasses.replace(LOWERING, name='steps_of_one')\n"
     )
     (tmp_path / "needs_more.py").write_text("import no_such_package\n")
-    monkeypatch.setattr(export.lowerings, "__path__", [*export.lowerings.__path__, str(tmp_path)])
+    monkeypatch.setattr(
+        lmaunet.export.lowerings, "__path__", [*lmaunet.export.lowerings.__path__, str(tmp_path)]
+    )
     try:
         found = all_lowerings()
         assert found["steps_of_one"].name == "steps_of_one"
-        assert found["needs_more"] == export.lowerings.Missing(
+        assert found["needs_more"] == lmaunet.export.lowerings.Missing(
             "needs_more", "ModuleNotFoundError: No module named 'no_such_package'"
         )
         assert "needs_more" not in executable_lowerings()
@@ -269,7 +271,7 @@ def test_new_file_is_a_lowering(tmp_path, monkeypatch):
         )
     finally:
         for module in ("steps_of_one", "needs_more"):
-            sys.modules.pop(f"export.lowerings.{module}", None)
+            sys.modules.pop(f"lmaunet.export.lowerings.{module}", None)
 
 
 def test_unknown_lowering():

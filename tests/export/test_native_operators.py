@@ -8,11 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from lmaunet.export import operators
+from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions
+from lmaunet.export.reference import open_session
 from scan_models import feeds, info, oracle, random_arrays, scan_model
 
-from export import operators
-from export.code_functions import SCAN_CODES, SILU_CODES, define_functions
-from export.reference import open_session
 from lmaunet.errors import ToolNotFound, UserError
 
 SIZES = [

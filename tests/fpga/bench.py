@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.operators.registry import operator
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack
+from lmaunet.fpga.simulation.compilation import (
+    Compiled,
+    compile_module,
+    compiler_place,
+    verilator_place,
+)
+from lmaunet.fpga.simulation.simulator import Stalls, simulate
 
-from fpga.operators.operator import Operator
-from fpga.operators.registry import operator
-from fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack
-from fpga.simulation.compilation import Compiled, compile_module, compiler_place, verilator_place
-from fpga.simulation.simulator import Stalls, simulate
 from lmaunet.errors import ToolNotFound
 
 NO_STALLS = Stalls()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from bench import Case, corners
-
-from fpga.operators.arithmetic import fixed_point, integer_bits, type_range
-from fpga.operators.bin_sum import sum_type
+from lmaunet.fpga.operators.arithmetic import fixed_point, integer_bits, type_range
+from lmaunet.fpga.operators.bin_sum import sum_type
 
 FRAMES = 3
 

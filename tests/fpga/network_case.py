@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import qonnx_nets
-
-from fpga.agreement.nodes import host_codes
-from fpga.agreement.reference import Reference
-from fpga.board.boards import named_board
-from fpga.graph.executor import Executor
-from fpga.graph.lower import Lowered, lower
-from fpga.simulation.network import Network
-from fpga.sizing.search import Sizing
+from lmaunet.fpga.agreement.nodes import host_codes
+from lmaunet.fpga.agreement.reference import Reference
+from lmaunet.fpga.board.boards import named_board
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.lower import Lowered, lower
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.sizing.search import Sizing
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Case:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Case:
     """A network with every mapped pattern, lowered and assembled once."""
-    from fpga.toolchain.assemble import assemble
+    from lmaunet.fpga.toolchain.assemble import assemble
 
     path, images = qonnx_nets.whole(tmp_path_factory.mktemp("qonnx") / "whole.onnx")
     reference = Reference(path)
@@ -52,7 +51,7 @@ TARGET_CYCLES = 2000
 @pytest.fixture(scope="session")
 def network(whole) -> Network:
     """The RTL of that network, folded for 2000 cycles."""
-    from fpga.toolchain.assemble import apply_folding, specialize
+    from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
 
     board = named_board("ZCU104")
     model = copy.deepcopy(whole.model)

@@ -125,7 +125,7 @@ def test_parts_of_the_network_are_named(state, loaded_from):
 
 
 def test_our_own_quantized_network_without_its_frame(other_net, loaded_from):
-    from quant.network import QuantLMaUNet
+    from lmaunet.quant.network import QuantLMaUNet
 
     state = QuantLMaUNet(other_net, {}).state_dict()
     with pytest.raises(UserError, match=r"quantized network of this program.*give the FP32"):

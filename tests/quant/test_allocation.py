@@ -4,17 +4,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from lmaunet.quant import allocation, sensitivity
+from lmaunet.quant.allocation import LKM_PARTS, allocate, is_lkm, smallest_bits, weight_bytes
+from lmaunet.quant.bits import parse_bits, protected_layers
+from lmaunet.quant.packed import FEWEST_PACKED
+from lmaunet.quant.settings import SCALES, WEIGHT_BITS
 
 from lmaunet.errors import UserError
 from lmaunet.net.fold import fold
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, NetSpec
-from quant import allocation, sensitivity
-from quant.allocation import LKM_PARTS, allocate, is_lkm, smallest_bits, weight_bytes
-from quant.bits import parse_bits, protected_layers
-from quant.packed import FEWEST_PACKED
-from quant.settings import SCALES, WEIGHT_BITS
 
 SILENT = lambda fraction, line: None  # noqa: E731
 

@@ -2,9 +2,8 @@ import pytest
 import torch
 from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
-
-from quant import fake_quant
-from quant.fake_quant import FakeQuantize, FusedIntQuant
+from lmaunet.quant import fake_quant
+from lmaunet.quant.fake_quant import FakeQuantize, FusedIntQuant
 
 CASES = [(8, False), (8, True), (4, True), (2, True)]
 

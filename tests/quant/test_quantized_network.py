@@ -2,14 +2,14 @@ import brevitas.nn as qnn
 import numpy as np
 import pytest
 import torch
+from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate
+from lmaunet.quant.convolution import QuantConv
+from lmaunet.quant.explain import quantizers_of
+from lmaunet.quant.network import QuantLMaUNet, _of_part, count_weight_bits, weight_bits
 
 from lmaunet.errors import UserError
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, NetSpec
-from quant.calibration import MINIMUM_IMAGES, calibrate
-from quant.convolution import QuantConv
-from quant.explain import quantizers_of
-from quant.network import QuantLMaUNet, _of_part, count_weight_bits, weight_bits
 
 
 def test_int8_stays_close_to_float(tiny_model, tiny_quantized, tiny_data):

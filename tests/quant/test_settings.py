@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from lmaunet.quant import allocation, budget, calibration, convolution, qat, scan_formats
+from lmaunet.quant.bits import parse_bits, protected_layers, read_rules
+from lmaunet.quant.network import count_weight_bits, weight_bits
+from lmaunet.quant.packed import packed_bytes
+from lmaunet.quant.settings import QatSettings
 
 from lmaunet.errors import UserError
 from lmaunet.spec import SPECS
 from lmaunet.train.schedule import Schedule
-from quant import allocation, budget, calibration, convolution, qat, scan_formats
-from quant.bits import parse_bits, protected_layers, read_rules
-from quant.network import count_weight_bits, weight_bits
-from quant.packed import packed_bytes
-from quant.settings import QatSettings
 
 SCHEDULE = Schedule(5, 0.25, 3)
 

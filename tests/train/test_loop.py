@@ -172,8 +172,8 @@ data = load_phantom(size=(32, 32), seed=0)
 torch.manual_seed(processes.rank)
 model = LMaUNet(spec)
 if sys.argv[-1] == "qat":
-    from quant.calibration import calibrate
-    from quant.network import QuantLMaUNet
+    from lmaunet.quant.calibration import calibrate
+    from lmaunet.quant.network import QuantLMaUNet
     model = QuantLMaUNet(model)
     calibrate(model, data.train.images[:8])
 fit(model, data.train, Schedule(1, 1e-2), classes=9, seed=0, folder=None, processes=processes,

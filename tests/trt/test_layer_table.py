@@ -1,9 +1,7 @@
 import json
 
 import pytest
-
-from lmaunet.errors import UserError
-from trt.layer_table import (
+from lmaunet.trt.layer_table import (
     EngineLayer,
     EngineTensor,
     bytes_by_datatype,
@@ -11,6 +9,8 @@ from trt.layer_table import (
     parse_layers,
     read_bytes_line,
 )
+
+from lmaunet.errors import UserError
 
 
 def tensor(name, dims, datatype):

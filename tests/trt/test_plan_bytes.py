@@ -1,8 +1,7 @@
 import lzma
 
 import pytest
-
-from trt.plan_bytes import kernel_sources, pack, plan_bytes, shared_bytes, unpack
+from lmaunet.trt.plan_bytes import kernel_sources, pack, plan_bytes, shared_bytes, unpack
 
 LIBRARY = b"".join(b"__device__ int f%d();\n" % i for i in range(400))
 FIRST, SECOND = (LIBRARY + b'extern "C" __global__ void %s() {}\n' % n for n in (b"one", b"two"))

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from lmaunet.export.lower import lower
+from lmaunet.export.segments import check_segments, exported_values
+from lmaunet.trt import policy
 from onnx import helper, numpy_helper
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 
-from export.lower import lower
-from export.segments import check_segments, exported_values
 from lmaunet.errors import Disagreement, UserError
-from trt import policy
 
 DOCS = Path(__file__).parents[2] / "docs" / "tensorrt.md"
 
@@ -111,8 +111,8 @@ def test_the_docs_show_the_policy():
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
 )
 def test_sm75_would_make_the_engine_float(tmp_path):
-    from trt.engine import build_engine
-    from trt.precision import check_policy
+    from lmaunet.trt.engine import build_engine
+    from lmaunet.trt.precision import check_policy
 
     form, planned = policy.apply(small_network(scan=False))
     onnx.save(form, tmp_path / "network.onnx")

@@ -21,9 +21,15 @@ RUN_BATCH = 4
 
 def probe() -> list[Tool]:
     """Return FINN+, which the build needs, and what simulation and a bitstream would need."""
-    from export.operators import compiler_version
-    from fpga.environment import FINN_FIX, VIVADO_FIX, finn_place, finn_version, vivado_place
-    from fpga.simulation.compilation import COMPILER_FIX, VERILATOR_FIX
+    from lmaunet.export.operators import compiler_version
+    from lmaunet.fpga.environment import (
+        FINN_FIX,
+        VIVADO_FIX,
+        finn_place,
+        finn_version,
+        vivado_place,
+    )
+    from lmaunet.fpga.simulation.compilation import COMPILER_FIX, VERILATOR_FIX
 
     compiler = shutil.which("g++") or shutil.which("clang++") or ""
     version = compiler_version(compiler) if compiler else ""
@@ -56,10 +62,10 @@ def build_options(
         ToolNotFound: without FINN+; to simulate, without Verilator or a C++ compiler; for a flow,
             without yosys or Vivado and Vitis.
     """
-    from fpga.build import check_options
-    from fpga.environment import FINN_FIX, finn_place
-    from fpga.simulation.compilation import compiler_place, verilator_place
-    from fpga.toolchain.flow import check_flow
+    from lmaunet.fpga.build import check_options
+    from lmaunet.fpga.environment import FINN_FIX, finn_place
+    from lmaunet.fpga.simulation.compilation import compiler_place, verilator_place
+    from lmaunet.fpga.toolchain.flow import check_flow
 
     options = {
         "board": BOARD if board is None else board,
@@ -79,9 +85,9 @@ def build_options(
 
 
 def build(request: BuildRequest) -> Build:
-    """Build the hardware graph into ``request.folder``; see :func:`fpga.build.build`."""
-    from fpga.build import HOST
-    from fpga.build import build as build_hardware
+    """Build the hardware graph into ``request.folder``; see :func:`lmaunet.fpga.build.build`."""
+    from lmaunet.fpga.build import HOST
+    from lmaunet.fpga.build import build as build_hardware
 
     built = build_hardware(
         request.qonnx, request.samples, request.folder, request.options, request.progress
@@ -96,11 +102,11 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Execute the hardware graph's integers; the host quantizes before and dequantizes after."""
     import numpy as np
 
-    from fpga.agreement.nodes import host_codes, host_logits
-    from fpga.build import HARDWARE, HOST, read_host
-    from fpga.graph.executor import Executor
-    from fpga.graph.onnx_file import load
     from lmaunet.errors import UserError
+    from lmaunet.fpga.agreement.nodes import host_codes, host_logits
+    from lmaunet.fpga.build import HARDWARE, HOST, read_host
+    from lmaunet.fpga.graph.executor import Executor
+    from lmaunet.fpga.graph.onnx_file import load
 
     host = read_host(build.folder / HOST)
     if images.ndim != 4 or images.shape[1:] != host.input_shape[1:]:
@@ -139,9 +145,9 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
 
 
 def _bitstream(build: Build) -> Figure:
-    from fpga.environment import VIVADO_FIX
-    from fpga.toolchain.bitstream import BITSTREAM
-    from fpga.toolchain.vivado import FOLDER
+    from lmaunet.fpga.environment import VIVADO_FIX
+    from lmaunet.fpga.toolchain.bitstream import BITSTREAM
+    from lmaunet.fpga.toolchain.vivado import FOLDER
 
     made = build.detail.get("bitstream", {})
     if made.get("made"):

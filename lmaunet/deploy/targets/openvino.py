@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from export.openvino_runtime import Layer
+    from lmaunet.export.openvino_runtime import Layer
 
 SHIPPED, LAYERS = "model.onnx", "layers.json"
 CHECKED_IMAGES = 2
@@ -39,7 +39,7 @@ REBUILD = "run lmaunet-deploy build --target openvino"
 
 def probe() -> list[Tool]:
     """Return OpenVINO, found or missing, without loading it."""
-    from export import openvino_runtime as runtime
+    from lmaunet.export import openvino_runtime as runtime
 
     return [
         Tool("openvino", runtime.PURPOSE, runtime.version(), runtime.place(), runtime.FIX),
@@ -48,7 +48,7 @@ def probe() -> list[Tool]:
 
 def build_options() -> dict[str, Any]:
     """Return no options; raises ToolNotFound where OpenVINO is not installed."""
-    from export import openvino_runtime as runtime
+    from lmaunet.export import openvino_runtime as runtime
 
     if not runtime.place():
         runtime.require()
@@ -65,16 +65,16 @@ def build(request: BuildRequest) -> Build:
     """
     import onnx
 
-    from export import openvino_runtime as runtime
-    from export import reference
-    from export.convolutions import float_convolutions, quantized_convolutions
-    from export.openvino_file import (
+    from lmaunet.export import openvino_runtime as runtime
+    from lmaunet.export import reference
+    from lmaunet.export.convolutions import float_convolutions, quantized_convolutions
+    from lmaunet.export.openvino_file import (
         LOWERING,
         openvino_file,
         openvino_form,
         saturating_convolutions,
     )
-    from export.segments import check_segments_in, exported_values
+    from lmaunet.export.segments import check_segments_in, exported_values
 
     runtime.require()
     exported = reference.read_model(request.qcdq)
@@ -117,7 +117,7 @@ def build(request: BuildRequest) -> Build:
 
 def _code_bytes(model: onnx.ModelProto) -> int:
     """Return the bytes of the weights' codes; a zero point counts with them, one byte each."""
-    from export.reference import initializer_bytes
+    from lmaunet.export.reference import initializer_bytes
 
     stored = initializer_bytes(model)
     return sum(stored.get(kind, 0) for kind in ("int8", "uint8", "int4"))
@@ -164,7 +164,7 @@ def check_file(
     """
     import numpy as np
 
-    from export import openvino_runtime as runtime
+    from lmaunet.export import openvino_runtime as runtime
 
     tables, logits = [], []
     for source in (form, shipped):
@@ -184,7 +184,7 @@ def check_file(
 
 @functools.lru_cache(maxsize=4)
 def _compiled(path: Path, changed_ns: int) -> Any:
-    from export.openvino_runtime import compile_model
+    from lmaunet.export.openvino_runtime import compile_model
 
     return compile_model(path)
 
@@ -195,7 +195,7 @@ def compiled_of(build: Build) -> Any:
     Raises:
         UserError: where the file is missing, or its sums would saturate on this processor.
     """
-    from export.openvino_runtime import has_vnni
+    from lmaunet.export.openvino_runtime import has_vnni
 
     if not build.shipped.is_file():
         raise UserError(f"{build.shipped} does not exist; {REBUILD}")
@@ -211,7 +211,7 @@ def compiled_of(build: Build) -> Any:
 
 def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Return the logits ``(n, classes, H, W)`` of float32 images ``(n, channels, H, W)``."""
-    from export.openvino_runtime import run_images
+    from lmaunet.export.openvino_runtime import run_images
 
     return run_images(compiled_of(build), images)
 
@@ -225,11 +225,11 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
     """
     import onnx
 
-    from export.compact import compact
-    from export.lower import lower
-    from export.openvino_file import LOWERING
-    from export.openvino_runtime import compile_model, run_images
-    from export.reference import initializer_bytes, read_model
+    from lmaunet.export.compact import compact
+    from lmaunet.export.lower import lower
+    from lmaunet.export.openvino_file import LOWERING
+    from lmaunet.export.openvino_runtime import compile_model, run_images
+    from lmaunet.export.reference import initializer_bytes, read_model
 
     compiled = compiled_of(build)
     weights = sum(initializer_bytes(read_model(build.shipped)).values())

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.operators import LIBRARY as OPERATORS
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
 from lmaunet.deploy import timing
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.export.operators import LIBRARY as OPERATORS
 from lmaunet.packages import install_command
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ FLOAT_OPERATORS = frozenset(
 
 def probe() -> list[Tool]:
     """Return ONNX Runtime, found or missing, without loading it."""
-    from export import operators
+    from lmaunet.export import operators
 
     spec = importlib.util.find_spec("onnxruntime")
     place = str(Path(spec.origin).parent) if spec is not None and spec.origin else ""
@@ -70,8 +70,8 @@ def build_options(cpu: str | None = None, operators: bool | None = None) -> dict
         UserError: for an unknown ``cpu``.
         ToolNotFound: where operators are asked for and there is no compiler.
     """
-    from export.cpu_file import CPUS
-    from export.operators import FIX, compiler
+    from lmaunet.export.cpu_file import CPUS
+    from lmaunet.export.operators import FIX, compiler
 
     if cpu is not None and cpu not in CPUS:
         raise UserError(f"unknown --cpu {cpu!r}; use one of: {', '.join(CPUS)}")
@@ -93,14 +93,14 @@ def build(request: BuildRequest) -> Build:
     """
     import onnx
 
-    from export import reference
-    from export.code_functions import fuse_codes
-    from export.compact import bytes_by_purpose
-    from export.convolutions import quantized_convolutions
-    from export.cpu_file import LOWERING, cpu_forms, pack
-    from export.operators import cached_library
-    from export.packing import weight_bits_of
-    from export.segments import check_segments, exported_values
+    from lmaunet.export import reference
+    from lmaunet.export.code_functions import fuse_codes
+    from lmaunet.export.compact import bytes_by_purpose
+    from lmaunet.export.convolutions import quantized_convolutions
+    from lmaunet.export.cpu_file import LOWERING, cpu_forms, pack
+    from lmaunet.export.operators import cached_library
+    from lmaunet.export.packing import weight_bits_of
+    from lmaunet.export.segments import check_segments, exported_values
 
     options = {**build_options(), **request.options}
     exported = reference.read_model(request.qcdq)
@@ -196,7 +196,7 @@ def check_packing(
     """
     import numpy as np
 
-    from export.reference import open_session, run_images
+    from lmaunet.export.reference import open_session, run_images
 
     counts = [optimized_nodes(source, operators) for source in (form, shipped)]
     kernels = [
@@ -222,8 +222,8 @@ def optimized_nodes(model: onnx.ModelProto | Path, operators: Path | None = None
     """Return the operators that ONNX Runtime makes of a model, and how many of each."""
     import onnx
 
-    from export.function import all_nodes
-    from export.reference import open_session
+    from lmaunet.export.function import all_nodes
+    from lmaunet.export.reference import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
@@ -237,8 +237,8 @@ def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int, operators: bool) -> Any:
-    from export.cpu_form import runtime_adds_without_saturation, signed_weights
-    from export.reference import open_session, read_model
+    from lmaunet.export.cpu_form import runtime_adds_without_saturation, signed_weights
+    from lmaunet.export.reference import open_session, read_model
 
     library = path.with_name(OPERATORS) if operators else None
     model: Any = path
@@ -285,7 +285,7 @@ def has_operators(build: Build) -> bool:
 
 def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Return the logits ``(n, classes, H, W)`` of float32 images ``(n, channels, H, W)``."""
-    from export.reference import run_images
+    from lmaunet.export.reference import run_images
 
     return run_images(session_of(build), images)
 
@@ -297,7 +297,7 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
     the FP32 network in ``float32``, an exported graph, compares with the same operators, and
     ``build.detail["load"]`` how long the file takes to load, and its form with INT8 weights.
     """
-    from export.reference import initializer_bytes, read_model
+    from lmaunet.export.reference import initializer_bytes, read_model
 
     model: onnx.ModelProto = read_model(build.shipped)
     weights = sum(initializer_bytes(model).values())
@@ -331,9 +331,9 @@ def _float32_work(
     """Write the FP32 network as a file of this target and return what runs it on an image."""
     import onnx
 
-    from export.code_functions import define_functions
-    from export.compact import compact
-    from export.reference import open_session, read_model, run_images
+    from lmaunet.export.code_functions import define_functions
+    from lmaunet.export.compact import compact
+    from lmaunet.export.reference import open_session, read_model, run_images
 
     onnx.save(compact(define_functions(read_model(float32))), path)
     library = build.folder / OPERATORS if has_operators(build) else None
@@ -349,8 +349,8 @@ def time_loads(build: Build) -> dict[str, float | int]:
     """
     import onnx
 
-    from export.packing import unpack_weights
-    from export.reference import open_session, read_model
+    from lmaunet.export.packing import unpack_weights
+    from lmaunet.export.reference import open_session, read_model
 
     times: dict[str, list[float]] = {"packed_ms": [], "unpacked_ms": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from trt.layer_table import EngineLayer
-    from trt.precision import ConstantBytes
+    from lmaunet.trt.layer_table import EngineLayer
+    from lmaunet.trt.precision import ConstantBytes
 
 LOWERING = "two_level"
 NETWORK, TABLE = "network.onnx", "precision.json"
@@ -33,8 +33,8 @@ REBUILD = "run lmaunet-deploy build --target trt"
 
 def probe() -> list[Tool]:
     """Return TensorRT, cuda-bindings and a GPU, found or missing, with what would change it."""
-    from trt import adapter
-    from trt.gpu import Gpu, bindings_place, bindings_version, probe_gpu
+    from lmaunet.trt import adapter
+    from lmaunet.trt.gpu import Gpu, bindings_place, bindings_version, probe_gpu
 
     flavour = adapter.find()
     tensorrt = Tool(
@@ -67,7 +67,7 @@ def build_options(sm: Sequence[str] | None = None, precision: str | None = None)
         UserError: for an unknown precision, or a GPU that it is not built for.
         ToolNotFound: where TensorRT is not installed.
     """
-    from trt import adapter
+    from lmaunet.trt import adapter
 
     chosen = PRECISIONS[0] if precision is None else precision
     if chosen not in PRECISIONS:
@@ -88,8 +88,8 @@ def build(request: BuildRequest) -> Build:
     """
     import onnx
 
-    from trt import adapter
-    from trt.engine import DEFAULT_SMS, build_engine
+    from lmaunet.trt import adapter
+    from lmaunet.trt.engine import DEFAULT_SMS, build_engine
 
     # what cannot work is said before the slow part
     precision = request.options.get("precision") or PRECISIONS[0]
@@ -146,11 +146,11 @@ class Form:
 
 def _int8_form(request: BuildRequest) -> Form:
     """Return the quantized network in the form of the policy."""
-    from export import reference
-    from export.convolutions import float_convolutions
-    from export.lower import lower
-    from trt import policy
-    from trt.precision import check_policy, constant_bytes, summary
+    from lmaunet.export import reference
+    from lmaunet.export.convolutions import float_convolutions
+    from lmaunet.export.lower import lower
+    from lmaunet.trt import policy
+    from lmaunet.trt.precision import check_policy, constant_bytes, summary
 
     exported = reference.read_model(request.qcdq)
     prepared, planned = policy.apply(exported)
@@ -171,10 +171,10 @@ def _int8_form(request: BuildRequest) -> Form:
 
 def _float_form(request: BuildRequest, precision: str) -> Form:
     """Return the FP32 control in another precision, with the scan in FP32."""
-    from export import reference
-    from export.lower import lower
-    from trt import float_checks, float_forms
-    from trt.precision import constant_bytes
+    from lmaunet.export import reference
+    from lmaunet.export.lower import lower
+    from lmaunet.trt import float_checks, float_forms
+    from lmaunet.trt.precision import constant_bytes
 
     if request.float32 is None:
         raise UserError(
@@ -219,8 +219,8 @@ def _agreements(
 
     The optimized graph keeps its float biases, as the engine does.
     """
-    from export import reference
-    from export.segments import check_segments, exported_values
+    from lmaunet.export import reference
+    from lmaunet.export.segments import check_segments, exported_values
 
     evidence = reference.evidence_folder(folder)
     agreements: list[Agreement] = []
@@ -238,20 +238,20 @@ def _agreements(
 
 
 def _no_gpu(sms: list[str]) -> Any:
-    from trt.gpu import why_not_here
+    from lmaunet.trt.gpu import why_not_here
 
     return why_not_here(sms)
 
 
 def _record(build: Build) -> Any:
-    from trt.engine import load_build
+    from lmaunet.trt.engine import load_build
 
     return load_build(build.folder)
 
 
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int) -> Any:
-    from export.reference import open_session
+    from lmaunet.export.reference import open_session
 
     return open_session(path, optimize=True, float_biases=True)
 
@@ -262,7 +262,7 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     The engine computes them where a GPU that it was built for is here; elsewhere its graph does in
     ONNX Runtime on the CPU, with float biases as in the engine.
     """
-    from trt.runner import infer
+    from lmaunet.trt.runner import infer
 
     if _no_gpu(_record(build).record["sms"]) is None:
         return infer(build.shipped, images)
@@ -271,7 +271,7 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 
 def _run_graph(build: Build, images: np.ndarray) -> np.ndarray:
     """Return the logits of the engine's graph in ONNX Runtime."""
-    from export.reference import run_images
+    from lmaunet.export.reference import run_images
 
     path = build.folder / NETWORK
     if not path.is_file():
@@ -298,8 +298,8 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
     On a GPU ``build.detail["latency"]`` receives the timing, and ``build.detail["parity"]`` how far
     the engine's logits are from those of its graph in ONNX Runtime.
     """
-    from trt.loaded_engine import Latency
-    from trt.runner import latency_figure, time_engine
+    from lmaunet.trt.loaded_engine import Latency
+    from lmaunet.trt.runner import latency_figure, time_engine
 
     engine = _record(build)
     latency = time_engine(build.shipped, images, engine.record["sms"])
@@ -320,7 +320,7 @@ def _parity(build: Build, images: np.ndarray) -> dict[str, Any]:
     """Return how the engine's logits compare with its graph's in ONNX Runtime."""
     import numpy as np
 
-    from trt.runner import infer
+    from lmaunet.trt.runner import infer
 
     got, expected = infer(build.shipped, images), _run_graph(build, images)
     return {

@@ -5,9 +5,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-
-from fpga.agreement import nodes as agreement
-from fpga.agreement.nodes import (
+from lmaunet.fpga.agreement import nodes as agreement
+from lmaunet.fpga.agreement.nodes import (
     NodeCheck,
     check_against_nodes,
     check_network,
@@ -15,8 +14,9 @@ from fpga.agreement.nodes import (
     host_logits,
     summarize,
 )
-from fpga.operators.arithmetic import Rescaling, requantize
-from fpga.operators.registry import OPERATORS
+from lmaunet.fpga.operators.arithmetic import Rescaling, requantize
+from lmaunet.fpga.operators.registry import OPERATORS
+
 from lmaunet.errors import Disagreement
 
 

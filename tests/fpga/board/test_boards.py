@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from lmaunet.fpga.board.boards import BOARDS, larger_board, named_board
 
-from fpga.board.boards import BOARDS, larger_board, named_board
 from lmaunet.errors import UserError
 
 

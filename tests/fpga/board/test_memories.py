@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
-from fpga.board.memories import URAM_DEPTH, Memory, block_rams
-from fpga.operators import fifo
+from lmaunet.fpga.board.memories import URAM_DEPTH, Memory, block_rams
+from lmaunet.fpga.operators import fifo
 
 finn = pytest.importorskip("finn.util.resource_models", reason="needs finn-plus")
 

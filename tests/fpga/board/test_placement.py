@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
-
-from fpga.board.boards import BOARDS
-from fpga.board.memories import Memory
-from fpga.board.placement import SHELL_FF, Placed, held_in, total
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import SHELL_FF, Placed, held_in, total
 
 
 def test_what_a_memory_takes_in_each_place():

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lmaunet.fpga.agreement.nodes import NodeCheck, check_against_nodes, host_codes, host_logits
+from lmaunet.fpga.agreement.reference import Reference
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.lower import lower
+from lmaunet.fpga.operators.arithmetic import Rescaling, requantize
+from lmaunet.fpga.operators.bin_sum import BinSum
+from lmaunet.fpga.toolchain.assemble import assemble
 from qonnx_nets import Net
 
-from fpga.agreement.nodes import NodeCheck, check_against_nodes, host_codes, host_logits
-from fpga.agreement.reference import Reference
-from fpga.graph.executor import Executor
-from fpga.graph.lower import lower
-from fpga.operators.arithmetic import Rescaling, requantize
-from fpga.operators.bin_sum import BinSum
-from fpga.toolchain.assemble import assemble
 from lmaunet.errors import Disagreement, UserError
 
 SIZE = (6, 12)
@@ -194,7 +194,7 @@ def test_averages_of_accumulators_need_a_quantizer_before_them(tmp_path):
 
 
 def test_more_pixels_than_float32_counts_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("fpga.graph.maps.FLOAT32_BITS", 13)
+    monkeypatch.setattr("lmaunet.fpga.graph.maps.FLOAT32_BITS", 13)
     net = Net(4, SIZE)
     pooled = net.op("GlobalAveragePool", codes_in(net))
     with pytest.raises(UserError, match="sums of 72 codes have 15 bits; at most 13 are mapped"):

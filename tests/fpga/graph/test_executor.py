@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.onnx_file import plain_attributes
 from onnx import TensorProto, helper
 
-from fpga.graph.executor import Executor
-from fpga.graph.onnx_file import plain_attributes
 from lmaunet.errors import UserError
 
 

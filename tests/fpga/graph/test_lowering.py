@@ -5,13 +5,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from lmaunet.fpga.agreement.nodes import host_codes, host_logits
+from lmaunet.fpga.agreement.reference import Reference
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.lower import RULES, lower
+from lmaunet.fpga.toolchain.assemble import assemble
 from qonnx_nets import Net, mamba
 
-from fpga.agreement.nodes import host_codes, host_logits
-from fpga.agreement.reference import Reference
-from fpga.graph.executor import Executor
-from fpga.graph.lower import RULES, lower
-from fpga.toolchain.assemble import assemble
 from lmaunet.errors import UserError
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from fpga.operators.arithmetic import (
+from lmaunet.fpga.operators.arithmetic import (
     MULTIPLIER_BITS,
     SUM_BITS,
     Rescaling,
@@ -19,6 +18,7 @@ from fpga.operators.arithmetic import (
     rescaling_error,
     type_range,
 )
+
 from lmaunet.errors import UserError
 
 LARGEST = (1 << 23) - 1

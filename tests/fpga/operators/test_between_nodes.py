@@ -11,11 +11,11 @@ import subprocess
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
+from lmaunet.fpga.operators import width_converter
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, pack
+from lmaunet.fpga.simulation.compilation import Compiled, compile_module, lint, verilator_place
+from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls, simulate
 
-from fpga.operators import width_converter
-from fpga.operators.rtl_module import RTL_FOLDER, pack
-from fpga.simulation.compilation import Compiled, compile_module, lint, verilator_place
-from fpga.simulation.simulator import SimulationFailed, Stalls, simulate
 from lmaunet.errors import UserError
 
 WIDTHS = [(8, 24), (30, 10), (12, 20), (16, 16)]

@@ -9,14 +9,14 @@ import shutil
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, needs_verilator
+from lmaunet.fpga.operators import dram_fifo
+from lmaunet.fpga.operators.dram_fifo import AXI, CONTROL, DramLayout
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, Port, RtlModule, instance, pack
+from lmaunet.fpga.simulation.compilation import compile_module, lint
+from lmaunet.fpga.simulation.dram import VALUES, Dram, ring_beats, with_dram
+from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls, Watch, simulate
+from lmaunet.fpga.simulation.streams import Beats, checksum
 
-from fpga.operators import dram_fifo
-from fpga.operators.dram_fifo import AXI, CONTROL, DramLayout
-from fpga.operators.rtl_module import RTL_FOLDER, Port, RtlModule, instance, pack
-from fpga.simulation.compilation import compile_module, lint
-from fpga.simulation.dram import VALUES, Dram, ring_beats, with_dram
-from fpga.simulation.simulator import SimulationFailed, Stalls, Watch, simulate
-from fpga.simulation.streams import Beats, checksum
 from lmaunet.errors import UserError
 
 # bursts of 4 beats; images of 10 beats, that is bursts of 4, 4 and 2; rings and buffers

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
+from lmaunet.fpga.board.memories import URAM_DEPTH
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.operators.fifo import Layout
+from lmaunet.fpga.operators.rtl_module import RtlModule, pack
+from lmaunet.fpga.simulation.compilation import Compiled, compile_module, lint
+from lmaunet.fpga.simulation.simulator import Simulation, SimulationFailed, Stalls, Watch, simulate
+from lmaunet.fpga.simulation.streams import Beats, checksum
 
-from fpga.board.memories import URAM_DEPTH
-from fpga.operators import fifo
-from fpga.operators.fifo import Layout
-from fpga.operators.rtl_module import RtlModule, pack
-from fpga.simulation.compilation import Compiled, compile_module, lint
-from fpga.simulation.simulator import Simulation, SimulationFailed, Stalls, Watch, simulate
-from fpga.simulation.streams import Beats, checksum
 from lmaunet.errors import UserError
 
 STOPPED = Stalls(outputs=0.95, seed=9)

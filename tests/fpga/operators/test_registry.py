@@ -6,16 +6,16 @@ import ast
 from pathlib import Path
 
 import cases
+import lmaunet.fpga
 import pytest
+from lmaunet.fpga.build_detail import whose_rtl
+from lmaunet.fpga.environment import DOMAIN
+from lmaunet.fpga.operators.operator import Operator
+from lmaunet.fpga.operators.registry import OPERATORS, kind_of, operator
 
-import fpga
-from fpga.build_detail import whose_rtl
-from fpga.environment import DOMAIN
-from fpga.operators.operator import Operator
-from fpga.operators.registry import OPERATORS, kind_of, operator
 from lmaunet.errors import UserError
 
-ROOT = Path(fpga.__file__).parent
+ROOT = Path(lmaunet.fpga.__file__).parent
 EXAMPLES = {
     case.op_type: case
     for case in (

@@ -4,12 +4,12 @@ import math
 
 import cases
 import pytest
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import Resources, usually_placed
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.operators.common import control_groups
+from lmaunet.fpga.operators.registry import OPERATORS, operator
 
-from fpga.board.memories import Memory
-from fpga.board.placement import Resources, usually_placed
-from fpga.operators import fifo, width_converter
-from fpga.operators.common import control_groups
-from fpga.operators.registry import OPERATORS, operator
 from lmaunet.errors import UserError
 
 MVAU = {"PE": 4, "SIMD": 9, "MW": 576, "MH": 64, "weightDataType": "INT8", "inputDataType": "INT8",

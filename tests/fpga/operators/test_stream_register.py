@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import lmaunet.fpga.simulation.compilation as simulation
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule, pack, unpack
+from lmaunet.fpga.simulation.compilation import compile_module, lint
+from lmaunet.fpga.simulation.simulator import BrokenRule, Deadlock, simulate
 
-import fpga.simulation.compilation as simulation
-from fpga.operators.rtl_module import Port, RtlModule, pack, unpack
-from fpga.simulation.compilation import compile_module, lint
-from fpga.simulation.simulator import BrokenRule, Deadlock, simulate
 from lmaunet.errors import ToolNotFound, UserError
 
 pytestmark = needs_verilator

@@ -7,9 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from lmaunet.fpga.operators import width_converter
+from lmaunet.fpga.simulation import compilation
 
-from fpga.operators import width_converter
-from fpga.simulation import compilation
 from lmaunet.errors import ToolNotFound
 
 MODULE = width_converter.module(8, 24)

@@ -10,10 +10,9 @@ import re
 import numpy as np
 import pytest
 from bench import needs_verilator
-
-from fpga.operators.rtl_module import LOAD, load_beats
-from fpga.simulation.network import Network
-from fpga.simulation.proof import (
+from lmaunet.fpga.operators.rtl_module import LOAD, load_beats
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.simulation.proof import (
     LOADED,
     LOADED_INDEX,
     RTL,
@@ -21,10 +20,11 @@ from fpga.simulation.proof import (
     prove,
     write_design,
 )
-from fpga.simulation.simulator import Stalls
-from fpga.simulation.stitch import NodeRtl
-from fpga.sizing.folding import FoldedNode
-from fpga.toolchain.bitstream import one_node
+from lmaunet.fpga.simulation.simulator import Stalls
+from lmaunet.fpga.simulation.stitch import NodeRtl
+from lmaunet.fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.toolchain.bitstream import one_node
+
 from lmaunet.errors import Disagreement, UserError
 
 MATRIX = "matrix_vector"

@@ -8,12 +8,12 @@ import math
 
 import pytest
 from bench import needs_verilator
+from lmaunet.fpga.board import memories
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.simulation.proof import prove
+from lmaunet.fpga.sizing.design import Fifo
 
-from fpga.board import memories
-from fpga.operators import fifo
-from fpga.simulation.network import Network
-from fpga.simulation.proof import prove
-from fpga.sizing.design import Fifo
 from lmaunet.errors import Disagreement
 
 pytestmark = needs_verilator

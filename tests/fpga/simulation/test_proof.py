@@ -9,14 +9,14 @@ import threading
 
 import numpy as np
 import pytest
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.simulation.dram import Dram
+from lmaunet.fpga.simulation.network import NetworkRun
+from lmaunet.fpga.simulation.proof import IMAGES, STALLED_IMAGES, eight_images, prove
+from lmaunet.fpga.simulation.streams import Beats, Expected, Inside, checksum
+from lmaunet.fpga.sizing.design import Fifo
 
-from fpga.operators import fifo
-from fpga.operators.rtl_module import RtlModule
-from fpga.simulation.dram import Dram
-from fpga.simulation.network import NetworkRun
-from fpga.simulation.proof import IMAGES, STALLED_IMAGES, eight_images, prove
-from fpga.simulation.streams import Beats, Expected, Inside, checksum
-from fpga.sizing.design import Fifo
 from lmaunet.errors import Disagreement
 
 RIGHT = np.arange(IMAGES * 2 * 2 * 3).reshape(IMAGES, 2, 2, 3)

@@ -9,10 +9,10 @@ import shutil
 import numpy as np
 import pytest
 from bench import needs_verilator
+from lmaunet.fpga.build import build
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER
+from lmaunet.fpga.simulation.network import Network
 
-from fpga.build import build
-from fpga.operators.rtl_module import RTL_FOLDER
-from fpga.simulation.network import Network
 from lmaunet.errors import Disagreement
 
 torch = pytest.importorskip("torch")
@@ -22,11 +22,12 @@ pytestmark = [needs_verilator, pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture
 def demo(tmp_path):
     """Return the QONNX file of `demo` with random weights, quantized, and two images."""
-    from export.network import export_qonnx
+    from lmaunet.export.network import export_qonnx
+    from lmaunet.quant.calibration import calibrate
+    from lmaunet.quant.network import QuantLMaUNet
+
     from lmaunet.net.network import LMaUNet
     from lmaunet.spec import named_spec
-    from quant.calibration import calibrate
-    from quant.network import QuantLMaUNet
 
     torch.manual_seed(0)
     spec = named_spec("demo")
@@ -50,7 +51,7 @@ def test_a_truncated_state_fails_the_build_with_the_streams_name(demo, tmp_path,
         assert text.count(half) == 1
         text = text.replace(half, nothing)
     lane.write_text(text)
-    monkeypatch.setattr("fpga.build.Network", functools.partial(Network, rtl=rtl))
+    monkeypatch.setattr("lmaunet.fpga.build.Network", functools.partial(Network, rtl=rtl))
     folder = tmp_path / "fpga"
     folder.mkdir()
     with pytest.raises(Disagreement) as refused:

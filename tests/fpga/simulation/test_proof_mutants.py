@@ -12,10 +12,10 @@ import shutil
 
 import pytest
 from bench import needs_verilator
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.simulation.proof import prove
 
-from fpga.operators.rtl_module import RTL_FOLDER
-from fpga.simulation.network import Network
-from fpga.simulation.proof import prove
 from lmaunet.errors import Disagreement
 
 pytestmark = needs_verilator

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import pytest
-
-from fpga.board.boards import BOARDS
-from fpga.board.placement import total
-from fpga.graph.executor import Step
-from fpga.operators.registry import operator
-from fpga.sizing.design import FIFOS
-from fpga.sizing.folding import FoldedNode
-from fpga.sizing.schedule import schedule
-from fpga.sizing.search import Sizing
-from fpga.toolchain.assemble import apply_folding, specialize
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.board.placement import total
+from lmaunet.fpga.graph.executor import Step
+from lmaunet.fpga.operators.registry import operator
+from lmaunet.fpga.sizing.design import FIFOS
+from lmaunet.fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.sizing.schedule import schedule
+from lmaunet.fpga.sizing.search import Sizing
+from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
 
 BOARD = BOARDS["ZCU104"]
 

@@ -8,24 +8,24 @@ import json
 
 import pytest
 from bench import needs_verilator
+from lmaunet.fpga.agreement.nodes import host_codes
+from lmaunet.fpga.board.boards import BOARDS, DRAM_SHARE
+from lmaunet.fpga.board.memories import Outside
+from lmaunet.fpga.board.placement import Placed, held_in
+from lmaunet.fpga.build import build
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.operators import dram_fifo
+from lmaunet.fpga.operators.dram_fifo import OFFERED_BITS
+from lmaunet.fpga.simulation.compilation import lint_files
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.simulation.proof import prove
+from lmaunet.fpga.sizing.design import FIFOS, Fifo
+from lmaunet.fpga.sizing.memory_map import memory_rows
+from lmaunet.fpga.sizing.search import Sizing
+from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
+from lmaunet.fpga.toolchain.bitstream import one_node
+from lmaunet.fpga.toolchain.flow import sized_for
 
-from fpga.agreement.nodes import host_codes
-from fpga.board.boards import BOARDS, DRAM_SHARE
-from fpga.board.memories import Outside
-from fpga.board.placement import Placed, held_in
-from fpga.build import build
-from fpga.graph.executor import Executor
-from fpga.operators import dram_fifo
-from fpga.operators.dram_fifo import OFFERED_BITS
-from fpga.simulation.compilation import lint_files
-from fpga.simulation.network import Network
-from fpga.simulation.proof import prove
-from fpga.sizing.design import FIFOS, Fifo
-from fpga.sizing.memory_map import memory_rows
-from fpga.sizing.search import Sizing
-from fpga.toolchain.assemble import apply_folding, specialize
-from fpga.toolchain.bitstream import one_node
-from fpga.toolchain.flow import sized_for
 from lmaunet.errors import UserError
 
 IMAGE = 256 * 256 * 24

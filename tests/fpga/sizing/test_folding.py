@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from lmaunet.fpga.graph.executor import Step
+from lmaunet.fpga.operators import width_converter
+from lmaunet.fpga.operators.depthwise_conv import LARGEST_HLS_BITS
+from lmaunet.fpga.operators.registry import operator
+from lmaunet.fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
+from lmaunet.fpga.sizing.solver import undominated
 
-from fpga.graph.executor import Step
-from fpga.operators import width_converter
-from fpga.operators.depthwise_conv import LARGEST_HLS_BITS
-from fpga.operators.registry import operator
-from fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
-from fpga.sizing.solver import undominated
 from lmaunet.errors import UserError
 
 INT8 = {"inputDataType": "INT8"}

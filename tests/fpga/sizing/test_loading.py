@@ -7,17 +7,17 @@ import dataclasses
 import itertools
 
 import pytest
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import SHELL, Placed, Resources, held_in
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.operators.matrix_vector import MVAU
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.sizing import search
+from lmaunet.fpga.sizing.search import MORE_ROUNDS, ROUNDS, Sizing, size
+from lmaunet.fpga.sizing.solver import LOAD_COST, options_of, place, solve
+from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
 
-from fpga.board.boards import BOARDS
-from fpga.board.memories import Memory
-from fpga.board.placement import SHELL, Placed, Resources, held_in
-from fpga.graph.executor import Executor
-from fpga.operators.matrix_vector import MVAU
-from fpga.simulation.network import Network
-from fpga.sizing import search
-from fpga.sizing.search import MORE_ROUNDS, ROUNDS, Sizing, size
-from fpga.sizing.solver import LOAD_COST, options_of, place, solve
-from fpga.toolchain.assemble import apply_folding, specialize
 from lmaunet.errors import UserError
 
 KV260 = BOARDS["KV260"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-
-from fpga.board.boards import named_board
-from fpga.board.memories import KINDS
-from fpga.sizing.design import FIFOS, Fifo
-from fpga.sizing.memory_map import JOIN_FIFOS, OTHER_FIFOS, memory_map, memory_rows
-from fpga.sizing.part_times import parts_of
-from fpga.sizing.search import Sizing
+from lmaunet.fpga.board.boards import named_board
+from lmaunet.fpga.board.memories import KINDS
+from lmaunet.fpga.sizing.design import FIFOS, Fifo
+from lmaunet.fpga.sizing.memory_map import JOIN_FIFOS, OTHER_FIFOS, memory_map, memory_rows
+from lmaunet.fpga.sizing.part_times import parts_of
+from lmaunet.fpga.sizing.search import Sizing
 
 
 @pytest.fixture(scope="module")

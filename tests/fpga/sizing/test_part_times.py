@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
-from fpga.graph.executor import Executor, Step
-from fpga.operators.registry import OPERATORS
-from fpga.sizing.folding import FoldedNode
-from fpga.sizing.part_times import parts_of, pipeline
-from fpga.sizing.schedule import schedule
+from lmaunet.fpga.graph.executor import Executor, Step
+from lmaunet.fpga.operators.registry import OPERATORS
+from lmaunet.fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.sizing.part_times import parts_of, pipeline
+from lmaunet.fpga.sizing.schedule import schedule
 
 # name, op, inputs, the QONNX node that it comes from
 NODES = [

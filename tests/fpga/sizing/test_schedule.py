@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
-from fpga.graph.executor import Step
-from fpga.operators.operator import Rows
-from fpga.operators.registry import operator
-from fpga.sizing.folding import FoldedNode
-from fpga.sizing.schedule import _needed_rows, _rows_waiting, schedule
+from lmaunet.fpga.graph.executor import Step
+from lmaunet.fpga.operators.operator import Rows
+from lmaunet.fpga.operators.registry import operator
+from lmaunet.fpga.sizing.folding import FoldedNode
+from lmaunet.fpga.sizing.schedule import _needed_rows, _rows_waiting, schedule
 
 
 def node(op_type, sources, name, **attributes):

@@ -5,14 +5,14 @@ import itertools
 import math
 
 import pytest
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.board.placement import SHELL, Placed
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.sizing import shortages
+from lmaunet.fpga.sizing.design import CONVERTERS, FIFOS
+from lmaunet.fpga.sizing.search import Sizing, _Search, size
+from lmaunet.fpga.sizing.solver import Option
 
-from fpga.board.boards import BOARDS
-from fpga.board.placement import SHELL, Placed
-from fpga.operators import fifo, width_converter
-from fpga.sizing import shortages
-from fpga.sizing.design import CONVERTERS, FIFOS
-from fpga.sizing.search import Sizing, _Search, size
-from fpga.sizing.solver import Option
 from lmaunet.errors import UserError
 
 BOARD = BOARDS["ZCU104"]
@@ -97,7 +97,7 @@ def test_every_memory_has_a_place(fastest):
 
 
 def test_words_of_a_deep_fifo_share_rows_that_divide_an_image(sizing, monkeypatch):
-    monkeypatch.setattr("fpga.sizing.search.PACKED_BITS", 256)
+    monkeypatch.setattr("lmaunet.fpga.sizing.search.PACKED_BITS", 256)
     fifos = sizing.design(2000, BOARD, 250.0).fifos
     deep = {t: q for t, q in fifos.items() if q.depth > 2 and q.depth * q.bits > 256}
     assert max(queue.pack for queue in deep.values()) > 1

@@ -5,12 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
-
-from fpga.board.boards import BOARDS
-from fpga.board.memories import Memory, Outside
-from fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources
-from fpga.sizing import solver
-from fpga.sizing.solver import (
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.board.memories import Memory, Outside
+from lmaunet.fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources
+from lmaunet.fpga.sizing import solver
+from lmaunet.fpga.sizing.solver import (
     GAP,
     Option,
     may_fit,

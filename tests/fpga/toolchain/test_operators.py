@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lmaunet.fpga.simulation.compilation as simulation
 import numpy as np
 import pytest
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.environment import SimulatorMissing, load_finn
+from lmaunet.fpga.operators.registry import OPERATORS
+from lmaunet.fpga.toolchain.assemble import specialize
 
-import fpga.simulation.compilation as simulation
-from fpga.board.boards import BOARDS
-from fpga.environment import SimulatorMissing, load_finn
-from fpga.operators.registry import OPERATORS
-from fpga.toolchain.assemble import specialize
 from lmaunet.errors import ToolNotFound, UserError
 
 OWN = {f"{name}_rtl" for name, kind in OPERATORS.items() if kind.finn_attributes is not None}
@@ -122,7 +122,7 @@ def test_an_operator_without_a_backend_is_refused(whole):
 
 
 def test_missing_finn_names_its_fix(monkeypatch):
-    import fpga.environment as environment
+    import lmaunet.fpga.environment as environment
 
     monkeypatch.setattr(environment, "finn_place", lambda: "")
     with pytest.raises(ToolNotFound, match=r"finn-plus is missing: .*pip install"):

@@ -10,12 +10,12 @@ import importlib.util
 
 import fake_xilinx
 import pytest
+from lmaunet.fpga.board.boards import named_board
+from lmaunet.fpga.operators import fifo
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule, wrapper
+from lmaunet.fpga.simulation.proof import write_design
+from lmaunet.fpga.toolchain import vivado
 
-from fpga.board.boards import named_board
-from fpga.operators import fifo
-from fpga.operators.rtl_module import Port, RtlModule, wrapper
-from fpga.simulation.proof import write_design
-from fpga.toolchain import vivado
 from lmaunet.errors import ToolNotFound, UserError
 
 pytestmark = pytest.mark.skipif(

@@ -8,9 +8,8 @@ from __future__ import annotations
 import fake_xilinx
 import pytest
 from fake_xilinx import WISHES
-
-from fpga.board.boards import named_board
-from fpga.toolchain.vivado_reports import (
+from lmaunet.fpga.board.boards import named_board
+from lmaunet.fpga.toolchain.vivado_reports import (
     Timing,
     Use,
     read_timing,
@@ -19,6 +18,7 @@ from fpga.toolchain.vivado_reports import (
     require_routed,
     to_json,
 )
+
 from lmaunet.errors import UserError
 
 ZCU104, ZCU102 = named_board("ZCU104"), named_board("ZCU102")

@@ -15,7 +15,7 @@ import functools
 import platform
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmaunet.export.convolutions import (
     MOVES,
@@ -201,36 +201,50 @@ def unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def signed_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def signed_weights(model: Any) -> Any:
     """Return a copy with INT8 codes where :func:`unsigned_weights` made UINT8 ones; its inverse.
 
     Processors with VNNI add products of UINT8 and INT8 in INT32, so that nothing saturates, and
     ONNX Runtime convolves UINT8 by INT8 about twice as fast there as UINT8 by UINT8.
-    """
-    import numpy as np
-    import onnx
-    from onnx import numpy_helper
 
-    result = onnx.ModelProto()
+    A model is an ``onnx.ModelProto`` or what
+    :func:`lmaunet.export.model_messages.read_messages` returned; the copy is of the same kind, and
+    the package ``onnx`` is not needed.
+    """
+    from lmaunet.export.model_messages import INT8, UINT8
+
+    result = type(model)()
     result.CopyFrom(model)
-    graph = Graph(result)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
     made: set[str] = set()
-    for node in graph.nodes:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in graph.initializers:
+    for node in result.graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3:
             continue
-        codes = graph.constant(node.input[0])
-        zero = graph.constant(node.input[2]) if len(node.input) > 2 else None
-        if codes is None or codes.dtype != np.uint8 or zero is None or not (zero == SHIFT).all():
+        tensor, zero = constants.get(node.input[0]), constants.get(node.input[2])
+        if tensor is None or zero is None or {tensor.data_type, zero.data_type} != {UINT8}:
             continue
-        name = f"{node.input[0]}/signed"
+        if set(_bytes_of(zero)) != {SHIFT}:
+            continue
+        name = f"{tensor.name}/signed"
         if name not in made:
-            signed = (codes.astype(np.int16) - SHIFT).astype(np.int8)
-            result.graph.initializer.append(numpy_helper.from_array(signed, name))
+            # a code less 128, in two's complement, is the code with its first bit turned
+            signed = bytes(_bytes_of(tensor)).translate(_TURNED)
+            result.graph.initializer.add(
+                name=name, data_type=INT8, dims=tensor.dims, raw_data=signed
+            )
             made.add(name)
         node.input[0] = name
         del node.input[2]
     remove_unused(result)
     return result
+
+
+_TURNED = bytes(code ^ SHIFT for code in range(256))
+
+
+def _bytes_of(tensor: Any) -> bytes:
+    """Return the codes of a tensor of UINT8."""
+    return tensor.raw_data if tensor.HasField("raw_data") else bytes(tensor.int32_data)
 
 
 @functools.cache
@@ -251,27 +265,30 @@ EXACT_SUM = 100
 def _largest_sum() -> int:
     """Return a code that ONNX Runtime computes from the largest products, 100 if it is right."""
     import numpy as np
+    from lmaunet.export.model_messages import INT8, UINT8, message
     from lmaunet.export.reference import open_session
-    from onnx import TensorProto, helper, numpy_helper
 
-    channels = 32
+    channels, float32 = 32, 1
     weights = np.full((channels, channels, 1, 1), 127, np.int8)
     step = channels * 255 * 127 / EXACT_SUM
     constants = {
-        "one": np.float32(1), "zero": np.uint8(0), "weights": weights, "no_offset": np.int8(0),
-        "step": np.float32(step),
+        "one": (float32, np.float32(1)), "zero": (UINT8, np.uint8(0)), "weights": (INT8, weights),
+        "no_offset": (INT8, np.int8(0)), "step": (float32, np.float32(step)),
     }  # fmt: skip
-    node = helper.make_node(
-        "QLinearConv",
-        ["image", "one", "zero", "weights", "one", "no_offset", "step", "zero"], ["codes"],
-    )  # fmt: skip
-    graph = helper.make_graph(
-        [node], "largest sum",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, channels, 8, 8])],
-        [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, channels, 8, 8])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = message("Model")(ir_version=8)
+    model.opset_import.add(domain="", version=17)
+    model.graph.name = "largest sum"
+    inputs = ["image", "one", "zero", "weights", "one", "no_offset", "step", "zero"]
+    model.graph.node.add(op_type="QLinearConv", input=inputs, output=["codes"])
+    for name, (kind, value) in constants.items():
+        model.graph.initializer.add(
+            name=name, data_type=kind, dims=value.shape, raw_data=value.tobytes()
+        )
+    for values, name in ((model.graph.input, "image"), (model.graph.output, "codes")):
+        tensor = values.add(name=name).type.tensor_type
+        tensor.elem_type = UINT8
+        for side in (1, channels, 8, 8):
+            tensor.shape.dim.add(dim_value=side)
     image = np.full((1, channels, 8, 8), 255, np.uint8)
     codes = open_session(model, optimize=True).run(None, {"image": image})[0]
     return int(codes.min())

@@ -108,13 +108,14 @@ def compile_model(
         ToolNotFound: where OpenVINO is not installed.
         UserError: where it cannot read or compile the model, or must not.
     """
-    from lmaunet.export.reference import check_windows, read_model, thread_count
+    from lmaunet.export.model_messages import read_messages
+    from lmaunet.export.reference import check_windows, thread_count
 
     core = _core()
     label = str(model) if isinstance(model, Path) else f"the model {model.graph.name!r}"
     if isinstance(model, Path) and not model.is_file():
         raise UserError(f"{model} does not exist; build it again")
-    check_windows(read_model(model) if isinstance(model, Path) else model, label)
+    check_windows(read_messages(model) if isinstance(model, Path) else model, label)
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     options = {
         "PERFORMANCE_HINT": "LATENCY",

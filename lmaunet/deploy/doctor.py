@@ -1,4 +1,4 @@
-"""Examine the machine: which targets work here, and the fix for each tool that is missing."""
+"""Examine the machine: which commands and targets work here, and the fix for what does not."""
 
 from __future__ import annotations
 
@@ -10,34 +10,41 @@ from lmaunet.deploy.targets import Missing, Tool, all_targets, installed
 
 MISSING_TOOL = 3
 PURPOSES = {
-    "torch": "training and QAT",
-    "brevitas": "quantization",
-    "setuptools": "needed by brevitas",
     "numpy": "arrays, everywhere",
-    "onnx": "export",
-    "onnxruntime": "checks, and the ort target",
-    "onnxscript": "export",
-    "qonnx": "the form of the network that the fpga target reads",
-    "monai": "losses and scores",
+    "onnxruntime": "runs the ort target; checks exports",
+    "protobuf": "reads the ONNX file of a build",
     "SimpleITK": "medical images",
     "nibabel": "NIfTI",
-    "pydicom": "DICOM",
-    "highdicom": "DICOM segmentations",
-    "h5py": "TransUNet's data sets",
     "typer": "this command line",
     "rich": "progress",
     "jinja2": "the report",
+    "filelock": "one command at a time on a run",
+    "torch": "training and QAT",
+    "brevitas": "quantization",
+    "setuptools": "needed by brevitas",
+    "onnx": "export",
+    "onnxscript": "export",
+    "qonnx": "the form of the network that the fpga target reads",
+    "monai": "losses and scores",
+    "h5py": "TransUNet's data sets",
     "highspy": "bits for a budget, and folding for a board",
     "numba": "the scan in integers",
-    "filelock": "one command at a time on a run",
+    "pydicom": "DICOM",
+    "highdicom": "DICOM segmentations",
     "mamba-ssm": "fast training scan on CUDA",
 }
-OPTIONAL = "cuda"
-"""The extra whose packages are nobody's target."""
+OPTIONAL = ("qat", "dicom", "cuda")
+"""The extras whose packages are nobody's target."""
+COMMANDS = {
+    "infer, report, spec, data, doctor": "",
+    "infer with DICOM images": "dicom",
+    "train, qat, export, build, measure, demo": "qat",
+}
+"""The extra that commands need, "" where they need none. A target's tools come on top."""
 
 
 def core_tools() -> list[Tool]:
-    """Return the packages that are always needed, as they are declared, and those of CUDA."""
+    """Return the packages that are always needed, as they are declared, and those of no target."""
     return [
         installed(
             name,
@@ -45,9 +52,23 @@ def core_tools() -> list[Tool]:
             packages.install_command(name),
             required=not extra,
         )
-        for extra in ("", OPTIONAL)
+        for extra in ("", *OPTIONAL)
         for name in packages.declared().get(extra, {})
     ]
+
+
+def working_commands() -> list[dict[str, Any]]:
+    """Return which commands work with what is installed.
+
+    Each entry has ``commands``, whether they ``work``, the packages that are ``missing`` and the
+    ``fix`` that installs them, empty where they work.
+    """
+    found = []
+    for commands, extra in COMMANDS.items():
+        missing = list(dict.fromkeys([*packages.lacking(""), *packages.lacking(extra)]))
+        fix = packages.install_command(*missing) if missing else ""
+        found.append({"commands": commands, "works": not missing, "missing": missing, "fix": fix})
+    return found
 
 
 def version_line() -> str:
@@ -65,7 +86,10 @@ def examine() -> tuple[dict[str, Any], list[str], int]:
     """
     groups: dict[str, Any] = {"core": core_tools()}
     lines = [version_line(), f"{platform.system()} {platform.machine()}"]
-    content: dict[str, Any] = {"targets": {}, "core": [_json(t) for t in groups["core"]]}
+    commands = working_commands()
+    content: dict[str, Any] = {
+        "commands": commands, "targets": {}, "core": [_json(t) for t in groups["core"]]
+    }  # fmt: skip
     for name, target in all_targets().items():
         if isinstance(target, Missing):
             content["targets"][name] = {"works": False, "why": target.why, "tools": []}
@@ -88,6 +112,7 @@ def examine() -> tuple[dict[str, Any], list[str], int]:
         groups[f"target {name}: {'works' if works else 'is missing tools'}"] = tools
     for title, tools in groups.items():
         lines += ["", title, *("  " + line for line in _rows(tools))]
+    lines += _command_lines(commands)
     lacking = [tool.name for tool in groups["core"] if tool.required and not tool.found]
     content["works"] = not lacking
     if lacking:
@@ -101,6 +126,17 @@ def _json(tool: Tool) -> dict[str, Any]:
         "name": tool.name, "purpose": tool.purpose, "found": tool.found, "version": tool.version,
         "place": tool.place, "fix": "" if tool.found else tool.fix, "required": tool.required,
     }  # fmt: skip
+
+
+def _command_lines(commands: list[dict[str, Any]]) -> list[str]:
+    """Return a line for commands that work; for others also what is missing and how to get it."""
+    lines = ["", "commands"] if commands else []
+    for entry in commands:
+        lines.append(f"  {'work' if entry['works'] else 'MISSING':9} {entry['commands']}")
+        if not entry["works"]:
+            lines.append(f"  {'':9} lack {', '.join(entry['missing'])}")
+            lines.append(f"  {'':9} get them with: {entry['fix']}")
+    return lines
 
 
 def _rows(tools: list[Tool]) -> list[str]:

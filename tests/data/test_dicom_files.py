@@ -250,7 +250,7 @@ def test_a_missing_package_is_said_with_what_installs_it(tmp_path, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr("lmaunet.data.dicom.header.importlib.import_module", absent)
-    with pytest.raises(ToolNotFound, match=r"pydicom is missing.*pip install pydicom"):
+    with pytest.raises(ToolNotFound, match=r"pydicom is missing.*pip install 'pydicom>=3"):
         read_image(folder)
 
 

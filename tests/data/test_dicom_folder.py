@@ -332,7 +332,8 @@ def test_large_pixels_are_left_in_the_file_and_deflated_ones_are_read(tmp_path):
 def test_a_package_is_asked_for_by_name():
     assert header.needed_package("pydicom", "why") is pydicom
     with pytest.raises(
-        ToolNotFound, match=r"no_such is missing.*to read.*install it: pip install no_such"
+        ToolNotFound,
+        match=r"no_such is missing.*to read.*install it: python -m pip install no_such",
     ):
         header.needed_package("no_such", "to read")
 

@@ -34,7 +34,8 @@ def tool(name, place="", **more):
 def machine(monkeypatch):
     """A function that examines a machine with these packages and targets."""
 
-    def examine(core, targets):
+    def examine(core, targets, commands=()):
+        monkeypatch.setattr(doctor, "working_commands", lambda: list(commands))
         monkeypatch.setattr(doctor, "core_tools", lambda: core)
         monkeypatch.setattr(doctor, "all_targets", lambda: targets)
         return doctor.examine()
@@ -80,6 +81,33 @@ def test_what_is_always_needed_and_missing_is_named_last(machine):
     assert lines[-2:] == [
         "", "missing: a, torch; install with: python -m pip install a torch==2.12.1"
     ]  # fmt: skip
+
+
+def test_commands_that_work_and_those_that_lack_something_are_told_apart(machine):
+    commands = [
+        {"commands": "infer, report", "works": True, "missing": [], "fix": ""},
+        {"commands": "train", "works": False, "missing": ["a", "b"], "fix": "get a b"},
+    ]
+    content, lines, status = machine([tool("a", required=False)], {}, commands)
+    assert status == 0 and content["works"] and content["commands"] == commands
+    assert lines[-5:] == [
+        "commands", "  work      infer, report", "  MISSING   train", "            lack a, b",
+        "            get them with: get a b",
+    ]  # fmt: skip
+
+
+def test_commands_follow_what_is_installed(monkeypatch):
+    """Each needs what is always needed, and its extra."""
+    missing = {"torch", "monai"}
+    monkeypatch.setattr(doctor.packages, "is_installed", lambda name: name not in missing)
+    found = {entry["commands"].split()[0]: entry for entry in doctor.working_commands()}
+    assert [name for name, entry in found.items() if entry["works"]] == ["infer,", "infer"]
+    assert found["train,"]["missing"] == ["torch", "monai"]
+    assert found["train,"]["fix"] == "python -m pip install torch==2.12.1 'monai>=1.5'"
+    missing.add("numpy")
+    found = doctor.working_commands()
+    assert not any(entry["works"] for entry in found)
+    assert found[0]["missing"] == ["numpy"]
 
 
 @pytest.mark.parametrize("kind", [ImportError, OSError])

@@ -19,7 +19,7 @@ from fresh_process import run as run_alone
 
 from lmaunet.deploy import console, outcome
 from lmaunet.errors import UserError
-from lmaunet.packages import declared
+from lmaunet.packages import declared, module_of
 from lmaunet.stage import Stage
 
 NO_TEXT = os.fsdecode(b"a\xffb")
@@ -32,16 +32,29 @@ def run(monkeypatch, capsys, tmp_path):
     return runner(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("module", ["torch", "numpy", "SimpleITK"])
+@pytest.mark.parametrize("module", ["nibabel", "numpy", "SimpleITK"])
 def test_doctor_works_without_a_package_and_says_how_to_get_it(tmp_path, module):
     done = run_alone("doctor", "--json", cwd=tmp_path, lacking=(module,))
     content = json.loads(done.stdout)
     assert done.returncode == 3 and done.stderr == "" and not content["works"]
     (tool,) = [tool for tool in content["core"] if not tool["found"] and tool["required"]]
     assert tool["name"] == module and tool["fix"].startswith("python -m pip install ")
-    if module == "torch":
+    assert not any(entry["works"] for entry in content["commands"])
+    if module == "nibabel":
         done = run_alone("doctor", cwd=tmp_path, lacking=(module,))
         assert f"missing: {module}; install with: {tool['fix']}" in done.stdout
+
+
+def test_doctor_says_which_commands_work_where_nothing_that_trains_is_installed(tmp_path):
+    """That is no error of the machine: it may be there to segment alone."""
+    done = run_alone("doctor", cwd=tmp_path, lacking=tuple(map(module_of, declared()["qat"])))
+    assert done.returncode == 0 and done.stderr == ""
+    lines = done.stdout.splitlines()
+    place = lines.index("commands")
+    assert lines[place + 1].split()[:2] == ["work", "infer,"]
+    assert [line.split()[0] for line in lines if "train, qat" in line] == ["MISSING"]
+    (fix,) = (line for line in lines if "get them with: " in line)
+    assert all(requirement.split("=")[0] in fix for requirement in declared()["qat"])
 
 
 def test_doctor_lists_every_package_that_is_declared_and_the_tools_of_simulation(run):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 
+import finished_run
 import pytest
 from fresh_process import run as run_alone
 
 from lmaunet.deploy.report_record import RECORD
+from lmaunet.packages import declared, module_of
 from lmaunet.stage import read_json, write_json
 
 HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "SimpleITK", "monai", "numba", "scipy")
@@ -18,28 +21,7 @@ CPU_SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A run with every stage, made by the functions of the commands."""
-    place = tmp_path_factory.mktemp("place")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        from lmaunet.deploy import commands
-        from lmaunet.deploy.quantizing import QatOptions
-        from lmaunet.deploy.runs import DataSource
-        from lmaunet.spec import named_spec
-        from lmaunet.stated_spec import state_spec
-
-        tiny = named_spec("demo").replace(
-            input_size=(32, 32), widths=(4, 8, 8, 12, 16), states=4,
-            decoder_widths=(4, 8, 8, 12), pyramid_width=16,
-        )  # fmt: skip
-        write_json(place / "tiny.json", tiny.to_json())
-        spec = state_spec("tiny.json").for_training()
-        commands.train(None, spec, DataSource(None), 1, 3e-3, 8, 0)
-        (checkpoint,) = place.glob("runs/*/train/model.pt")
-        commands.qat(None, checkpoint, None, None, QatOptions(1, 1e-4, 8, 0))
-        commands.build(None, "ort", {"cpu": "any", "operators": False})
-        commands.report(None, None, False)
-    return place
+    return finished_run.make(tmp_path_factory.mktemp("place"))
 
 
 def again(place, *arguments):
@@ -108,3 +90,25 @@ def test_another_option_or_network_is_not_taken_for_what_is_there(place):
     ):
         done = run_alone(*arguments, cwd=place, lacking=("torch",))
         assert done.returncode == 3 and "the Python package torch is missing" in done.stderr
+
+
+def test_a_report_needs_nothing_that_trains_where_all_is_measured(place, tmp_path):
+    """Other versions of the tools make no measurement stale where none can be made again."""
+    shutil.copytree(place / "runs", tmp_path / "runs")
+    run = tmp_path / finished_run.RUN
+    lacking = tuple(module_of(name) for name in declared()["qat"])
+    manifests = [run / "measure" / name / "manifest.json" for name in ("reference", "ort")]
+    for path in manifests:
+        write_json(path, {**read_json(path), "key": "of other tools"})
+    before = read_json(run / "report.json")
+    done = run_alone("report", cwd=tmp_path, lacking=lacking)
+    assert done.returncode == read_status(run), done.stderr
+    assert done.stderr.count("taken as it was measured; to measure again needs torch") == 2
+    after = read_json(run / "report.json")
+    assert after["targets"] == before["targets"] and after["reference"] == before["reference"]
+    # what was measured of another build is none of this one's
+    content = read_json(manifests[1])
+    content["inputs"]["build"]["sha256"] = "of another build"
+    write_json(manifests[1], content)
+    done = run_alone("report", cwd=tmp_path, lacking=lacking)
+    assert done.returncode == 3 and "the Python package torch is missing" in done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_with_its_kind
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DEFERRED_BYTES = 16_384
@@ -86,7 +87,8 @@ def needed_package(name: str, why: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ToolNotFound(name, why, f"install it: pip install {name}") from error
+        fix = f"install it: {install_with_its_kind(name)}"
+        raise ToolNotFound(name, why, fix) from error
 
 
 def damaged(path: Path | str, error: Exception | str) -> str:

@@ -1,0 +1,188 @@
+"""A machine that segments and reports alone: nothing that trains, exports or builds is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import finished_run
+import numpy as np
+import onnx
+import pytest
+import SimpleITK
+from fresh_process import ROOT, assert_one_line
+from fresh_process import run as run_alone
+
+sys.path.append(str(Path(__file__).parents[1] / "trt"))
+
+from qcdq_nets import images, small_network
+
+from lmaunet.data.inference import Preparation
+from lmaunet.deploy import inferring
+from lmaunet.deploy.deployment import Interface, write_build
+from lmaunet.deploy.targets import BuildRequest, get_target
+from lmaunet.packages import declared, module_of
+from lmaunet.spec import NetSpec
+from lmaunet.stage import Stage, read_json
+
+ABSENT = tuple(
+    module_of(name)
+    for extra, group in declared().items() for name in group if extra and extra != "dev"
+)  # fmt: skip
+"""The modules of every extra that a command needs."""
+LARGEST_MB = 480
+"""What a virtual environment with the base dependencies may take."""
+SOURCES = ("lmaunet", "quant", "export", "trt", "fpga", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """An ort build of a network that is not trained, copied away from its run."""
+    place = tmp_path_factory.mktemp("run")
+    onnx.save(small_network(), place / "network.qcdq.onnx")
+    spec = NetSpec(
+        "small", (4, 8, 8, 8, 8), states=4, kernels=(3, 3, 3, 3), input_size=(32, 32), classes=3
+    )
+    window = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
+    interface = Interface(
+        spec, ("background", "one", "other"), Preparation((32, 32), window, (3.0, 3.0), False),
+        (3.0, 3.0, 3.0), {"name": "x", "label_source": "y", "synthetic": False}, {},
+    )  # fmt: skip
+
+    def work(folder):
+        request = BuildRequest(
+            folder, place / "network.qcdq.onnx", Path("unused"), images(), {}, lambda line: None
+        )
+        write_build(get_target("ort").build(request), interface, request.qcdq)
+
+    made = Stage(place, "build/ort", {"qcdq": place / "network.qcdq.onnx"}, {}).write(work)
+    alone = Path(shutil.copytree(made, tmp_path_factory.mktemp("copied") / "ort"))
+    shutil.rmtree(place)
+    return alone
+
+
+def write_scan(path, shape=(3, 32, 40)):
+    """A scan in HU, in noise that gives every class some pixels."""
+    noise = np.random.default_rng(0).normal(75, 150, shape)
+    image = SimpleITK.GetImageFromArray(noise.astype(np.int16))
+    image.SetSpacing((3.0, 3.0, 4.0))
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
+def labels_of(path):
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_an_ort_build_segments_with_the_base_alone(build, tmp_path, suffix):
+    """The mask is that of a machine with everything, to the pixel."""
+    scan = write_scan(tmp_path / f"scan{suffix}")
+    done = run_alone(
+        "infer", "--build", build, scan, "-o", f"mask{suffix}", "--json",
+        cwd=tmp_path, lacking=ABSENT, heavy=ABSENT,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "loaded:", done.stderr
+    want = tmp_path / f"want{suffix}"
+    content, _ = inferring.infer(
+        build, [scan], want, overlap=0.5, batch=4, say=lambda share, line: None
+    )
+    got = labels_of(tmp_path / f"mask{suffix}")
+    np.testing.assert_array_equal(got, labels_of(want))
+    assert len(np.unique(got)) == 3
+    assert json.loads(done.stdout)["classes"] == content["classes"]
+
+
+def test_what_is_of_an_extra_is_asked_for_in_one_line(build, tmp_path):
+    """With all that the extra names and lacks, so that one command is enough."""
+    (tmp_path / "slice.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
+    (tmp_path / "masks").mkdir()
+    line = ("infer", "--build", build, "slice.dcm", "-o", "masks/mask.nii")
+    done = run_alone(*line, cwd=tmp_path, lacking=ABSENT)
+    assert_one_line(done, 3, "pydicom", "pip install 'pydicom>=3.0,<4' 'highdicom>=0.28,<0.29'")
+    done = run_alone("train", "--phantom", cwd=tmp_path, lacking=ABSENT)
+    assert_one_line(done, 3, "pip install", *declared()["qat"])
+    done = run_alone("build", "--target", "fpga", cwd=tmp_path, lacking=ABSENT)
+    assert_one_line(done, 3, "pip install finn-plus==1.6.1 psutil torch==2.12.1 ")
+    assert {path.name for path in tmp_path.rglob("*")} == {"slice.dcm", "masks"}
+
+
+def call(*arguments, **options):
+    return subprocess.run(
+        list(map(str, arguments)), capture_output=True, encoding="utf-8", check=False,
+        timeout=1800, **options,
+    )  # fmt: skip
+
+
+def install(venv, wheel):
+    """Install a wheel and its dependencies into a new environment; skip without a registry."""
+    pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    made = call(sys.executable, "-m", "venv", venv)
+    assert made.returncode == 0, made.stderr
+    done = call(*pip, "install", "--quiet", wheel)
+    if done.returncode and "o matching distribution" in done.stderr:
+        pytest.skip("pip reaches no registry of packages here")
+    assert done.returncode == 0, done.stderr
+    done = call(*pip, "check")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_wheel_alone_is_small_and_segments_and_reports(tmp_path, record_property):
+    """As a user installs it: no package but those that the wheel names."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in SOURCES:
+        place = ROOT / name
+        copy = shutil.copytree if place.is_dir() else shutil.copy
+        copy(place, source / name)
+    done = call(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path / "wheel", source)
+    if done.returncode and "o matching distribution" in done.stderr:
+        pytest.skip("pip reaches no registry of packages here")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "wheel").iterdir()
+    venv = tmp_path / "venv"
+    install(venv, wheel)
+    (packages,) = venv.glob("lib/python3*/site-packages")
+    size_mb = sum(p.stat().st_blocks * 512 for p in packages.rglob("*") if p.is_file()) / 2**20
+    record_property("site_packages_mb", size_mb)
+    assert size_mb <= LARGEST_MB
+    assert not [name for name in ("torch", "onnx", "pydicom") if (packages / name).exists()]
+
+    made = finished_run.make(tmp_path)
+    box = tmp_path / "box"
+    box.mkdir()
+    shutil.copytree(made / finished_run.RUN, box / finished_run.RUN)
+    shutil.copytree(made / finished_run.RUN / "build" / "ort", box / "ort")
+    scan = write_scan(box / "scan.nii.gz", (3, 32, 32))
+    content, _ = inferring.infer(
+        box / "ort", [scan], tmp_path / "want.nii.gz", overlap=0.5, batch=4,
+        say=lambda share, line: None,
+    )  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    program = venv / "bin" / "lmaunet-deploy"
+    line = (program, "infer", "--build", "ort", scan, "-o", "mask.nii.gz", "--json")
+    started = time.perf_counter()
+    done = call(*line, cwd=box, env=environment)
+    record_property("infer_s", time.perf_counter() - started)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(
+        labels_of(box / "mask.nii.gz"), labels_of(tmp_path / "want.nii.gz")
+    )
+    assert json.loads(done.stdout)["classes"] == content["classes"]
+    done = call(program, "doctor", "--json", cwd=box, env=environment)
+    assert done.returncode == 0, done.stdout
+    works = {c["commands"].split()[0]: c["works"] for c in json.loads(done.stdout)["commands"]}
+    assert works["infer,"] and not works["train,"]
+    before = read_json(box / finished_run.RUN / "report.json")
+    done = call(program, "report", "--json", cwd=box, env=environment)
+    assert done.returncode in (0, 1), done.stderr
+    assert json.loads(done.stdout)["targets"] == before["targets"]
+    done = call(program, "export", cwd=box, env=environment)
+    assert done.returncode in (0, 3) and "Traceback" not in done.stderr

@@ -128,10 +128,13 @@ def lacking(extra: str) -> list[str]:
     return [name for group in groups for name in group if not is_installed(name)]
 
 
-def install_extra(extra: str) -> str:
-    """Return the command that installs what an extra names, and what it takes in that lacks."""
+def install_extra(extra: str, *, whole: bool = False) -> str:
+    """Return the command that installs what an extra names.
+
+    With ``whole`` also what it takes in and is not installed: a build needs that, running one not.
+    """
     own = declared().get(extra, {})
-    return install_command(*dict.fromkeys([*own, *lacking(extra)]))
+    return install_command(*dict.fromkeys([*own, *(lacking(extra) if whole else ())]))
 
 
 def install_with_its_kind(package: str) -> str:

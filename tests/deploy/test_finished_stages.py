@@ -111,4 +111,4 @@ def test_a_report_needs_nothing_that_trains_where_all_is_measured(place, tmp_pat
     content["inputs"]["build"]["sha256"] = "of another build"
     write_json(manifests[1], content)
     done = run_alone("report", cwd=tmp_path, lacking=lacking)
-    assert done.returncode == 3 and "the Python package torch is missing" in done.stderr
+    assert done.returncode == 3 and "is missing: it is needed by this command" in done.stderr

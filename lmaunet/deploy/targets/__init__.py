@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmaunet.artifacts import Build, Figure, Provenance
-from lmaunet.errors import UserError
-from lmaunet.packages import module_of
+from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.packages import install_extra, module_of
 from lmaunet.registry import Missing, find_entries, get_entry
 
 if TYPE_CHECKING:
@@ -164,7 +164,13 @@ def build_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"--{option.replace('_', '-')} is an option of --target {' and '.join(owners)}; "
                 "leave it out here"
             )
-    return target.options(**given)
+    try:
+        return target.options(**given)
+    except ToolNotFound as error:
+        if error.fix != install_extra(name):
+            raise
+        # what runs a build is not all that makes one
+        raise ToolNotFound(error.tool, error.why, install_extra(name, whole=True)) from error
 
 
 def _names(target: Target) -> set[str]:

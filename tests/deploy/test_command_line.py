@@ -58,13 +58,13 @@ def test_doctor_names_what_is_missing_and_its_fix(run, monkeypatch):
 
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n, *a: None if n == "monai" else find(n, *a)
+        importlib.util, "find_spec", lambda n, *a: None if n == "nibabel" else find(n, *a)
     )
     status, out, _ = run("doctor", "--json")
     content = json.loads(out)
-    monai = next(t for t in content["core"] if t["name"] == "monai")
+    nibabel = next(t for t in content["core"] if t["name"] == "nibabel")
     assert status == 3 and not content["works"]
-    assert not monai["found"] and monai["fix"] == "python -m pip install 'monai>=1.5'"
+    assert not nibabel["found"] and nibabel["fix"] == "python -m pip install 'nibabel>=5.2,<6'"
     assert set(content["targets"]) == {"fpga", "openvino", "ort", "trt"}
     for target in content["targets"].values():
         for tool in target["tools"]:

@@ -175,7 +175,7 @@ class Stage:
         return _holds(self.folder, self.key())
 
     def is_of_same_inputs(self, ignoring: tuple[str, ...] = ()) -> bool:
-        """Tell whether the folder holds, whole, a result of these inputs and options.
+        """Tell whether the folder holds, whole, a result of these inputs, options and seed.
 
         The program, the tools and the options named in ``ignoring`` may have been others: this is
         for a machine that cannot make the result again.
@@ -190,7 +190,8 @@ class Stage:
             {name: value for name, value in options.items() if name not in ignoring}
             for options in (manifest["options"], self.options)
         )
-        return chosen == ours and made_of == {n: sha256(p) for n, p in self.inputs.items()}
+        same = chosen == ours and manifest.get("seed") == self.seed
+        return same and made_of == {name: sha256(path) for name, path in self.inputs.items()}
 
     def write(self, work: Callable[[Path], None], *, resume: bool = False) -> Path:
         """Run ``work(folder)`` into a fresh partial folder and move the result into place.

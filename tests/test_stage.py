@@ -356,6 +356,25 @@ def test_another_source_of_a_package_makes_a_result_stale(stage, monkeypatch):
     assert not coded.is_current()
 
 
+def test_a_result_of_other_tools_is_of_the_same_inputs(stage, monkeypatch):
+    """But none of other inputs, options or another seed, and nothing damaged."""
+    assert not stage.is_of_same_inputs()
+    folder = stage.write(put("one"))
+    monkeypatch.setattr("lmaunet.stage.tool_versions", lambda: {"numpy": "1.0"})
+    assert not stage.is_current() and stage.is_of_same_inputs()
+    for changes in ({"options": {"epochs": 4}}, {"seed": 2}):
+        assert not dataclasses.replace(stage, **changes).is_of_same_inputs()
+    other = dataclasses.replace(stage, options={"epochs": 4, "more": 1})
+    assert other.is_of_same_inputs(("epochs", "more"))
+    assert not other.is_of_same_inputs(("epochs",))
+    (folder / "out.txt").write_text("damaged")
+    assert not stage.is_of_same_inputs()
+    put("one")(folder)
+    assert stage.is_of_same_inputs()
+    stage.inputs["data"].write_text("other")
+    assert not stage.is_of_same_inputs()
+
+
 def test_work_that_is_thrown_away_is_marked_so_first(stage, monkeypatch):
     """What a kill leaves of it is not gone on from by the command that it belonged to."""
 

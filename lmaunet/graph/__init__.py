@@ -1,0 +1,12 @@
+"""A network as data: a closed set of operators with attributes, values with layouts, and weights.
+
+- ``operators``: the operators and their attributes; ``relayouts``: those that only move elements.
+- ``layouts``: axes as products of symbols, which say where the images of a batch are.
+- ``graph``: :class:`~lmaunet.graph.graph.Graph`, checked when it is made.
+- ``file``: a graph and its weights on disk, with a digest.
+- ``layers``: parameters, multiply-accumulates and output shapes.
+- ``capture``, ``rules``: a torch module to a graph, once, by ``torch.export``.
+- ``module``: a graph to a torch module.
+
+Only the last two lines need torch.
+"""

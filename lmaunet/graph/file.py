@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from lmaunet.errors import UserError
+from lmaunet.graph.base_operator import Operator, attributes_of
 from lmaunet.graph.graph import Array, Graph, Node, Weight, Weights, check_weights
 from lmaunet.graph.layouts import Layout, layout_of, text_of
-from lmaunet.graph.operators import Operator, attributes_of
 from lmaunet.graph.relayouts import OPERATORS
 
 SCHEMA = 1

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from lmaunet.errors import UserError
 from lmaunet.graph.attributes import check_wholes, is_whole
+from lmaunet.graph.base_operator import Operator, Shape, check_images
 from lmaunet.graph.layouts import BATCH, Layout, check_layout, is_symbol, shape_of, text_of
-from lmaunet.graph.operators import Operator, Shape
 
 Array = npt.NDArray[np.float32]
 Weights = Mapping[str, Array]
@@ -149,6 +149,7 @@ class Graph:
             try:
                 check_layout("layout", node.layout)
                 given = shape_of(node.layout, sizes)
+                check_images(node.operator, [self.layout(value) for value in node.inputs])
                 shape = node.operator.infer([shapes[v] for v in node.inputs], weights, sizes)
             except UserError as error:
                 raise UserError(f"graph: node {node.name!r}: {error}") from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lmaunet.graph.base_operator import Shape
 from lmaunet.graph.graph import Graph, Node
-from lmaunet.graph.operators import Conv, Scan, Shape, TransposedConv
+from lmaunet.graph.operators import Conv, Scan, TransposedConv
 
 
 @dataclass(frozen=True)

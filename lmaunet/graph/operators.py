@@ -6,13 +6,10 @@ An operator is a frozen dataclass whose fields are its attributes. Values are ch
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lmaunet.errors import UserError
 from lmaunet.graph.attributes import (
     check_choice,
     check_flag,
@@ -20,63 +17,9 @@ from lmaunet.graph.attributes import (
     check_whole,
     check_wholes,
 )
+from lmaunet.graph.base_operator import SPATIAL, Operator, Shape, check_axes
 
-Shape = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
-SPATIAL = (1, 2, 3)
-"""How many spatial axes there may be."""
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One operator of the closed set.
-
-    ``name`` is its name in a file, ``arity`` the least and largest number of inputs, ``roles`` its
-    weights: for each role whether it must be there. Attributes are checked when it is made.
-    """
-
-    name: ClassVar[str] = ""
-    arity: ClassVar[tuple[int, int]] = (1, 1)
-    weight_roles: ClassVar[Mapping[str, bool]] = {}
-
-    def __post_init__(self) -> None:
-        self.check()
-
-    @property
-    def roles(self) -> Mapping[str, bool]:
-        """The weights that it takes, by role: whether each must be there."""
-        return self.weight_roles
-
-    def check(self) -> None:
-        """Raise UserError where an attribute is not what it may be."""
-
-    def infer(
-        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
-    ) -> Shape:
-        """Return the shape of what it gives.
-
-        Args:
-            inputs: the shapes of its inputs.
-            weights: the shapes of its weights, by role.
-            sizes: the size of every symbol of the graph's layouts.
-
-        Raises:
-            UserError: where the shapes do not fit the operator.
-        """
-        raise NotImplementedError
-
-    def fail(self, message: str) -> UserError:
-        """Return the error of this operator with a message."""
-        return UserError(f"operator {self.name}: {message}")
-
-    def need(self, what: str, got: object, expected: object) -> None:
-        """Raise UserError where got is not what is expected."""
-        if got != expected:
-            raise self.fail(f"{what} is {got}, expected {expected}")
-
-    def attribute(self, key: str) -> str:
-        """Return how an attribute is named in an error."""
-        return f"operator {self.name}: {key}"
 
 
 @dataclass(frozen=True)
@@ -104,6 +47,10 @@ class Conv(Operator):
             raise self.fail(f"padding={self.padding!r}; expected {rank} pairs (before, after)")
         for pair in self.padding:
             check_wholes(self.attribute("padding"), pair, 0, (2,))
+
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first."""
+        return range(1, rank)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
@@ -153,6 +100,10 @@ class TransposedConv(Operator):
         if any(o >= limit for o, limit in zip(self.output_padding, limits, strict=True)):
             raise self.fail(f"output_padding={self.output_padding}; expected less than {limits}")
 
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first."""
+        return range(1, rank)
+
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -192,6 +143,10 @@ class Scan(Operator):
     def check(self) -> None:
         """Check the attribute."""
         check_flag(self.attribute("log_rates"), self.log_rates)
+
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first."""
+        return range(1, rank)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
@@ -251,6 +206,10 @@ class Concat(Operator):
     def check(self) -> None:
         """Check the attribute."""
         check_whole(self.attribute("axis"), self.axis)
+
+    def along(self, rank: int) -> Sequence[int]:
+        """Return the axis."""
+        return (self.axis,)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
@@ -317,6 +276,10 @@ class Norm(Operator):
         check_number(self.attribute("epsilon"), self.epsilon, 0.0)
         if self.kind != "group" and self.groups != 1:
             raise self.fail(f"groups={self.groups} with {self.kind}; only group has them")
+
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first; of a layer's norm, the channels."""
+        return (1,) if self.kind == "layer" else range(1, rank)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
@@ -386,6 +349,10 @@ class Pool(Operator):
         if any(2 * pad > taps for pad, taps in zip(self.padding, self.kernel, strict=True)):
             raise self.fail(f"padding={self.padding}; expected at most half of {self.kernel}")
 
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first."""
+        return range(1, rank)
+
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -418,6 +385,10 @@ class Upsample(Operator):
         if self.mode == "nearest" and self.align_corners:
             raise self.fail("align_corners=true with nearest; only linear has it")
 
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first."""
+        return range(1, rank)
+
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -440,6 +411,10 @@ class Reduce(Operator):
         check_choice(self.attribute("kind"), self.kind, ("mean", "max"))
         check_wholes(self.attribute("axes"), self.axes)
 
+    def along(self, rank: int) -> Sequence[int]:
+        """Return the axes."""
+        return self.axes
+
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -447,22 +422,6 @@ class Reduce(Operator):
         (x,) = inputs
         check_axes(self, self.axes, len(x))
         return tuple(1 if axis in self.axes else size for axis, size in enumerate(x))
-
-
-def check_axes(operator: Operator, axes: Sequence[int], rank: int) -> None:
-    """Raise UserError where axes are none, repeated, or not those of a value of ``rank`` axes."""
-    if not axes or len(set(axes)) != len(axes) or max(axes) >= rank:
-        raise operator.fail(f"axes {tuple(axes)} of a value with {rank} axes")
-
-
-def attributes_of(operator: Operator) -> dict[str, object]:
-    """Return an operator's attributes by name."""
-    return {f.name: getattr(operator, f.name) for f in dataclasses.fields(operator)}
-
-
-def elements(shape: Sequence[int]) -> int:
-    """Return how many elements a value of a shape has."""
-    return math.prod(shape)
 
 
 def _positive(operator: Operator, spatial: list[int]) -> list[int]:

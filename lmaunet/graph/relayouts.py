@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from lmaunet.graph import operators
 from lmaunet.graph.attributes import check_whole, check_wholes
+from lmaunet.graph.base_operator import SPATIAL, Operator, Shape, check_axes, elements
 from lmaunet.graph.layouts import Layout, check_layout, shape_of
-from lmaunet.graph.operators import SPATIAL, Operator, Shape, check_axes, elements
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class Flip(Operator):
         """Check the attribute."""
         check_wholes(self.attribute("axes"), self.axes)
 
+    def along(self, rank: int) -> Sequence[int]:
+        """Return the axes."""
+        return self.axes
+
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -89,6 +93,10 @@ class Slice(Operator):
         check_whole(self.attribute("start"), self.start)
         check_whole(self.attribute("stop"), self.stop, self.start + 1)
         check_whole(self.attribute("step"), self.step, 1)
+
+    def along(self, rank: int) -> Sequence[int]:
+        """Return the axis."""
+        return (self.axis,)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
@@ -115,6 +123,10 @@ class PixelShuffle(Operator):
     def check(self) -> None:
         """Check the attribute."""
         check_wholes(self.attribute("factors"), self.factors, 1, SPATIAL)
+
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first."""
+        return range(1, rank)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]

@@ -60,6 +60,8 @@ def selective_scan(
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             return SelectiveScan.apply(x, dt, A, B, C, D)
     _check_shapes(x, dt, A, B, C, D)
+    if torch.compiler.is_exporting():
+        return scan_op(x, dt, A, B, C, D)
     kernel = _mamba_kernel()
     if kernel is not None and x.is_cuda and x.dtype != torch.float64:
         return _with_mamba(kernel, x, dt, A, B, C, D)
@@ -144,6 +146,43 @@ class SelectiveScan(torch.autograd.Function):
     def symbolic(g: Any, *inputs: Any) -> Any:
         """Emit one ``ai.lmaunet::SelectiveScan`` node, whose output has the type of x."""
         return g.op(f"{ONNX_DOMAIN}::SelectiveScan", *inputs).setType(inputs[0].type())
+
+
+@torch.library.custom_op("lmaunet::selective_scan", mutates_args=())
+def scan_op(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor,
+) -> torch.Tensor:
+    """Run :class:`SelectiveScan` as one operator of torch, which ``torch.export`` keeps whole.
+
+    Takes and returns what :func:`selective_scan` does, which calls it while a network is exported.
+    """
+    return SelectiveScan.apply(x, dt, A, B, C, D).contiguous()
+
+
+@scan_op.register_fake
+def _fake_scan(x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    """Return an empty y."""
+    return x.new_empty(x.shape)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _scan_gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the gradients of :func:`scan_op`, which keeps no states: the scan runs again."""
+    with torch.enable_grad():
+        inputs = [v.detach().requires_grad_() for v in ctx.saved_tensors]
+        y = SelectiveScan.apply(*inputs)
+    return torch.autograd.grad(y, inputs, grad)
+
+
+scan_op.register_autograd(_scan_gradients, setup_context=_save_inputs)
 
 
 def _precision(x: torch.Tensor) -> torch.dtype:

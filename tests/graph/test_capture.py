@@ -1,0 +1,309 @@
+"""The graph of a module computes what the module computes, for any number of images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from networks import MambaUNet, Pieces, PlainUNet
+from torch import nn
+
+from lmaunet.errors import UserError
+from lmaunet.graph.capture import capture
+from lmaunet.graph.graph import Graph
+from lmaunet.graph.layers import layers
+from lmaunet.graph.module import RUN, GraphModule, execute
+from lmaunet.graph.relayouts import OPERATORS
+from lmaunet.net import scan_lanes
+from lmaunet.net.layers import weights_of
+from lmaunet.net.network import LMaUNet
+from lmaunet.spec import SPECS
+
+BOUND = 2**-18
+"""How far a graph may be from its module, of the module's largest output.
+
+Both add the same products in float32, in an order that depends on the shape that a library was
+given: a linear map is a convolution in the graph.
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scan_without_compiling():
+    """The scan's form in torch operations: nothing is compiled for a few small scans."""
+    from lmaunet.net import scan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "_form", lambda x: scan_lanes)
+        yield
+
+
+def images(shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def seen(net, seed=0):
+    """The network with norms that have seen data, in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in net.state_dict().items():
+        if name.endswith("running_mean"):
+            value.normal_(0, 0.1, generator=generator)
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 2, generator=generator)
+    return net.eval()
+
+
+def far(left, right):
+    """Return the largest difference of two outputs, of the largest number on the right."""
+    if isinstance(right, (list, tuple)):
+        return max(far(a, b) for a, b in zip(left, right, strict=True))
+    return float((left - right).abs().max() / right.abs().max())
+
+
+def outputs(net, image):
+    with torch.no_grad():
+        return net(image)
+
+
+CASES = {
+    "demo": (lambda: LMaUNet(SPECS["demo"]), (1, 1, 32, 32)),
+    "edge": (lambda: LMaUNet(SPECS["edge"]), (1, 1, 16, 32)),
+    "base": (lambda: LMaUNet(SPECS["base"]), (1, 1, 128, 128)),
+    "both": (lambda: LMaUNet(SPECS["demo"].replace(mamba="both", skip="concat")), (1, 1, 16, 16)),
+    "plain-2d": (lambda: PlainUNet(2), (1, 1, 8, 12)),
+    "plain-3d": (lambda: PlainUNet(3), (1, 1, 4, 8, 12)),
+    "mamba": (MambaUNet, (1, 2, 8, 12)),
+    "pieces": (Pieces, (1, 4, 4, 4)),
+}
+
+
+@pytest.fixture(scope="module")
+def captured():
+    """A function that gives a case's module, graph and weights, each captured once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            torch.manual_seed(5)
+            build, shape = CASES[name]
+            net = seen(build())
+            made[name] = (net, *capture(net, shape))
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_graph_computes_what_its_module_computes(captured, name):
+    net, graph, weights = captured(name)
+    for count in (1, 3):
+        image = images((count, *CASES[name][1][1:]))
+        assert far(execute(graph, weights, image), outputs(net, image)) <= BOUND
+
+
+def test_every_operator_is_captured_and_run(captured):
+    used = {node.operator.name for name in CASES for node in captured(name)[1].nodes}
+    assert used == set(OPERATORS)
+    assert set(RUN) == set(OPERATORS.values())
+
+
+def mutated(graph, index, **changes):
+    nodes = list(graph.nodes)
+    nodes[index] = replace(nodes[index], **changes)
+    return Graph(graph.sizes, graph.inputs, tuple(nodes), graph.outputs, graph.weights)
+
+
+def operator_mutants(graph, name, **changes):
+    return [
+        mutated(graph, i, operator=replace(node.operator, **changes))
+        for i, node in enumerate(graph.nodes)
+        if node.operator.name == name
+    ]
+
+
+def test_a_flip_of_another_axis_is_seen(captured):
+    net, graph, weights = captured("mamba")
+    image = images((2, 2, 8, 12))
+    mutants = operator_mutants(graph, "flip", axes=(1,))
+    assert len(mutants) == 2
+    for mutant in mutants:
+        assert far(execute(mutant, weights, image), outputs(net, image)) > 100 * BOUND
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "changes"),
+    [
+        ("plain-2d", "activation", {"slope": 0.11}),
+        ("plain-3d", "norm", {"epsilon": 1e-2}),
+        ("demo", "pool", {"kind": "average"}),
+        ("mamba", "upsample", {"align_corners": True}),
+    ],
+)
+def test_another_attribute_is_seen(captured, name, operator, changes):
+    net, graph, weights = captured(name)
+    image = images((1, *CASES[name][1][1:]))
+    for mutant in operator_mutants(graph, operator, **changes)[:2]:
+        assert far(execute(mutant, weights, image), outputs(net, image)) > 2 * BOUND
+
+
+@pytest.mark.parametrize("name", ["demo", "plain-2d", "plain-3d", "mamba"])
+def test_a_dropped_bias_or_a_changed_weight_is_seen(captured, name):
+    net, graph, weights = captured(name)
+    image = images((1, *CASES[name][1][1:]))
+    expected = outputs(net, image)
+    for chosen in ("bias", "weight"):
+        last = [w for w in weights if w.endswith(chosen)][-1]
+        other = {**weights, last: np.zeros_like(weights[last])}
+        assert far(execute(graph, other, image), expected) > 100 * BOUND
+
+
+def test_a_scan_stays_one_node_and_tokens_stay_in_place(captured):
+    _, graph, _ = captured("edge")
+    names = [node.operator.name for node in graph.nodes]
+    assert names.count("scan") == 4
+    assert "permute" not in names
+    causal = [n.operator for n in graph.nodes if n.name.endswith("conv1d")]
+    assert [conv.padding for conv in causal] == [((3, 0),)] * 4
+    scans = [node for node in graph.nodes if node.operator.name == "scan"]
+    assert scans[0].weights["rates"] == "stages.0.mamba.A_log" and scans[0].operator.log_rates
+
+
+@pytest.mark.parametrize("name", ["demo", "edge", "base", "both"])
+def test_layers_are_those_of_the_spec(captured, name):
+    net, graph, _ = captured(name)
+    size = CASES[name][1][2:]
+    found = {(layer.name, layer.operator): layer for layer in layers(graph)}
+    paths = {id(weight): path for path, weight in net.named_parameters()}
+    paths_of = {k: paths[id(w)].removesuffix(".weight") for k, w in weights_of(net).items()}
+    total = 0
+    for layer in net.spec.layers(*size):
+        if layer.kind == "scan":
+            mamba = paths_of[f"{layer.part}.in_proj"].removesuffix(".in_proj")
+            mine, params = found[mamba, "scan"], 0
+        else:
+            path = paths_of[layer.path]
+            mine, params = found[path, "conv"], 0
+            if layer.norm:
+                params = found[f"{path.rpartition('.')[0]}.norm", "norm"].params
+        assert (mine.params + params, mine.macs) == (layer.params, layer.macs), layer.path
+        assert np.prod(mine.shape[2:]) == layer.height * layer.width
+        assert mine.shape[1] == layer.out_channels
+        total += layer.params
+    assert sum(layer.params for layer in found.values()) == total
+
+
+def test_layers_see_a_dropped_group(captured):
+    """The mutant: the depthwise convolutions taken for dense ones."""
+    net, graph, _ = captured("demo")
+    i = next(i for i, n in enumerate(graph.nodes) if n.name == "stages.0.local")
+    weight = graph.nodes[i].weights["weight"]
+    shape = graph.weights[weight].shape
+    dense = replace(graph.weights[weight], shape=(shape[0], shape[0], *shape[2:]))
+    operator = replace(graph.nodes[i].operator, groups=1)
+    nodes = list(graph.nodes)
+    nodes[i] = replace(nodes[i], operator=operator)
+    mutant = replace(graph, nodes=tuple(nodes), weights={**graph.weights, weight: dense})
+    expected = sum(layer.macs for layer in net.spec.layers(32, 32))
+    assert sum(layer.macs for layer in layers(graph)) == expected
+    assert sum(layer.macs for layer in layers(mutant)) != expected
+
+
+def test_a_graph_can_be_trained(captured):
+    """The gradients are the module's, and the statistics of its norms move as the module's do."""
+    torch.manual_seed(5)
+    net = seen(LMaUNet(SPECS["demo"]))
+    _, graph, weights = captured("demo")
+    module = GraphModule(graph, weights).train()
+    net.train()
+    image = images((2, 1, 32, 32))
+    for each in (net, module):
+        each(image).square().sum().backward()
+    expected = {
+        name: weight.grad
+        for name, weight in net.named_parameters()
+        if name in ("stages.0.mamba.A_log", "head.bias", "stages.2.local.weight")
+    }
+    for name, grad in expected.items():
+        assert far(module.weight(name).grad, grad) < 1e-3
+    moved = net.state_dict()["shallow.0.norm.running_var"].numpy()
+    assert np.allclose(module.weights()["shallow.0.norm.running_var"], moved, rtol=1e-5)
+    assert not np.allclose(weights["shallow.0.norm.running_var"], moved, rtol=1e-3)
+
+
+def test_a_capture_leaves_the_module_as_it_was():
+    net = PlainUNet(2).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    capture(net, (1, 1, 8, 8))
+    assert net.training and net.first.training
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+class Refused(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.inner = nn.Conv2d(1, 4, 1)
+        self.part = Applied(function)
+
+    def forward(self, image):
+        return self.part(self.inner(image))
+
+
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)  # the line that an error names
+
+
+REFUSALS = {
+    "operator": (lambda x: x.cumsum(1), r"aten\.cumsum.*no operator for it"),
+    "branch": (lambda x: x if x.sum() > 0 else -x, "branch on shapes, not on values"),
+    "shape": (lambda x: x[x > 0], r"aten\.(gt|index)|branch on shapes"),
+    "number": (lambda x: x * float(x.mean()), r"branch on shapes|aten\.|item"),
+    "half": (lambda x: x.half().float(), "float32"),
+    "batch": (lambda x: x.flip(0), r"aten\.flip.*images of a batch"),
+    "images": (lambda x: x + x.mean(0, keepdim=True), "images of a batch"),
+    "split": (lambda x: x.transpose(0, 1).reshape(8, 64)[:4], "images of a batch"),
+    "window": (lambda x: nn.functional.avg_pool2d(x.transpose(0, 3), 3, 1, 1), "images of a"),
+    "random": (lambda x: x + torch.rand(4, 1, 1), "random"),
+    "ceil": (lambda x: nn.functional.max_pool2d(x, 3, 2, ceil_mode=True), "ceil_mode"),
+    "adaptive": (lambda x: nn.functional.adaptive_avg_pool2d(x, 3), "sizes that divide"),
+    "product": (lambda x: x @ x.transpose(2, 3), "two values"),
+    "input": (lambda x: torch.zeros(2, 1), "no result of operators"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_graph_cannot_say_is_refused(name):
+    function, message = REFUSALS[name]
+    with pytest.raises(UserError, match=message) as error:
+        capture(Refused(function), (1, 1, 8, 8))
+    text = str(error.value)
+    assert text.startswith("capture: ") and "\n" not in text
+    if name != "input":
+        assert "'part'" in text and "test_capture.py:" in text
+
+
+def test_inputs_of_another_size_are_refused(captured):
+    _, graph, weights = captured("plain-2d")
+    module = GraphModule(graph, weights)
+    for image in (images((1, 1, 8, 8)), images((0, 1, 8, 12)), images((1, 2, 8, 12))):
+        with pytest.raises(UserError, match=r"expected \('N', 1, 8, 12\)"):
+            module(image)
+    with pytest.raises(UserError, match="2 inputs"):
+        module(images((1, 1, 8, 12)), images((1, 1, 8, 12)))
+    with pytest.raises(UserError, match="example_shape"):
+        capture(PlainUNet(2), (1, 8))
+
+
+def test_a_captured_graph_comes_back_from_its_file(captured, tmp_path):
+    from lmaunet.graph.file import read, write
+
+    net, graph, weights = captured("mamba")
+    write(tmp_path, graph, weights)
+    again, arrays = read(tmp_path)
+    assert again == graph
+    image = images((2, 2, 8, 12))
+    assert torch.equal(execute(again, arrays, image), execute(graph, weights, image))
+    assert far(execute(again, arrays, image), outputs(net, image)) <= BOUND

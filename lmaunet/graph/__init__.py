@@ -6,7 +6,8 @@
 - ``file``: a graph and its weights on disk, with a digest.
 - ``layers``: parameters, multiply-accumulates and output shapes.
 - ``capture``, ``rules``: a torch module to a graph, once, by ``torch.export``.
+- ``stand_ins``: what a network that was written for mamba_ssm is imported with.
 - ``module``: a graph to a torch module.
 
-Only the last two lines need torch.
+Only the last three lines need torch.
 """

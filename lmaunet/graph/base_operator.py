@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lmaunet.errors import UserError
 from lmaunet.graph.layouts import BATCH, Layout
@@ -93,7 +93,7 @@ def check_images(operator: Operator, layouts: Sequence[Layout]) -> None:
                 )
 
 
-def attributes_of(operator: Operator) -> dict[str, object]:
+def attributes_of(operator: Operator) -> dict[str, Any]:
     """Return an operator's attributes by name."""
     return {f.name: getattr(operator, f.name) for f in dataclasses.fields(operator)}
 

@@ -12,8 +12,8 @@ import operator
 import re
 import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def _exported(module: nn.Module, shape: tuple[int, ...]) -> Any:
     image = torch.zeros(shape, device=first.device, dtype=torch.float32)
     try:
         # torch prints the part that it has traced before it raises
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.no_grad():
+        quiet = redirect_stderr(io.StringIO())
+        with warnings.catch_warnings(), quiet, torch.no_grad(), _without_autocast():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (image,), strict=False)
             # what changes a tensor in place is written as what gives a new one
@@ -85,6 +86,18 @@ def _exported(module: nn.Module, shape: tuple[int, ...]) -> Any:
             "a network may branch on shapes, not on values, and each shape must follow from the "
             "input's"
         ) from error
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Let ``torch.autocast`` do nothing: a graph is in float32."""
+    kept = torch.autocast.__enter__, torch.autocast.__exit__
+    torch.autocast.__enter__ = lambda self: self
+    torch.autocast.__exit__ = lambda self, *error: False
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__, torch.autocast.__exit__ = kept
 
 
 def _place_of(error: BaseException, module: nn.Module) -> str:

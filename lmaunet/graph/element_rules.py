@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmaunet.errors import UserError
@@ -11,12 +11,17 @@ from lmaunet.graph.calls import Call, Constant, Rule, constant, needed, wide
 from lmaunet.graph.operators import Activation, Add, Affine, Mul, Norm, Pool, Reduce, Upsample
 
 
-def _norm(call: Call, kind: str, value: str, groups: int = 1, **more: Constant | None) -> str:
+def _norm(
+    call: Call,
+    kind: str,
+    value: str,
+    groups: int = 1,
+    statistics: Mapping[str, Constant] | None = None,
+) -> str:
     scale = constant(call, "weight")
-    epsilon = float(call["eps"])
-    names = call.weights(scale=scale, shift=constant(call, "bias"), **more)
-    name = call.layer(scale, "norm")
-    return call.builder.emit(name, Norm(kind, groups, epsilon), [value], names)
+    names = call.weights(scale=scale, shift=constant(call, "bias"), **(statistics or {}))
+    operator = Norm(kind, groups, float(call["eps"]))
+    return call.builder.emit(call.layer(scale, "norm"), operator, [value], names)
 
 
 def _statistics(call: Call) -> dict[str, Constant]:
@@ -27,18 +32,18 @@ def batch_norm(call: Call) -> str:
     """Batch normalization by its statistics."""
     if call["training"]:
         raise UserError("a batch normalization without its statistics; track them in training")
-    return _norm(call, "batch", call.value(), **_statistics(call))
+    return _norm(call, "batch", call.value(), statistics=_statistics(call))
 
 
 def decomposed_batch_norm(call: Call) -> list[str | None]:
     """The same in the form without changes in place, which gives three tensors."""
-    return [_norm(call, "batch", call.value(), **_statistics(call)), None, None]
+    return [_norm(call, "batch", call.value(), statistics=_statistics(call)), None, None]
 
 
 def instance_norm(call: Call) -> str:
     """Instance normalization; by its statistics where it has them."""
     if not call["use_input_stats"]:  # it keeps statistics, and so is a batch normalization
-        return _norm(call, "batch", call.value(), **_statistics(call))
+        return _norm(call, "batch", call.value(), statistics=_statistics(call))
     return _norm(call, "instance", call.value())
 
 

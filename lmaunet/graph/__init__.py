@@ -8,6 +8,7 @@
 - ``capture``, ``rules``: a torch module to a graph, once, by ``torch.export``.
 - ``stand_ins``: what a network that was written for mamba_ssm is imported with.
 - ``module``: a graph to a torch module.
+- ``agreement``: a captured graph held to its module.
 
-Only the last three lines need torch.
+Only the last four lines need torch.
 """

@@ -45,7 +45,7 @@ class Builder:
 
     def weight(self, name: str, tensor: Tensor, learned: bool) -> str:
         """Add a weight and return its name; another with the same name gets a number."""
-        array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+        array = tensor.detach().cpu().float().contiguous().numpy()
         number, unique = 1, name
         while unique in self.arrays and not (
             self.arrays[unique].shape == array.shape and np.array_equal(self.arrays[unique], array)

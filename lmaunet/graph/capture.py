@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 
 from lmaunet.errors import UserError
 from lmaunet.graph.attributes import check_wholes
@@ -137,7 +138,7 @@ class _Walk:
                 shape = tuple(node.meta["val"].shape)
                 self.values[node] = self.builder.input("image", shape)
             elif node.op == "output":
-                self._output(node)
+                self._output(node, [spec.kind for spec in signature.output_specs])
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
             else:
@@ -147,8 +148,15 @@ class _Walk:
         """Return the graph and its weights."""
         return self.builder.graph(self.outputs)
 
-    def _output(self, node: Any) -> None:
-        for value in self._value(node.args[0]):
+    def _output(self, node: Any, kinds: list[OutputKind]) -> None:
+        for kind, value in zip(kinds, self._value(node.args[0]), strict=True):
+            if kind == OutputKind.BUFFER_MUTATION:
+                raise UserError(
+                    "capture: the module changes one of its buffers as it runs; a graph has no "
+                    "memory from one image to the next: let it leave its buffers as they are"
+                )
+            if kind != OutputKind.USER_OUTPUT:
+                continue
             if not isinstance(value, str) or value in self.builder.inputs:
                 raise UserError(
                     "capture: an output of the module is no result of operators; return tensors "

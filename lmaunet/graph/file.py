@@ -72,7 +72,7 @@ def write(folder: Path, graph: Graph, weights: Weights) -> str:
     with zipfile.ZipFile(folder / WEIGHTS_FILE, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(graph.weights):
             buffer = io.BytesIO()
-            array = np.ascontiguousarray(weights[name], "<f4")
+            array = np.asarray(weights[name], "<f4", order="C")
             np.lib.format.write_array(buffer, array, allow_pickle=False)
             # a ZipInfo of its own has the date 1980-01-01: the same bytes each time
             file.writestr(zipfile.ZipInfo(_member(name)), buffer.getvalue())
@@ -231,7 +231,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _sha256(array: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array, "<f4").tobytes()).hexdigest()
+    return hashlib.sha256(np.asarray(array, "<f4").tobytes()).hexdigest()
 
 
 def _member(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,10 @@ class Node:
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = self.name, self.operator, self.inputs, dict(self.weights), self.layout
+        return Node, parts
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -79,6 +84,10 @@ class Graph:
         self._check_names()
         for images in (1, 2):  # what mixes the images of a batch has a wrong shape for two
             self._check_shapes(images)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = dict(self.sizes), dict(self.inputs), self.nodes, self.outputs, dict(self.weights)
+        return Graph, parts
 
     def layout(self, value: str) -> Layout:
         """Return the layout of a value."""

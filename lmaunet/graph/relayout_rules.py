@@ -130,6 +130,13 @@ def same(call: Call) -> str:
     return call.value()
 
 
+def pad(call: Call) -> str:
+    """Nothing to do where no side is padded."""
+    if any(call["pad"]):
+        raise UserError(f"padding {call['pad']}; expected that of a convolution or a pool")
+    return call.value()
+
+
 def dropout(call: Call) -> str:
     """Nothing to do, in evaluation."""
     if call["train"]:

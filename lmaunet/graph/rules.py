@@ -71,6 +71,8 @@ RULES: dict[str, Rule] = {
     "aten.expand": relayout.expand,
     "aten.expand_as": relayout.expand,
     **{name: relayout.same for name in CHANGELESS},
+    "aten.pad": relayout.pad,
+    "aten.constant_pad_nd": relayout.pad,
     "aten.dropout": relayout.dropout,
     "aten.feature_dropout": relayout.dropout,
     "aten._assert_tensor_metadata": relayout.nothing,

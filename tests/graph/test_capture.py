@@ -1,5 +1,7 @@
 """The graph of a module computes what the module computes, for any number of images."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 from networks import MambaUNet, Pieces, PlainUNet
 from torch import nn
 
-from lmaunet.errors import UserError
+from lmaunet.errors import Disagreement, UserError
+from lmaunet.graph.agreement import BOUND, check_capture
 from lmaunet.graph.capture import capture
 from lmaunet.graph.graph import Graph
 from lmaunet.graph.layers import layers
@@ -18,13 +21,6 @@ from lmaunet.net import scan_lanes
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS
-
-BOUND = 2**-18
-"""How far a graph may be from its module, of the module's largest output.
-
-Both add the same products in float32, in an order that depends on the shape that a library was
-given: a linear map is a convolution in the graph.
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,6 +94,23 @@ def test_a_graph_computes_what_its_module_computes(captured, name):
     for count in (1, 3):
         image = images((count, *CASES[name][1][1:]))
         assert far(execute(graph, weights, image), outputs(net, image)) <= BOUND
+
+
+def test_a_capture_is_checked_for_another_number_of_images(captured, tmp_path):
+    net, graph, weights = captured("plain-2d")
+    agreement = check_capture(net, graph, weights, evidence=tmp_path)
+    assert agreement.passed and agreement.n_total == 3 * (3 * 8 * 12 + 3 * 4 * 6)
+    net = Refused(lambda x: x / x.shape[0]).eval()  # for a capture's number of images
+    graph, weights = capture(net, (1, 1, 8, 8))
+    with pytest.raises(Disagreement, match="graph and module: 768 of 768"):
+        check_capture(net, graph, weights, evidence=tmp_path)
+
+
+def test_a_graph_is_copied_with_its_module(captured):
+    _, graph, weights = captured("plain-2d")
+    assert pickle.loads(pickle.dumps(graph)) == graph
+    copied = copy.deepcopy(GraphModule(graph, weights))
+    assert copied.graph == graph and set(copied.weights()) == set(weights)
 
 
 def test_every_operator_is_captured_and_run(captured):
@@ -270,6 +283,7 @@ REFUSALS = {
     "ceil": (lambda x: nn.functional.max_pool2d(x, 3, 2, ceil_mode=True), "ceil_mode"),
     "adaptive": (lambda x: nn.functional.adaptive_avg_pool2d(x, 3), "sizes that divide"),
     "product": (lambda x: x @ x.transpose(2, 3), "two values"),
+    "pad": (lambda x: nn.functional.pad(x, (1, 1)), r"padding \[1, 1\]"),
     "input": (lambda x: torch.zeros(2, 1), "no result of operators"),
 }
 
@@ -283,6 +297,21 @@ def test_what_a_graph_cannot_say_is_refused(name):
     assert text.startswith("capture: ") and "\n" not in text
     if name != "input":
         assert "'part'" in text and "test_capture.py:" in text
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, image):
+        self.count.add_(1)
+        return image * 2 + self.count
+
+
+def test_a_module_with_a_memory_is_refused():
+    with pytest.raises(UserError, match="changes one of its buffers"):
+        capture(Counting(), (1, 1, 8, 8))
 
 
 def test_inputs_of_another_size_are_refused(captured):

@@ -17,7 +17,7 @@ class Constant:
     """A tensor that follows from weights alone.
 
     ``name`` is the weight that it comes from. ``made_by`` is the operator that gave it from
-    ``source``; empty for a weight itself.
+    ``source``, which ``again`` does for another tensor; empty for a weight itself.
     """
 
     tensor: Tensor
@@ -25,6 +25,7 @@ class Constant:
     learned: bool
     made_by: str = ""
     source: Constant | None = None
+    again: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -216,15 +216,31 @@ class _Walk:
         kwargs = {key: _tensors(self._value(value)) for key, value in node.kwargs.items()}
         result = node.target(*_tensors(args), **kwargs)
         origin = sources[0] if sources else None
+
+        def again(place: int | None) -> Any:
+            """Return what does the same to another tensor, where there is one source."""
+            if len(sources) != 1:
+                return None
+
+            def run(tensor: Tensor) -> Tensor:
+                other = Constant(tensor, path, True)
+                swapped = [other if value is origin else value for value in args]
+                made = node.target(*_tensors(swapped), **kwargs)
+                return made if place is None else made[place]
+
+            return run
+
         path = origin.name if origin else node.name
         learned = any(source.learned for source in sources)
 
-        def constant(tensor: Any) -> Any:
-            if isinstance(tensor, Tensor):
-                return Constant(tensor, path, learned, name, origin)
-            return [constant(entry) for entry in tensor]
-
-        return constant(result) if isinstance(result, (Tensor, list, tuple)) else result
+        if isinstance(result, Tensor):
+            return Constant(result, path, learned, name, origin, again(None))
+        if not isinstance(result, (list, tuple)):
+            return result
+        return [
+            Constant(tensor, path, learned, name, origin, again(place))
+            for place, tensor in enumerate(result)
+        ]
 
     def _check_shape(self, node: Any, name: str, result: Any) -> None:
         expected = node.meta.get("val")

@@ -8,6 +8,11 @@ from lmaunet.graph.calls import Call, Constant, constant, needed, wide
 from lmaunet.graph.operators import Conv, Scan, TransposedConv
 from lmaunet.graph.relayouts import PixelShuffle
 
+MOVES = ("aten.slice", "aten.select", "aten.view", "aten.reshape", "aten.chunk", "aten.split",
+         "aten.split_with_sizes", "aten.unbind", "aten.narrow", "aten.to", "aten.contiguous",
+         "aten.clone")  # fmt: skip
+"""Operators of torch that only take or move elements."""
+
 
 def conv(call: Call) -> str:
     """A convolution with one to three spatial axes."""
@@ -139,9 +144,27 @@ def scan(call: Call) -> str:
     """Tokens ``(N, L, C)`` to the scan's ``(N, C, L)``, and back."""
     build, name, rates = call.builder, call.name("scan"), needed(call, "A")
     inputs = [build.channels_second(name, call.value(key)) for key in ("x", "dt", "B", "C")]
-    source = rates.source
-    logs = rates.made_by == "aten.neg" and source is not None and source.made_by == "aten.exp"
-    if logs and source is not None and source.source is not None:
-        rates = source.source
-    names = call.weights(rates=rates, skip=needed(call, "D"))
-    return build.channels_last(name, build.emit(name, Scan(logs), inputs, names))
+    logs = _log_rates(rates)
+    names = call.weights(rates=logs or rates, skip=needed(call, "D"))
+    return build.channels_last(name, build.emit(name, Scan(logs is not None), inputs, names))
+
+
+def _log_rates(rates: Constant) -> Constant | None:
+    """Return the part of A_log whose ``-exp`` the rates are, None where they are something else.
+
+    A network that runs several scans takes a part of its A for each.
+    """
+    parts = []
+    while rates.made_by in MOVES and rates.again is not None and rates.source is not None:
+        parts.append(rates.again)
+        rates = rates.source
+    power = rates.source
+    if rates.made_by != "aten.neg" or power is None or power.made_by != "aten.exp":
+        return None
+    logs = power.source
+    if logs is None:
+        return None
+    tensor = logs.tensor
+    for part in reversed(parts):
+        tensor = part(tensor)
+    return Constant(tensor, logs.name, logs.learned)

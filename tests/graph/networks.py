@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lmaunet.graph.stand_ins import selective_scan_fn
 from lmaunet.net.mamba import Mamba
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -96,3 +97,35 @@ class Pieces(nn.Module):
         extra = mapped.transpose(1, 2).unflatten(2, (4, 8))
         extra = F.interpolate(extra, (8, 16), mode="nearest")
         return torch.cat([F.silu(small), extra[:, 0].unsqueeze(1)], 1)
+
+
+class CrossScan(nn.Module):
+    """A scan along rows, along columns, and along both from their ends, with weights of its own."""
+
+    def __init__(self, channels=4, states=3, rank=2):
+        super().__init__()
+        self.sizes = [rank, states, states]
+        self.project = nn.Parameter(torch.randn(4, sum(self.sizes), channels))
+        self.steps = nn.Parameter(torch.randn(4, channels, rank))
+        self.steps_bias = nn.Parameter(torch.randn(4 * channels))
+        self.A_logs = nn.Parameter(torch.rand(4 * channels, states))
+        self.skips = nn.Parameter(torch.rand(4 * channels))
+        self.norm, self.out = nn.LayerNorm(channels), nn.Linear(channels, channels)
+
+    def forward(self, x):
+        batch, channels, height, width = x.shape
+        length = height * width
+        rows, columns = x.flatten(2), x.transpose(2, 3).contiguous().flatten(2)
+        ways = torch.stack([rows, columns], 1)
+        ways = torch.cat([ways, ways.flip(-1)], 1)  # (N, 4, C, L)
+        mapped = torch.einsum("b k d l, k c d -> b k c l", ways, self.project)
+        dt, B, C = mapped.split(self.sizes, 2)
+        dt = torch.einsum("b k r l, k d r -> b k d l", dt, self.steps).reshape(batch, -1, length)
+        y = selective_scan_fn(
+            ways.reshape(batch, -1, length), dt, -torch.exp(self.A_logs.float()), B, C,
+            self.skips, delta_bias=self.steps_bias, delta_softplus=True,
+        ).view(batch, 4, channels, length)  # fmt: skip
+        y = y[:, :2] + y[:, 2:].flip(-1)
+        turned = y[:, 1].view(batch, channels, width, height).transpose(2, 3).flatten(2)
+        tokens = self.norm((y[:, 0] + turned).transpose(1, 2).view(batch, height, width, channels))
+        return self.out(tokens).permute(0, 3, 1, 2)

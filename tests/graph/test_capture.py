@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from networks import MambaUNet, Pieces, PlainUNet
+from networks import CrossScan, MambaUNet, Pieces, PlainUNet
 from torch import nn
 
 from lmaunet.errors import Disagreement, UserError
@@ -69,6 +69,7 @@ CASES = {
     "plain-3d": (lambda: PlainUNet(3), (1, 1, 4, 8, 12)),
     "mamba": (MambaUNet, (1, 2, 8, 12)),
     "pieces": (Pieces, (1, 4, 4, 4)),
+    "cross-scan": (CrossScan, (1, 4, 4, 6)),
 }
 
 
@@ -178,6 +179,15 @@ def test_a_scan_stays_one_node_and_tokens_stay_in_place(captured):
     assert [conv.padding for conv in causal] == [((3, 0),)] * 4
     scans = [node for node in graph.nodes if node.operator.name == "scan"]
     assert scans[0].weights["rates"] == "stages.0.mamba.A_log" and scans[0].operator.log_rates
+
+
+def test_each_scan_of_a_network_has_its_part_of_the_rates(captured):
+    net, graph, weights = captured("cross-scan")
+    scans = [node for node in graph.nodes if node.operator.name == "scan"]
+    assert [node.operator.log_rates for node in scans] == [True] * 4
+    parts = np.concatenate([weights[node.weights["rates"]] for node in scans])
+    assert np.array_equal(parts, net.A_logs.detach().numpy())
+    assert len({node.weights["rates"] for node in scans}) == 4
 
 
 @pytest.mark.parametrize("name", ["demo", "edge", "base", "both"])

@@ -1,6 +1,7 @@
 """A network as data: a closed set of operators with attributes, values with layouts, and weights.
 
-- ``operators``: the operators and their attributes; ``relayouts``: those that only move elements.
+- ``operators``, ``resampling``: the operators and their attributes; ``relayouts``: those that only
+  move elements.
 - ``layouts``: axes as products of symbols, which say where the images of a batch are.
 - ``graph``: :class:`~lmaunet.graph.graph.Graph`, checked when it is made.
 - ``file``: a graph and its weights on disk, with a digest.

@@ -101,3 +101,10 @@ def attributes_of(operator: Operator) -> dict[str, Any]:
 def elements(shape: Sequence[int]) -> int:
     """Return how many elements a value of a shape has."""
     return math.prod(shape)
+
+
+def positive_sizes(operator: Operator, spatial: list[int]) -> list[int]:
+    """Return the spatial sizes of an output; raises UserError where one is not positive."""
+    if min(spatial) < 1:
+        raise operator.fail(f"its output would be {spatial}; give a larger input")
+    return spatial

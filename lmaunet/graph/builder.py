@@ -92,18 +92,34 @@ class Builder:
             self._made[key] = unique
         return unique
 
+    def order(self, value: str) -> Shape | None:
+        """Return the order of a permuted value, None for any other."""
+        node = self.nodes.get(value)
+        if node is None or not isinstance(node.operator, Permute):
+            return None
+        return node.operator.order
+
     def elementwise(self, name: str, operator: Operator, inputs: Sequence[str]) -> str:
         """Add a node that works on each element, before permutations that its inputs share."""
-        orders = {self._order(value) for value in inputs}
+        orders = {self.order(value) for value in inputs}
         order = orders.pop() if len(orders) == 1 else None
         if order is None:
             return self.emit(name, operator, inputs)
         sources = [self.nodes[value].inputs[0] for value in inputs]
         return self.permute(name, self.emit(name, operator, sources), order)
 
+    def concat(self, name: str, values: Sequence[str], axis: int) -> str:
+        """Return the values one after the other, before a permutation that they share."""
+        orders = {self.order(value) for value in values}
+        order = orders.pop() if len(orders) == 1 else None
+        if order is None:
+            return self.emit(name, Concat(axis), values)
+        sources = [self.nodes[value].inputs[0] for value in values]
+        return self.permute(name, self.emit(name, Concat(order[axis]), sources), order)
+
     def permute(self, name: str, value: str, order: Sequence[int]) -> str:
         """Return the value with its axes in another order."""
-        before = self._order(value)
+        before = self.order(value)
         if before is not None:
             value, order = self.nodes[value].inputs[0], [before[axis] for axis in order]
         if list(order) == sorted(order):
@@ -122,7 +138,7 @@ class Builder:
 
     def flip(self, name: str, value: str, axes: Sequence[int]) -> str:
         """Return the value with the elements along the axes in reverse order."""
-        order = self._order(value)
+        order = self.order(value)
         if order is None:
             return self.emit(name, Flip(tuple(sorted(axes))), [value])
         flipped = self.flip(name, self.nodes[value].inputs[0], [order[axis] for axis in axes])
@@ -132,7 +148,7 @@ class Builder:
         """Return the elements from start to before stop along an axis."""
         if (start, stop, step) == (0, self.shape(value)[axis], 1):
             return value
-        order = self._order(value)
+        order = self.order(value)
         if order is None:
             return self.emit(name, Slice(axis, start, stop, step), [value])
         source = self.nodes[value].inputs[0]
@@ -198,13 +214,6 @@ class Builder:
             },
         )
         return graph, {name: self.arrays[name] for name in graph.weights}
-
-    def _order(self, value: str) -> Shape | None:
-        """Return the order of a permuted value, None for any other."""
-        node = self.nodes.get(value)
-        if node is None or not isinstance(node.operator, Permute):
-            return None
-        return node.operator.order
 
     def _layout(
         self, operator: Operator, inputs: Sequence[str], shape: Shape, renewed: Sequence[int]

@@ -176,17 +176,23 @@ class _Walk:
         if node.target is operator.getitem:
             return args[0][args[1]]
         name = _operator_name(node)
+        if any(self.values[source] is None for source in node.all_input_nodes):
+            reason = f"it takes what a graph does not keep, as the place of a maximum; {REMEDY}"
+            raise _refusal(node, name, reason)
         call = self._bound(node, args)
         inputs = [v for v in _flat(list(call.arguments.values())) if isinstance(v, (str, Constant))]
         if not call.tensors:
             return self._computed(node, args, inputs)
         if name not in RULES:
             raise _refusal(node, name, f"the graph has no operator for it; {REMEDY}")
-        _check_kind(node, name)
         try:
             result = RULES[name](call)
         except UserError as error:
             raise _refusal(node, name, str(error)) from error
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"its rule does not know this form ({error!r}); {REMEDY}"
+            raise _refusal(node, name, reason) from error
+        _check_kind(node, name, result)
         self._check_shape(node, name, result)
         return result
 
@@ -253,10 +259,10 @@ class _Walk:
             )  # fmt: skip
 
 
-def _check_kind(node: Any, name: str) -> None:
+def _check_kind(node: Any, name: str, result: Any) -> None:
     """Refuse a result that is not float32, or has a shape that is not known."""
-    for value in _flat(node.meta.get("val")):
-        if not isinstance(value, Tensor):
+    for value, kept in zip(_flat(node.meta.get("val")), _flat(result), strict=True):
+        if not isinstance(value, Tensor) or kept is None:
             continue
         if any(not isinstance(size, int) for size in value.shape):
             raise _refusal(node, name, "its shape depends on values; give each a fixed shape")

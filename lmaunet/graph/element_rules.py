@@ -8,7 +8,8 @@ from typing import Any
 from lmaunet.errors import UserError
 from lmaunet.graph.base_operator import Operator
 from lmaunet.graph.calls import Call, Constant, Rule, constant, needed, wide
-from lmaunet.graph.operators import Activation, Add, Affine, Mul, Norm, Pool, Reduce, Upsample
+from lmaunet.graph.operators import Activation, Add, Affine, Mul, Norm
+from lmaunet.graph.resampling import Pool, Reduce, Upsample
 
 
 def _norm(
@@ -91,8 +92,20 @@ def _affine(call: Call, value: str, role: str, weight: Constant) -> str:
     if weight.tensor.numel() == 1 and not weight.learned:
         number = float(weight.tensor)
         return _factor(call, value, *((number,) if role == "scale" else (1.0, number)))
+    build, name = call.builder, call.layer(weight, "affine")
+    order = build.order(value)
+    if order is None:
+        names = call.weights(**{role: weight})
+        return build.emit(name, Affine(1.0, 0.0), [value], names)
+    # before the permutation, with the weight's axes as they are there
+    if weight.tensor.numel() > 1:
+        wide_shape = (*[1] * (len(order) - weight.tensor.dim()), *weight.tensor.shape)
+        back = [order.index(axis) for axis in range(len(order))]
+        turned = weight.tensor.reshape(wide_shape).permute(back)
+        weight = Constant(turned, weight.name, weight.learned)
     names = call.weights(**{role: weight})
-    return call.builder.emit(call.layer(weight, "affine"), Affine(1.0, 0.0), [value], names)
+    source = build.nodes[value].inputs[0]
+    return build.permute(name, build.emit(name, Affine(1.0, 0.0), [source], names), order)
 
 
 def _join(call: Call, operator: Operator, values: Sequence[str]) -> str:
@@ -208,14 +221,21 @@ def upsample(mode: str) -> Rule:
     return rule
 
 
+def _reduced(call: Call, kind: str, axes: Sequence[int], shape: Sequence[int]) -> str:
+    value, name = call.value(), call.name(kind)
+    rank = len(call.builder.shape(value))
+    places = tuple(sorted({axis % rank for axis in axes or range(rank)}))
+    return call.builder.reshape(name, call.builder.emit(name, Reduce(kind, places), [value]), shape)
+
+
 def reduce(kind: str) -> Rule:
     """Return the rule of a ``mean`` or ``max`` along axes."""
+    return lambda call: _reduced(call, kind, call.arguments.get("dim") or (), call.shape())
 
-    def rule(call: Call) -> str:
-        value = call.value()
-        rank = len(call.builder.shape(value))
-        axes = sorted({axis % rank for axis in call["dim"] or range(rank)})
-        kept = call.builder.emit(call.name(kind), Reduce(kind, tuple(axes)), [value])
-        return call.builder.reshape(call.name(kind), kept, call.shape())
 
-    return rule
+def largest(call: Call) -> list[str | None]:
+    """The largest element along an axis; where it is can't be said."""
+    if "dim" not in call.arguments:
+        raise UserError("a maximum of two values or of all elements; expected one along an axis")
+    shape = call.node.meta["val"][0].shape
+    return [_reduced(call, "max", (call["dim"],), shape), None]

@@ -17,6 +17,7 @@ from lmaunet.errors import UserError
 from lmaunet.graph import base_operator
 from lmaunet.graph import operators as op
 from lmaunet.graph import relayouts as move
+from lmaunet.graph import resampling as grid
 from lmaunet.graph.graph import Array, Graph, Weights, check_weights
 from lmaunet.graph.layouts import shape_of
 from lmaunet.net.scan import selective_scan
@@ -179,21 +180,21 @@ def _affine(o: op.Affine, x: list[Tensor], w: dict[str, Tensor], context: _Conte
     return value + w["shift"] if "shift" in w else value
 
 
-def _pool(o: op.Pool, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _pool(o: grid.Pool, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
     rank = len(o.kernel)
     if o.kind == "max":
         return _MAX[rank](x[0], o.kernel, o.stride, o.padding)
     return _AVERAGE[rank](x[0], o.kernel, o.stride, o.padding, False, o.count_padding)
 
 
-def _upsample(o: op.Upsample, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _upsample(o: grid.Upsample, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
     if o.mode == "nearest":
         return F.interpolate(x[0], size=o.size, mode="nearest")
     mode = _LINEAR[len(o.size)]
     return F.interpolate(x[0], size=o.size, mode=mode, align_corners=o.align_corners)
 
 
-def _reduce(o: op.Reduce, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _reduce(o: grid.Reduce, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
     return x[0].mean(o.axes, True) if o.kind == "mean" else x[0].amax(o.axes, True)
 
 
@@ -223,9 +224,9 @@ RUN: dict[type[base_operator.Operator], Run] = {
     op.Activation: _activation,
     op.Norm: _norm,
     op.Affine: _affine,
-    op.Pool: _pool,
-    op.Upsample: _upsample,
-    op.Reduce: _reduce,
+    grid.Pool: _pool,
+    grid.Upsample: _upsample,
+    grid.Reduce: _reduce,
     move.Reshape: lambda o, x, w, context: x[0].reshape(shape_of(o.layout, context.sizes)),
     move.Permute: lambda o, x, w, context: x[0].permute(o.order),
     move.Flip: lambda o, x, w, context: x[0].flip(o.axes),

@@ -26,12 +26,22 @@ def permute(call: Call) -> str:
 def transpose(call: Call) -> str:
     """Two axes exchanged."""
     order = list(range(len(call.builder.shape(call.value()))))
-    left, right = (
-        (_axis(call, call["dim0"]), _axis(call, call["dim1"]))
-        if "dim0" in call.arguments
-        else order
-    )
+    keys = [key for key in ("dim0", "dim1", "axis0", "axis1") if key in call.arguments]
+    left, right = [_axis(call, call[key]) for key in keys] or order  # of t, both that there are
     order[left], order[right] = order[right], order[left]
+    return call.builder.permute(call.name("tokens"), call.value(), order)
+
+
+def movedim(call: Call) -> str:
+    """Axes moved to other places."""
+    rank = len(call.builder.shape(call.value()))
+    source, target = (
+        [axis % rank for axis in (found if isinstance(found, (list, tuple)) else [found])]
+        for found in (call["source"], call["destination"])
+    )
+    order = [axis for axis in range(rank) if axis not in source]
+    for place, axis in sorted(zip(target, source, strict=True)):
+        order.insert(place, axis)
     return call.builder.permute(call.name("tokens"), call.value(), order)
 
 
@@ -98,7 +108,7 @@ def concat(call: Call) -> str:
     """Values one after the other."""
     values = _values(call)
     axis = call["dim"] % len(call.shape())
-    return call.builder.emit(call.name("concat"), Concat(axis), values)
+    return call.builder.concat(call.name("concat"), values, axis)
 
 
 def stack(call: Call) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lmaunet.graph import operators
+from lmaunet.graph import operators, resampling
 from lmaunet.graph.attributes import check_whole, check_wholes
 from lmaunet.graph.base_operator import SPATIAL, Operator, Shape, check_axes, elements
 from lmaunet.graph.layouts import Layout, check_layout, shape_of
@@ -144,8 +144,8 @@ OPERATORS: Mapping[str, type[Operator]] = {
     kind.name: kind
     for kind in (
         operators.Conv, operators.TransposedConv, operators.Scan, operators.Add, operators.Mul,
-        operators.Concat, operators.Activation, operators.Norm, operators.Affine, operators.Pool,
-        operators.Upsample, operators.Reduce, Reshape, Permute, Flip, Slice, PixelShuffle,
+        operators.Concat, operators.Activation, operators.Norm, operators.Affine, resampling.Pool,
+        resampling.Upsample, resampling.Reduce, Reshape, Permute, Flip, Slice, PixelShuffle,
     )
 }  # fmt: skip
 """Every operator, by its name in a file."""

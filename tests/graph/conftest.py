@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from lmaunet.graph.graph import Graph, Node, Weight
-from lmaunet.graph.operators import Activation, Add, Concat, Conv, Norm, Pool, Scan, Upsample
+from lmaunet.graph.operators import Activation, Add, Concat, Conv, Norm, Scan
 from lmaunet.graph.relayouts import Flip, Reshape, Slice
+from lmaunet.graph.resampling import Pool, Upsample
 
 IMAGE = (("N",), ("C",), ("H",), ("W",))
 MAP = (("N",), ("C1",), ("H",), ("W",))

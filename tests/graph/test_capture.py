@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from networks import CrossScan, MambaUNet, Pieces, PlainUNet
+from networks import CrossScan, MambaUNet, Pieces, PlainUNet, Rest
 from torch import nn
 
 from lmaunet.errors import Disagreement, UserError
@@ -70,6 +70,7 @@ CASES = {
     "mamba": (MambaUNet, (1, 2, 8, 12)),
     "pieces": (Pieces, (1, 4, 4, 4)),
     "cross-scan": (CrossScan, (1, 4, 4, 6)),
+    "rest": (Rest, (1, 4, 4, 2, 4)),
 }
 
 
@@ -179,6 +180,12 @@ def test_a_scan_stays_one_node_and_tokens_stay_in_place(captured):
     assert [conv.padding for conv in causal] == [((3, 0),)] * 4
     scans = [node for node in graph.nodes if node.operator.name == "scan"]
     assert scans[0].weights["rates"] == "stages.0.mamba.A_log" and scans[0].operator.log_rates
+
+
+def test_tokens_of_a_two_way_mamba_stay_in_place(captured):
+    _, graph, weights = captured("mamba")
+    assert "permute" not in {node.operator.name for node in graph.nodes}
+    assert weights["mamba.scale"].shape == (1, 8, 1)
 
 
 def test_each_scan_of_a_network_has_its_part_of_the_rates(captured):
@@ -294,6 +301,7 @@ REFUSALS = {
     "adaptive": (lambda x: nn.functional.adaptive_avg_pool2d(x, 3), "sizes that divide"),
     "product": (lambda x: x @ x.transpose(2, 3), "two values"),
     "pad": (lambda x: nn.functional.pad(x, (1, 1)), r"padding \[1, 1\]"),
+    "places": (lambda x: x * x.max(1, keepdim=True)[1], r"aten\.mul.*the place of a maximum"),
     "input": (lambda x: torch.zeros(2, 1), "no result of operators"),
 }
 

@@ -8,18 +8,9 @@ from lmaunet.errors import UserError
 from lmaunet.graph.graph import Weight
 from lmaunet.graph.layers import layers
 from lmaunet.graph.layouts import layout_of, regrouped, text_of
-from lmaunet.graph.operators import (
-    Activation,
-    Affine,
-    Concat,
-    Conv,
-    Norm,
-    Pool,
-    Reduce,
-    TransposedConv,
-    Upsample,
-)
+from lmaunet.graph.operators import Activation, Affine, Concat, Conv, Norm, TransposedConv
 from lmaunet.graph.relayouts import OPERATORS, Flip, Permute, PixelShuffle, Reshape, Slice
+from lmaunet.graph.resampling import Pool, Reduce, Upsample
 
 
 def changed(graph, name, /, **changes):

@@ -1,6 +1,7 @@
 """A graph on disk: the same bytes each time, and one clear error for anything else."""
 
 import json
+import random
 import zipfile
 
 import numpy as np
@@ -157,3 +158,57 @@ def test_writing_refuses_other_weights(tmp_path, graph, weights):
         write(tmp_path, graph, {})
     with pytest.raises(UserError, match=r"expected float32 \(2,\)"):
         write(tmp_path, graph, {**weights, "scan.D": np.zeros(2)})
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    10**400,
+    1.5,
+    "",
+    "N",
+    "image",
+    "x" * 1000,
+    [],
+    [[[[1]]]],
+    ["N"],
+    {},
+)
+
+
+def places(value, path=()):
+    """Return the path of every entry of a file's content."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, entry in entries:
+        yield (*path, key)
+        if isinstance(entry, (dict, list)):
+            yield from places(entry, (*path, key))
+
+
+def test_odd_entries_anywhere_raise_one_clear_error_or_make_a_graph(folder):
+    """Each entry of the file is left out, or is something odd, under a digest that is right."""
+    whole = (folder / file.GRAPH_FILE).read_text()
+    rng = random.Random(3)
+    chosen = rng.sample(list(places(json.loads(whole))), 300)
+    refused = 0
+    for path in chosen:
+        (folder / file.GRAPH_FILE).write_text(whole)
+
+        def change(content, path=path):
+            for key in path[:-1]:
+                content = content[key]
+            if rng.random() < 0.2:
+                del content[path[-1]]
+            else:
+                content[path[-1]] = rng.choice(ODD)
+
+        altered(folder, change, sign=True)
+        try:
+            read(folder)
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 250

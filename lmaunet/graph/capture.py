@@ -50,12 +50,13 @@ def capture(module: nn.Module, example_shape: Sequence[int]) -> tuple[Graph, dic
     """
     shape = tuple(example_shape)
     check_wholes("capture: example_shape", shape, 1, (3, 4, 5))
-    was_training = module.training
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         program = _exported(module, (IMAGES, *shape[1:]))
     finally:
-        module.train(was_training)
+        for part in training:
+            part.training = True
     with torch.no_grad():
         return _Walk(program).graph()
 
@@ -217,7 +218,9 @@ class _Walk:
             raise _refusal(node, _operator_name(node), f"it is random; {REMEDY}")
         sources = [v for v in inputs if isinstance(v, Constant)]
         name = _operator_name(node)
-        if name in CHANGELESS and len(sources) == 1 and sources[0].tensor.is_floating_point():
+        made = node.meta.get("val")
+        kept = isinstance(made, Tensor) and len(sources) == 1 and name in CHANGELESS
+        if kept and made.dtype == sources[0].tensor.dtype:
             return sources[0]
         kwargs = {key: _tensors(self._value(value)) for key, value in node.kwargs.items()}
         result = node.target(*_tensors(args), **kwargs)

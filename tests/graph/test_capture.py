@@ -261,9 +261,10 @@ def test_a_graph_can_be_trained(captured):
 
 def test_a_capture_leaves_the_module_as_it_was():
     net = PlainUNet(2).train()
+    net.deep.eval()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     capture(net, (1, 1, 8, 8))
-    assert net.training and net.first.training
+    assert net.training and net.first.training and not net.deep.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
@@ -315,6 +316,14 @@ def test_what_a_graph_cannot_say_is_refused(name):
     assert text.startswith("capture: ") and "\n" not in text
     if name != "input":
         assert "'part'" in text and "test_capture.py:" in text
+
+
+def test_a_weight_in_half_precision_keeps_its_rounding():
+    half = torch.tensor([[[0.1]], [[0.3]], [[0.7]], [[1.1]]])
+    net = Refused(lambda x: x * half.half()).eval()
+    graph, weights = capture(net, (1, 1, 8, 8))
+    image = images((1, 1, 8, 8))
+    assert torch.equal(execute(graph, weights, image), outputs(net, image))
 
 
 class Counting(nn.Module):

@@ -60,7 +60,8 @@ def sliced(call: Call) -> str:
     build, value, axis = call.builder, call.value(), _axis(call, call["dim"])
     size = build.shape(value)[axis]
     start, stop, step = slice(call["start"], call["end"], call["step"]).indices(size)
-    alone = len(call.node.all_input_nodes[0].users) == 1
+    source = call.node.all_input_nodes[0]
+    alone = len(source.users) == 1 and str(source.target).startswith("aten.conv")
     if alone and (start, step) == (0, 1) and build.trim(value, axis, stop):
         return value
     return _cut(call, axis, start, stop, step)

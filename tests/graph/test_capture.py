@@ -326,6 +326,24 @@ def test_a_weight_in_half_precision_keeps_its_rounding():
     assert torch.equal(execute(graph, weights, image), outputs(net, image))
 
 
+class UsedTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 2, 3, padding=2)
+
+    def forward(self, image):
+        y = self.conv(image)
+        return y.contiguous()[..., :8] * y[..., 2:]
+
+
+def test_a_convolution_that_is_used_twice_keeps_its_end():
+    net = UsedTwice().eval()
+    graph, weights = capture(net, (1, 1, 8))
+    assert graph.nodes[0].operator.padding == ((2, 2),)
+    image = images((3, 1, 8))
+    assert far(execute(graph, weights, image), outputs(net, image)) <= BOUND
+
+
 class Counting(nn.Module):
     def __init__(self):
         super().__init__()

@@ -60,7 +60,7 @@ def test_sums_say_what_they_hold(build, monkeypatch, capsys):
     assert found["fifos"].startswith("not simulated")
     assert asked == [("xczu7ev-ffvc1156-2-e", None)]
     assert len(json.loads((folder / "nodes.json").read_text())["nodes"]) == 3
-    assert "| sum | 3, 2 | 33 / 425 / none |" in capsys.readouterr().out
+    assert "| sum | 3, 2 | 33 / 428 / none |" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_says_what_is_left_out(build, monkeypatch):

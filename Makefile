@@ -40,10 +40,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip check
 	touch $(DEMO_STAMP) $(STAMP)
 
-# The demo's targets without the tools of development; `make test` then installs only the rest.
+# The demo's CT and targets without the tools of development; `make test` then installs only the rest.
 $(DEMO_STAMP): pyproject.toml
 	$(VENV_MADE)
-	$(INSTALL) ".[trt,fpga]"
+	$(INSTALL) ".[dicom,trt,fpga]"
 	$(BIN)/python -m pip check
 	touch $(DEMO_STAMP)
 

@@ -34,14 +34,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 VENV_MADE = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 
 # Everything, and so what the demo needs.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml Makefile
 	$(VENV_MADE)
 	$(INSTALL) ".[all,dev]"
 	$(BIN)/python -m pip check
 	touch $(DEMO_STAMP) $(STAMP)
 
 # The demo's CT and targets without the tools of development; `make test` then installs only the rest.
-$(DEMO_STAMP): pyproject.toml
+$(DEMO_STAMP): pyproject.toml Makefile
 	$(VENV_MADE)
 	$(INSTALL) ".[dicom,trt,fpga]"
 	$(BIN)/python -m pip check

@@ -53,13 +53,9 @@ opt_clean
 setattr -set keep 1 a:keep=true %ci2 t:$dff* %i
 select -set others * {top}_* %d
 delete @others
-synth_xilinx -family {family} -noiopad -noclkbuf {options} -run prepare:
+synth_xilinx -family {family} -noiopad -noclkbuf -run prepare:
 tee -o cells.json stat -json
 """
-
-# Multiplexers of five inputs and more, a ROM of LUTs among them, out of the slices' own (UG574,
-# "Multiplexers"), as Vivado builds them; else yosys makes logic of them, 7 levels for 576 rows.
-WIDE_MULTIPLEXERS = "-widemux 5"
 
 
 def yosys_version() -> str:
@@ -81,9 +77,7 @@ def synthesize_netlists(
     They are called by :func:`netlist_name`; see :func:`synthesize_into` for the rest.
     """
     after = "delete t:$scopeinfo\nwrite_json netlist.json\n"
-    synthesize_into(
-        folder, modules, family, options=WIDE_MULTIPLEXERS, after=after, timeout_s=timeout_s
-    )
+    synthesize_into(folder, modules, family, after=after, timeout_s=timeout_s)
     return folder / "netlist.json"
 
 
@@ -92,7 +86,6 @@ def synthesize_into(
     modules: Sequence[RtlModule],
     family: str,
     *,
-    options: str = "",
     after: str = "",
     wasm_cache: Path | None = None,
     rtl: Path = RTL_FOLDER,
@@ -107,7 +100,6 @@ def synthesize_into(
         folder: where yosys runs and its files stay.
         modules: the modules, called by :func:`netlist_name`.
         family: of ``synth_xilinx``, of :data:`FAMILIES`.
-        options: of ``synth_xilinx``.
         after: commands that yosys runs then.
         wasm_cache: see :func:`run_yosys`.
         rtl: the folder of the sources.
@@ -122,7 +114,7 @@ def synthesize_into(
     named = {netlist_name(i): module for i, module in enumerate(modules)}
     read = read_commands(named, folder, rtl)
     what = ", ".join(dict.fromkeys(module.name for module in modules))
-    script = SCRIPT.format(read=read, top=TOP, family=family, options=options) + after
+    script = SCRIPT.format(read=read, top=TOP, family=family) + after
     run_yosys(script, folder, what, wasm_cache, timeout_s)
 
 

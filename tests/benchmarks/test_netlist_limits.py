@@ -10,10 +10,8 @@ import dataclasses
 import re
 
 import cases
-import numpy as np
 import pytest
 from lmaunet.fpga.operators import fifo, width_converter
-from lmaunet.fpga.operators.registry import operator
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
 from lmaunet.fpga.toolchain.yosys import for_dsp48e1, synthesize_netlists
@@ -86,17 +84,6 @@ def test_a_wide_words_enables_reach_a_part_of_it(name, tmp_path):
     found = read_netlist(synthesize_netlists([WIDE[name]], tmp_path))
     assert exceeded(found, LIMITS) == []
     assert sum(net.loads > LIMITS.enable_loads // 2 for net in found.nets("enable")) > 1
-
-
-def test_a_rom_of_luts_has_the_slices_multiplexers(tmp_path):
-    unit = matrix(4, 48, 8, "INT8")
-    attributes = {**unit.attributes, "SIMD": 2, "PE": 1, "ram_style": "distributed"}
-    weights = np.random.default_rng(0).integers(-127, 128, (8, 96))
-    module = operator("MVAU", attributes).module([weights])
-    found = read_netlist(synthesize_netlists([for_dsp48e1(module)], tmp_path, "xc7"))
-    assert exceeded(found, LIMITS) == []
-    assert any(cell["type"].startswith("MUXF") for cell in found.cells.values())
-    assert not any("word_early" in path.end for path in found.paths(3))
 
 
 def test_a_products_registers_are_in_its_dsp(tmp_path):

@@ -123,7 +123,9 @@ def declared(build: Path) -> dict[Declared, tuple[int, dict[str, float]]]:
             continue
         layout = layouts[row["stream"]] if row["stream"] else None
         style = STYLE_OF[row["kind"]]
-        memory = Declared(row["width"], row["depth"], style, row["constant"], layout)
+        # constants in UltraRAM are no ROM: a loader writes them
+        constant = row["constant"] and style != "ultra"
+        memory = Declared(row["width"], row["depth"], style, constant, layout)
         if layout:  # alike where they are built alike
             memory = replace(memory, depth=layout.rows * layout.segments)
         ours = {"bram18": 2 * row["taken"], "uram": 0} if style == "block" else {

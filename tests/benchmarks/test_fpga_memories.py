@@ -52,6 +52,20 @@ def test_equal_memories_are_one_row(build):
     assert WEIGHTS.finn() == {"bram18": 3, "uram": 0}
 
 
+def test_weights_in_ultraram_are_written_by_a_loader(build):
+    """UltraRAM holds no constants of a bitstream: as a ROM yosys finds no place for them."""
+    content = json.loads((build / "resources.json").read_text())
+    content["memories"].append(
+        {"node": "n", "purpose": "weights", "stream": "", "bits": 0, "width": 96, "depth": 4096,
+         "constant": True, "kind": "uram", "taken": 2}
+    )  # fmt: skip
+    (build / "resources.json").write_text(json.dumps(content))
+    loaded = Declared(96, 4096, "ultra", False)
+    assert benchmark.declared(build)[loaded] == (1, {"bram18": 0, "uram": 2})
+    assert loaded.finn() == {"bram18": 0, "uram": 2}
+    assert loaded.module().memories == {}
+
+
 def test_what_is_more_than_ours_is_counted(build):
     """The mutant: a synthesis that takes one block RAM more for the weights."""
 

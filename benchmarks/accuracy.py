@@ -194,11 +194,10 @@ def _calibrated(
 ) -> dict[str, Any]:
     """Return the scores of a network that is quantized by calibration only, as QAT starts."""
     from lmaunet.export.cpu_file import file_bytes
+    from lmaunet.net.checkpoint import load_checkpoint, restore
     from lmaunet.quant.calibration import calibrate
     from lmaunet.quant.network import QuantLMaUNet, count_weight_bits
     from lmaunet.quant.qat import calibration_images, evaluate
-
-    from lmaunet.net.checkpoint import load_checkpoint, restore
 
     settings = options_of(method, 1, 1e-4, 8, 0).settings(spec)
     data = source.load(spec)
@@ -222,6 +221,7 @@ def _calibrated(
 def _file_bytes(folder: Path, spec: NetSpec) -> int:
     """Return the bytes of the file that a quantized network ships as; made once a network."""
     import numpy as np
+
     from lmaunet.export.cpu_file import file_bytes
     from lmaunet.quant.qat import load_quantized
 

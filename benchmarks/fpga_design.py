@@ -32,20 +32,20 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import neutral
-from lmaunet.export.network import export_qonnx
-from lmaunet.export.scan_metadata import write_scan_formats
-from lmaunet.fpga.build import build, check_options
-from lmaunet.quant.bits import parse_bits
-from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
-from lmaunet.quant.qat import load_quantized
-from lmaunet.quant.scan_formats import read_formats
 
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.pipeline import samples_of
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
+from lmaunet.export.network import export_qonnx
+from lmaunet.export.scan_metadata import write_scan_formats
+from lmaunet.fpga.build import build, check_options
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.bits import parse_bits
+from lmaunet.quant.calibration import calibrate
+from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.qat import load_quantized
+from lmaunet.quant.scan_formats import read_formats
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, sha256, tool_versions, write_json
 

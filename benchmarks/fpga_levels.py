@@ -20,15 +20,15 @@ from pathlib import Path
 from accuracy import neutral
 from fpga_memories import add_to
 from fpga_synthesis import built_fifos
+from network_synthesis import load_network
+
+from lmaunet.deploy.console import run_command
 from lmaunet.fpga.simulation.proof import SIMULATION
 from lmaunet.fpga.sizing.design import DEFAULT_CLOCK_MHZ
 from lmaunet.fpga.toolchain.design_levels import TIMEOUT_S, count_levels, summarize
 from lmaunet.fpga.toolchain.design_parts import parts_of
 from lmaunet.fpga.toolchain.netlist_levels import Limits
 from lmaunet.fpga.toolchain.yosys import yosys_version
-from network_synthesis import load_network
-
-from lmaunet.deploy.console import run_command
 from lmaunet.stage import tool_versions, write_json
 
 

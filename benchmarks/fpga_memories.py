@@ -23,6 +23,10 @@ from typing import Any
 import numpy as np
 from accuracy import neutral
 from fpga_synthesis import built_fifos
+from synthesis import Synthesised, synthesize_all
+
+from lmaunet.deploy.console import run_command
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import KIND_OF
 from lmaunet.fpga.build import RESOURCES
 from lmaunet.fpga.operators import fifo
@@ -30,10 +34,6 @@ from lmaunet.fpga.operators.fifo import Layout
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.fpga.simulation.proof import SIMULATION
 from lmaunet.fpga.toolchain.yosys import yosys_version
-from synthesis import Synthesised, synthesize_all
-
-from lmaunet.deploy.console import run_command
-from lmaunet.errors import UserError
 from lmaunet.stage import read_json, tool_versions, write_json
 
 STYLE_OF = {kind: style for style, kind in KIND_OF.items()}

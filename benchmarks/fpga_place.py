@@ -24,15 +24,15 @@ from typing import Any
 
 from accuracy import neutral
 from fpga_synthesis import built_fifos
-from lmaunet.fpga.operators.rtl_module import RtlModule
-from lmaunet.fpga.simulation.proof import SIMULATION
-from lmaunet.fpga.toolchain.design_parts import Part, digest, parts_of
 from network_synthesis import load_network
 from place_and_route import DEVICES, Routed, place_and_route
 from scan_synthesis import NOTE, TOOLS, versions
 
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.simulation.proof import SIMULATION
+from lmaunet.fpga.toolchain.design_parts import Part, digest, parts_of
 from lmaunet.stage import read_json, write_json
 
 ULTRA = ("STYLE", "RAM_STYLE")

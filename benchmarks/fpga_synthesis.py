@@ -21,12 +21,6 @@ import time
 from pathlib import Path
 
 from accuracy import neutral
-from lmaunet.fpga.board.boards import Board, named_board
-from lmaunet.fpga.build import HARDWARE, RESOURCES
-from lmaunet.fpga.operators.dram_fifo import STYLE, DramLayout
-from lmaunet.fpga.operators.fifo import Layout
-from lmaunet.fpga.simulation.proof import SIMULATION
-from lmaunet.fpga.toolchain.yosys import yosys_version
 from network_synthesis import (
     Part,
     Synthesiser,
@@ -44,6 +38,12 @@ from synthesis import synthesize_all
 
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
+from lmaunet.fpga.board.boards import Board, named_board
+from lmaunet.fpga.build import HARDWARE, RESOURCES
+from lmaunet.fpga.operators.dram_fifo import STYLE, DramLayout
+from lmaunet.fpga.operators.fifo import Layout
+from lmaunet.fpga.simulation.proof import SIMULATION
+from lmaunet.fpga.toolchain.yosys import yosys_version
 from lmaunet.stage import read_json, sha256, tool_versions, write_json
 
 COUNTED = (

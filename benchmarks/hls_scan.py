@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.fpga.board.boards import Board
 from lmaunet.fpga.operators.rtl_module import pack, unpack
 from lmaunet.fpga.operators.selective_scan import STATE_LOOP, core, integer_scan, tables
 from lmaunet.fpga.simulation.compilation import compiler_place
-
-from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.packages import install_command
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.fixed import Codes
@@ -131,9 +131,10 @@ def kernels_of_build(folder: Path) -> tuple[dict[str, Kernel], Board]:
     Raises:
         UserError: where it is no such build, or the network has no scan.
     """
+    from onnx import numpy_helper
+
     from lmaunet.fpga.build import HARDWARE, RESOURCES
     from lmaunet.fpga.graph.onnx_file import load, plain_attributes
-    from onnx import numpy_helper
 
     path = folder / RESOURCES
     try:

@@ -101,12 +101,12 @@ def write_volume(path: Path, spacing_mm: float) -> Path:
 def build_untrained(name: str, place: Path) -> Path:
     """Return the folder of a build for ONNX Runtime of a named spec with random weights."""
     import torch
-    from lmaunet.export.network import export_qcdq
-    from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet
 
     from lmaunet.data.loaders import load_phantom
+    from lmaunet.export.network import export_qcdq
     from lmaunet.net.network import LMaUNet
+    from lmaunet.quant.calibration import calibrate
+    from lmaunet.quant.network import QuantLMaUNet
 
     spec = named_spec(name)
     data = load_phantom(size=spec.input_size)

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from synthesis import Synthesised, synthesize_all
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.build import HARDWARE
 from lmaunet.fpga.graph.executor import Executor
 from lmaunet.fpga.graph.onnx_file import load
@@ -24,9 +27,6 @@ from lmaunet.fpga.toolchain import design_parts
 from lmaunet.fpga.toolchain.design_parts import digest
 from lmaunet.fpga.toolchain.registration import load_operators
 from lmaunet.fpga.toolchain.yosys import for_dsp48e1
-from synthesis import Synthesised, synthesize_all
-
-from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 
 COUNTS = ("lut", "lut_memory", "ff", "dsp", "bram18", "uram")

@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx
 import onnx.inliner
+
 from lmaunet.export.convolutions import Graph
 from lmaunet.export.function import all_nodes, is_scan, node_name, scan_nodes
 from lmaunet.export.lower import lower

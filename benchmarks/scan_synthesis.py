@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import neutral
-from lmaunet.fpga.operators.rtl_module import RtlModule
-from lmaunet.fpga.operators.selective_scan import SelectiveScan, core
 from place_and_route import DEVICES, place_and_route
 from synthesis import synthesize
 
 from lmaunet.deploy.console import run_command
+from lmaunet.fpga.operators.rtl_module import RtlModule
+from lmaunet.fpga.operators.selective_scan import SelectiveScan, core
 from lmaunet.scan.vectors import synthetic
 from lmaunet.stage import write_json
 

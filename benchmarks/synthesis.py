@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule
 from lmaunet.fpga.toolchain.yosys import netlist_name, synthesize_into
-
-from lmaunet.errors import UserError
 
 # LUTs of a memory or shift register made of LUTs; the wide ones share their address.
 LUTS_OF_MEMORIES = {

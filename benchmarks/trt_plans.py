@@ -21,21 +21,21 @@ from typing import Any
 
 import torch
 from accuracy import neutral
-from lmaunet.export.lower import lower
-from lmaunet.export.network import export_qcdq
-from lmaunet.export.reference import read_model
-from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
-from lmaunet.trt import policy
-from lmaunet.trt.engine import build_engine
-from lmaunet.trt.precision import check_policy, constant_bytes
 
 from lmaunet.data.loaders import load_phantom
 from lmaunet.deploy.console import run_command, table
 from lmaunet.errors import Disagreement
+from lmaunet.export.lower import lower
+from lmaunet.export.network import export_qcdq
+from lmaunet.export.reference import read_model
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.calibration import calibrate
+from lmaunet.quant.network import QuantLMaUNet
 from lmaunet.spec import named_spec
 from lmaunet.stage import tool_versions, write_json
+from lmaunet.trt import policy
+from lmaunet.trt.engine import build_engine
+from lmaunet.trt.precision import check_policy, constant_bytes
 
 STEPS = (4, 8, 16)
 ALL_SMS = (("SM86",), ("SM86", "SM89"), ("SM80", "SM86", "SM89", "SM120", "SM121"))
@@ -65,8 +65,9 @@ def quantized_graph(name: str, folder: Path) -> Path:
 def lowered(model: Any, form: str) -> Any:
     """Return a model with its scans in ``two_level-T`` or as the inlined function."""
     if form == FUNCTION:
-        from lmaunet.export.function import attach
         from onnx import inliner
+
+        from lmaunet.export.function import attach
 
         return inliner.inline_local_functions(attach(model))
     two_level = importlib.import_module("lmaunet.export.lowerings.two_level")

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from lmaunet.export.check import check_graph, run_onnx
-from lmaunet.export.lower import executable_lowerings, lower, sites
-from lmaunet.export.network import FLOAT32, INPUT, QCDQ
-from lmaunet.export.segments import check_segments, torch_values
 from onnx import numpy_helper
 from torch import nn
 
 from lmaunet.artifacts import Agreement, require_agreement
+from lmaunet.export.check import check_graph, run_onnx
+from lmaunet.export.lower import executable_lowerings, lower, sites
+from lmaunet.export.network import FLOAT32, INPUT, QCDQ
+from lmaunet.export.segments import check_segments, torch_values
 from lmaunet.scan.real import selective_scan
 from lmaunet.train.metrics import predict_logits
 

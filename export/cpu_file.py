@@ -81,6 +81,7 @@ def file_bytes(model: nn.Module, images: np.ndarray) -> int:
     """
     import onnx
     import torch
+
     from lmaunet.export.network import export_qcdq
 
     with tempfile.TemporaryDirectory() as folder:

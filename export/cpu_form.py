@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.errors import UserError
 from lmaunet.export.convolutions import (
     MOVES,
     Graph,
@@ -24,8 +25,6 @@ from lmaunet.export.convolutions import (
     quantized_convolutions,
     remove_unused,
 )
-
-from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     import onnx
@@ -265,6 +264,7 @@ EXACT_SUM = 100
 def _largest_sum() -> int:
     """Return a code that ONNX Runtime computes from the largest products, 100 if it is right."""
     import numpy as np
+
     from lmaunet.export.model_messages import INT8, UINT8, message
     from lmaunet.export.reference import open_session
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lmaunet.errors import UserError
 from lmaunet.export.function import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -24,8 +25,6 @@ from lmaunet.export.lowerings import (
     executable_lowerings,
     get_lowering,
 )
-
-from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     import onnx

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from lmaunet.export.function import attach
 from onnx import numpy_helper
 from torch import nn
+
+from lmaunet.export.function import attach
 
 OPSET = 18
 INPUT, OUTPUT = "image", "logits"

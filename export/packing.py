@@ -24,11 +24,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lmaunet.errors import UserError
 from lmaunet.export.convolutions import copy_node, remove_unused
 from lmaunet.export.function import DOMAIN, DOMAIN_VERSION, MINIMUM_IR_VERSION, OPSET, main_opset
 from lmaunet.quant.packed import PACKED_BITS, packed_bytes
-
-from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -96,6 +96,7 @@ def open_session(
         UserError: where ONNX Runtime cannot load the model or the library, or must not.
     """
     import onnxruntime
+
     from lmaunet.export.model_messages import read_messages
 
     options = onnxruntime.SessionOptions()

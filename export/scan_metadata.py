@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from lmaunet.export.function import NAME
-from lmaunet.export.reference import read_model
 
 from lmaunet.errors import UserError
+from lmaunet.export.function import NAME
+from lmaunet.export.reference import read_model
 from lmaunet.spec import ScanSpec
 
 KEY = "ai.lmaunet.scan_formats"

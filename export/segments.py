@@ -13,12 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmaunet.artifacts import Agreement, require_agreement
+from lmaunet.errors import Disagreement, UserError
 from lmaunet.export.convolutions import Graph
 from lmaunet.export.function import DOMAIN
 from lmaunet.export.reference import open_session
-
-from lmaunet.artifacts import Agreement, require_agreement
-from lmaunet.errors import Disagreement, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

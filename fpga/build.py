@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lmaunet.artifacts import Agreement
+from lmaunet.errors import UserError
 from lmaunet.export.reference import evidence_folder
 from lmaunet.fpga.agreement.nodes import (
     NodeCheck,
@@ -31,9 +34,6 @@ from lmaunet.fpga.sizing.design import DEFAULT_CLOCK_MHZ
 from lmaunet.fpga.sizing.search import Sizing, size
 from lmaunet.fpga.toolchain.assemble import apply_folding, assemble, specialize
 from lmaunet.fpga.toolchain.flow import LEVELS, NO_FLOW, check_flow, run_flow, run_levels, sized_for
-
-from lmaunet.artifacts import Agreement
-from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 
 MAX_CHECK_IMAGES = 4

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmaunet.errors import UserError
+from lmaunet.integer_program import quiet_solver
 from lmaunet.quant.bits import protected_layers
 from lmaunet.quant.packed import packed_bytes
 from lmaunet.quant.sensitivity import Sensitivity
 from lmaunet.quant.settings import WEIGHT_BITS
-
-from lmaunet.errors import UserError
-from lmaunet.integer_program import quiet_solver
 from lmaunet.spec import NetSpec
 
 INDIFFERENCE = 1e-7

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from lmaunet.quant.settings import WEIGHT_BITS
-
 from lmaunet.errors import UserError
+from lmaunet.quant.settings import WEIGHT_BITS
 from lmaunet.spec import Layer, NetSpec
 
 DENSE = "3x3"

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
 from lmaunet.quant.allocation import Allocation, allocate, is_lkm, smallest_bits, weight_bytes
 from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate, spread
 from lmaunet.quant.convolution import Scales
 from lmaunet.quant.network import QuantLMaUNet
 from lmaunet.quant.sensitivity import measure
-
-from lmaunet.errors import UserError
-from lmaunet.net.network import LMaUNet
 from lmaunet.train.schedule import Progress
 
 SENSITIVITY_IMAGES = 8

@@ -19,11 +19,11 @@ from brevitas import nn as qnn
 from brevitas.inject.enum import ScalingImplType
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
 from brevitas.quant.fixed_point import Int8ActPerTensorFixedPoint, Int8WeightPerChannelFixedPoint
-from lmaunet.quant.fake_quant import FusedIntQuant
-from lmaunet.quant.settings import WEIGHT_BITS, Scales
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
+from lmaunet.quant.fake_quant import FusedIntQuant
+from lmaunet.quant.settings import WEIGHT_BITS, Scales
 
 SEARCHED = 40
 """Thresholds tried for each channel, from a fifth of its largest weight to all of it."""

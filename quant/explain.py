@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lmaunet.quant.network import QuantLMaUNet
 from torch import nn
 
+from lmaunet.quant.network import QuantLMaUNet
 from lmaunet.train.metrics import divergence
 from lmaunet.train.schedule import Progress
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lmaunet.quant.network import QuantLMaUNet, QuantMamba
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
+from lmaunet.quant.network import QuantLMaUNet, QuantMamba
 from lmaunet.scan.choice import ScanCodes
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.formats import ScanScales

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from lmaunet.quant.convolution import QuantConv, Scales, quantizer
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
@@ -29,6 +28,7 @@ from lmaunet.net.network import (
     upsample,
 )
 from lmaunet.net.scan import selective_scan
+from lmaunet.quant.convolution import QuantConv, Scales, quantizer
 from lmaunet.spec import CONV1D_TAPS, NetSpec
 
 

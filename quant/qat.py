@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lmaunet.data.dataset import Dataset
+from lmaunet.errors import UserError
+from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
+from lmaunet.net.network import LMaUNet
 from lmaunet.quant.budget import allocate_for_file
 from lmaunet.quant.calibration import (
     calibrate,
@@ -25,11 +30,6 @@ from lmaunet.quant.explain import explain
 from lmaunet.quant.network import QuantLMaUNet, count_weight_bits
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
 from lmaunet.quant.settings import QatSettings
-
-from lmaunet.data.dataset import Dataset
-from lmaunet.errors import UserError
-from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
-from lmaunet.net.network import LMaUNet
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lmaunet.quant.integer_network import record_scans, scan_sites
-from lmaunet.quant.network import QuantLMaUNet
 
 from lmaunet.errors import UserError
+from lmaunet.quant.integer_network import record_scans, scan_sites
+from lmaunet.quant.network import QuantLMaUNet
 from lmaunet.scan.choice import ChosenFormats, choose_formats
 from lmaunet.stage import read_json, write_json
 

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from lmaunet.quant.convolution import round_weight
-from lmaunet.quant.settings import WEIGHT_BITS, Scales
 from torch import Tensor, nn
 
 from lmaunet.net.fold import fold
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.convolution import round_weight
+from lmaunet.quant.settings import WEIGHT_BITS, Scales
 from lmaunet.train.metrics import divergence
 from lmaunet.train.schedule import Progress
 

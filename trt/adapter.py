@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmaunet.trt.gpu import FIX
-
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.trt.gpu import FIX
 
 PURPOSE = "builds the TensorRT engine and its precision table"
 

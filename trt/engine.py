@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmaunet.trt import adapter, processes
-from lmaunet.trt.layer_table import EngineLayer
-
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json
+from lmaunet.trt import adapter, processes
+from lmaunet.trt.layer_table import EngineLayer
 
 PLAN, PACKED = "engine.plan", "engine.plan.xz"
 LAYERS, RECORD, LOG = "layers.json", "engine.json", "engine.log"

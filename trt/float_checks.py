@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmaunet.artifacts import Agreement, require_agreement
+from lmaunet.errors import Disagreement
 from lmaunet.export.agreement import FLOAT32_TOLERANCE
 from lmaunet.export.convolutions import Graph, copy_node
 from lmaunet.export.reference import open_session, reference_logits, run_images
 from lmaunet.trt.float_forms import Product, copy_named, products
 from lmaunet.trt.layer_table import EngineLayer, EngineTensor
 from lmaunet.trt.precision import CONVOLVES
-
-from lmaunet.artifacts import Agreement, require_agreement
-from lmaunet.errors import Disagreement
 
 if TYPE_CHECKING:
     import numpy as np

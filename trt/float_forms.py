@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmaunet.export.convolutions import Graph, copy_node, groups_of, name_nodes, remove_unused
-
 from lmaunet.errors import UserError
+from lmaunet.export.convolutions import Graph, copy_node, groups_of, name_nodes, remove_unused
 
 if TYPE_CHECKING:
     import onnx

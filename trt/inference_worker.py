@@ -13,10 +13,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from lmaunet.errors import UserError
 from lmaunet.trt.loaded_engine import infer_here, time_here
 from lmaunet.trt.processes import open_answers
-
-from lmaunet.errors import UserError
 
 
 def main(arguments: list[str]) -> int:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.trt import adapter, gpu
 from lmaunet.trt.plan_bytes import unpack
-
-from lmaunet.errors import ToolNotFound, UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lmaunet.errors import UserError
 from lmaunet.export.convolutions import (
     Graph,
     QuantizedConvolution,
@@ -20,8 +21,6 @@ from lmaunet.export.convolutions import (
     quantized_convolutions,
     remove_unused,
 )
-
-from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     import onnx

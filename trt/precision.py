@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmaunet.errors import Disagreement
 from lmaunet.export.convolutions import QuantizedConvolution
 from lmaunet.trt.layer_table import BITS, EngineLayer, EngineTensor, bytes_by_datatype
 from lmaunet.trt.policy import W8A8, WEIGHT_ONLY, PlannedConvolution
-
-from lmaunet.errors import Disagreement
 
 # the names of layers that convolve: "correlation" in TensorRT for RTX, "runtime_fusion" with what
 # follows it in FP16, "CaskConvolution" and the like in the full TensorRT, a matrix product for

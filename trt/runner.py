@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.artifacts import Measurement, Unavailable
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.trt import adapter, gpu, processes
 from lmaunet.trt.gpu import NoGpu
 from lmaunet.trt.loaded_engine import Latency, read_plan
-
-from lmaunet.artifacts import Measurement, Unavailable
-from lmaunet.errors import ToolNotFound, UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lmaunet.artifacts import Agreement, compare, require_agreement
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.agreement.scan import ScanCheck
 from lmaunet.fpga.graph.builder import Mapping
 from lmaunet.fpga.graph.executor import Executor
@@ -35,9 +38,6 @@ from lmaunet.fpga.graph.lower import Host, Lowered
 from lmaunet.fpga.operators.arithmetic import rescaling_error
 from lmaunet.fpga.operators.registry import kind_of
 from lmaunet.fpga.operators.selective_scan import SelectiveScan
-
-from lmaunet.artifacts import Agreement, compare, require_agreement
-from lmaunet.errors import Disagreement
 
 # float32 evaluates a function of a code, divides it and rounds: a few units of its last place
 TABLE_ERROR = 2.0**-16
@@ -252,7 +252,8 @@ def check_network(
 
     Returns:
         the agreement of the classes where they are decided, and the figures: signal-to-noise
-        ratio of the logits in dB, their largest difference, the fraction of equal classes.
+        ratio of the logits in dB, their largest difference, the fraction of equal classes, and the
+        largest margin of a class that differs, in deviations (at most 12 may be).
 
     Raises:
         Disagreement: where the ratio is too low or a decided class differs.
@@ -273,13 +274,16 @@ def check_network(
         )
     best = np.sort(expected, 1)
     margin = best[:, -1] - best[:, -2]
-    decided = margin > 2 * MARGIN_DEVIATIONS * _deviation(difference)
+    deviation = _deviation(difference)
+    decided = margin > 2 * MARGIN_DEVIATIONS * deviation
     classes = np.where(decided, logits.argmax(1), expected.argmax(1))
     allowed = int((~decided).sum())
     agreement = require_agreement(
         "classes of the hardware graph where QONNX's are decided", classes, expected.argmax(1), 0,
         evidence=evidence,
     )  # fmt: skip
+    unequal = margin[~equal] / deviation[~equal]
+    figures["margin_deviations"] = float(unequal.max()) if unequal.size else 0.0
     whole = compare("classes of the hardware graph", logits.argmax(1), expected.argmax(1), 0,
                     allowed)  # fmt: skip
     return [agreement, whole], figures

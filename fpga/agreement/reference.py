@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from lmaunet.fpga.graph.onnx_file import SCAN_OP, attributes_of, load
 
 OPSET = 18

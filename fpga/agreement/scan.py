@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from lmaunet.fpga.graph.executor import Executor, Step
-from lmaunet.fpga.operators.selective_scan import integer_scan
 
 from lmaunet.artifacts import require_agreement
+from lmaunet.fpga.graph.executor import Executor, Step
+from lmaunet.fpga.operators.selective_scan import integer_scan
 
 # What may saturate without harm: a decay is zero either way, the output clips as a quantizer does,
 # and the accumulator saturates only where the output does.

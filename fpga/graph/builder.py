@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.environment import DOMAIN
 from lmaunet.fpga.graph.values import Codes, Value, map_layout
 from lmaunet.fpga.operators.arithmetic import Rescaling
-
-from lmaunet.errors import UserError
 
 V = TypeVar("V", bound=Value)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.graph.builder import HardwareGraph
 from lmaunet.fpga.graph.values import Accumulators, Codes, Padded, Value, Weights, map_layout
 from lmaunet.fpga.operators.arithmetic import integer_bits
-
-from lmaunet.errors import UserError
 
 
 def pad(

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.graph.onnx_file import plain_attributes
 from lmaunet.fpga.operators.operator import Operator
 from lmaunet.fpga.operators.registry import kind_of, operator
-
-from lmaunet.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.environment import DOMAIN
 from lmaunet.fpga.graph import convolution, maps, pointwise
 from lmaunet.fpga.graph.builder import HardwareGraph
@@ -21,8 +23,6 @@ from lmaunet.fpga.graph.values import (
     Value,
     Weights,
 )
-
-from lmaunet.errors import UserError
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 

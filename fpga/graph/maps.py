@@ -6,14 +6,14 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.graph.builder import HardwareGraph
 from lmaunet.fpga.graph.convolution import pad, window
 from lmaunet.fpga.graph.pointwise import require_equal_scales
 from lmaunet.fpga.graph.values import Accumulators, Codes, Value, map_layout
 from lmaunet.fpga.operators.arithmetic import type_bits
 from lmaunet.fpga.operators.bin_sum import sum_type
-
-from lmaunet.errors import UserError
 
 # Bits of integers that float32 holds exactly, as FINN+'s tensors are.
 FLOAT32_BITS = 25

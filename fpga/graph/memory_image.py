@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lmaunet.fpga.graph.executor import Executor
 
+from lmaunet.fpga.graph.executor import Executor
 from lmaunet.stage import write_json
 
 

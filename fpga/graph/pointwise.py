@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.graph.builder import HardwareGraph, Rounding
 from lmaunet.fpga.graph.scan import selective_scan
 from lmaunet.fpga.graph.values import Accumulators, Codes, Function, PendingScan, Quantizer, Value
 from lmaunet.fpga.operators.arithmetic import fixed_point, integer_bits, type_range
-
-from lmaunet.errors import UserError
 
 MAX_TABLE_BITS = 12
 

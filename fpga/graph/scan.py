@@ -10,10 +10,10 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
-from lmaunet.fpga.graph.builder import HardwareGraph
-from lmaunet.fpga.graph.values import Codes, PendingScan, Quantizer
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.graph.builder import HardwareGraph
+from lmaunet.fpga.graph.values import Codes, PendingScan, Quantizer
 
 if TYPE_CHECKING:
     from lmaunet.scan.formats import ScanScales

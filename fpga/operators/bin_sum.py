@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import Memory
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import integer_bits, type_bits, type_range
 from lmaunet.fpga.operators.common import count_bits, is_signed, stream
 from lmaunet.fpga.operators.operator import FinnAttributes, Operator, Rows
 from lmaunet.fpga.operators.rtl_module import RtlModule
-
-from lmaunet.errors import UserError
 
 SOURCES = ("wrap_counter.sv", "window_queue.sv", "window_taps.sv", "bin_sum.sv")
 # Bits of sums that are chosen, written and put out together, as in bin_sum.sv.

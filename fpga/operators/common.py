@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import LUTRAM_LUTS, LUTRAM_SHAPES
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import type_bits
 from lmaunet.fpga.operators.rtl_module import Port
-
-from lmaunet.errors import UserError
 
 REGISTER = "stream_register.sv"
 ENABLE_BITS = 240

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import Memory
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import (
@@ -30,8 +32,6 @@ from lmaunet.fpga.operators.common import (
 )
 from lmaunet.fpga.operators.operator import Folding, Operator
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule, lane_words
-
-from lmaunet.errors import UserError
 
 WEIGHTS = "weights.dat"
 SOURCES = (

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import Memory, Outside
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators import fifo, width_converter
 from lmaunet.fpga.operators.common import require_positive
 from lmaunet.fpga.operators.fifo import Layout
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule, Wire
-
-from lmaunet.errors import UserError
 
 STYLE = "dram"
 BEAT_BITS, BEAT_BYTES = 64, 8

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.common import REGISTER, register, require_positive, stream
 from lmaunet.fpga.operators.operator import Operator

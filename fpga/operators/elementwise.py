@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import type_bits
 from lmaunet.fpga.operators.common import REGISTER, is_signed, register, stream
 from lmaunet.fpga.operators.operator import Operator
 from lmaunet.fpga.operators.rtl_module import RtlModule
-
-from lmaunet.errors import UserError
 
 
 class _Elementwise(Operator):

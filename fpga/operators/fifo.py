@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import URAM_WIDTH, Memory, Outside
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators import width_converter
 from lmaunet.fpga.operators.common import count_bits, register, require_positive
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule
-
-from lmaunet.errors import UserError
 
 STYLES = ("auto", "distributed", "block", "ultra")
 SOURCES = (*width_converter.SOURCES, "fifo_segment.sv", "fifo.sv")

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import URAM_DEPTH, Memory
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import (
@@ -38,8 +40,6 @@ from lmaunet.fpga.operators.rtl_module import (
     lane_words,
     load_words,
 )
-
-from lmaunet.errors import UserError
 
 PORT_BITS = 27  # the wide port of a DSP48E2's multiplier
 WEIGHTS = "weights.mem"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import check_divides, legal_divisors, type_bits
 from lmaunet.fpga.operators.rtl_module import RtlModule

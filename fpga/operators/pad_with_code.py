@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import type_bits, type_range
 from lmaunet.fpga.operators.common import REGISTER, count_bits, register, stream
 from lmaunet.fpga.operators.operator import FinnAttributes, Operator, Rows
 from lmaunet.fpga.operators.rtl_module import RtlModule
-
-from lmaunet.errors import UserError
 
 
 class FMPadding(Operator):

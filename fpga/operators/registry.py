@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmaunet.fpga.operators.operator import Attributes, Operator
-
 from lmaunet.errors import UserError
+from lmaunet.fpga.operators.operator import Attributes, Operator
 
 
 def _below(kind: Any) -> Iterator[type[Operator]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import Memory
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import (
@@ -21,8 +23,6 @@ from lmaunet.fpga.operators.arithmetic import (
 from lmaunet.fpga.operators.common import REGISTER, is_signed, stream
 from lmaunet.fpga.operators.operator import FinnAttributes, Operator
 from lmaunet.fpga.operators.rtl_module import RtlModule, hex_words
-
-from lmaunet.errors import UserError
 
 CONSTANTS = "constants.dat"
 # The signed ports of a DSP48E2's multiplier, by the input's width.

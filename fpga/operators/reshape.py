@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators import fifo
 from lmaunet.fpga.operators.common import register

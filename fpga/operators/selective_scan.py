@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import Memory
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import check_divides, legal_divisors
 from lmaunet.fpga.operators.common import REGISTER
 from lmaunet.fpga.operators.operator import Constant, FinnAttributes, Folding, Operator
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule, hex_words, lane_words
-
-from lmaunet.errors import UserError
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.formats import INPUT, ScanScales
 from lmaunet.scan.integer import IntegerScan, IntegerScanResult

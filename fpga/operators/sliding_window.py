@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from lmaunet.fpga.board.memories import LUTRAM_DEPTH, Memory
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import legal_divisors, type_bits

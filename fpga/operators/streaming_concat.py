@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import check_divides, legal_divisors
 from lmaunet.fpga.operators.common import REGISTER, count_bits, register, stream
 from lmaunet.fpga.operators.operator import Folding, Operator
 from lmaunet.fpga.operators.rtl_module import RtlModule
-
-from lmaunet.errors import UserError
 
 BEATS_BITS = 16
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.arithmetic import look_up, type_bits, type_range
 from lmaunet.fpga.operators.common import REGISTER, register, stream
 from lmaunet.fpga.operators.operator import FinnAttributes, Operator
 from lmaunet.fpga.operators.rtl_module import RtlModule, hex_words
-
-from lmaunet.errors import UserError
 
 TABLE = "table.dat"
 MAX_INPUT_BITS = 12

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import Memory
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.common import REGISTER, count_bits, register, stream
 from lmaunet.fpga.operators.operator import Operator, Rows
 from lmaunet.fpga.operators.rtl_module import RtlModule
-
-from lmaunet.errors import UserError
 
 # Words above a row, so that reading, freeing and filling again do not wait for each other.
 SPARE_WORDS = 4

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.simulation.network import Network, NetworkRun
 from lmaunet.fpga.simulation.simulator import Stalls
 from lmaunet.fpga.simulation.streams import Expected, Inside
-
-from lmaunet.errors import Disagreement
 
 
 def run_and_compare(

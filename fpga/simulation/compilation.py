@@ -21,9 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_sources
-
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_sources
 from lmaunet.packages import install_command
 
 HARNESS = Path(__file__).with_name("harness.cpp")

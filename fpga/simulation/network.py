@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
 from lmaunet.fpga.graph.executor import Executor
 from lmaunet.fpga.operators import dram_fifo, fifo
 from lmaunet.fpga.operators.arithmetic import type_bits

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lmaunet.artifacts import Agreement, require_agreement
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.operators.dram_fifo import STYLE
 from lmaunet.fpga.operators.fifo import Layout
 from lmaunet.fpga.operators.rtl_module import (
@@ -24,9 +27,6 @@ from lmaunet.fpga.simulation.compare import run_and_compare
 from lmaunet.fpga.simulation.network import Network, NetworkRun
 from lmaunet.fpga.simulation.simulator import Stalls
 from lmaunet.fpga.sizing.design import Fifo
-
-from lmaunet.artifacts import Agreement, require_agreement
-from lmaunet.errors import Disagreement
 from lmaunet.stage import write_json
 
 IMAGES, STALLED_IMAGES = 8, 3

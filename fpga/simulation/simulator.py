@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from lmaunet.fpga.operators.rtl_module import RtlModule, write_memories
-from lmaunet.fpga.simulation.compilation import Compiled
 
 from lmaunet.errors import Disagreement, UserError
+from lmaunet.fpga.operators.rtl_module import RtlModule, write_memories
+from lmaunet.fpga.simulation.compilation import Compiled
 
 DEADLOCK, BROKEN_RULE = 3, 4
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators import dram_fifo, fifo, width_converter
 from lmaunet.fpga.operators.dram_fifo import DramLayout
 from lmaunet.fpga.operators.rtl_module import LOAD, LOAD_WIRES, Port, RtlModule, Wire, instance
-
-from lmaunet.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from lmaunet.fpga.graph.executor import Executor, Step
 from lmaunet.fpga.operators.arithmetic import type_bits
 from lmaunet.fpga.operators.common import is_signed

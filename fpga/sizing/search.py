@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.boards import Board
 from lmaunet.fpga.board.placement import SHELL, Placed, Resources, sum_of
 from lmaunet.fpga.graph.executor import Executor
@@ -23,8 +24,6 @@ from lmaunet.fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
 from lmaunet.fpga.sizing.schedule import Schedule, schedule
 from lmaunet.fpga.sizing.shortages import overload, share, shortages, too_small
 from lmaunet.fpga.sizing.solver import Option, may_fit, options_of, solve
-
-from lmaunet.errors import UserError
 
 LOOK_FURTHER = 4
 """Bounds beyond the first that does not fit that are tried too: less parallelism is not always

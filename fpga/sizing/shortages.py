@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.boards import BOARDS, larger_board
 from lmaunet.fpga.sizing.design import NAMES, Design
-
-from lmaunet.errors import UserError
 
 
 def share(design: Design) -> float:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from lmaunet.fpga.board.boards import Board
 from lmaunet.fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources, held_in
-
 from lmaunet.integer_program import quiet_solver
 
 DRAM_COST = 1.0

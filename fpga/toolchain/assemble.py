@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+from lmaunet.errors import Disagreement, UserError
 from lmaunet.fpga.board.boards import Board
 from lmaunet.fpga.environment import DOMAIN
 from lmaunet.fpga.graph.lower import Lowered
 from lmaunet.fpga.sizing.design import Design
 from lmaunet.fpga.toolchain.registration import load_operators
-
-from lmaunet.errors import Disagreement, UserError
 
 BACKENDS = (f"{DOMAIN}.rtl", f"{DOMAIN}.hls")
 

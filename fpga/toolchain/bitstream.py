@@ -17,14 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.board.boards import Board
 from lmaunet.fpga.environment import VIVADO_FIX, vivado_place
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.fpga.toolchain import vivado_reports as reports
 from lmaunet.fpga.toolchain.registration import load_operators
 from lmaunet.fpga.toolchain.vivado import FOLDER, LAST_LINES, TOP, keep_evidence, require_memories
-
-from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import write_json
 
 # The names under which FINN+ has a shell; U250 would need its Vitis flow.

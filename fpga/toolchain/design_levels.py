@@ -25,7 +25,6 @@ from lmaunet.fpga.toolchain import netlist_levels, yosys
 from lmaunet.fpga.toolchain.design_parts import Part, digest
 from lmaunet.fpga.toolchain.netlist_levels import Limits, Measured, measure, read_netlist
 from lmaunet.fpga.toolchain.yosys import TooSlow, for_dsp48e1, netlist_name, synthesize_netlists
-
 from lmaunet.stage import read_json, write_json
 
 SHOWN = 5

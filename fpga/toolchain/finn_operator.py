@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators.operator import Operator
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule, wrapper, write_memories
-
-from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     from finn.custom_op.fpgadataflow.hwcustomop import HWCustomOp

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.board.boards import Board
 from lmaunet.fpga.environment import VIVADO_FIX, vivado_place
 from lmaunet.fpga.operators.fifo import Layout
@@ -22,8 +23,6 @@ from lmaunet.fpga.toolchain.design_levels import count_levels, summarize
 from lmaunet.fpga.toolchain.design_parts import parts_of
 from lmaunet.fpga.toolchain.netlist_levels import Limits
 from lmaunet.fpga.toolchain.yosys import yosys_version
-
-from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import write_json
 
 NO_FLOW, LEVELS, TIMING, VIVADO = FLOWS = "none", "levels", "timing", "vivado"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.arithmetic import check_divides
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule, wrapper
 from lmaunet.fpga.toolchain.finn_operator import SOURCES, OwnRTL, datatype
-
-from lmaunet.errors import UserError
 
 
 class StitchedNetwork(OwnRTL):

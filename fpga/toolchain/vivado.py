@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.board.boards import Board
 from lmaunet.fpga.environment import VIVADO_FIX, vivado_place
 from lmaunet.fpga.toolchain import vivado_reports as reports
-
-from lmaunet.errors import ToolNotFound, UserError
 
 SCRIPT = Path(__file__).with_name("implement.tcl")
 FOLDER, TOP = "vivado", "network"

@@ -12,9 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lmaunet.fpga.board.boards import Board
-
 from lmaunet.errors import UserError
+from lmaunet.fpga.board.boards import Board
 
 SLACKS = ("WNS", "WHS", "WPWS")
 ROWS = {

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.operators.rtl_module import (
     RTL_FOLDER,
     RtlModule,
@@ -22,8 +23,6 @@ from lmaunet.fpga.operators.rtl_module import (
     write_memories,
     write_sources,
 )
-
-from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 
 NEEDED = "to synthesise the hardware operators"

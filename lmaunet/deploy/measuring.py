@@ -12,7 +12,6 @@ from lmaunet.artifacts import Figure, Measurement, Provenance, Unavailable
 from lmaunet.deploy.console import tell
 from lmaunet.deploy.gates import worst_class
 from lmaunet.deploy.pipeline import (
-    BUILD_CODE,
     Outcome,
     built_targets,
     load_build,
@@ -22,7 +21,7 @@ from lmaunet.deploy.pipeline import (
 )
 from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource, choose_data
-from lmaunet.deploy.targets import get_target
+from lmaunet.deploy.targets import BUILD_CODE, get_target
 from lmaunet.errors import Disagreement, UserError
 from lmaunet.packages import is_installed
 from lmaunet.spec import NetSpec

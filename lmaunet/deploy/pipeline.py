@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Progress, Schedule
 
-BUILD_CODE = (
-    "lmaunet.export", "lmaunet.fpga", "lmaunet.trt", "lmaunet.scan", "lmaunet.deploy.targets",
-)  # fmt: skip
-
 ALLOCATION_PLOT = "allocation.svg"
 
 SAMPLES = 4
@@ -249,7 +245,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
 
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
     ``samples.npz`` (training images), ``interface.json`` (what the network takes and gives) and
-    ``lmaunet.export.json``.
+    ``export.json``.
 
     Raises:
         UserError: where the data are not those that the network was quantized with.
@@ -340,7 +336,7 @@ def build(
 
     The target writes; ``build.json`` describes what, and ``deployment.json`` how to use it.
     """
-    from lmaunet.deploy.targets import BuildRequest, get_target
+    from lmaunet.deploy.targets import BUILD_CODE, BuildRequest, get_target
 
     target = get_target(target_name)
     folder = run / "export"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ SPATIAL = (1, 2, 3)
 
 
 @dataclass(frozen=True)
-class Operator:
+class Operator(abc.ABC):
     """One operator of the closed set.
 
     ``name`` is its name in a file, ``arity`` the least and largest number of inputs, ``roles`` its
@@ -36,9 +37,11 @@ class Operator:
         """The weights that it takes, by role: whether each must be there."""
         return self.weight_roles
 
+    @abc.abstractmethod
     def check(self) -> None:
         """Raise UserError where an attribute is not what it may be."""
 
+    @abc.abstractmethod
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -52,7 +55,6 @@ class Operator:
         Raises:
             UserError: where the shapes do not fit the operator.
         """
-        raise NotImplementedError
 
     def along(self, rank: int) -> Sequence[int]:
         """Return the axes of a value of ``rank`` axes whose elements it tells from each other.
@@ -74,6 +76,15 @@ class Operator:
     def attribute(self, key: str) -> str:
         """Return how an attribute is named in an error."""
         return f"operator {self.name}: {key}"
+
+
+@dataclass(frozen=True)
+class ImageOperator(Operator):
+    """One that treats each image as a whole, such as a convolution."""
+
+    def along(self, rank: int) -> Sequence[int]:
+        """Return all axes but the first."""
+        return range(1, rank)
 
 
 def check_axes(operator: Operator, axes: Sequence[int], rank: int) -> None:

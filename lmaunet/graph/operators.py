@@ -17,13 +17,20 @@ from lmaunet.graph.attributes import (
     check_whole,
     check_wholes,
 )
-from lmaunet.graph.base_operator import SPATIAL, Operator, Shape, check_axes, positive_sizes
+from lmaunet.graph.base_operator import (
+    SPATIAL,
+    ImageOperator,
+    Operator,
+    Shape,
+    check_axes,
+    positive_sizes,
+)
 
 Pads = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Conv(Operator):
+class Conv(ImageOperator):
     """A convolution in one to three spatial axes; a linear map is one with a kernel of 1.
 
     ``padding`` has zeros before and after for each spatial axis. The weight is
@@ -48,10 +55,6 @@ class Conv(Operator):
         for pair in self.padding:
             check_wholes(self.attribute("padding"), pair, 0, (2,))
 
-    def along(self, rank: int) -> Sequence[int]:
-        """Return all axes but the first."""
-        return range(1, rank)
-
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -74,7 +77,7 @@ class Conv(Operator):
 
 
 @dataclass(frozen=True)
-class TransposedConv(Operator):
+class TransposedConv(ImageOperator):
     """A transposed convolution. The weight is ``(in, out / groups, *kernel)``, the bias ``(out,)``.
 
     One whose kernel equals its stride is captured as a 1x1 convolution and a pixel shuffle.
@@ -100,10 +103,6 @@ class TransposedConv(Operator):
         if any(o >= limit for o, limit in zip(self.output_padding, limits, strict=True)):
             raise self.fail(f"output_padding={self.output_padding}; expected less than {limits}")
 
-    def along(self, rank: int) -> Sequence[int]:
-        """Return all axes but the first."""
-        return range(1, rank)
-
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -128,7 +127,7 @@ class TransposedConv(Operator):
 
 
 @dataclass(frozen=True)
-class Scan(Operator):
+class Scan(ImageOperator):
     """The selective scan of x, dt ``(N, D, L)``, B and C ``(N, S, L)``; see docs/scan.md.
 
     ``dt`` is the time step before softplus. The weight ``rates`` ``(D, S)`` is A, or A_log where
@@ -143,10 +142,6 @@ class Scan(Operator):
     def check(self) -> None:
         """Check the attribute."""
         check_flag(self.attribute("log_rates"), self.log_rates)
-
-    def along(self, rank: int) -> Sequence[int]:
-        """Return all axes but the first."""
-        return range(1, rank)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
@@ -169,6 +164,9 @@ class Join(Operator):
     """What joins two values element by element; an axis of size 1 is repeated."""
 
     arity: ClassVar[tuple[int, int]] = (2, 2)
+
+    def check(self) -> None:
+        """There are no attributes."""
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]

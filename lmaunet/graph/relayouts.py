@@ -9,7 +9,14 @@ from typing import ClassVar
 
 from lmaunet.graph import operators, resampling
 from lmaunet.graph.attributes import check_whole, check_wholes
-from lmaunet.graph.base_operator import SPATIAL, Operator, Shape, check_axes, elements
+from lmaunet.graph.base_operator import (
+    SPATIAL,
+    ImageOperator,
+    Operator,
+    Shape,
+    check_axes,
+    elements,
+)
 from lmaunet.graph.layouts import Layout, check_layout, shape_of
 
 
@@ -111,7 +118,7 @@ class Slice(Operator):
 
 
 @dataclass(frozen=True)
-class PixelShuffle(Operator):
+class PixelShuffle(ImageOperator):
     """``(N, C * f1 * ... , s1, ...)`` to ``(N, C, s1 * f1, ...)``, one factor a spatial axis.
 
     Channel ``c * f1 * f2 + i * f2 + j`` goes to row i and column j of channel c.
@@ -123,10 +130,6 @@ class PixelShuffle(Operator):
     def check(self) -> None:
         """Check the attribute."""
         check_wholes(self.attribute("factors"), self.factors, 1, SPATIAL)
-
-    def along(self, rank: int) -> Sequence[int]:
-        """Return all axes but the first."""
-        return range(1, rank)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lmaunet.graph.attributes import check_choice, check_flag, check_wholes
-from lmaunet.graph.base_operator import SPATIAL, Operator, Shape, check_axes, positive_sizes
+from lmaunet.graph.base_operator import (
+    SPATIAL,
+    ImageOperator,
+    Operator,
+    Shape,
+    check_axes,
+    positive_sizes,
+)
 
 
 @dataclass(frozen=True)
-class Pool(Operator):
+class Pool(ImageOperator):
     """The largest element or the average of windows.
 
     ``padding`` is the same before and after; an average divides by the window's size with it where
@@ -36,10 +43,6 @@ class Pool(Operator):
         if any(2 * pad > taps for pad, taps in zip(self.padding, self.kernel, strict=True)):
             raise self.fail(f"padding={self.padding}; expected at most half of {self.kernel}")
 
-    def along(self, rank: int) -> Sequence[int]:
-        """Return all axes but the first."""
-        return range(1, rank)
-
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]
     ) -> Shape:
@@ -56,7 +59,7 @@ class Pool(Operator):
 
 
 @dataclass(frozen=True)
-class Upsample(Operator):
+class Upsample(ImageOperator):
     """Resampling of the spatial axes to ``size``: ``nearest`` or ``linear`` (bi-, trilinear)."""
 
     mode: str
@@ -71,10 +74,6 @@ class Upsample(Operator):
         check_flag(self.attribute("align_corners"), self.align_corners)
         if self.mode == "nearest" and self.align_corners:
             raise self.fail("align_corners=true with nearest; only linear has it")
-
-    def along(self, rank: int) -> Sequence[int]:
-        """Return all axes but the first."""
-        return range(1, rank)
 
     def infer(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], sizes: Mapping[str, int]

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import accuracy
-import lmaunet.export.cpu_file
-import lmaunet.quant.qat
 import pytest
 
+import lmaunet.export.cpu_file
+import lmaunet.quant.qat
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import save_checkpoint

@@ -8,9 +8,10 @@ import cases
 import numpy as np
 import pytest
 from bench import Case
-from lmaunet.fpga.operators.arithmetic import integer_bits
 from synthesis import synthesize_all
 from test_synthesis import needs_yosys
+
+from lmaunet.fpga.operators.arithmetic import integer_bits
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 

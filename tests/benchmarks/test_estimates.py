@@ -7,11 +7,12 @@ import sys
 import cases
 import numpy as np
 import pytest
+from network_synthesis import Synthesiser
+from test_synthesis import needs_yosys
+
 from lmaunet.fpga.board.placement import Resources, usually_placed
 from lmaunet.fpga.operators import dram_fifo, fifo, width_converter
 from lmaunet.fpga.operators.matrix_vector import MVAU
-from network_synthesis import Synthesiser
-from test_synthesis import needs_yosys
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import fpga_design as benchmark
 import pytest
-from lmaunet.fpga.build import Built
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.build import Built
 
 DETAIL = {
     "board": "ZCU104", "part": "xczu7ev", "clock_mhz": 250.0, "clock_status": "assumed",

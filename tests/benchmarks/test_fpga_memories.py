@@ -10,11 +10,11 @@ import fpga_memories as benchmark
 import pytest
 import synthesis
 from fpga_memories import Declared
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.placement import usually_placed
 from lmaunet.fpga.operators import fifo
 from lmaunet.fpga.toolchain import yosys
-
-from lmaunet.errors import UserError
 
 pytest.importorskip("finn", reason="needs finn-plus")
 needs_yosys = pytest.mark.skipif(

@@ -7,13 +7,13 @@ import dataclasses
 
 import fpga_place
 import pytest
+from place_and_route import Routed
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators import fifo, width_converter
 from lmaunet.fpga.operators.rtl_module import RtlModule
 from lmaunet.fpga.toolchain.design_parts import Part
-from place_and_route import Routed
-
-from lmaunet.errors import UserError
 
 QUEUE = fifo.module(fifo.layout(8, 70_000, "ultra"))
 WIDER = width_converter.module(8, 24)

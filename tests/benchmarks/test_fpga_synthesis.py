@@ -6,11 +6,11 @@ import sys
 
 import fpga_synthesis as benchmark
 import pytest
-from lmaunet.fpga.operators import dram_fifo, fifo
 from network_synthesis import NO_ESTIMATE, Part
 from synthesis import Synthesised
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.operators import dram_fifo, fifo
 
 
 @pytest.fixture

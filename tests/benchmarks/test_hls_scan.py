@@ -28,12 +28,12 @@ from hls_scan import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lmaunet.fpga.board.boards import BOARDS
-from lmaunet.fpga.operators.selective_scan import STATE_LOOP, core
-from lmaunet.fpga.simulation.compilation import compiler_place
 from scan_cases import CHANNELS, LENGTH, STATES
 
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.operators.selective_scan import STATE_LOOP, core
+from lmaunet.fpga.simulation.compilation import compiler_place
 from lmaunet.scan.integer import IntegerScan
 from lmaunet.scan.vectors import ScanVectors
 

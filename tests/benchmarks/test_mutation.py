@@ -243,6 +243,32 @@ def test_a_run_collects_no_garbage_of_the_process_that_it_is_forked_from(tmp_pat
     assert ended.status == 0, ended.output
 
 
+def test_a_package_in_another_folder_is_the_copys_own(tmp_path):
+    """Else the tests of a mutant would import the checkout's, and none would be noticed."""
+    root, tree = tmp_path / "root", tmp_path / "tree"
+    for path, text in {
+        "pkg/__init__.py": "", "part/__init__.py": "", "part/mod.py": "VALUE = 1\n",
+        "pyproject.toml": '[tool.setuptools.package-dir]\n"pkg.part" = "part"\n',
+    }.items():  # fmt: skip
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    server.copy_tree(root, tree)
+    server.copy_tree(root, tree)
+
+    def value() -> int:
+        import pkg.part.mod
+
+        return pkg.part.mod.VALUE
+
+    for code, expected in (("VALUE = 7\n", 7), ("VALUE = 9\n", 9)):
+        with server.mutated(tree, "part/mod.py", code):
+            run = server.start(tree, frozenset({"pkg"}), value, 20.0)
+            while (ended := run.ended()) is None:
+                time.sleep(0.01)
+        assert ended.status == expected, ended.output
+
+
 def test_what_is_called_after_a_module_meets_it_however_many_others_run_more_of_it():
     """It imports the module only, so that no line of it is its own."""
     several = [f"tests/test_{i}.py::test" for i in range(4)]

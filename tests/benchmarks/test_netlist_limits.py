@@ -11,12 +11,13 @@ import re
 
 import cases
 import pytest
+from test_dsp_counts import matrix
+from test_synthesis import needs_yosys
+
 from lmaunet.fpga.operators import fifo, width_converter
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule
 from lmaunet.fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
 from lmaunet.fpga.toolchain.yosys import for_dsp48e1, synthesize_netlists
-from test_dsp_counts import matrix
-from test_synthesis import needs_yosys
 
 pytestmark = [needs_yosys, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -7,18 +7,6 @@ import dataclasses
 
 import network_synthesis as network_synthesis
 import pytest
-from lmaunet.fpga.board.boards import BOARDS
-from lmaunet.fpga.board.memories import Memory
-from lmaunet.fpga.board.placement import Resources
-from lmaunet.fpga.graph.executor import Executor
-from lmaunet.fpga.operators import fifo, width_converter
-from lmaunet.fpga.operators.rtl_module import Port, RtlModule
-from lmaunet.fpga.simulation.network import Network
-from lmaunet.fpga.sizing.search import Sizing
-from lmaunet.fpga.toolchain import design_parts
-from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
-from lmaunet.fpga.toolchain.design_parts import CONVERTER, FIFO, digest
-from lmaunet.fpga.toolchain.yosys import for_dsp48e1
 from network_synthesis import (
     NO_ESTIMATE,
     Part,
@@ -36,6 +24,18 @@ from network_synthesis import (
 from synthesis import Synthesised
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.board.boards import BOARDS
+from lmaunet.fpga.board.memories import Memory
+from lmaunet.fpga.board.placement import Resources
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.operators import fifo, width_converter
+from lmaunet.fpga.operators.rtl_module import Port, RtlModule
+from lmaunet.fpga.simulation.network import Network
+from lmaunet.fpga.sizing.search import Sizing
+from lmaunet.fpga.toolchain import design_parts
+from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
+from lmaunet.fpga.toolchain.design_parts import CONVERTER, FIFO, digest
+from lmaunet.fpga.toolchain.yosys import for_dsp48e1
 
 BOARD = BOARDS["ZCU104"]
 

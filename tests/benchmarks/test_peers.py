@@ -18,12 +18,12 @@ sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests/export")]
 
 import peer_graph  # noqa: E402
 import peers  # noqa: E402
-from lmaunet.export.function import attach  # noqa: E402
-from lmaunet.export.reference import open_session  # noqa: E402
 from peer_tools import ToolFailed, parse_answer, quantize_with_modelopt  # noqa: E402
 from scan_models import feeds, random_arrays, scan_model  # noqa: E402
 
 from lmaunet.errors import UserError  # noqa: E402
+from lmaunet.export.function import attach  # noqa: E402
+from lmaunet.export.reference import open_session  # noqa: E402
 from lmaunet.stage import sha256, write_json  # noqa: E402
 
 ARRAYS = random_arrays(1, 20, 3, 2)

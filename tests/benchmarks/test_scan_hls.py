@@ -5,9 +5,9 @@ import argparse
 import pytest
 import scan_hls as benchmark
 from hls_scan import hls_kernel
-from lmaunet.fpga.board.boards import BOARDS
 
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.scan.vectors import synthetic
 
 

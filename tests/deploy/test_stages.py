@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import lone_build
 import numpy as np
 import pytest
-from lmaunet.quant.settings import QatSettings
 
 from lmaunet.artifacts import Build
 from lmaunet.deploy import pipeline
@@ -17,6 +16,7 @@ from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, save_checkpoint
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.settings import QatSettings
 from lmaunet.stage import Stage, read_json, read_manifest, sha256, write_json
 from lmaunet.train.metrics import Scores
 from lmaunet.train.schedule import Schedule

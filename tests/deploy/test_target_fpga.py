@@ -19,10 +19,9 @@ SIZE = 32
 def exported(tmp_path_factory):
     """A small LMa-UNet with random weights, quantized and exported; its images and logits."""
     from lmaunet.export.network import export_qonnx
+    from lmaunet.net.network import LMaUNet
     from lmaunet.quant.calibration import calibrate
     from lmaunet.quant.network import QuantLMaUNet
-
-    from lmaunet.net.network import LMaUNet
     from lmaunet.spec import NetSpec
 
     torch.manual_seed(0)
@@ -246,9 +245,8 @@ def test_loading_the_target_loads_no_heavy_package():
 
 
 def why_no_simulation() -> str:
-    from lmaunet.fpga.simulation.compilation import compiler_place, verilator_place
-
     from lmaunet.errors import ToolNotFound
+    from lmaunet.fpga.simulation.compilation import compiler_place, verilator_place
 
     try:
         verilator_place()

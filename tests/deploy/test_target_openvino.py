@@ -14,9 +14,6 @@ from onnx import numpy_helper
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 sys.path.append(str(Path(__file__).parents[1] / "export"))
 
-from lmaunet.export import openvino_file, openvino_runtime
-from lmaunet.export.reference import reference_logits
-from lmaunet.export.segments import cut, exported_values
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 from recorded import recorded
@@ -24,6 +21,9 @@ from recorded import recorded
 from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.export import openvino_file, openvino_runtime
+from lmaunet.export.reference import reference_logits
+from lmaunet.export.segments import cut, exported_values
 
 ROOT = Path(__file__).parents[2]
 needs_openvino = pytest.mark.skipif(

@@ -13,9 +13,6 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 sys.path.append(str(Path(__file__).parents[1] / "export"))
 
-from lmaunet.export import compact, cpu_form, operators, packing, reference
-from lmaunet.export.check import run_onnx
-from lmaunet.export.packing import weight_bits_of
 from packing_models import BITS, narrow_network
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 from recorded import recorded
@@ -24,6 +21,9 @@ from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.export import compact, cpu_form, operators, packing, reference
+from lmaunet.export.check import run_onnx
+from lmaunet.export.packing import weight_bits_of
 
 
 def request(folder, model, samples=None):

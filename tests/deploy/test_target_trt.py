@@ -4,25 +4,26 @@ import json
 import sys
 from pathlib import Path
 
-import lmaunet.export.convolutions
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+import lmaunet.export.convolutions
+
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
-from lmaunet.export import reference
-from lmaunet.export.reference import reference_logits
-from lmaunet.trt import adapter, gpu, loaded_engine, policy, runner
-from lmaunet.trt.gpu import Gpu, probe_gpu
 from qcdq_nets import DENSE, float_network, images, small_network
 from recorded import recorded
 
 from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
+from lmaunet.export import reference
+from lmaunet.export.reference import reference_logits
 from lmaunet.stage import read_json
+from lmaunet.trt import adapter, gpu, loaded_engine, policy, runner
+from lmaunet.trt.gpu import Gpu, probe_gpu
 
 needs_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from lmaunet.export.function import DOMAIN, INPUTS, NAME
 from onnx import TensorProto, helper, numpy_helper
+
+from lmaunet.export.function import DOMAIN, INPUTS, NAME
 
 # half a unit in the last place of float32
 U = 2.0**-24

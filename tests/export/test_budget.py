@@ -10,18 +10,18 @@ import torch
 
 sys.path.append(str(Path(__file__).parent))
 
+from packing_models import weight_model
+
+from lmaunet.errors import UserError
 from lmaunet.export.cpu_file import file_bytes
 from lmaunet.export.packing import pack_weights
+from lmaunet.net.network import LMaUNet
 from lmaunet.quant import budget
 from lmaunet.quant.allocation import Allocation, smallest_bits, weight_bytes
 from lmaunet.quant.budget import TRIALS, _rounded_up, allocate_for_file
 from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate
 from lmaunet.quant.network import QuantLMaUNet
 from lmaunet.quant.packed import packed_bytes
-from packing_models import weight_model
-
-from lmaunet.errors import UserError
-from lmaunet.net.network import LMaUNet
 from lmaunet.spec import NetSpec
 
 SILENT = lambda fraction, line: None  # noqa: E731

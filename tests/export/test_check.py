@@ -1,11 +1,11 @@
 import numpy as np
 import onnx
 import pytest
-from lmaunet.export.check import check_graph, run_onnx
 from onnx import helper
 from scan_models import feeds, info, make_model, random_arrays, scan_model
 
 from lmaunet.errors import Disagreement, UserError
+from lmaunet.export.check import check_graph, run_onnx
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -8,6 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from scan_models import feeds, oracle, random_arrays, scan_model
+
+from lmaunet.errors import Disagreement
 from lmaunet.export import operators
 from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions, fuse_codes
 from lmaunet.export.compact import drop_unread_nodes
@@ -17,9 +20,6 @@ from lmaunet.export.lowerings import unrolled
 from lmaunet.export.network import export_qcdq
 from lmaunet.export.reference import open_session, run_images
 from lmaunet.export.segments import activations, check_segments, exported_values
-from scan_models import feeds, oracle, random_arrays, scan_model
-
-from lmaunet.errors import Disagreement
 
 SHARE = 0.0001
 

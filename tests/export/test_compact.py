@@ -8,6 +8,9 @@ from onnx import helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+from packing_models import BITS, narrow_network, weight_model
+from qcdq_nets import images
+
 from lmaunet.export import compact as passes
 from lmaunet.export.check import run_onnx
 from lmaunet.export.compact import (
@@ -23,8 +26,6 @@ from lmaunet.export.convolutions import prepare
 from lmaunet.export.cpu_form import integer_biases, unsigned_activations
 from lmaunet.export.lower import lower
 from lmaunet.export.packing import pack_weights, weight_bits_of
-from packing_models import BITS, narrow_network, weight_model
-from qcdq_nets import images
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,9 @@ from onnx import helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+from qcdq_nets import DENSE, DEPTHWISE, Network, convolutions_only, images, small_network
+
+from lmaunet.errors import UserError
 from lmaunet.export.check import run_onnx
 from lmaunet.export.convolutions import (
     Graph,
@@ -16,9 +19,6 @@ from lmaunet.export.convolutions import (
     prepare,
     quantized_convolutions,
 )
-from qcdq_nets import DENSE, DEPTHWISE, Network, convolutions_only, images, small_network
-
-from lmaunet.errors import UserError
 
 
 def outputs(model, count=2, size=32):

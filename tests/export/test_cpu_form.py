@@ -10,6 +10,10 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 sys.path.append(str(Path(__file__).parent))
 
+from packing_models import BITS, narrow_network, weight_model
+from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
+
+from lmaunet.errors import UserError
 from lmaunet.export import cpu_form, reference
 from lmaunet.export.check import run_onnx
 from lmaunet.export.convolutions import Graph, prepare
@@ -22,10 +26,6 @@ from lmaunet.export.cpu_form import (
     widen_codes,
 )
 from lmaunet.export.model_messages import read_messages
-from packing_models import BITS, narrow_network, weight_model
-from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
-
-from lmaunet.errors import UserError
 
 
 def outputs(model):

@@ -3,12 +3,13 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from lmaunet.export.check import run_onnx
 from lmaunet.export.convolutions import prepare
 from lmaunet.export.cpu_form import unsigned_activations
 from lmaunet.export.cpu_layout import channels_last_reshapes, requantize_moves
 from lmaunet.export.network import export_qcdq
-from onnx import TensorProto, helper, numpy_helper
 
 
 @pytest.fixture(scope="module")

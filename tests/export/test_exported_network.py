@@ -4,14 +4,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
+from lmaunet.errors import Disagreement
 from lmaunet.export import check, reference, segments
 from lmaunet.export.agreement import check_exports, check_float32, check_quantized, check_scans
 from lmaunet.export.check import run_onnx
 from lmaunet.export.lower import lower
 from lmaunet.export.lowerings import executable_lowerings
 from lmaunet.export.network import export_float32, export_qcdq, export_qonnx, fold_pads
-
-from lmaunet.errors import Disagreement
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@ import numpy as np
 import onnx
 import onnx.inliner
 import pytest
-from lmaunet.export.check import run_onnx
-from lmaunet.export.function import DOMAIN, INPUTS, NAME, attach, selective_scan_function
 from onnx import helper
 from scan_models import feeds, info, make_model, oracle, random_arrays, scan_model, scan_node
 
 from lmaunet.errors import UserError
+from lmaunet.export.check import run_onnx
+from lmaunet.export.function import DOMAIN, INPUTS, NAME, attach, selective_scan_function
 
 
 def test_function_is_the_contract():

@@ -4,8 +4,9 @@ import sys
 
 import onnx
 import pytest
-from lmaunet.export.lower import lower
 from scan_models import random_arrays, scan_model
+
+from lmaunet.export.lower import lower
 
 # In a process of its own: the library's first logger is that of the whole process.
 TENSORRT = """

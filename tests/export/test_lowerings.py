@@ -2,12 +2,24 @@ import dataclasses
 import sys
 from types import SimpleNamespace
 
-import lmaunet.export.lower
-import lmaunet.export.lowerings
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
+from scan_models import (
+    feeds,
+    info,
+    make_model,
+    oracle,
+    random_arrays,
+    scan_model,
+    scan_node,
+)
+
+import lmaunet.export.lower
+import lmaunet.export.lowerings
+from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.export.check import check_graph, run_onnx
 from lmaunet.export.function import DOMAIN, INPUTS, NAME, attach
 from lmaunet.export.lower import (
@@ -20,18 +32,6 @@ from lmaunet.export.lower import (
     lower,
     sites,
 )
-from onnx import helper, numpy_helper
-from scan_models import (
-    feeds,
-    info,
-    make_model,
-    oracle,
-    random_arrays,
-    scan_model,
-    scan_node,
-)
-
-from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.net.scan import selective_scan as training_scan
 from lmaunet.scan.real import selective_scan as golden_scan
 

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
-from lmaunet.export.model_messages import SCHEMA, message, read_messages
 from qcdq_nets import small_network
 
 from lmaunet.errors import UserError
+from lmaunet.export.model_messages import SCHEMA, message, read_messages
 
 WHOLE = {
     "Model": onnx.ModelProto, "Graph": onnx.GraphProto, "Node": onnx.NodeProto,

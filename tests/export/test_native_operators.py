@@ -8,12 +8,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lmaunet.export import operators
-from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions
-from lmaunet.export.reference import open_session
 from scan_models import feeds, info, oracle, random_arrays, scan_model
 
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.export import operators
+from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions
+from lmaunet.export.reference import open_session
 
 SIZES = [
     (1, 300, 24, 8), (1, 100, 48, 16), (2, 100, 13, 5), (1, 1, 1, 1), (3, 7, 9, 8), (1, 5, 8, 256),

@@ -12,6 +12,10 @@ from onnx.reference import ReferenceEvaluator
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+from packing_models import BITS, narrow_network, weight_model
+from qcdq_nets import images
+
+from lmaunet.errors import UserError
 from lmaunet.export import packing
 from lmaunet.export.check import run_onnx
 from lmaunet.export.packing import (
@@ -22,10 +26,6 @@ from lmaunet.export.packing import (
     weight_bits_of,
 )
 from lmaunet.quant.packed import FEWEST_PACKED, packed_bytes
-from packing_models import BITS, narrow_network, weight_model
-from qcdq_nets import images
-
-from lmaunet.errors import UserError
 
 # the last dimensions make the count odd, and no multiple of 8
 SHAPES = st.tuples(

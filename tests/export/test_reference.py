@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lmaunet.export.reference import open_session, read_model, run_images
 from onnx import TensorProto, helper, numpy_helper
 
 from lmaunet.deploy.targets import ort
 from lmaunet.errors import UserError
+from lmaunet.export.reference import open_session, read_model, run_images
 
 IMAGES = np.ones((2, 1, 8, 8), np.float32)
 

@@ -5,12 +5,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
+from lmaunet.errors import UserError
 from lmaunet.export.function import NAME
 from lmaunet.export.network import export_qcdq, export_qonnx
 from lmaunet.export.reference import open_session, reference_logits
 from lmaunet.export.scan_metadata import KEY, read_scan_formats, write_scan_formats
-
-from lmaunet.errors import UserError
 from lmaunet.spec import Format, ScanSpec
 
 

@@ -8,14 +8,14 @@ from onnx import numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+from qcdq_nets import DENSE, DEPTHWISE, Network, images, small_network
+
+from lmaunet.errors import Disagreement, UserError
 from lmaunet.export.convolutions import prepare
 from lmaunet.export.cpu_form import unsigned_activations
 from lmaunet.export.lower import lower
 from lmaunet.export.reference import compare_classes, open_session
 from lmaunet.export.segments import activations, check_segments, cut, exported_values
-from qcdq_nets import DENSE, DEPTHWISE, Network, images, small_network
-
-from lmaunet.errors import Disagreement, UserError
 
 IMAGE = images(1)
 

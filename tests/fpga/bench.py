@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from lmaunet.errors import ToolNotFound
 from lmaunet.fpga.operators.operator import Operator
 from lmaunet.fpga.operators.registry import operator
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, RtlModule, pack
@@ -20,8 +22,6 @@ from lmaunet.fpga.simulation.compilation import (
     verilator_place,
 )
 from lmaunet.fpga.simulation.simulator import Stalls, simulate
-
-from lmaunet.errors import ToolNotFound
 
 NO_STALLS = Stalls()
 STALLS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from bench import Case, corners
+
 from lmaunet.fpga.operators.arithmetic import fixed_point, integer_bits, type_range
 from lmaunet.fpga.operators.bin_sum import sum_type
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qonnx_nets
+
 from lmaunet.fpga.agreement.nodes import host_codes
 from lmaunet.fpga.agreement.reference import Reference
 from lmaunet.fpga.board.boards import named_board

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper, save
+
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.build import HARDWARE, RESOURCES
 from lmaunet.fpga.operators.rtl_module import pack, unpack
 from lmaunet.fpga.operators.selective_scan import legal_lanes
 from lmaunet.fpga.simulation.compilation import Compiled
 from lmaunet.fpga.simulation.simulator import Simulation, Stalls, simulate
-from onnx import TensorProto, helper, numpy_helper, save
-
 from lmaunet.scan.formats import OUTPUT, Widths
 from lmaunet.scan.integer import IntegerScan, calibrate
 from lmaunet.scan.vectors import ScanVectors, corners, synthetic

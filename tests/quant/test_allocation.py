@@ -4,16 +4,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from lmaunet.quant import allocation, sensitivity
-from lmaunet.quant.allocation import LKM_PARTS, allocate, is_lkm, smallest_bits, weight_bytes
-from lmaunet.quant.bits import parse_bits, protected_layers
-from lmaunet.quant.packed import FEWEST_PACKED
-from lmaunet.quant.settings import SCALES, WEIGHT_BITS
 
 from lmaunet.errors import UserError
 from lmaunet.net.fold import fold
 from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant import allocation, sensitivity
+from lmaunet.quant.allocation import LKM_PARTS, allocate, is_lkm, smallest_bits, weight_bytes
+from lmaunet.quant.bits import parse_bits, protected_layers
+from lmaunet.quant.packed import FEWEST_PACKED
+from lmaunet.quant.settings import SCALES, WEIGHT_BITS
 from lmaunet.spec import SPECS, NetSpec
 
 SILENT = lambda fraction, line: None  # noqa: E731

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lmaunet.quant.calibration import _intensity, calibrate, check_images, choose_slices, notices
-from lmaunet.quant.convolution import quantizer
 from torch import nn
 
 from lmaunet.errors import UserError
+from lmaunet.quant.calibration import _intensity, calibrate, check_images, choose_slices, notices
+from lmaunet.quant.convolution import quantizer
 
 
 def with_train(data, **changes):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from brevitas.graph.calibrate import calibration_mode
-from lmaunet.quant.convolution import QuantConv, best_thresholds, quantizer, round_weight
-from lmaunet.quant.settings import SCALES, WEIGHT_BITS
 from torch import nn
 
 from lmaunet.errors import UserError
+from lmaunet.quant.convolution import QuantConv, best_thresholds, quantizer, round_weight
+from lmaunet.quant.settings import SCALES, WEIGHT_BITS
 
 
 def conv_and_norm():

@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+
 from lmaunet.quant.explain import explain, quantizers_of
 
 SILENT = lambda fraction, line: None  # noqa: E731

@@ -2,6 +2,7 @@ import pytest
 import torch
 from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
+
 from lmaunet.quant import fake_quant
 from lmaunet.quant.fake_quant import FakeQuantize, FusedIntQuant
 

@@ -6,14 +6,14 @@ import copy
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
 from lmaunet.quant import sensitivity
 from lmaunet.quant.calibration import calibrate, choose_slices, notices
 from lmaunet.quant.convolution import QuantConv, best_thresholds, round_weight
 from lmaunet.quant.explain import explain
 from lmaunet.quant.integer_network import record_scans
 from lmaunet.quant.qat import evaluate
-from torch.nn.modules.module import register_module_forward_pre_hook
-
 from lmaunet.train.metrics import predict_logits
 
 SILENT = lambda fraction, line: None  # noqa: E731

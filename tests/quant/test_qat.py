@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 import torch
-from lmaunet.quant.calibration import choose_slices
-from lmaunet.quant.qat import QatSettings, evaluate, load_quantized, part, quantize, train_control
 
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, restore
+from lmaunet.quant.calibration import choose_slices
+from lmaunet.quant.qat import QatSettings, evaluate, load_quantized, part, quantize, train_control
 from lmaunet.stage import read_json
 from lmaunet.train.loop import Schedule
 from lmaunet.train.metrics import predict_logits

@@ -2,13 +2,13 @@ import brevitas.nn as qnn
 import numpy as np
 import pytest
 import torch
+
+from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate
 from lmaunet.quant.convolution import QuantConv
 from lmaunet.quant.explain import quantizers_of
 from lmaunet.quant.network import QuantLMaUNet, _of_part, count_weight_bits, weight_bits
-
-from lmaunet.errors import UserError
-from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, NetSpec
 
 

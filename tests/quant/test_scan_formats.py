@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from lmaunet.quant.integer_network import integer_scans, record_scans, scan_sites
-from lmaunet.quant.scan_formats import choose_for_network, read_formats, write_formats
 
 from lmaunet.errors import UserError
+from lmaunet.quant.integer_network import integer_scans, record_scans, scan_sites
+from lmaunet.quant.scan_formats import choose_for_network, read_formats, write_formats
 from lmaunet.scan.choice import CHANNEL_ALLOWANCE_DB
 from lmaunet.scan.formats import Widths, spec_for
 from lmaunet.train.metrics import predict_logits

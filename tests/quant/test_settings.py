@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+
+from lmaunet.errors import UserError
 from lmaunet.quant import allocation, budget, calibration, convolution, qat, scan_formats
 from lmaunet.quant.bits import parse_bits, protected_layers, read_rules
 from lmaunet.quant.network import count_weight_bits, weight_bits
 from lmaunet.quant.packed import packed_bytes
 from lmaunet.quant.settings import QatSettings
-
-from lmaunet.errors import UserError
 from lmaunet.spec import SPECS
 from lmaunet.train.schedule import Schedule
 

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import onnx
-from lmaunet.export.function import DOMAIN, attach
 from onnx import TensorProto, helper, numpy_helper
+
+from lmaunet.export.function import DOMAIN, attach
 
 ACTIVATION_SCALE = 4 / 127
 

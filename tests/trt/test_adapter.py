@@ -1,9 +1,9 @@
 from types import SimpleNamespace
 
 import pytest
-from lmaunet.trt import adapter, gpu
 
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.trt import adapter, gpu
 
 
 @pytest.mark.parametrize("sm", ["SM86", "86", "8.6", "sm_86", 86])

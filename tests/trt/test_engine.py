@@ -4,13 +4,13 @@ import sys
 
 import onnx
 import pytest
-from lmaunet.trt import engine
-from lmaunet.trt.engine import build_engine, load_build
-from lmaunet.trt.plan_bytes import unpack
 from onnx import TensorProto, helper
 from qcdq_nets import convolutions_only
 
 from lmaunet.errors import UserError
+from lmaunet.trt import engine
+from lmaunet.trt.engine import build_engine, load_build
+from lmaunet.trt.plan_bytes import unpack
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"

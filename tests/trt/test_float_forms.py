@@ -3,13 +3,13 @@ import importlib.util
 import numpy as np
 import onnx
 import pytest
-from lmaunet.trt.engine import build_engine
-from lmaunet.trt.float_checks import check_float, check_half, check_int4, check_products
-from lmaunet.trt.float_forms import copy_named, in_half, in_int4, products
 from onnx import helper, numpy_helper
 from qcdq_nets import float_network, images
 
 from lmaunet.errors import Disagreement, UserError
+from lmaunet.trt.engine import build_engine
+from lmaunet.trt.float_checks import check_float, check_half, check_int4, check_products
+from lmaunet.trt.float_forms import copy_named, in_half, in_int4, products
 
 needs_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"

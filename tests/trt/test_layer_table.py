@@ -1,6 +1,8 @@
 import json
 
 import pytest
+
+from lmaunet.errors import UserError
 from lmaunet.trt.layer_table import (
     EngineLayer,
     EngineTensor,
@@ -9,8 +11,6 @@ from lmaunet.trt.layer_table import (
     parse_layers,
     read_bytes_line,
 )
-
-from lmaunet.errors import UserError
 
 
 def tensor(name, dims, datatype):

@@ -1,6 +1,7 @@
 import lzma
 
 import pytest
+
 from lmaunet.trt.plan_bytes import kernel_sources, pack, plan_bytes, shared_bytes, unpack
 
 LIBRARY = b"".join(b"__device__ int f%d();\n" % i for i in range(400))

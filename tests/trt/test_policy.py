@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from lmaunet.export.lower import lower
-from lmaunet.export.segments import check_segments, exported_values
-from lmaunet.trt import policy
 from onnx import helper, numpy_helper
 from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 
 from lmaunet.errors import Disagreement, UserError
+from lmaunet.export.lower import lower
+from lmaunet.export.segments import check_segments, exported_values
+from lmaunet.trt import policy
 
 DOCS = Path(__file__).parents[2] / "docs" / "tensorrt.md"
 

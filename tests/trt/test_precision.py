@@ -3,14 +3,14 @@ import re
 
 import onnx
 import pytest
+from qcdq_nets import DENSE, DEPTHWISE, SCAN_CONVS, small_network
+
+from lmaunet.errors import Disagreement
 from lmaunet.export.convolutions import QuantizedConvolution, prepare
 from lmaunet.trt import policy
 from lmaunet.trt.engine import build_engine
 from lmaunet.trt.layer_table import EngineLayer, EngineTensor
 from lmaunet.trt.precision import check_policy, constant_bytes, find_layer, precision_table, summary
-from qcdq_nets import DENSE, DEPTHWISE, SCAN_CONVS, small_network
-
-from lmaunet.errors import Disagreement
 
 needs_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"

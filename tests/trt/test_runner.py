@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from lmaunet.artifacts import Measurement, Unavailable
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.trt import adapter, gpu, inference_worker, loaded_engine, runner
 from lmaunet.trt.gpu import Gpu, NoGpu, probe_gpu
 from lmaunet.trt.loaded_engine import Latency, infer_here, percentile, time_here
 from lmaunet.trt.plan_bytes import pack
 from lmaunet.trt.runner import latency_figure, measure_latency, time_engine
-
-from lmaunet.artifacts import Measurement, Unavailable
-from lmaunet.errors import ToolNotFound, UserError
 
 HERE = probe_gpu()
 without_gpu = pytest.mark.skipif(isinstance(HERE, Gpu), reason="there is a GPU")

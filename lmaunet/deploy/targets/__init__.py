@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "BUILD_CODE",
     "BuildRequest",
     "Missing",
     "Target",
@@ -32,6 +33,11 @@ __all__ = [
     "get_target",
     "installed",
 ]
+
+BUILD_CODE = (
+    "lmaunet.export", "lmaunet.fpga", "lmaunet.trt", "lmaunet.scan", "lmaunet.deploy.targets",
+)  # fmt: skip
+"""The packages whose source determines a build."""
 
 
 @dataclass(frozen=True)

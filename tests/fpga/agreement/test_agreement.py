@@ -5,6 +5,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.agreement import nodes as agreement
 from lmaunet.fpga.agreement.nodes import (
     NodeCheck,
@@ -16,8 +18,6 @@ from lmaunet.fpga.agreement.nodes import (
 )
 from lmaunet.fpga.operators.arithmetic import Rescaling, requantize
 from lmaunet.fpga.operators.registry import OPERATORS
-
-from lmaunet.errors import Disagreement
 
 
 def check(case, tmp_path) -> NodeCheck:
@@ -149,6 +149,7 @@ def test_a_class_that_is_not_decided_may_differ(tmp_path):
     assert (whole_map.n_differ, whole_map.allowed) == (1, 1)
     assert figures["classes_equal"] == 4095 / 4096
     assert figures["logits_max_abs"] == np.abs(logits - expected).max()
+    assert figures["margin_deviations"] == pytest.approx(2 * 6.0 - 0.5, rel=0.03)
 
 
 def noise_in_one_place():
@@ -173,8 +174,10 @@ def test_noise_is_judged_where_it_is(tmp_path):
     margin = 7.0
     assert 2 * 6.0 * (logits - expected).std() < margin < 2 * 6.0 * 0.75
     differ(logits, expected, 55, 60, margin)
-    (decided, whole_map), _ = check_network(None, logits, expected, tmp_path)
+    (decided, whole_map), figures = check_network(None, logits, expected, tmp_path)
     assert decided.n_differ == 0 and whole_map.n_differ == 1
+    # between what the strip and what the whole map have
+    assert margin < figures["margin_deviations"] < margin / (logits - expected).std()
     differ(logits, expected, 110, 60, margin)
     with pytest.raises(Disagreement, match=r"1 of 16384 elements .* index \(0, 110, 60\)"):
         check_network(None, logits, expected, tmp_path)

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from lmaunet.fpga.agreement.scan import HARMLESS, ScanCheck
 from scan_cases import typical
 
 from lmaunet.errors import Disagreement
+from lmaunet.fpga.agreement.scan import HARMLESS, ScanCheck
 from lmaunet.scan.integer import IntegerScan, calibrate
 from lmaunet.scan.recurrence import CUTS
 

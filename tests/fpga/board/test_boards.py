@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from lmaunet.fpga.board.boards import BOARDS, larger_board, named_board
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.board.boards import BOARDS, larger_board, named_board
 
 
 def test_names_are_found_in_any_case():

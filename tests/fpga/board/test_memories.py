@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from lmaunet.fpga.board.memories import URAM_DEPTH, Memory, block_rams
 from lmaunet.fpga.operators import fifo
 

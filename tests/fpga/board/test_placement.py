@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.board.memories import Memory
 from lmaunet.fpga.board.placement import SHELL_FF, Placed, held_in, total

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qonnx_nets import Net
+
+from lmaunet.errors import Disagreement, UserError
 from lmaunet.fpga.agreement.nodes import NodeCheck, check_against_nodes, host_codes, host_logits
 from lmaunet.fpga.agreement.reference import Reference
 from lmaunet.fpga.graph.executor import Executor
@@ -15,9 +18,6 @@ from lmaunet.fpga.graph.lower import lower
 from lmaunet.fpga.operators.arithmetic import Rescaling, requantize
 from lmaunet.fpga.operators.bin_sum import BinSum
 from lmaunet.fpga.toolchain.assemble import assemble
-from qonnx_nets import Net
-
-from lmaunet.errors import Disagreement, UserError
 
 SIZE = (6, 12)
 CODES = 0.02

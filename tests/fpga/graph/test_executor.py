@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from lmaunet.fpga.graph.executor import Executor
-from lmaunet.fpga.graph.onnx_file import plain_attributes
 from onnx import TensorProto, helper
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.graph.executor import Executor
+from lmaunet.fpga.graph.onnx_file import plain_attributes
 
 
 def test_a_node_of_no_known_operator_is_named():

@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from qonnx_nets import Net, mamba
+
+from lmaunet.errors import UserError
 from lmaunet.export.scan_metadata import write_scan_formats
 from lmaunet.fpga.agreement.reference import Reference
 from lmaunet.fpga.graph.executor import Executor
 from lmaunet.fpga.graph.lower import lower
 from lmaunet.fpga.toolchain.assemble import assemble
-from qonnx_nets import Net, mamba
-
-from lmaunet.errors import UserError
 from lmaunet.spec import Format, ScanSpec
 
 

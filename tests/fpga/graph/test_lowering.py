@@ -5,14 +5,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from qonnx_nets import Net, mamba
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.agreement.nodes import host_codes, host_logits
 from lmaunet.fpga.agreement.reference import Reference
 from lmaunet.fpga.graph.executor import Executor
 from lmaunet.fpga.graph.lower import RULES, lower
 from lmaunet.fpga.toolchain.assemble import assemble
-from qonnx_nets import Net, mamba
-
-from lmaunet.errors import UserError
 
 
 def lowered(net: Net, output: str, tmp_path):

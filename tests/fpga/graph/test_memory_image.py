@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lmaunet.fpga.graph.memory_image import pack, unpack, write_image
 
+from lmaunet.fpga.graph.memory_image import pack, unpack, write_image
 from lmaunet.stage import read_json
 
 

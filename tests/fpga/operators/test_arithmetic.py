@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.arithmetic import (
     MULTIPLIER_BITS,
     SUM_BITS,
@@ -18,8 +20,6 @@ from lmaunet.fpga.operators.arithmetic import (
     rescaling_error,
     type_range,
 )
-
-from lmaunet.errors import UserError
 
 LARGEST = (1 << 23) - 1
 

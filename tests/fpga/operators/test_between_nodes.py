@@ -11,12 +11,13 @@ import subprocess
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators import width_converter
+from lmaunet.fpga.operators.common import ENABLE_BITS
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, pack
 from lmaunet.fpga.simulation.compilation import Compiled, compile_module, lint, verilator_place
 from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls, simulate
-
-from lmaunet.errors import UserError
 
 WIDTHS = [(8, 24), (30, 10), (12, 20), (16, 16)]
 WIDE = [(96, 576), (576, 96), (264, 528), (320, 480), (300, 300)]
@@ -57,6 +58,11 @@ def test_a_synthesis_sees_nothing_of_the_simulation(source):
     assert f"module {source[:-3]} " in text
     for word in ("DPI", "$time", "$display", "stream_word", "watched", "`"):
         assert word not in text.replace("`default_nettype", "").replace("`line", "")
+
+
+@pytest.mark.parametrize("source", ["stream_register.sv", "width_up.sv", "width_down.sv"])
+def test_an_enable_reaches_as_much_as_is_counted(source):
+    assert f"localparam int GROUP = {ENABLE_BITS};" in (RTL_FOLDER / source).read_text()
 
 
 def untyped(text: str) -> list[str]:

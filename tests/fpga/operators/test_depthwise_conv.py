@@ -8,11 +8,11 @@ import cases
 import numpy as np
 import pytest
 from bench import STALLS, Stalls, check, differs, mutated, needs_verilator
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.arithmetic import integer_bits, type_range
 from lmaunet.fpga.simulation.compilation import compile_module, lint
 from lmaunet.fpga.simulation.simulator import SimulationFailed
-
-from lmaunet.errors import UserError
 
 pytestmark = needs_verilator
 

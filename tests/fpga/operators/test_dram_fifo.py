@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, needs_verilator
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators import dram_fifo
 from lmaunet.fpga.operators.dram_fifo import AXI, CONTROL, DramLayout
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, Port, RtlModule, instance, pack
@@ -16,8 +18,6 @@ from lmaunet.fpga.simulation.compilation import compile_module, lint
 from lmaunet.fpga.simulation.dram import VALUES, Dram, ring_beats, with_dram
 from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls, Watch, simulate
 from lmaunet.fpga.simulation.streams import Beats, checksum
-
-from lmaunet.errors import UserError
 
 # bursts of 4 beats; images of 10 beats, that is bursts of 4, 4 and 2; rings and buffers
 # of a few bursts

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.memories import URAM_DEPTH
 from lmaunet.fpga.operators import fifo
 from lmaunet.fpga.operators.fifo import Layout
@@ -16,8 +18,6 @@ from lmaunet.fpga.operators.rtl_module import RtlModule, pack
 from lmaunet.fpga.simulation.compilation import Compiled, compile_module, lint
 from lmaunet.fpga.simulation.simulator import Simulation, SimulationFailed, Stalls, Watch, simulate
 from lmaunet.fpga.simulation.streams import Beats, checksum
-
-from lmaunet.errors import UserError
 
 STOPPED = Stalls(outputs=0.95, seed=9)
 CHAIN = Layout(12, 1, 5, 3, "block")

@@ -7,6 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, corners, mutated, needs_verilator
+from test_matrix_vector import FRAMES, attributes_of, codes, matrix
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.arithmetic import type_bits
 from lmaunet.fpga.operators.matrix_vector import MVAU
 from lmaunet.fpga.operators.rtl_module import (
@@ -21,9 +24,6 @@ from lmaunet.fpga.operators.rtl_module import (
 from lmaunet.fpga.simulation.compilation import compile_module, lint
 from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls, simulate
 from lmaunet.fpga.simulation.stitch import NodeRtl, stitch
-from test_matrix_vector import FRAMES, attributes_of, codes, matrix
-
-from lmaunet.errors import UserError
 
 ULTRA = {"ram_style": "ultra"}
 

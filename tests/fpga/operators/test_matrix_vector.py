@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, corners, mutated, needs_verilator
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.arithmetic import integer_bits, type_bits, type_range
 from lmaunet.fpga.operators.matrix_vector import MVAU, Packing, packing
 from lmaunet.fpga.operators.rtl_module import pack, unpack
 from lmaunet.fpga.simulation.compilation import compile_module, lint
 from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls, simulate
-
-from lmaunet.errors import UserError
 
 pytestmark = needs_verilator
 FRAMES = 3

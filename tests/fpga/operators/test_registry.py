@@ -6,14 +6,14 @@ import ast
 from pathlib import Path
 
 import cases
-import lmaunet.fpga
 import pytest
+
+import lmaunet.fpga
+from lmaunet.errors import UserError
 from lmaunet.fpga.build_detail import whose_rtl
 from lmaunet.fpga.environment import DOMAIN
 from lmaunet.fpga.operators.operator import Operator
 from lmaunet.fpga.operators.registry import OPERATORS, kind_of, operator
-
-from lmaunet.errors import UserError
 
 ROOT = Path(lmaunet.fpga.__file__).parent
 EXAMPLES = {

@@ -10,13 +10,13 @@ import scan_cases
 from bench import NO_STALLS, STALLS, needs_verilator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scan_cases import CHANNELS, LENGTH, STATES
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER, hex_words
 from lmaunet.fpga.operators.selective_scan import SelectiveScan, core
 from lmaunet.fpga.simulation.compilation import Compiled, compile_module, lint
 from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls
-from scan_cases import CHANNELS, LENGTH, STATES
-
-from lmaunet.errors import UserError
 from lmaunet.scan.formats import FULL_SCALE
 from lmaunet.scan.integer import IntegerScan
 from lmaunet.scan.real import softplus

@@ -10,13 +10,13 @@ import pytest
 from bench import NO_STALLS, STALLS, corners, mutated, needs_verilator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.arithmetic import type_bits, type_range
 from lmaunet.fpga.operators.rtl_module import pack
 from lmaunet.fpga.operators.sliding_window import ConvolutionInputGenerator
 from lmaunet.fpga.simulation.compilation import compile_module, lint
 from lmaunet.fpga.simulation.simulator import SimulationFailed, Stalls, simulate
-
-from lmaunet.errors import UserError
 
 LONG_STALLS = Stalls(0.0, 0.98, seed=6)
 # cycles from a word to the output that needs it last

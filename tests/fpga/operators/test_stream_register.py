@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 
-import lmaunet.fpga.simulation.compilation as simulation
 import numpy as np
 import pytest
 from bench import NO_STALLS, STALLS, mutated, needs_verilator
+
+import lmaunet.fpga.simulation.compilation as simulation
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule, pack, unpack
 from lmaunet.fpga.simulation.compilation import compile_module, lint
 from lmaunet.fpga.simulation.simulator import BrokenRule, Deadlock, simulate
-
-from lmaunet.errors import ToolNotFound, UserError
 
 pytestmark = needs_verilator
 

@@ -9,12 +9,12 @@ import pytest
 from bench import STALLS, Case, check, differs, mutated, needs_verilator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.operators.arithmetic import legal_divisors
 from lmaunet.fpga.operators.registry import OPERATORS
 from lmaunet.fpga.simulation.compilation import compile_module, lint
 from lmaunet.fpga.simulation.simulator import SimulationFailed
-
-from lmaunet.errors import UserError
 
 QUICK = {
     "requantize": cases.requantize(),
@@ -206,6 +206,7 @@ def test_an_output_does_not_wait_for_another(simulations):
     """A slow output may hold the others back by one beat at most, and only at the next beat."""
     import numpy as np
     from bench import beats_of
+
     from lmaunet.fpga.simulation.simulator import Stalls, simulate
 
     case = QUICK["duplicate_streams"]

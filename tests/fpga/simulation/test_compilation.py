@@ -7,10 +7,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from lmaunet.fpga.operators import width_converter
-from lmaunet.fpga.simulation import compilation
 
 from lmaunet.errors import ToolNotFound
+from lmaunet.fpga.operators import width_converter
+from lmaunet.fpga.simulation import compilation
 
 MODULE = width_converter.module(8, 24)
 

@@ -9,12 +9,12 @@ import shutil
 
 import pytest
 from bench import needs_verilator
+
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER
 from lmaunet.fpga.simulation.dram import Dram
 from lmaunet.fpga.simulation.network import Network
 from lmaunet.fpga.simulation.proof import IMAGES, SIMULATION, Proof, prove, write_design
-
-from lmaunet.errors import Disagreement
 
 pytestmark = needs_verilator
 

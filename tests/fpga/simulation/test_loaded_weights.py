@@ -10,6 +10,8 @@ import re
 import numpy as np
 import pytest
 from bench import needs_verilator
+
+from lmaunet.errors import Disagreement, UserError
 from lmaunet.fpga.operators.rtl_module import LOAD, load_beats
 from lmaunet.fpga.simulation.network import Network
 from lmaunet.fpga.simulation.proof import (
@@ -24,8 +26,6 @@ from lmaunet.fpga.simulation.simulator import Stalls
 from lmaunet.fpga.simulation.stitch import NodeRtl
 from lmaunet.fpga.sizing.folding import FoldedNode
 from lmaunet.fpga.toolchain.bitstream import one_node
-
-from lmaunet.errors import Disagreement, UserError
 
 MATRIX = "matrix_vector"
 

@@ -8,11 +8,11 @@ import dataclasses
 import numpy as np
 import pytest
 from bench import needs_verilator
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.simulation.simulator import Deadlock, Stalls
 from lmaunet.fpga.simulation.stitch import streams_of
 from lmaunet.fpga.sizing.folding import FoldedNode
-
-from lmaunet.errors import UserError
 
 pytestmark = needs_verilator
 

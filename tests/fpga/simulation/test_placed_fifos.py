@@ -8,13 +8,13 @@ import math
 
 import pytest
 from bench import needs_verilator
+
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.board import memories
 from lmaunet.fpga.operators import fifo
 from lmaunet.fpga.simulation.network import Network
 from lmaunet.fpga.simulation.proof import prove
 from lmaunet.fpga.sizing.design import Fifo
-
-from lmaunet.errors import Disagreement
 
 pytestmark = needs_verilator
 ROWS = 16

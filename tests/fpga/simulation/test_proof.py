@@ -9,6 +9,8 @@ import threading
 
 import numpy as np
 import pytest
+
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.operators import fifo
 from lmaunet.fpga.operators.rtl_module import RtlModule
 from lmaunet.fpga.simulation.dram import Dram
@@ -16,8 +18,6 @@ from lmaunet.fpga.simulation.network import NetworkRun
 from lmaunet.fpga.simulation.proof import IMAGES, STALLED_IMAGES, eight_images, prove
 from lmaunet.fpga.simulation.streams import Beats, Expected, Inside, checksum
 from lmaunet.fpga.sizing.design import Fifo
-
-from lmaunet.errors import Disagreement
 
 RIGHT = np.arange(IMAGES * 2 * 2 * 3).reshape(IMAGES, 2, 2, 3)
 ROOMY, ALONE, TIGHT, STALLED = range(4)

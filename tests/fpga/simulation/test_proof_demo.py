@@ -9,11 +9,11 @@ import shutil
 import numpy as np
 import pytest
 from bench import needs_verilator
+
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.build import build
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER
 from lmaunet.fpga.simulation.network import Network
-
-from lmaunet.errors import Disagreement
 
 torch = pytest.importorskip("torch")
 pytestmark = [needs_verilator, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -23,10 +23,9 @@ pytestmark = [needs_verilator, pytest.mark.slow, pytest.mark.timeout(1800)]
 def demo(tmp_path):
     """Return the QONNX file of `demo` with random weights, quantized, and two images."""
     from lmaunet.export.network import export_qonnx
+    from lmaunet.net.network import LMaUNet
     from lmaunet.quant.calibration import calibrate
     from lmaunet.quant.network import QuantLMaUNet
-
-    from lmaunet.net.network import LMaUNet
     from lmaunet.spec import named_spec
 
     torch.manual_seed(0)

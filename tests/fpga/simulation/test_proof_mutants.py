@@ -12,11 +12,11 @@ import shutil
 
 import pytest
 from bench import needs_verilator
+
+from lmaunet.errors import Disagreement
 from lmaunet.fpga.operators.rtl_module import RTL_FOLDER
 from lmaunet.fpga.simulation.network import Network
 from lmaunet.fpga.simulation.proof import prove
-
-from lmaunet.errors import Disagreement
 
 pytestmark = needs_verilator
 

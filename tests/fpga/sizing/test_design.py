@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.board.placement import total
 from lmaunet.fpga.graph.executor import Step

@@ -8,6 +8,8 @@ import json
 
 import pytest
 from bench import needs_verilator
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.agreement.nodes import host_codes
 from lmaunet.fpga.board.boards import BOARDS, DRAM_SHARE
 from lmaunet.fpga.board.memories import Outside
@@ -25,8 +27,6 @@ from lmaunet.fpga.sizing.search import Sizing
 from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
 from lmaunet.fpga.toolchain.bitstream import one_node
 from lmaunet.fpga.toolchain.flow import sized_for
-
-from lmaunet.errors import UserError
 
 IMAGE = 256 * 256 * 24
 

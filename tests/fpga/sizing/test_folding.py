@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.graph.executor import Step
 from lmaunet.fpga.operators import width_converter
 from lmaunet.fpga.operators.depthwise_conv import LARGEST_HLS_BITS
 from lmaunet.fpga.operators.registry import operator
 from lmaunet.fpga.sizing.folding import FoldedNode, Neighbours, Unit, units_of
 from lmaunet.fpga.sizing.solver import undominated
-
-from lmaunet.errors import UserError
 
 INT8 = {"inputDataType": "INT8"}
 PADDING = {**INT8, "ImgDim": (20, 12), "Padding": (1, 2, 3, 4), "NumChannels": 6, "SIMD": 2}

@@ -7,6 +7,8 @@ import dataclasses
 import itertools
 
 import pytest
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.board.memories import Memory
 from lmaunet.fpga.board.placement import SHELL, Placed, Resources, held_in
@@ -17,8 +19,6 @@ from lmaunet.fpga.sizing import search
 from lmaunet.fpga.sizing.search import MORE_ROUNDS, ROUNDS, Sizing, size
 from lmaunet.fpga.sizing.solver import LOAD_COST, options_of, place, solve
 from lmaunet.fpga.toolchain.assemble import apply_folding, specialize
-
-from lmaunet.errors import UserError
 
 KV260 = BOARDS["KV260"]
 
@@ -174,6 +174,8 @@ def test_a_network_that_no_folding_fits_is_known_at_once(whole):
     sizing = Sizing(whole.executor, whole.lowered.graph.shapes)
     assert sizing.may_fit(KV260)
     assert not sizing.may_fit(dataclasses.replace(KV260, lut=15_000))
+    # fits with the slowest foldings alone, so that no others may be asked
+    assert sizing.may_fit(dataclasses.replace(KV260, lut=23_000))
 
 
 @pytest.mark.parametrize(("count", "rounds"), [(1, ROUNDS + MORE_ROUNDS), (0, ROUNDS)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lmaunet.fpga.board.boards import named_board
 from lmaunet.fpga.board.memories import KINDS
 from lmaunet.fpga.sizing.design import FIFOS, Fifo

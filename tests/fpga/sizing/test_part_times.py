@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lmaunet.fpga.graph.executor import Executor, Step
 from lmaunet.fpga.operators.registry import OPERATORS
 from lmaunet.fpga.sizing.folding import FoldedNode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lmaunet.fpga.graph.executor import Step
 from lmaunet.fpga.operators.operator import Rows
 from lmaunet.fpga.operators.registry import operator

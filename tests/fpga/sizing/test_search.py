@@ -5,6 +5,8 @@ import itertools
 import math
 
 import pytest
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.board.placement import SHELL, Placed
 from lmaunet.fpga.operators import fifo, width_converter
@@ -12,8 +14,6 @@ from lmaunet.fpga.sizing import shortages
 from lmaunet.fpga.sizing.design import CONVERTERS, FIFOS
 from lmaunet.fpga.sizing.search import Sizing, _Search, size
 from lmaunet.fpga.sizing.solver import Option
-
-from lmaunet.errors import UserError
 
 BOARD = BOARDS["ZCU104"]
 

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.board.memories import Memory, Outside
 from lmaunet.fpga.board.placement import KINDS, ON_CHIP, SHELL, Placed, Resources

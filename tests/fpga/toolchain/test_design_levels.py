@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 
 import pytest
+
 from lmaunet.fpga.board.placement import Resources
 from lmaunet.fpga.operators import fifo, width_converter
 from lmaunet.fpga.toolchain import design_levels, yosys

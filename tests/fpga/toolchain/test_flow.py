@@ -12,6 +12,8 @@ import json
 import fake_xilinx
 import numpy as np
 import pytest
+
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.board.boards import named_board
 from lmaunet.fpga.build import build
 from lmaunet.fpga.simulation import compilation
@@ -19,8 +21,6 @@ from lmaunet.fpga.simulation.network import Network, NetworkRun
 from lmaunet.fpga.toolchain import bitstream, design_levels, flow
 from lmaunet.fpga.toolchain.netlist_levels import Measured
 from lmaunet.fpga.toolchain.registration import load_operators
-
-from lmaunet.errors import ToolNotFound, UserError
 
 needs_tcl = pytest.mark.skipif(
     importlib.util.find_spec("_tkinter") is None, reason="needs a Tcl interpreter (tkinter)"
@@ -307,8 +307,9 @@ def test_a_board_without_a_shell_is_refused(tools):
 
 
 def test_a_stream_that_does_not_fit_its_type_is_checked():
-    from lmaunet.fpga.operators.rtl_module import Port
     from qonnx.core.datatype import DataType
+
+    from lmaunet.fpga.operators.rtl_module import Port
 
     with pytest.raises(UserError, match="in0_V has 12 bits, expected a multiple of the 8 bits"):
         bitstream._lanes(Port("in0_V", 12), DataType["INT8"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from lmaunet.fpga.toolchain import netlist_levels
-from lmaunet.fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.toolchain import netlist_levels
+from lmaunet.fpga.toolchain.netlist_levels import Limits, Netlist, exceeded, read_netlist
 
 OUT = {"O", "CO", "Q", "P", "DOA", "DOB", "DOBDO"}
 

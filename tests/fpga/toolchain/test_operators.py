@@ -2,15 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lmaunet.fpga.simulation.compilation as simulation
 import numpy as np
 import pytest
+
+import lmaunet.fpga.simulation.compilation as simulation
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.environment import SimulatorMissing, load_finn
 from lmaunet.fpga.operators.registry import OPERATORS
 from lmaunet.fpga.toolchain.assemble import specialize
-
-from lmaunet.errors import ToolNotFound, UserError
 
 OWN = {f"{name}_rtl" for name, kind in OPERATORS.items() if kind.finn_attributes is not None}
 

@@ -10,13 +10,13 @@ import importlib.util
 
 import fake_xilinx
 import pytest
+
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.board.boards import named_board
 from lmaunet.fpga.operators import fifo
 from lmaunet.fpga.operators.rtl_module import Port, RtlModule, wrapper
 from lmaunet.fpga.simulation.proof import write_design
 from lmaunet.fpga.toolchain import vivado
-
-from lmaunet.errors import ToolNotFound, UserError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("_tkinter") is None, reason="needs a Tcl interpreter (tkinter)"

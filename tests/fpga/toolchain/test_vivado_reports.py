@@ -8,6 +8,8 @@ from __future__ import annotations
 import fake_xilinx
 import pytest
 from fake_xilinx import WISHES
+
+from lmaunet.errors import UserError
 from lmaunet.fpga.board.boards import named_board
 from lmaunet.fpga.toolchain.vivado_reports import (
     Timing,
@@ -18,8 +20,6 @@ from lmaunet.fpga.toolchain.vivado_reports import (
     require_routed,
     to_json,
 )
-
-from lmaunet.errors import UserError
 
 ZCU104, ZCU102 = named_board("ZCU104"), named_board("ZCU102")
 USED = fake_xilinx.UTILISATION.format(boxes="")

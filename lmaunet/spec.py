@@ -1,81 +1,21 @@
-"""What a network is: every width, stride, kernel and bit-width, written once.
+"""What a network is: every width, stride and kernel of an LMa-UNet, and the formats of a scan.
 
-:class:`NetSpec` names a network's choices; :meth:`NetSpec.layers` lists its layers in order, from
-which parameters and multiply-accumulates (MACs) follow without building it. :class:`ScanSpec`
-holds the number formats of one selective scan in integers.
+:class:`NetSpec` names a network's choices; its layers, parameters and multiply-accumulates are
+those of its graph (:mod:`lmaunet.graph.layers`). :class:`ScanSpec` holds the number formats of one
+selective scan in integers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from lmaunet.errors import UserError
 
 CONV1D_TAPS = 4
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer that has parameters or multiplies.
-
-    ``part`` is the block it belongs to and ``name`` its name there; ``height x width`` is its
-    output map. A token layer has one output per pixel of the map. ``groups`` divides both channel
-    counts. ``norm`` says that a batch normalization follows. ``passes`` is how often the layer
-    runs for one image.
-    """
-
-    part: str
-    name: str
-    kind: Literal["conv", "conv1d", "linear", "scan"]
-    in_channels: int
-    out_channels: int
-    height: int
-    width: int
-    kernel: int = 1
-    groups: int = 1
-    bias: bool = True
-    norm: bool = False
-    states: int = 0
-    passes: int = 1
-
-    @property
-    def path(self) -> str:
-        """The layer's name in the network, ``part.name``."""
-        return f"{self.part}.{self.name}"
-
-    @property
-    def taps(self) -> int:
-        """Weights per input channel and output channel."""
-        return self.kernel**2 if self.kind == "conv" else self.kernel
-
-    @property
-    def weights(self) -> int:
-        """Weights of a convolution or linear map, without its bias; 0 for a scan."""
-        if self.kind == "scan":
-            return 0
-        return self.in_channels // self.groups * self.out_channels * self.taps
-
-    @property
-    def params(self) -> int:
-        """Learned parameters: weights, bias, the norm's scale and shift, A_log and D of a scan."""
-        if self.kind == "scan":
-            return self.out_channels * self.states + self.out_channels
-        return self.weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates for one image.
-
-        A scan counts three for each channel, state and token: a*h, delta*B*x and C*h.
-        """
-        pixels = self.height * self.width
-        if self.kind == "scan":
-            return 3 * self.passes * pixels * self.out_channels * self.states
-        return self.passes * pixels * self.weights
 
 
 @dataclass(frozen=True)
@@ -197,74 +137,6 @@ class NetSpec:
     def dt_rank(width: int) -> int:
         """Return the rank of Mamba's time-step projection, ceil(d_model / 16)."""
         return math.ceil(width / 16)
-
-    def layers(self, height: int | None = None, width: int | None = None) -> list[Layer]:
-        """List every layer with parameters, in order, for one image of the given size."""
-        height, width = height or self.input_size[0], width or self.input_size[1]
-        self.check_size(height, width)
-        return list(self._layers(height, width))
-
-    def _layers(self, h: int, w: int) -> Iterator[Layer]:
-        assert self.decoder_widths is not None and self.pyramid_width is not None
-        c = self.widths[0]
-        yield Layer("shallow", "0", "conv", self.in_channels, c, h, w, 3, bias=False, norm=True)
-        yield Layer("shallow", "1", "conv", c, c, h, w, 3, bias=False, norm=True)
-        sizes = [(h, w)]
-        for i, (wide, stride, kernel) in enumerate(
-            zip(self.widths[1:], self.strides, self.kernels, strict=True)
-        ):
-            h, w = h // stride, w // stride
-            sizes.append((h, w))
-            yield from self._lkm("deep" if i == 3 else f"lkm{i + 1}", c, wide, h, w, kernel)
-            c = wide
-        yield from self._pyramid(c, h, w)
-        c = self.pyramid_width
-        for level in (3, 2, 1, 0):
-            part, wide, skip = f"decoder{level}", self.decoder_widths[level], self.widths[level]
-            yield Layer(part, "up", "conv", c, wide, h, w)
-            h, w = sizes[level]
-            if self.skip == "add" and skip != wide:
-                yield Layer(part, "skip", "conv", skip, wide, h, w)
-            c = wide + skip if self.skip == "concat" else wide
-            for j in range(self.decoder_convs):
-                yield Layer(part, f"conv{j}", "conv", c, wide, h, w, 3, bias=False, norm=True)
-                c = wide
-        yield Layer("head", "head", "conv", c, self.classes, h, w)
-
-    def _lkm(self, part: str, c: int, wide: int, h: int, w: int, kernel: int) -> Iterator[Layer]:
-        if c != wide:
-            yield Layer(part, "proj", "conv", c, wide, h, w)
-        yield Layer(
-            part, "local", "conv", wide, wide, h, w, kernel, groups=wide, bias=False, norm=True
-        )
-        if self.mamba == "none":
-            return
-        passes = 2 if self.mamba == "both" else 1
-        for layer in self._mamba(part, wide, h, w):
-            yield dataclasses.replace(layer, passes=passes)
-
-    def _mamba(self, part: str, wide: int, h: int, w: int) -> Iterator[Layer]:
-        d, n, rank = self.inner(wide), self.states, self.dt_rank(wide)
-        yield Layer(part, "in_proj", "linear", wide, 2 * d, h, w, bias=False)
-        yield Layer(part, "conv1d", "conv1d", d, d, h, w, CONV1D_TAPS, groups=d)
-        yield Layer(part, "x_proj", "linear", d, rank + 2 * n, h, w, bias=False)
-        yield Layer(part, "dt_proj", "linear", rank, d, h, w)
-        yield Layer(part, "scan", "scan", d, d, h, w, states=n)
-        yield Layer(part, "out_proj", "linear", d, wide, h, w, bias=False)
-
-    def _pyramid(self, c: int, h: int, w: int) -> Iterator[Layer]:
-        assert self.pyramid_width is not None
-        if self.pyramid == "local":
-            yield Layer("pyramid", "reduce", "conv", c, c // 4, h, w)
-            wide = c + 3 * (c // 4)
-            yield Layer("pyramid", "out", "conv", wide, self.pyramid_width, h, w, 1,
-                        bias=False, norm=True)  # fmt: skip
-            return
-        for i, b in enumerate(self.pyramid_bins):
-            yield Layer("pyramid", f"bin{i}", "conv", c, c // 4, b, b)
-        wide = c + len(self.pyramid_bins) * (c // 4)
-        yield Layer("pyramid", "out", "conv", wide, self.pyramid_width, h, w, 3,
-                    bias=False, norm=True)  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON, for checkpoints and manifests.

@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from lmaunet.errors import UserError
+from lmaunet.graph.graph import Graph
+from lmaunet.graph.layers import GraphLayer, weight_layers
 from lmaunet.quant.settings import WEIGHT_BITS
-from lmaunet.spec import Layer, NetSpec
 
 DENSE = "3x3"
 
 
-def protected_layers(spec: NetSpec) -> tuple[str, str]:
-    """Return the first layer and the head; they stay at 8 bits unless they are named."""
-    layers = [layer for layer in spec.layers() if layer.weights]
-    return layers[0].path, layers[-1].path
+def protected_layers(graph: Graph) -> tuple[str, str]:
+    """Return the first layer and the last; they stay at 8 bits unless they are named."""
+    names = [layer.name for layer in weight_layers(graph)]
+    return names[0], names[-1]
 
 
-def parse_bits(spec: NetSpec, text: str) -> dict[str, int]:
-    """Return the weight bits of every layer, by ``part.layer``, that a text of rules chooses.
+def resolve_bits(graph: Graph, rules: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Return the weight bits of every layer of a network that rules choose.
 
-    The text is a list of ``PATTERN=BITS``, divided by commas; where several match, the last
-    counts, and where none does, 8. A pattern is ``3x3`` (every dense 3x3 convolution) or a name
-    of :meth:`NetSpec.layers` with ``*`` for any part of it. A number alone stands for
-    ``*=NUMBER``. The first layer and the head take only rules that name them in full.
+    Where several rules match, the last counts, and where none does, 8. A pattern is ``3x3`` (every
+    dense 3x3 convolution) or a layer's name with ``*`` for any part of it. The first layer and the
+    last take only rules that name them in full.
+
+    Args:
+        graph: the network.
+        rules: pairs of pattern and bits, as :func:`read_rules` gives.
 
     Raises:
-        UserError: for a rule that cannot be read, other bits than 2, 3, 4 and 8, or a pattern that
-            matches no layer.
+        UserError: for a pattern that matches no layer.
     """
-    bits = {layer.path: 8 for layer in spec.layers() if layer.weights}
-    protected = protected_layers(spec)
-    for pattern, width in read_rules(text):
-        matched = [layer for layer in spec.layers() if layer.weights and _matches(layer, pattern)]
+    layers = weight_layers(graph)
+    bits = {layer.name: 8 for layer in layers}
+    protected = protected_layers(graph)
+    for pattern, width in rules:
+        matched = [layer for layer in layers if _matches(layer, pattern)]
         if not matched:
+            names = list(bits)
             raise UserError(
-                f"--bits {text!r}: {pattern!r} is no layer of spec {spec.name}; layers are "
-                f"{DENSE} and such as {', '.join(list(bits)[:4])} "
-                f"(see lmaunet-deploy spec {spec.name})"
+                f"--bits: {pattern!r} is no layer of the network; layers are {DENSE} and such as "
+                f"{', '.join(names[:3])}, {names[-1]}"
             )
         for layer in matched:
-            if layer.path not in protected or pattern == layer.path:
-                bits[layer.path] = width
+            if layer.name not in protected or pattern == layer.name:
+                bits[layer.name] = width
     return bits
 
 
 def read_rules(text: str) -> list[tuple[str, int]]:
-    """Return the rules of a text as pairs of pattern and bits; see :func:`parse_bits`.
+    """Return the rules of a text as pairs of pattern and bits; see :func:`resolve_bits`.
+
+    The text is a list of ``PATTERN=BITS``, divided by commas. A number alone stands for
+    ``*=NUMBER``.
 
     Raises:
         UserError: for a rule that cannot be read, or other bits than 2, 3, 4 and 8.
@@ -63,7 +71,7 @@ def read_rules(text: str) -> list[tuple[str, int]]:
     return rules
 
 
-def _matches(layer: Layer, pattern: str) -> bool:
+def _matches(layer: GraphLayer, pattern: str) -> bool:
     if pattern == DENSE:
-        return layer.kind == "conv" and layer.kernel == 3 and layer.groups == 1
-    return fnmatchcase(layer.path, pattern)
+        return len(layer.kernel) > 1 and set(layer.kernel) == {3} and layer.groups == 1
+    return fnmatchcase(layer.name, pattern)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from lmaunet.errors import UserError
-from lmaunet.net.network import LMaUNet
-from lmaunet.quant.allocation import Allocation, allocate, is_lkm, smallest_bits, weight_bytes
+from lmaunet.graph.graph import Graph, Weights
+from lmaunet.graph.scan_dependent import scan_dependent_layers
+from lmaunet.quant.allocation import Allocation, allocate, smallest_bits, weight_bytes
 from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate, spread
 from lmaunet.quant.convolution import Scales
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.quant.sensitivity import measure
 from lmaunet.train.schedule import Progress
 
@@ -21,12 +23,14 @@ TRIALS = 5
 
 
 def allocate_for_file(
-    model: LMaUNet,
+    graph: Graph,
+    weights: Weights,
     images: np.ndarray,
     budget_bytes: int,
     scales: Scales,
-    file_bytes: Callable[[QuantLMaUNet], int],
+    file_bytes: Callable[[QuantNetwork], int],
     progress: Progress,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Return the allocation of weight bits with which the shipped file keeps within a budget.
 
@@ -35,52 +39,52 @@ def allocate_for_file(
     is repeated with the file that comes out until it fits.
 
     Args:
-        model: the trained float network.
+        graph, weights: the trained float network.
         images: calibration images ``(n, channels, H, W)``.
         budget_bytes: of the file.
         scales: what scales may be.
         file_bytes: makes the file of a calibrated network and returns its size.
         progress: told the fraction done.
+        device: where sensitivities are computed.
 
     Returns:
         plain JSON: ``budget_bytes``, ``file_bytes``, ``rest_bytes``, ``weight_bytes``,
-        ``lkm_int8``, ``layers`` (as :meth:`Allocation.rows`) and ``notices``.
+        ``scans_int8``, ``layers`` (as :meth:`Allocation.rows`) and ``notices``.
 
     Raises:
         UserError: where the smallest file is larger; the message names its size.
     """
-    spec = model.spec
 
     def size_with(bits: Mapping[str, int]) -> int:
-        quantized = QuantLMaUNet(model, bits, scales=scales)
+        quantized = QuantNetwork(graph, weights, bits, scales=scales)
         # only the size matters here: the images with most content give every scale a value
         calibrate(quantized, images[np.argsort(images.std((1, 2, 3)))[-MINIMUM_IMAGES:]])
         return file_bytes(quantized)
 
     progress(0.0, "measuring the smallest file")
-    least = smallest_bits(spec)
+    least = smallest_bits(graph)
     smallest = size_with(least)
     if smallest > budget_bytes:
         raise UserError(
-            f"a file of {budget_bytes / 1e6:g} MB cannot be reached with spec {spec.name}: the "
+            f"a file of {budget_bytes / 1e6:g} MB cannot be reached with this network: the "
             f"smallest takes {smallest / 1e6:.3f} MB (2 bits everywhere but in the first layer and "
-            f"the head); give --budget-mb {_rounded_up(smallest)} or more, or a smaller spec"
+            f"the last); give --budget-mb {_rounded_up(smallest)} or more, or a smaller network"
         )
     sensitivity = measure(
-        model, spread(images, SENSITIVITY_IMAGES),
-        lambda fraction, line: progress(0.1 + 0.7 * fraction, line), scales,
+        graph, weights, spread(images, SENSITIVITY_IMAGES),
+        lambda fraction, line: progress(0.1 + 0.7 * fraction, line), scales, device,
     )  # fmt: skip
-    rest = smallest - weight_bytes(spec, least)
+    rest = smallest - weight_bytes(graph, least)
     for trial in range(TRIALS):
         progress(0.8 + 0.2 * trial / TRIALS, "choosing bits, and measuring the file")
-        chosen = allocate(spec, sensitivity, max(budget_bytes - rest, weight_bytes(spec, least)))
+        chosen = allocate(graph, sensitivity, max(budget_bytes - rest, weight_bytes(graph, least)))
         size = size_with(chosen.bits)
         if size <= budget_bytes:
-            return _to_json(chosen, spec, budget_bytes, size)
+            return _to_json(chosen, graph, budget_bytes, size)
         # of this file, so that the next weights are smaller than these by what it is too large
         rest = size - chosen.weight_bytes
     content = _to_json(
-        allocate(spec, sensitivity, weight_bytes(spec, least)), spec, budget_bytes, smallest
+        allocate(graph, sensitivity, weight_bytes(graph, least)), graph, budget_bytes, smallest
     )
     content["notices"].append(
         f"no choice of bits kept within the budget after {TRIALS} files, the last of {size:,} "
@@ -89,23 +93,22 @@ def allocate_for_file(
     return content
 
 
-def _to_json(chosen: Allocation, spec: Any, budget_bytes: int, size: int) -> dict[str, Any]:
+def _to_json(chosen: Allocation, graph: Graph, budget_bytes: int, size: int) -> dict[str, Any]:
     notices = []
-    if not chosen.lkm_int8:
-        narrow = [
-            row["layer"] for row in chosen.rows(spec) if is_lkm(row["layer"]) and row["bits"] < 8
-        ]
+    if not chosen.scans_int8:
+        dependent = scan_dependent_layers(graph)
+        narrow = [name for name in chosen.bits if name in dependent and chosen.bits[name] < 8]
         notices.append(
-            f"a file of {budget_bytes / 1e6:g} MB leaves no room for large-kernel Mamba blocks in "
-            f"INT8 throughout: {len(narrow)} of their layers have fewer bits"
+            f"a file of {budget_bytes / 1e6:g} MB leaves no room for all layers that scans depend "
+            f"on in INT8: {len(narrow)} of them have fewer bits"
         )
     return {
         "budget_bytes": budget_bytes,
         "file_bytes": size,
         "weight_bytes": chosen.weight_bytes,
         "rest_bytes": size - chosen.weight_bytes,
-        "lkm_int8": chosen.lkm_int8,
-        "layers": chosen.rows(spec),
+        "scans_int8": chosen.scans_int8,
+        "layers": chosen.rows(graph),
         "notices": notices,
     }
 

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
-from lmaunet.net.network import LMaUNet
+from lmaunet.graph.graph import Graph, Weights
+from lmaunet.graph.operators import Norm
+from lmaunet.graph.rewrites import norm_of
+from lmaunet.quant.float_layers import float_layer
 from lmaunet.sampling import evenly_spread
 
 CALIBRATION_IMAGES = 32
@@ -59,7 +62,7 @@ def check_images(images: np.ndarray) -> None:
         )
 
 
-def notices(model: LMaUNet, data: Dataset, chosen: np.ndarray) -> list[str]:
+def notices(graph: Graph, weights: Weights, data: Dataset, chosen: np.ndarray) -> list[str]:
     """Return what a user should know of the calibration slices, one sentence each.
 
     Noticed are few slices, classes that no training slice shows, and images in another range of
@@ -81,25 +84,27 @@ def notices(model: LMaUNet, data: Dataset, chosen: np.ndarray) -> list[str]:
             f"no training slice shows {', '.join(missing)}: neither calibration nor QAT sees it, "
             "and its accuracy can only be known from held-out slices that show it"
         )
-    found.extend(_intensity(model, data.train.images[chosen]))
+    found.extend(_intensity(graph, weights, data.train.images[chosen]))
     return found
 
 
 @torch.no_grad()
-def _intensity(model: LMaUNet, images: np.ndarray) -> list[str]:
+def _intensity(graph: Graph, weights: Weights, images: np.ndarray) -> list[str]:
     """Compare the first layer's outputs with what its normalization recorded in training."""
-    block = model.shallow[0]
-    norm = getattr(block, "norm", None)
-    if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
+    first = graph.nodes[0]
+    norm = norm_of(graph, first)
+    if norm is None or first.inputs != tuple(graph.inputs):
         return []
-    if not norm.num_batches_tracked or norm.running_mean is None:
-        return []
-    device = norm.running_var.device
-    seen = block.conv(torch.from_numpy(images).to(device))
-    variance, mean = torch.var_mean(seen, (0, 2, 3))
-    known = norm.running_var.clamp_min(norm.eps)
-    shift = float(((mean - norm.running_mean).abs() / known.sqrt()).median())
-    spread = float((variance.clamp_min(1e-12) / known).sqrt().median())
+    known = {role: torch.from_numpy(weights[name]) for role, name in norm.weights.items()}
+    if not known["mean"].any() and (known["variance"] == 1).all():
+        return []  # as it is before any training
+    assert isinstance(norm.operator, Norm)
+    conv, _ = float_layer(graph, weights, first.name)
+    seen = conv(torch.from_numpy(images))
+    variance, mean = torch.var_mean(seen, (0, *range(2, seen.dim())))
+    recorded = known["variance"].clamp_min(norm.operator.epsilon)
+    shift = float(((mean - known["mean"]).abs() / recorded.sqrt()).median())
+    spread = float((variance.clamp_min(1e-12) / recorded).sqrt().median())
     if shift <= LARGEST_SHIFT and 1 / LARGEST_SPREAD <= spread <= LARGEST_SPREAD:
         return []
     return [

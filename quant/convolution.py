@@ -1,4 +1,4 @@
-"""A convolution whose weights are fake-quantized, its batch normalization and its ReLU.
+"""A convolution whose weights are fake-quantized, and its batch normalization.
 
 Each output channel has one learned scale. It starts where it loses the least of the weights
 (:func:`best_thresholds`), which matters below 8 bits: the largest weight alone would leave most
@@ -95,25 +95,26 @@ def round_weight(weight: Tensor, bits: int, scales: Scales = "free") -> Tensor:
     return (weight / scale).round().clamp(-top, top) * scale
 
 
+_KINDS = {2: qnn.QuantConv2d, 3: qnn.QuantConv3d}
+
+
 class QuantConv(nn.Module):
-    """A convolution with quantized weights and its bias, then a ReLU if ``relu``.
+    """A convolution with quantized weights and its bias, with two or three spatial axes.
 
     The output's quantizer is the caller's, because some are shared.
 
     Args:
         conv: the float convolution.
         bits: of a weight.
-        relu: whether a ReLU follows.
-        norm: a batch normalization between convolution and ReLU, kept until :meth:`fold`.
+        norm: a batch normalization behind the convolution, kept until :meth:`fold`.
         scales: what the weights' scales may be.
     """
 
     def __init__(
         self,
-        conv: nn.Conv2d,
+        conv: nn.Conv2d | nn.Conv3d,
         bits: int = 8,
-        relu: bool = False,
-        norm: nn.BatchNorm2d | None = None,
+        norm: nn.BatchNorm2d | nn.BatchNorm3d | None = None,
         scales: Scales = "free",
     ) -> None:
         super().__init__()
@@ -121,12 +122,14 @@ class QuantConv(nn.Module):
             raise UserError(f"weights of {bits} bits; use one of {WEIGHT_BITS}")
         if norm is not None and conv.bias is not None:
             raise ValueError("a convolution before a batch normalization has no bias of its own")
-        self.relu, self.bits, self.scales = relu, bits, scales
-        self.conv = qnn.QuantConv2d(
+        self.bits, self.scales = bits, scales
+        self.conv = _KINDS[conv.weight.dim() - 2](
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,
+            stride=conv.stride,
             padding=conv.padding,
+            dilation=conv.dilation,
             groups=conv.groups,
             bias=conv.bias is not None or norm is not None,
             weight_quant=_FreeWeight if scales == "free" else _Pow2Weight,
@@ -162,22 +165,30 @@ class QuantConv(nn.Module):
         """Return the weight that is quantized."""
         if self.norm is None:
             return self.conv.weight
-        return self.conv.weight * self._factor()[:, None, None, None]
+        return self.conv.weight * self._over_channels(self._factor())
+
+    def _over_channels(self, values: Tensor) -> Tensor:
+        """Return ``(out,)`` so that it broadcasts over a weight ``(out, ...)``."""
+        return values.reshape(-1, *[1] * (self.conv.weight.dim() - 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in, H, W)`` to ``(B, out, H, W)``, not quantized yet."""
-        y = self.conv(x) if self.norm is None else self._normalized(x, self.norm)
-        return F.relu(y) if self.relu else y
+        """Map ``(B, in, *spatial)`` to ``(B, out, *spatial)``, not quantized yet."""
+        return self.conv(x) if self.norm is None else self._normalized(x, self.norm)
 
-    def _normalized(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    def _normalized(self, x: Tensor, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> Tensor:
         factor = self._factor()
         weight = self.conv.weight_quant(self._deployed())
         # while Brevitas calibrates it gives a plain tensor, not quantized
         weight = getattr(weight, "value", weight)
-        y = F.conv2d(x, weight, None, padding=self.conv.padding, groups=self.conv.groups)
+        convolve = F.conv2d if weight.dim() == 4 else F.conv3d
+        y = convolve(
+            x, weight, None, self.conv.stride, self.conv.padding, self.conv.dilation,
+            self.conv.groups,
+        )  # fmt: skip
         assert norm.running_mean is not None and norm.running_var is not None
         if not self.training:
-            return y + (norm.bias - norm.running_mean * factor)[:, None, None]
+            shift = norm.bias - norm.running_mean * factor
+            return y + shift.reshape(-1, *[1] * (y.dim() - 2))
         # y is factor * conv(x, w), so that its statistics are the float network's times factor
         mean, variance = torch.zeros_like(factor), torch.zeros_like(factor)
         y = F.batch_norm(y, mean, variance, norm.weight.abs(), norm.bias, True, 1.0, 1e-12)
@@ -201,5 +212,5 @@ class QuantConv(nn.Module):
         assert self.norm.running_mean is not None
         self.conv.bias.copy_(self.norm.bias - self.norm.running_mean * factor)
         self.conv.bias.requires_grad_(True)
-        self.conv.weight.mul_(factor[:, None, None, None])
+        self.conv.weight.mul_(self._over_channels(factor))
         self.norm = None

@@ -8,26 +8,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.train.metrics import divergence
 from lmaunet.train.schedule import Progress
 
 
-def quantizers_of(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
-    """Return every quantizer in use: its path in the network, its kind, its Brevitas proxy."""
-    found: dict[str, tuple[str, nn.Module]] = {}
-    for path, module in model.named_modules():
-        for kind, name in (("weights", "weight_quant"), ("activations", "act_quant")):
-            proxy = getattr(module, name, None)
-            if proxy is not None and proxy.is_quant_enabled:
-                found[path] = (kind, proxy)
-    return found
+def quantizers_of(model: QuantNetwork) -> list[tuple[str, str, Any]]:
+    """Return every quantizer in use: name, kind and Brevitas proxy.
+
+    Weights are named after their convolution, activations after the first value that has the scale.
+    """
+    found = [
+        (name, "weights", layer.conv.weight_quant) for name, layer in model.convolutions().items()
+    ]
+    found += [
+        (group, "activations", model.quantizer(group).act_quant) for group in model.rounding.names()
+    ]
+    return [entry for entry in found if entry[2].is_quant_enabled]
 
 
 @torch.no_grad()
-def explain(model: QuantLMaUNet, images: np.ndarray, progress: Progress) -> list[dict[str, Any]]:
+def explain(model: QuantNetwork, images: np.ndarray, progress: Progress) -> list[dict[str, Any]]:
     """Return what each quantizer costs by itself, the costliest first.
 
     The reference is the same network with every quantizer switched off. Beside the mean divergence
@@ -44,7 +46,7 @@ def explain(model: QuantLMaUNet, images: np.ndarray, progress: Progress) -> list
     batch = torch.from_numpy(images).to(next(model.parameters()).device)
     everything = model(batch)
     rows = []
-    with _switched_off([proxy for _, proxy in found.values()]):
+    with _switched_off([proxy for _, _, proxy in found]):
         reference = model(batch)
         classes = reference.argmax(1)
 
@@ -58,7 +60,7 @@ def explain(model: QuantLMaUNet, images: np.ndarray, progress: Progress) -> list
                 "foreground_changed": float(changed.sum() / shown.sum().clamp_min(1)),
             }
 
-        for index, (path, (kind, proxy)) in enumerate(found.items()):
+        for index, (path, kind, proxy) in enumerate(found):
             progress(index / len(found), f"what the {kind} of {path} cost")
             proxy.disable_quant = False
             rows.append(row(path, kind, model(batch)))

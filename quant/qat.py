@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
+from lmaunet.graph.file import topology_digest, topology_json
+from lmaunet.graph.graph import Graph
+from lmaunet.graph.layers import layers
+from lmaunet.graph_spec import NetworkSpec
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
-from lmaunet.net.network import LMaUNet
+from lmaunet.quant.bits import resolve_bits
 from lmaunet.quant.budget import allocate_for_file
 from lmaunet.quant.calibration import (
     calibrate,
@@ -27,9 +32,12 @@ from lmaunet.quant.calibration import (
     spread,
 )
 from lmaunet.quant.explain import explain
-from lmaunet.quant.network import QuantLMaUNet, count_weight_bits
+from lmaunet.quant.network import QuantNetwork, check_quantizable, count_weight_bits, graph_of
+from lmaunet.quant.of_before_graphs import of_before_graphs
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
 from lmaunet.quant.settings import QatSettings
+from lmaunet.sources.checkpoint import graph_in, save_network
+from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score
@@ -39,7 +47,7 @@ from lmaunet.train.schedule import Progress, Schedule
 SCAN_IMAGES, EXPLAIN_IMAGES = 8, 8
 """Calibration images from which the scans' number formats are chosen, and costs explained."""
 
-FileBytes = Callable[[QuantLMaUNet], int]
+FileBytes = Callable[[QuantNetwork], int]
 """Returns the size of the file that a calibrated network would ship as, in bytes."""
 
 
@@ -50,7 +58,8 @@ def evaluate(model: Any, data: Dataset) -> Scores:
 
 
 def train_control(
-    model: LMaUNet,
+    model: nn.Module,
+    spec: NetworkSpec,
     data: Dataset,
     schedule: Schedule,
     *,
@@ -66,16 +75,15 @@ def train_control(
     """
     control = copy.deepcopy(model)
     history = fit(
-        control, data.train, schedule, classes=model.spec.classes, seed=seed, folder=folder,
+        control, data.train, schedule, classes=spec.classes, seed=seed, folder=folder,
         name="control", processes=processes, progress=progress,
     )  # fmt: skip
     if processes.first:
         scores = {}
         for name, network in (("float32", model), ("control", control)):
             scores[name] = evaluate(network, data)
-            save_checkpoint(
-                folder / f"{name}.pt", model.spec, network, dice=scores[name].dice, **_notes(data)
-            )
+            save_network(folder / f"{name}.pt", spec, network, dice=scores[name].dice,
+                         **_notes(data))  # fmt: skip
         write_json(
             folder / "control.json",
             {"scores": {k: v.to_json() for k, v in scores.items()}, "history": history},
@@ -85,7 +93,8 @@ def train_control(
 
 
 def quantize(
-    model: LMaUNet,
+    model: nn.Module,
+    spec: NetworkSpec,
     data: Dataset,
     settings: QatSettings,
     *,
@@ -102,7 +111,8 @@ def quantize(
     where asked for ``allocation.json`` and ``explain.json``.
 
     Args:
-        model: the trained FP32 network.
+        model: the trained FP32 network, any that a graph can be captured of.
+        spec: what the network is.
         data: training slices calibrate and train; validation slices only score.
         settings: see :class:`QatSettings`.
         seed: of order and augmentation, the same as the control's.
@@ -112,21 +122,24 @@ def quantize(
         file_bytes: measures a shipped file; needed for a budget.
 
     Raises:
-        UserError: for images that cannot calibrate, or a budget that cannot be met.
+        UserError: for images that cannot calibrate, a budget that cannot be met, bits of a layer
+            that is not there, or a network that can't be quantized.
     """
     chosen = choose_slices(data)
     images = data.train.images[chosen]
     check_images(images)
-    noticed = notices(model, data, chosen)
-    bits = dict(settings.bits)
+    graph, weights = graph_of(model, images.shape)
+    check_quantizable(graph)
+    bits = resolve_bits(graph, settings.bits)
+    noticed = notices(graph, weights, data, chosen)
     if settings.budget_bytes is not None:
         if file_bytes is None:
             raise ValueError("a budget needs file_bytes")
         path = folder / "allocation.json"
         if processes.first and not path.exists():
             allocation = allocate_for_file(
-                model, images, settings.budget_bytes, settings.scales, file_bytes,
-                part(progress, 0.0, 0.2),
+                graph, weights, images, settings.budget_bytes, settings.scales, file_bytes,
+                part(progress, 0.0, 0.2), processes.device,
             )  # fmt: skip
             write_json(path, allocation)
         processes.wait()
@@ -134,7 +147,9 @@ def quantize(
             allocation = read_json(path)
             noticed += allocation["notices"]
             bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
-    quantized = QuantLMaUNet(model, bits, scales=settings.scales, keep_norms=settings.keep_norms)
+    quantized = QuantNetwork(
+        graph, weights, bits, scales=settings.scales, keep_norms=settings.keep_norms
+    )
     progress(0.2, f"calibrating on {len(images)} training slices")
     calibrate(quantized, images)
     scores: dict[str, Scores] = {}
@@ -145,7 +160,7 @@ def quantize(
     if settings.distillation:
         teacher = Teacher(copy.deepcopy(model).to(processes.device), settings.distillation)
     history = fit(
-        quantized, data.train, settings.schedule, classes=model.spec.classes, seed=seed,
+        quantized, data.train, settings.schedule, classes=spec.classes, seed=seed,
         folder=folder, name="QAT", processes=processes, progress=part(progress, 0.25, 0.65),
         teacher=teacher,
     )  # fmt: skip
@@ -165,14 +180,15 @@ def quantize(
             rows = explain(quantized, spread(images, EXPLAIN_IMAGES), part(progress, 0.92, 0.08))
             write_json(folder / "explain.json", rows)
         save_checkpoint(
-            folder / "model.pt", model.spec, quantized, kind="quantized",
+            folder / "model.pt", spec, quantized, kind="quantized", graph=topology_json(graph),
             dice=scores["qat"].dice, bits=quantized.bits, scales=quantized.scales, **_notes(data),
         )  # fmt: skip
-        counts = count_weight_bits(model.spec, quantized.bits)
+        counts = count_weight_bits(graph, quantized.bits)
         write_json(
             folder / "qat.json",
             {
                 "scores": {name: value.to_json() for name, value in scores.items()},
+                "network": described(graph),
                 "weight_bits": {str(k): v for k, v in sorted(counts.items())},
                 "notices": noticed,
                 "history": history,
@@ -183,7 +199,7 @@ def quantize(
     processes.wait()
 
 
-def load_quantized(path: Path) -> QuantLMaUNet:
+def load_quantized(path: Path) -> QuantNetwork:
     """Return the quantized network of a checkpoint, in evaluation mode.
 
     Raises:
@@ -192,13 +208,28 @@ def load_quantized(path: Path) -> QuantLMaUNet:
     loaded = load_checkpoint(path)
     if loaded.kind != "quantized":
         raise UserError(f"{path} is a {loaded.kind} checkpoint; run qat on it first")
-    notes = loaded.notes
-    model = QuantLMaUNet(
-        LMaUNet(loaded.spec), notes.get("bits", {}), scales=notes.get("scales", "free")
-    )
+    notes, state = loaded.notes, loaded.state
+    bits: Any = notes.get("bits", {})
+    graph = graph_in(loaded, path)
+    if graph is None:
+        assert isinstance(loaded.spec, NetSpec)
+        graph, bits, state = of_before_graphs(loaded.spec, bits, state)
+    zeros = {name: np.zeros(weight.shape, np.float32) for name, weight in graph.weights.items()}
+    with record_of(path.parent):
+        model = QuantNetwork(graph, zeros, bits, scales=notes.get("scales", "free"))
     fix_scales(model)
-    load_state(model, loaded.state, path)
+    load_state(model, state, path)
     return model.eval()
+
+
+def described(graph: Graph) -> dict[str, Any]:
+    """Return what a report says of a graph: parameters, MACs of one image, its digest."""
+    found = layers(graph)
+    return {
+        "params": sum(layer.params for layer in found),
+        "macs": sum(layer.macs for layer in found),
+        "graph": topology_digest(graph),
+    }
 
 
 def calibration_images(data: Dataset) -> np.ndarray:

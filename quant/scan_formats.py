@@ -11,7 +11,7 @@ import numpy as np
 
 from lmaunet.errors import UserError
 from lmaunet.quant.integer_network import record_scans, scan_sites
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.scan.choice import ChosenFormats, choose_formats
 from lmaunet.stage import read_json, write_json
 
@@ -22,7 +22,7 @@ TARGET_DB = 46.0
 
 @dataclass(frozen=True)
 class SiteFormats:
-    """The formats of one scan of a network, by the scan's name ``part.scan``."""
+    """The formats of one scan of a network, by the name of its node."""
 
     site: str
     chosen: ChosenFormats
@@ -33,7 +33,7 @@ class SiteFormats:
 
 
 def choose_for_network(
-    model: QuantLMaUNet,
+    model: QuantNetwork,
     images: np.ndarray,
     target_db: float = TARGET_DB,
     progress: Callable[[str], None] = lambda line: None,

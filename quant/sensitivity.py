@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lmaunet.net.fold import fold
-from lmaunet.net.layers import weights_of
-from lmaunet.net.network import LMaUNet
+from lmaunet.graph.graph import Graph, Weights
+from lmaunet.graph.layers import layer_name
+from lmaunet.graph.module import GraphModule
+from lmaunet.graph.operators import Conv
+from lmaunet.graph.rewrites import fold_norms
 from lmaunet.quant.convolution import round_weight
 from lmaunet.quant.settings import WEIGHT_BITS, Scales
 from lmaunet.train.metrics import divergence
@@ -23,7 +26,12 @@ Sensitivity = Mapping[str, Mapping[int, float]]
 
 @torch.no_grad()
 def measure(
-    model: LMaUNet, images: np.ndarray, progress: Progress, scales: Scales = "free"
+    graph: Graph,
+    weights: Weights,
+    images: np.ndarray,
+    progress: Progress,
+    scales: Scales = "free",
+    device: torch.device | str = "cpu",
 ) -> dict[str, dict[int, float]]:
     """Return every layer's sensitivity to 2, 3, 4 and 8 bits, with all others left in float.
 
@@ -31,27 +39,44 @@ def measure(
     scales fit it differently than the weight before.
 
     Args:
-        model: the trained float network; comes back unchanged.
-        images: calibration images ``(n, channels, H, W)``.
+        graph, weights: the trained float network.
+        images: calibration images ``(n, channels, *spatial)``.
         progress: told the fraction done.
         scales: what the weights' scales may be.
+        device: where it is computed.
     """
-    model = fold(model).eval()
-    batch = torch.from_numpy(images).to(next(model.parameters()).device)
+    graph, weights = fold_norms(graph, weights)
+    model = GraphModule(graph, weights).eval().to(device)
+    batch = torch.from_numpy(images).to(device)
     reference = model(batch)
-    weights = weights_of(model)
+    names = weights_by_layer(graph)
     found: dict[str, dict[int, float]] = {}
-    for index, (name, weight) in enumerate(weights.items()):
-        progress(index / len(weights), f"sensitivity of {name}")
-        found[name] = {}
+    for index, (layer, mine) in enumerate(names.items()):
+        progress(index / len(names), f"sensitivity of {layer}")
+        found[layer] = {}
         for bits in WEIGHT_BITS:
-            with _replaced(weight, round_weight(weight, bits, scales)):
-                found[name][bits] = float(divergence(model(batch), reference))
+            with contextlib.ExitStack() as stack:
+                for name in mine:
+                    weight = model.weight(name)
+                    rounded = round_weight(weight, bits, scales)
+                    stack.enter_context(_replaced(weight, rounded))
+                found[layer][bits] = float(divergence(model(batch), reference))
+    return found
+
+
+def weights_by_layer(graph: Graph) -> dict[str, list[str]]:
+    """Return the names of the convolutions' weights, without biases, by layer."""
+    found: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if isinstance(node.operator, Conv):
+            names = found.setdefault(layer_name(node), [])
+            if node.weights["weight"] not in names:
+                names.append(node.weights["weight"])
     return found
 
 
 @contextmanager
-def _replaced(weight: nn.Parameter, other: Tensor) -> Iterator[None]:
+def _replaced(weight: Tensor, other: Tensor) -> Iterator[None]:
     kept = weight.detach().clone()
     weight.data.copy_(other)
     try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmaunet.errors import UserError
@@ -23,7 +22,8 @@ class QatSettings:
 
     Args:
         schedule: of the extra training.
-        bits: weight bits by layer; 8 where absent.
+        bits: rules that choose weight bits, pairs of pattern and bits; see
+            :func:`lmaunet.quant.bits.resolve_bits`.
         budget_bytes: size of the shipped file for which bits are chosen instead.
         scales: what scales may be: ``free`` or ``pow2``.
         distillation: weight of the divergence from the float network's classes in the loss.
@@ -32,7 +32,7 @@ class QatSettings:
     """
 
     schedule: Schedule
-    bits: Mapping[str, int] = field(default_factory=dict)
+    bits: tuple[tuple[str, int], ...] = ()
     budget_bytes: int | None = None
     scales: Scales = "free"
     distillation: float = 0.0
@@ -55,7 +55,7 @@ class QatSettings:
         """Return plain JSON."""
         return {
             "schedule": self.schedule.to_json(),
-            "bits": dict(self.bits),
+            "bits": [list(rule) for rule in self.bits],
             "budget_bytes": self.budget_bytes,
             "scales": self.scales,
             "distillation": self.distillation,

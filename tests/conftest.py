@@ -80,8 +80,8 @@ def tiny_model(tiny_spec, tiny_data):
 @pytest.fixture(scope="session")
 def tiny_quantized(tiny_model, tiny_data):
     from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet
+    from lmaunet.quant.network import QuantNetwork
 
-    quantized = QuantLMaUNet(tiny_model)
+    quantized = QuantNetwork.from_module(tiny_model, tiny_data.train.images.shape)
     calibrate(quantized, tiny_data.train.images[:16])
     return quantized.eval()

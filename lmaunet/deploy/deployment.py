@@ -18,7 +18,7 @@ from lmaunet.data import normalization as norm
 from lmaunet.data.images.intensity import check_record
 from lmaunet.data.inference import Preparation
 from lmaunet.errors import UserError
-from lmaunet.spec import NetSpec
+from lmaunet.graph_spec import NetworkSpec, network_spec_of
 from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Interface:
 
     Args:
         network: its spec.
+        graph: the digest of its graph, whatever its weights are; empty in builds of before.
         classes: class names by index, the background first.
         preparation: how an image becomes its input.
         spacing_mm: z, y, x spacing of the slices that it was trained on; None where it is unknown
@@ -44,7 +45,8 @@ class Interface:
         digests: SHA-256 by name of what the network came from.
     """
 
-    network: NetSpec
+    network: NetworkSpec
+    graph: str
     classes: tuple[str, ...]
     preparation: Preparation
     spacing_mm: tuple[float | None, float | None, float | None]
@@ -52,7 +54,9 @@ class Interface:
     digests: Mapping[str, str]
 
     @staticmethod
-    def of(network: NetSpec, data: Dataset, digests: Mapping[str, str]) -> Interface:
+    def of(
+        network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str]
+    ) -> Interface:
         """Return the interface of a network that was trained on a data set."""
         preparation = Preparation(
             network.input_size, dict(data.normalization), data.resampled_mm, data.fit,
@@ -62,13 +66,14 @@ class Interface:
         named = {
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
         }  # fmt: skip
-        return Interface(network, data.classes, preparation, (z, y, x), named, dict(digests))
+        return Interface(network, graph, data.classes, preparation, (z, y, x), named, dict(digests))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; lengths in mm."""
         ready = self.preparation
         return {
             "network": self.network.to_json(),
+            "graph": self.graph,
             "classes": list(self.classes),
             "input": {"channels": self.network.in_channels, "size": list(ready.size)},
             "normalization": dict(ready.normalization),
@@ -88,7 +93,7 @@ class Interface:
             UserError: for anything else; the message begins with ``where``.
         """
         try:
-            network = NetSpec.from_json(content["network"])
+            network = network_spec_of(content["network"])
             classes = tuple(_strings(content["classes"]))
             given = content["input"]["channels"], tuple(content["input"]["size"])
             kind = dict(content["normalization"])
@@ -109,6 +114,7 @@ class Interface:
                 "label_source": str(data["label_source"]),
                 "synthetic": bool(data["synthetic"]),
             }
+            (graph,) = _strings([content.get("graph", "")])
             _strings(digests.values())
             digests = dict(digests)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
@@ -121,7 +127,7 @@ class Interface:
                 f"classes; {MEND}"
             )
         preparation = Preparation(network.input_size, checked, target, fit, intensity)
-        return Interface(network, classes, preparation, (z, y, x), named, digests)
+        return Interface(network, graph, classes, preparation, (z, y, x), named, digests)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmaunet.deploy.console import table
+from lmaunet.graph.layers import GraphLayer, layers
 from lmaunet.spec import NetSpec
 from lmaunet.stated_spec import state_spec
 
@@ -22,19 +23,25 @@ def describe(name: str) -> tuple[dict[str, Any], list[str]]:
     spec = state_spec(name).for_training()
     height, width = spec.input_size
     parts: dict[str, dict[str, int]] = {}
-    for layer in spec.layers():
-        part = parts.setdefault(layer.part, {"params": 0, "macs": 0})
+    for layer in layers_of(spec):
+        part = parts.setdefault(_part_of(layer.name), {"params": 0, "macs": 0})
         part["params"] += layer.params
         part["macs"] += layer.macs
     params = sum(part["params"] for part in parts.values())
-    macs = {str(size): count_macs(spec, size, size) for size in SIZES}
+    at_input = sum(part["macs"] for part in parts.values())
+    known = {(height, width): at_input}
+    macs = {}
+    for size in SIZES:
+        if (size, size) not in known:
+            known[size, size] = count_macs(spec, size, size)
+        macs[str(size)] = known[size, size]
     content: dict[str, Any] = {
         "spec": spec.to_json(),
         "params": params,
         "bytes_fp32": 4 * params,
         "bytes_int8": params,
         "macs": macs,
-        "macs_at_input": count_macs(spec, height, width),
+        "macs_at_input": at_input,
         "input": [1, spec.in_channels, height, width],
         "parts": parts,
     }
@@ -58,9 +65,26 @@ def describe(name: str) -> tuple[dict[str, Any], list[str]]:
     return content, lines
 
 
+def layers_of(spec: NetSpec) -> list[GraphLayer]:
+    """Return the layers of a spec's network, from its graph."""
+    from lmaunet.graph.capture import capture
+    from lmaunet.net.network import LMaUNet
+
+    graph, _ = capture(LMaUNet(spec), (1, spec.in_channels, *spec.input_size))
+    return layers(graph)
+
+
 def count_macs(spec: NetSpec, height: int, width: int) -> int:
     """Return the MACs of one image of the given size."""
-    return sum(layer.macs for layer in spec.layers(height, width))
+    spec.check_size(height, width)
+    return sum(layer.macs for layer in layers_of(spec.replace(input_size=(height, width))))
+
+
+def _part_of(layer: str) -> str:
+    """Return the part of the network that a layer is in, such as ``stages.0``."""
+    first, _, rest = layer.partition(".")
+    number = rest.partition(".")[0]
+    return f"{first}.{number}" if number.isdecimal() else first
 
 
 def compare_with_article(params: int, macs: dict[str, int]) -> dict[str, Any]:

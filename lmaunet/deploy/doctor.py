@@ -36,9 +36,9 @@ PURPOSES = {
 OPTIONAL = ("qat", "dicom", "cuda")
 """The extras whose packages are nobody's target."""
 COMMANDS = {
-    "infer, report, spec, data, doctor": "",
+    "infer, report, data, doctor": "",
     "infer with DICOM images": "dicom",
-    "train, qat, export, build, measure, demo": "qat",
+    "spec, train, qat, export, build, measure, demo": "qat",
 }
 """The extra that commands need, "" where they need none. A target's tools come on top."""
 

@@ -23,8 +23,8 @@ from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import BUILD_CODE, get_target
 from lmaunet.errors import Disagreement, UserError
+from lmaunet.graph_spec import NetworkSpec, network_spec_of
 from lmaunet.packages import is_installed
-from lmaunet.spec import NetSpec
 from lmaunet.stage import Stage, read_json, read_stage, record_of, write_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Say = Callable[[float, str], None]
 
 
-def load_run_data(run: Path) -> tuple[NetSpec, DataSource, Dataset]:
+def load_run_data(run: Path) -> tuple[NetworkSpec, DataSource, Dataset]:
     """Return the spec and the data of a run's quantized network; raises as below."""
     images = open_run_data(run)
     return images.spec, images.source, images.load()
@@ -47,7 +47,7 @@ def open_run_data(run: Path) -> RunData:
         UserError: where the data are not those that the network was quantized with.
     """
     options = read_stage(run / "qat")["options"]
-    spec = NetSpec.from_json(options.get("spec", {}))
+    spec = network_spec_of(options.get("spec", {}))
     source = choose_data(run, None)
     images = RunData(run, source, spec)
     require_data(options, images, run / "qat")
@@ -67,7 +67,8 @@ def measure_reference(run: Path, images: RunData) -> Outcome:
     stage = Stage(run, "measure/reference", inputs, options, code=("lmaunet.train",))
 
     def work(folder: Path) -> None:
-        from lmaunet.net.checkpoint import load_checkpoint, restore
+        from lmaunet.net.checkpoint import load_checkpoint
+        from lmaunet.sources.checkpoint import restore
         from lmaunet.train.metrics import predict_logits
 
         data, found = images.load(), {}

@@ -13,7 +13,7 @@ from lmaunet.deploy.console import note
 from lmaunet.deploy.run_data import RunData
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
-from lmaunet.spec import NetSpec
+from lmaunet.graph_spec import NetworkSpec, network_spec_of
 from lmaunet.stage import Stage, read_json, read_stage, sha256, write_json
 from lmaunet.train.processes import process_rank
 
@@ -78,14 +78,16 @@ def write_origin(folder: Path, origin: Origin, asked: Mapping[str, Any]) -> None
     write_json(folder / ORIGIN_FILE, content)
 
 
-def noted_spec(run: Path, stage: str, checkpoint: Path, asked: Mapping[str, Any]) -> NetSpec | None:
+def noted_spec(
+    run: Path, stage: str, checkpoint: Path, asked: Mapping[str, Any]
+) -> NetworkSpec | None:
     """Return the network of a checkpoint that a stage of the run noted, without loading it.
 
     None where the stage is not there, is of another file, or something else was asked of the file.
     """
     try:
         manifest = read_stage(run / stage)
-        noted = NetSpec.from_json(manifest["options"]["spec"])
+        noted = network_spec_of(manifest["options"]["spec"])
         same = manifest["inputs"]["checkpoint"]["sha256"] == sha256(checkpoint)
         same = same and read_json(run / stage / ORIGIN_FILE)["asked"] == asked
     except (UserError, OSError, ValueError, KeyError, TypeError):

@@ -36,8 +36,10 @@ from lmaunet.stage import Stage, read_json, read_stage, record_of, sha256, write
 from lmaunet.train.processes import process_count
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from lmaunet.data.dataset import Dataset
-    from lmaunet.net.network import LMaUNet
+    from lmaunet.graph_spec import NetworkSpec
     from lmaunet.net.origin import Origin
     from lmaunet.quant.settings import QatSettings
     from lmaunet.stated_spec import StatedSpec
@@ -114,12 +116,15 @@ def control(
     with the same schedule, data and seed. See :func:`lmaunet.quant.qat.train_control`.
     """
 
-    def work(model: LMaUNet, data: Dataset, folder: Path, processes: Processes) -> None:
+    def work(
+        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
+    ) -> None:
         from lmaunet.quant.qat import train_control
 
         train_control(
-            model, data, schedule, seed=seed, folder=folder, processes=processes, progress=progress
-        )
+            model, spec, data, schedule, seed=seed, folder=folder, processes=processes,
+            progress=progress,
+        )  # fmt: skip
 
     own = {"schedule": schedule.to_json(), "processes": process_count()}
     return _continue("control", run, checkpoint, source, own, seed, progress, stated, weights, work)
@@ -137,12 +142,14 @@ def qat(
 ) -> Outcome:
     """Quantize a checkpoint into ``RUN/qat``; see :func:`lmaunet.quant.qat.quantize`."""
 
-    def work(model: LMaUNet, data: Dataset, folder: Path, processes: Processes) -> None:
+    def work(
+        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
+    ) -> None:
         from lmaunet.export.cpu_file import file_bytes
         from lmaunet.quant.qat import quantize
 
         quantize(
-            model, data, settings, seed=seed, folder=folder, processes=processes,
+            model, spec, data, settings, seed=seed, folder=folder, processes=processes,
             progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
         )  # fmt: skip
         if settings.budget_bytes is not None and processes.first:
@@ -163,7 +170,7 @@ def _continue(
     progress: Progress,
     stated: StatedSpec | None,
     weights: str | None,
-    train: Callable[[LMaUNet, Dataset, Path, Processes], None],
+    train: Callable[[Module, NetworkSpec, Dataset, Path, Processes], None],
 ) -> Outcome:
     """Train on from a checkpoint, in a stage with the options ``own``, unless it is current.
 
@@ -182,7 +189,7 @@ def _continue(
         from lmaunet.train.processes import join_processes
 
         processes = join_processes()
-        train(model, images.load(), folder, processes)
+        train(model, images.spec, images.load(), folder, processes)
         if processes.first:
             write_origin(folder, origin, asked)
 
@@ -198,7 +205,7 @@ def _network_and_data(
     source: DataSource,
     stated: StatedSpec | None,
     weights: str | None,
-) -> tuple[LMaUNet, RunData, dict[str, Any], Origin]:
+) -> tuple[Module, RunData, dict[str, Any], Origin]:
     """Return a checkpoint's network, data in its input size, a stage's options on both, its origin.
 
     Raises:
@@ -206,12 +213,14 @@ def _network_and_data(
     """
     import dataclasses
 
-    from lmaunet.net.checkpoint import load_checkpoint, restore
+    from lmaunet.net.checkpoint import load_checkpoint
+    from lmaunet.net.network import LMaUNet
     from lmaunet.net.norm_statistics import check_statistics
+    from lmaunet.sources.checkpoint import restore
 
     loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
-    images = RunData(run, source, model.spec)
+    images = RunData(run, source, loaded.spec)
     data = images.load()
     classes = loaded.notes.get("classes")
     if classes is not None and list(classes) != list(data.classes):
@@ -220,13 +229,15 @@ def _network_and_data(
             f"{', '.join(data.classes)}; give data with the same, or a --class-map to them"
         )
     options = {
-        "spec": model.spec.to_json(),
+        "spec": loaded.spec.to_json(),
         "data": source.to_json(),
         "data_sha256": images.sha256,
     }
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
-    notes = [*loaded.origin.notes, *check_statistics(model, checkpoint)]
+    notes = list(loaded.origin.notes)
+    if isinstance(model, LMaUNet):
+        notes += check_statistics(model, checkpoint)
     if classes is None:
         notes.append(
             "the checkpoint names no classes: its outputs are taken in the order of the data's, "
@@ -268,13 +279,16 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         from lmaunet.export import network
         from lmaunet.export.agreement import check_exports
         from lmaunet.export.scan_metadata import write_scan_formats
-        from lmaunet.net.checkpoint import load_checkpoint, restore
+        from lmaunet.graph.file import topology_digest
+        from lmaunet.net.checkpoint import load_checkpoint
         from lmaunet.quant.qat import load_quantized
         from lmaunet.quant.scan_formats import read_formats
+        from lmaunet.sources.checkpoint import restore
 
         quantized = load_quantized(folder / "model.pt")
-        float32 = restore(load_checkpoint(inputs["control"]), inputs["control"])
-        images = RunData(run, source, quantized.spec)
+        loaded = load_checkpoint(inputs["control"])
+        float32 = restore(loaded, inputs["control"])
+        images = RunData(run, source, loaded.spec)
         require_data(manifest["options"], images, folder)
         data = images.load()
         samples = samples_of(data)
@@ -282,7 +296,8 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
             "checkpoint": manifest["inputs"].get("checkpoint", {}).get("sha256", ""),
             "quantized": sha256(inputs["model"]),
         }
-        interface = Interface.of(quantized.spec, data, came_from)
+        digest = topology_digest(quantized.source)
+        interface = Interface.of(loaded.spec, digest, data, came_from)
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]

@@ -8,16 +8,15 @@ from typing import Any
 
 from lmaunet.deploy import defaults, pipeline
 from lmaunet.deploy.console import first_process, percent, progress_bar, table
-from lmaunet.deploy.outcome import ORIGIN_FILE, asked_of, noted_spec
+from lmaunet.deploy.outcome import ORIGIN_FILE
 from lmaunet.deploy.run_lock import in_use_if_there
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
-from lmaunet.quant.bits import parse_bits, read_rules
+from lmaunet.quant.bits import read_rules
 from lmaunet.quant.settings import QatSettings
-from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of
 from lmaunet.stated_spec import StatedSpec
-from lmaunet.train.schedule import Progress, Schedule
+from lmaunet.train.schedule import Schedule
 
 QAT_SHARE = 0.65
 EXPLAINED = 15
@@ -46,14 +45,9 @@ class QatOptions:
     explain: bool = False
     weights: str | None = None
 
-    def settings(self, spec: NetSpec | None = None) -> QatSettings:
-        """Return the settings of QAT for a network; raises UserError for what does not fit it.
-
-        Without a network the bits are only read, before anything is loaded.
-        """
-        bits: dict[str, int] = {}
-        if self.bits is not None:
-            bits = dict(read_rules(self.bits)) if spec is None else parse_bits(spec, self.bits)
+    def settings(self) -> QatSettings:
+        """Return the settings of QAT; raises UserError for what can't be read."""
+        bits = () if self.bits is None else tuple(read_rules(self.bits))
         if self.budget_mb is not None and not 1e-6 <= self.budget_mb < 1e6:
             raise UserError(
                 f"--budget-mb {self.budget_mb:g}; give a positive size of a byte (1e-6) or more "
@@ -78,12 +72,11 @@ def qat(
     options: QatOptions,
 ) -> tuple[Any, list[str]]:
     """Quantize a checkpoint into a run, beside its FP32 control."""
-    options.settings()  # what is refused is refused before anything is loaded
+    settings = options.settings()  # what is refused is refused before anything is loaded
     if not checkpoint.is_file():
         raise UserError(f"checkpoint {checkpoint} does not exist or is not a file; give a .pt file")
     run = run_for_checkpoint(run, checkpoint)
     with progress_bar("quantizing") as progress, in_use_if_there(run):
-        settings = options.settings(_network_of(run, checkpoint, stated, options.weights, progress))
         source = choose_data(run, source)
         # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
@@ -121,21 +114,6 @@ def qat(
         f"wrote {outcome.folder}{cached}; next: lmaunet-deploy build --target ort --run {run}"
     )
     return content, lines
-
-
-def _network_of(
-    run: Path, checkpoint: Path, stated: StatedSpec | None, weights: str | None, progress: Progress
-) -> NetSpec:
-    """Return a checkpoint's network: as the run noted it, or by loading the checkpoint."""
-    noted = noted_spec(run, "qat", checkpoint, asked_of(stated, weights))
-    if noted is not None:
-        return noted
-    progress(0.0, "loading torch and the checkpoint")
-    from lmaunet.net.checkpoint import load_checkpoint, restore
-
-    loaded = load_checkpoint(checkpoint, stated, weights)
-    restore(loaded, checkpoint)
-    return loaded.spec
 
 
 def _allocation(content: dict[str, Any]) -> list[str]:

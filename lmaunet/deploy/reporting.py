@@ -10,7 +10,6 @@ import numpy as np
 
 from lmaunet.artifacts import Build, Unavailable
 from lmaunet.deploy import gates, report, verdict
-from lmaunet.deploy.describe import count_macs
 from lmaunet.deploy.gate_limits import chosen_limits, parse_gates
 from lmaunet.deploy.measuring import (
     hd95_figure,
@@ -157,6 +156,7 @@ def _model(run: Path, spec: Any) -> dict[str, Any]:
         found = read_json(run / "qat" / "qat.json")
         dice = {name: found["scores"][name]["dice"] for name in ("ptq", "qat")}
         weight_bits = found["weight_bits"]
+        network = {key: found["network"][key] for key in ("params", "macs")}
     controlled = matching_control(run)
     with record_of(controlled):
         scores = read_json(controlled / "control.json")["scores"]
@@ -165,8 +165,7 @@ def _model(run: Path, spec: Any) -> dict[str, Any]:
         agreements = read_json(run / "export" / "export.json")["agreements"]
     return {
         "spec": spec.name,
-        "params": sum(layer.params for layer in spec.layers()),
-        "macs": count_macs(spec, height, width),
+        **network,
         "input": [1, spec.in_channels, height, width],
         "weight_bits": weight_bits,
         **{name: value for name, value in dice.items() if value is not None},

@@ -29,7 +29,7 @@ from lmaunet.train.processes import process_rank
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
     from lmaunet.deploy.runs import DataSource
-    from lmaunet.spec import NetSpec
+    from lmaunet.graph_spec import NetworkSpec
 
 NOTE = ".data.json"
 READERS = ("h5py", "highdicom", "nibabel", "numpy", "pydicom", "SimpleITK")
@@ -73,7 +73,7 @@ class RunData:
 
     run: Path
     source: DataSource
-    spec: NetSpec
+    spec: NetworkSpec
     _files: str | None = field(default=None, init=False)
 
     def load(self) -> Dataset:

@@ -11,7 +11,7 @@ from lmaunet.stage import DamagedStage, read_manifest, sha256
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
-    from lmaunet.spec import NetSpec
+    from lmaunet.graph_spec import NetworkSpec
 
 RUNS = Path("runs")
 DEFAULT_DATA = Path("calibration_data")
@@ -34,7 +34,7 @@ def find_run(run: Path | None) -> Path:
     return newest
 
 
-def run_for_training(run: Path | None, spec: NetSpec, source: DataSource | None) -> Path:
+def run_for_training(run: Path | None, spec: NetworkSpec, source: DataSource | None) -> Path:
     """Return the run that a network is trained in: the given one, or one named after both.
 
     The name depends on nothing else, so that the same command goes on in the same folder, in
@@ -134,7 +134,7 @@ class DataSource:
                 "lmaunet-deploy qat --ckpt FILE --data DIR"
             ) from error
 
-    def load(self, spec: NetSpec) -> Dataset:
+    def load(self, spec: NetworkSpec) -> Dataset:
         """Load the images in the network's input size, checked against its channels and classes."""
         from lmaunet.data.loaders import load, load_phantom
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,32 @@ NPY_HEADER = 4096
 def to_json(graph: Graph, weights: Weights) -> dict[str, Any]:
     """Return graph.json's content, with its digest; raises UserError where weights do not fit."""
     check_weights(graph, weights)
+    return _content(graph, weights)
+
+
+def topology_json(graph: Graph) -> dict[str, Any]:
+    """Return a graph without numbers as plain JSON: its digest is the same whatever they are."""
+    return _content(graph, None)
+
+
+def topology_digest(graph: Graph) -> str:
+    """Return the SHA-256, in hex, that names a graph whatever its weights are."""
+    return str(topology_json(graph)["digest"])
+
+
+def topology_of(content: Any, where: str) -> Graph:
+    """Return the graph that :func:`topology_json` wrote.
+
+    Raises:
+        UserError: for anything else; the message begins with ``where``.
+    """
+    try:
+        return _checked(content, ("shape", "learned"))
+    except (UserError, RecursionError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: {error}; {AGAIN}") from error
+
+
+def _content(graph: Graph, weights: Weights | None) -> dict[str, Any]:
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "sizes": dict(graph.sizes),
@@ -48,7 +74,7 @@ def to_json(graph: Graph, weights: Weights) -> dict[str, Any]:
             name: {
                 "shape": list(weight.shape),
                 "learned": weight.learned,
-                "sha256": _sha256(weights[name]),
+                **({} if weights is None else {"sha256": _sha256(weights[name])}),
             }
             for name, weight in graph.weights.items()
         },
@@ -91,22 +117,24 @@ def read(folder: Path) -> tuple[Graph, dict[str, Array]]:
     path = folder / GRAPH_FILE
     content = _load_json(path)
     try:
-        if not isinstance(content, dict) or "schema" not in content:
-            raise UserError("it is no graph: it has no schema")
-        if content["schema"] != SCHEMA:
-            raise UserError(f"schema {content['schema']!r:.40}, expected {SCHEMA}")
-        wanted = ("schema", "sizes", "inputs", "nodes", "outputs", "weights", "digest")
-        _check_keys("graph", content, wanted)
-        got, stated = (
-            _digest({k: v for k, v in content.items() if k != "digest"}),
-            content["digest"],
-        )
-        if got != stated:
-            raise UserError(f"the file was altered: its digest is {got}, it says {stated!r:.80}")
-        graph = _graph(content)
+        graph = _checked(content, ("shape", "learned", "sha256"))
     except (UserError, RecursionError) as error:
         raise UserError(f"{path}: {error}; {AGAIN}") from error
     return graph, _load_weights(folder / WEIGHTS_FILE, graph, content["weights"])
+
+
+def _checked(content: Any, keys: Sequence[str]) -> Graph:
+    """Return a graph of JSON; ``keys`` are those of each weight. Raises UserError for another."""
+    if not isinstance(content, dict) or "schema" not in content:
+        raise UserError("it is no graph: it has no schema")
+    if content["schema"] != SCHEMA:
+        raise UserError(f"schema {content['schema']!r:.40}, expected {SCHEMA}")
+    wanted = ("schema", "sizes", "inputs", "nodes", "outputs", "weights", "digest")
+    _check_keys("graph", content, wanted)
+    got, stated = _digest({k: v for k, v in content.items() if k != "digest"}), content["digest"]
+    if got != stated:
+        raise UserError(f"the file was altered: its digest is {got}, it says {stated!r:.80}")
+    return _graph(content, keys)
 
 
 def _node_json(graph: Graph, node: Node) -> dict[str, Any]:
@@ -125,7 +153,7 @@ def _node_json(graph: Graph, node: Node) -> dict[str, Any]:
     }
 
 
-def _graph(content: Mapping[str, Any]) -> Graph:
+def _graph(content: Mapping[str, Any], keys: Sequence[str]) -> Graph:
     """Return the graph of a file whose digest is right; raises UserError for anything else."""
     sizes = _mapping("sizes", content["sizes"])
     inputs, shapes = {}, {}
@@ -141,7 +169,7 @@ def _graph(content: Mapping[str, Any]) -> Graph:
         shapes[nodes[-1].name] = entry["shape"]
     weights = {}
     for name, entry in _mapping("weights", content["weights"]).items():
-        _check_keys(f"weight {name!r:.80}", entry, ("shape", "learned", "sha256"))
+        _check_keys(f"weight {name!r:.80}", entry, keys)
         if type(entry["learned"]) is not bool:
             raise UserError(f"weight {name!r:.80}: learned={entry['learned']!r:.40}")
         weights[name] = Weight(_tuples(entry["shape"]), entry["learned"])

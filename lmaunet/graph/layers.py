@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from lmaunet.graph.base_operator import Shape
 from lmaunet.graph.graph import Graph, Node
@@ -14,14 +15,23 @@ from lmaunet.graph.operators import Conv, Scan, TransposedConv
 class GraphLayer:
     """One layer that has weights.
 
-    ``name`` is that of its weights, ``operator`` that of its nodes; ``params`` counts what is
-    learned. ``macs`` are multiply-accumulates for one image, those of every node that uses the
-    weights. ``shape`` is that of the output for one image.
+    Args:
+        name: that of its weights; of a scan, that of its node.
+        operator: that of its nodes.
+        params: numbers that are learned.
+        weights: of a convolution those without its bias; 0 for other operators.
+        kernel: of a convolution ``(*spatial)``; empty for other operators.
+        groups: of a convolution; 1 for other operators.
+        macs: multiply-accumulates for one image, those of every node that uses the weights.
+        shape: of the output for one image.
     """
 
     name: str
     operator: str
     params: int
+    weights: int
+    kernel: Shape
+    groups: int
     macs: int
     shape: Shape
 
@@ -42,17 +52,41 @@ def layers(graph: Graph) -> list[GraphLayer]:
         mine = set(node.weights.values()) - counted
         counted |= mine
         params = sum(math.prod(graph.weights[w].shape) for w in mine if graph.weights[w].learned)
-        macs, shape = macs_of(graph, node), graph.shape(node.name)
-        if key in known:
-            before = known[key]
-            params, macs, shape = before.params + params, before.macs + macs, before.shape
-        known[key] = GraphLayer(*key, params, macs, shape)
+        weights, groups = 0, 1
+        kernel: Shape = ()
+        if isinstance(node.operator, Conv | TransposedConv):
+            name = node.weights["weight"]
+            shape = graph.weights[name].shape
+            weights = math.prod(shape) if name in mine else 0
+            kernel, groups = shape[2:], node.operator.groups
+        made = GraphLayer(
+            *key, params, weights, kernel, groups, macs_of(graph, node), graph.shape(node.name)
+        )
+        known[key] = _both(known[key], made) if key in known else made
     return list(known.values())
 
 
+def _both(first: GraphLayer, other: GraphLayer) -> GraphLayer:
+    return replace(
+        first,
+        params=first.params + other.params,
+        weights=first.weights + other.weights,
+        macs=first.macs + other.macs,
+    )
+
+
+def weight_layers(graph: Graph) -> list[GraphLayer]:
+    """Return the layers whose weights can be quantized: the convolutions and linear maps."""
+    return [layer for layer in layers(graph) if layer.weights]
+
+
 def layer_name(node: Node) -> str:
-    """Return the name of a node's layer: the path of its first weight, without the weight's own."""
-    return next(iter(node.weights.values())).rpartition(".")[0] or node.name
+    """Return the name of a node's layer: that of its weight, or of the node for a scan."""
+    if isinstance(node.operator, Scan):
+        return node.name
+    first = next(iter(node.weights.values()))
+    whole = re.sub(r"(#\d+|\[\d+:\d+\])+$", "", first)
+    return re.sub(r"\.(weight|bias)$", "", whole)
 
 
 def macs_of(graph: Graph, node: Node) -> int:

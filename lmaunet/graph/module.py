@@ -51,17 +51,19 @@ class GraphModule(nn.Module):
                 self.register_parameter(_key(name), nn.Parameter(tensor))
             else:
                 self.register_buffer(_key(name), tensor)
-        last = {value: node.name for node in graph.nodes for value in node.inputs}
-        self._free: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
-        for value, node_name in last.items():
-            if value not in graph.outputs:
-                self._free[node_name].append(value)
+        self._free = last_uses(graph)
+
+    @staticmethod
+    def without_numbers(graph: Graph) -> GraphModule:
+        """Return the module of a graph whose weights are still to be loaded."""
+        zeros = {name: np.zeros(weight.shape, np.float32) for name, weight in graph.weights.items()}
+        return GraphModule(graph, zeros)
 
     def forward(self, *images: Tensor) -> Any:
         """Map the inputs ``(N, C, *spatial)`` to the output, or to a tuple of several."""
         values = self._inputs(images)
         count = images[0].shape[0]
-        context = _Context(self.graph.sizes_for(count), self.training)
+        context = Context(self.graph.sizes_for(count), self.training)
         for node in self.graph.nodes:
             inputs = [values[value] for value in node.inputs]
             weights = {role: self.weight(name) for role, name in node.weights.items()}
@@ -100,13 +102,25 @@ def _key(name: str) -> str:
     return "w:" + name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
 
 
+def last_uses(graph: Graph) -> dict[str, list[str]]:
+    """Return, by node, the values that nothing takes after it; outputs are kept."""
+    last = {value: node.name for node in graph.nodes for value in node.inputs}
+    free: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
+    for value, name in last.items():
+        if value not in graph.outputs:
+            free[name].append(value)
+    return free
+
+
 @dataclass(frozen=True)
-class _Context:
+class Context:
+    """What an operator may depend on beside its inputs: the symbols' sizes, and if in training."""
+
     sizes: Mapping[str, int]
     training: bool
 
 
-Run = Callable[[Any, list[Tensor], dict[str, Tensor], _Context], Tensor]
+Run = Callable[[Any, list[Tensor], dict[str, Tensor], Context], Tensor]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -123,7 +137,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _conv(o: op.Conv, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _conv(o: op.Conv, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     value, pads = x[0], [before for before, _ in o.padding]
     if any(before != after for before, after in o.padding):
         value = F.pad(value, list(itertools.chain(*reversed(o.padding))))
@@ -133,7 +147,7 @@ def _conv(o: op.Conv, x: list[Tensor], w: dict[str, Tensor], context: _Context) 
 
 
 def _transposed(
-    o: op.TransposedConv, x: list[Tensor], w: dict[str, Tensor], context: _Context
+    o: op.TransposedConv, x: list[Tensor], w: dict[str, Tensor], context: Context
 ) -> Tensor:
     return _TRANSPOSED[len(o.stride)](
         x[0], w["weight"], w.get("bias"), o.stride, o.padding, o.output_padding, o.groups,
@@ -141,21 +155,22 @@ def _transposed(
     )  # fmt: skip
 
 
-def _scan(o: op.Scan, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
-    inner, dt, B, C = (value.transpose(1, 2) for value in x)
+def _scan(o: op.Scan, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
+    inner, dt, B, C = (value.flatten(2).transpose(1, 2) for value in x)
     rates = -torch.exp(w["rates"]) if o.log_rates else w["rates"]
-    return selective_scan(inner, dt, rates, B, C, w["skip"]).transpose(1, 2)
+    y = selective_scan(inner, dt, rates, B, C, w["skip"])
+    return y.transpose(1, 2).reshape(x[0].shape)
 
 
 def _activation(
-    o: op.Activation, x: list[Tensor], w: dict[str, Tensor], context: _Context
+    o: op.Activation, x: list[Tensor], w: dict[str, Tensor], context: Context
 ) -> Tensor:
     if o.function == "leaky_relu":
         return F.leaky_relu(x[0], o.slope)
     return _FUNCTIONS[o.function](x[0])
 
 
-def _norm(o: op.Norm, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _norm(o: op.Norm, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     scale, shift = w.get("scale"), w.get("shift")
     if o.kind == "batch":
         return F.batch_norm(
@@ -169,7 +184,7 @@ def _norm(o: op.Norm, x: list[Tensor], w: dict[str, Tensor], context: _Context) 
     return F.layer_norm(last, last.shape[-1:], scale, shift, o.epsilon).movedim(-1, 1)
 
 
-def _affine(o: op.Affine, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _affine(o: op.Affine, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     value = x[0]
     if o.factor != 1:
         value = value * o.factor
@@ -180,30 +195,30 @@ def _affine(o: op.Affine, x: list[Tensor], w: dict[str, Tensor], context: _Conte
     return value + w["shift"] if "shift" in w else value
 
 
-def _pool(o: grid.Pool, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _pool(o: grid.Pool, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     rank = len(o.kernel)
     if o.kind == "max":
         return _MAX[rank](x[0], o.kernel, o.stride, o.padding)
     return _AVERAGE[rank](x[0], o.kernel, o.stride, o.padding, False, o.count_padding)
 
 
-def _upsample(o: grid.Upsample, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _upsample(o: grid.Upsample, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     if o.mode == "nearest":
         return F.interpolate(x[0], size=o.size, mode="nearest")
     mode = _LINEAR[len(o.size)]
     return F.interpolate(x[0], size=o.size, mode=mode, align_corners=o.align_corners)
 
 
-def _reduce(o: grid.Reduce, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _reduce(o: grid.Reduce, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     return x[0].mean(o.axes, True) if o.kind == "mean" else x[0].amax(o.axes, True)
 
 
-def _slice(o: move.Slice, x: list[Tensor], w: dict[str, Tensor], context: _Context) -> Tensor:
+def _slice(o: move.Slice, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     return x[0][(slice(None),) * o.axis + (slice(o.start, o.stop, o.step),)]
 
 
 def _pixel_shuffle(
-    o: move.PixelShuffle, x: list[Tensor], w: dict[str, Tensor], context: _Context
+    o: move.PixelShuffle, x: list[Tensor], w: dict[str, Tensor], context: Context
 ) -> Tensor:
     images, channels, *spatial = x[0].shape
     rank = len(spatial)

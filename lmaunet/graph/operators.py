@@ -128,9 +128,10 @@ class TransposedConv(ImageOperator):
 
 @dataclass(frozen=True)
 class Scan(ImageOperator):
-    """The selective scan of x, dt ``(N, D, L)``, B and C ``(N, S, L)``; see docs/scan.md.
+    """The selective scan of x, dt ``(N, D, *spatial)``, B and C ``(N, S, *spatial)``.
 
-    ``dt`` is the time step before softplus. The weight ``rates`` ``(D, S)`` is A, or A_log where
+    Its tokens are the positions in raster order; see docs/scan.md. ``dt`` is the time step before
+    softplus. The weight ``rates`` ``(D, S)`` is A, or A_log where
     ``log_rates``; ``skip`` ``(D,)`` is D.
     """
 
@@ -148,12 +149,13 @@ class Scan(ImageOperator):
     ) -> Shape:
         """Return the shape of x."""
         x, dt, B, C = inputs
-        self.need("number of x's axes", len(x), 3)
+        if len(x) < 3:
+            raise self.fail(f"x is {x}; expected (N, D, *spatial)")
         self.need("number of the rates' axes", len(weights["rates"]), 2)
         states = weights["rates"][1]
         self.need("shape of dt", dt, x)
-        self.need("shape of B", B, (x[0], states, x[2]))
-        self.need("shape of C", C, (x[0], states, x[2]))
+        self.need("shape of B", B, (x[0], states, *x[2:]))
+        self.need("shape of C", C, (x[0], states, *x[2:]))
         self.need("channels of the rates", weights["rates"][0], x[1])
         self.need("shape of the skip", weights["skip"], (x[1],))
         return x

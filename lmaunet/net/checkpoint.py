@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lmaunet.errors import UserError
+from lmaunet.graph_spec import NetworkSpec, network_spec_of
 from lmaunet.net.checkpoint_file import read_file, require_file, save_atomically
 from lmaunet.net.inferred_spec import differences, infer_spec
 from lmaunet.net.network import LMaUNet
@@ -44,17 +45,28 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What a checkpoint file holds: the spec, the weights and what was noted with them."""
+    """What a checkpoint file holds: the spec, the weights and what was noted with them.
 
-    spec: NetSpec
+    ``graph`` is there for a quantized network, and for one that is none of our own specs: plain
+    JSON, as :func:`lmaunet.graph.file.topology_json` gives.
+    """
+
+    spec: NetworkSpec
     state: Mapping[str, Tensor]
     kind: str = "float32"
     notes: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
+    graph: Mapping[str, Any] | None = None
 
 
 def save_checkpoint(
-    path: Path, spec: NetSpec, model: nn.Module, kind: str = "float32", **notes: Any
+    path: Path,
+    spec: NetworkSpec,
+    model: nn.Module,
+    kind: str = "float32",
+    *,
+    graph: Mapping[str, Any] | None = None,
+    **notes: Any,
 ) -> None:
     """Write a checkpoint atomically; ``notes`` is plain data such as the Dice or the classes."""
     content = {
@@ -63,6 +75,7 @@ def save_checkpoint(
         "spec": spec.to_json(),
         "state": model.state_dict(),
         "notes": notes,
+        **({} if graph is None else {"graph": graph}),
     }
     save_atomically(path, content)
 
@@ -178,10 +191,10 @@ def _own_checkpoint(
     path: Path, content: Mapping[str, Any], stated: StatedSpec | None
 ) -> LoadedCheckpoint:
     try:
-        own = NetSpec.from_json(content["spec"])
+        own = network_spec_of(content["spec"])
     except UserError as error:
         raise UserError(f"{path}: {error}; give the file as it was written") from error
-    notes = content.get("notes", {})
+    notes, graph = content.get("notes", {}), content.get("graph")
     classes = notes.get("classes") if isinstance(notes, Mapping) else None
     if (
         not isinstance(content.get("kind"), str)
@@ -199,7 +212,7 @@ def _own_checkpoint(
     said: list[str] = _conversion(state) if content["kind"] == "float32" else []
     spec = own
     if stated is not None:
-        differing = differences(own, stated)
+        differing = differences(own, stated) if isinstance(own, NetSpec) else ""
         if differing:
             raise UserError(
                 f"{path} is of spec {own.name!r}, which differs from the one given in "
@@ -207,11 +220,17 @@ def _own_checkpoint(
             )
         size = stated.values.get("input_size", own.input_size)
         if size != own.input_size:
+            if not isinstance(own, NetSpec) or graph is not None:
+                raise UserError(
+                    f"{path} has a graph for {own.input_size[0]}x{own.input_size[1]}, "
+                    f"{stated.said['input_size']} asks for another size; give the float network "
+                    "that it came from"
+                )
             spec = replace(own, input_size=size)
             trained = "x".join(map(str, own.input_size))
             said.append(f"{stated.said['input_size']}: the network was trained at {trained}")
     origin = Origin(network=described(spec), notes=tuple(said))
-    return LoadedCheckpoint(spec, state, content["kind"], notes, origin)
+    return LoadedCheckpoint(spec, state, content["kind"], notes, origin, graph)
 
 
 def _all_text(values: Any) -> bool:
@@ -259,6 +278,8 @@ def restore(loaded: LoadedCheckpoint, path: Path) -> LMaUNet:
         raise UserError(
             f"{path} is a {loaded.kind} checkpoint; give the FP32 checkpoint that it came from"
         )
+    if not isinstance(loaded.spec, NetSpec):
+        raise UserError(f"{path} is of network {loaded.spec.name}; expected an LMa-UNet")
     # before memory for the spec's network is asked for
     check_names(loaded.state, _expected(loaded.spec), path)
     model = LMaUNet(loaded.spec)

@@ -1,7 +1,4 @@
-"""LMa-UNet in torch: a U-Net whose encoder blocks are a large depthwise kernel plus Mamba.
-
-The parts carry the names of :meth:`lmaunet.spec.NetSpec.layers`, which counts them.
-"""
+"""LMa-UNet in torch: a U-Net whose encoder blocks are a large depthwise kernel plus Mamba."""
 
 from __future__ import annotations
 

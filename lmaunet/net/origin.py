@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmaunet.graph_spec import NetworkSpec
 from lmaunet.spec import SPECS, NetSpec
 
 
@@ -84,13 +85,16 @@ def trainer_of(content: Any) -> str:
     return "another trainer"
 
 
-def described(spec: NetSpec) -> str:
+def described(spec: NetworkSpec) -> str:
     """Return a network in words: its name or widths, classes, channels and size of input."""
-    widths = ",".join(map(str, spec.widths))
-    name = spec.name if spec.name in SPECS else f"of widths {widths}"
+    if isinstance(spec, NetSpec):
+        widths = ",".join(map(str, spec.widths))
+        name = "LMa-UNet " + (spec.name if spec.name in SPECS else f"of widths {widths}")
+    else:
+        name = f"{spec.name} (graph {spec.graph[:12]})"
     channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"
     height, width = spec.input_size
-    return f"LMa-UNet {name}, {spec.classes} classes, {channels}, input {height}x{width}"
+    return f"{name}, {spec.classes} classes, {channels}, input {height}x{width}"
 
 
 def listed(names: tuple[str, ...]) -> str:

@@ -107,7 +107,12 @@ def check_scans(path: Path, image: np.ndarray, evidence: Path) -> tuple[Agreemen
 
 
 def forms(model: onnx.ModelProto) -> list[tuple[str, onnx.ModelProto]]:
-    """Return the graph with the scan as a function, and in each lowering that runtimes execute."""
+    """Return the graph with the scan as a function, and in each lowering that runtimes execute.
+
+    Without a scan there is one form.
+    """
+    if not sites(model):
+        return [("absent", model)]
     lowered = [(f"as {name}", lower(model, name)) for name in executable_lowerings()]
     return [("as a function", model), *lowered]
 

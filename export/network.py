@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from lmaunet.export.function import attach
+from lmaunet.export.function import attach, is_scan
 
 OPSET = 18
 INPUT, OUTPUT = "image", "logits"
@@ -64,13 +65,51 @@ def export_qonnx(model: nn.Module, image: torch.Tensor, path: Path) -> None:
 
 def _finish(path: Path, function: bool) -> None:
     model = onnx.load(path)
+    tidy_names(model)
+    skip_identities(model)
     fold_pads(model)
     clip_weights(model)
     fold_state_matrices(model)
-    if function:
+    if function and any(is_scan(node) for node in model.graph.node):
         model = attach(model)
     model = onnx.shape_inference.infer_shapes(model) if not function else model
     onnx.save(model, path)
+
+
+def tidy_names(model: onnx.ModelProto) -> None:
+    """Name nodes and tensors after the graph's values, as ``/stages/0/mamba/silu/Mul``.
+
+    The exporter names them after modules, whose names begin with a slash (``module_key``).
+    """
+    graph = model.graph
+    names = {name for node in graph.node for name in (*node.input, *node.output)}
+    tidy = {name: re.sub(r"^(layers|kept)\./", "/", name).replace("//", "/") for name in names}
+    if len(set(tidy.values())) < len(tidy):
+        return
+    for node in graph.node:
+        node.name = node.name.replace("//", "/")
+        node.input[:] = [tidy[name] for name in node.input]
+        node.output[:] = [tidy[name] for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = tidy.get(tensor.name, tensor.name)
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        value.name = tidy.get(value.name, value.name)
+
+
+def skip_identities(model: onnx.ModelProto) -> int:
+    """Let each node read what an Identity reads instead of what it gives; return how many.
+
+    The exporter stores equal weights once, and names the others by an Identity.
+    """
+    graph = model.graph
+    kept = {output.name for output in graph.output}
+    source: dict[str, str] = {}
+    for node in graph.node:
+        node.input[:] = [source.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.output[0] not in kept:
+            source[node.output[0]] = node.input[0]
+    _remove_unused(graph)
+    return len(source)
 
 
 def fold_pads(model: onnx.ModelProto) -> int:

@@ -9,6 +9,7 @@ is INT8 as well (0 to 127): TensorRT takes no UINT8.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ class QuantNetwork(nn.Module):
         self.quantizers = nn.ModuleDict(
             {module_key(group): quantizer(scales) for group in self.rounding.names()}
         )
-        self.layers = nn.ModuleDict()
+        self.layers, self.steps = nn.ModuleDict(), nn.ModuleDict()
         self.kept = nn.ParameterDict()
         self._layer_of: dict[str, str] = {}
         self._free = last_uses(self.graph)
@@ -93,6 +94,7 @@ class QuantNetwork(nn.Module):
                     conv, norm = float_layer(*layer, node.name)
                     self.layers[key] = QuantConv(conv, self.bits[layer_name(node)], norm, scales)
             else:
+                self.steps[module_key(node.name)] = Step(node.operator)
                 for name in node.weights.values():
                     self._keep(name, arrays)
 
@@ -138,26 +140,18 @@ class QuantNetwork(nn.Module):
             if is_one_sided(operator):
                 x = F.pad(x, list(itertools.chain(*reversed(operator.padding))))
             return self.layers[self._layer_of[node.name]](x)
-        if isinstance(operator, op.Scan):
-            return self._scan(node, inputs)
-        weights = {role: self.kept[module_key(name)] for role, name in node.weights.items()}
-        return RUN[type(operator)](operator, inputs, weights, context)
-
-    def _scan(self, node: Node, inputs: list[Tensor]) -> Tensor:
-        if self.watch_scan is not None:
+        if isinstance(operator, op.Scan) and self.watch_scan is not None:
             seen = self.watch_scan(node.name, inputs)
             if seen is not None:
                 return seen
-        rates, skip = self.scan_weights(node)
-        x, dt, B, C = (to_tokens(value) for value in inputs)
-        y = selective_scan(x, dt, rates, B, C, skip)
-        return y.transpose(1, 2).reshape(sizes(inputs[0]))
+        weights = {role: self.kept[module_key(name)] for role, name in node.weights.items()}
+        return self.steps[module_key(node.name)](inputs, weights, context)
 
     def scan_weights(self, node: Node) -> tuple[Tensor, Tensor]:
         """Return A ``(channels, states)`` and D ``(channels,)`` of a scan."""
         assert isinstance(node.operator, op.Scan)
-        rates, skip = (self.kept[module_key(node.weights[key])] for key in ("rates", "skip"))
-        return -torch.exp(rates) if node.operator.log_rates else rates, skip
+        kept = {role: self.kept[module_key(name)] for role, name in node.weights.items()}
+        return rates_of(node.operator, kept), kept["skip"]
 
     def _rounded(self, name: str, value: Tensor) -> Tensor:
         if name not in self.rounding.rounded:
@@ -188,6 +182,27 @@ class QuantNetwork(nn.Module):
             layer.fold()
 
 
+class Step(nn.Module):
+    """One operator that is no convolution; a module of its own, so that exports name its nodes."""
+
+    def __init__(self, operator: op.Operator) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, inputs: list[Tensor], weights: dict[str, Tensor], context: Context) -> Tensor:
+        """Return the result, of inputs of the operator's order and weights by role."""
+        if not isinstance(self.operator, op.Scan):
+            return RUN[type(self.operator)](self.operator, inputs, weights, context)
+        x, dt, B, C = (to_tokens(value) for value in inputs)
+        y = selective_scan(x, dt, rates_of(self.operator, weights), B, C, weights["skip"])
+        return y.transpose(1, 2).reshape(sizes(inputs[0]))
+
+
+def rates_of(operator: op.Scan, weights: Mapping[str, Tensor]) -> Tensor:
+    """Return A ``(channels, states)`` of a scan."""
+    return -torch.exp(weights["rates"]) if operator.log_rates else weights["rates"]
+
+
 def graph_of(module: nn.Module, shape: Sequence[int]) -> tuple[Graph, dict[str, Array]]:
     """Return a network's graph for images ``(n, channels, *spatial)``, and its weights."""
     if isinstance(module, GraphModule):
@@ -197,8 +212,8 @@ def graph_of(module: nn.Module, shape: Sequence[int]) -> tuple[Graph, dict[str, 
 
 def to_tokens(x: Tensor) -> Tensor:
     """``(B, C, *spatial)`` to ``(B, L, C)``, the positions in raster order."""
-    shape = sizes(x)
-    return x.reshape(shape[0], shape[1], -1).transpose(1, 2)
+    batch, channels, *spatial = sizes(x)
+    return x.reshape(batch, channels, math.prod(spatial)).transpose(1, 2)
 
 
 def sizes(x: Tensor) -> tuple[int, ...]:

@@ -23,8 +23,7 @@ def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[st
     modules: dict[str, str] = {}
     behind = "output"
     for node in reversed(nodes):
-        places = origins[node.name].strip("/").split("/")
-        behind = places[0].removeprefix("quant_") if len(places) > 1 else behind
+        behind = _part_of(origins[node.name]) or behind
         modules[node.name] = behind
     with_scan = {modules[node.name] for node in nodes if isinstance(node.operator, SelectiveScan)}
     found: dict[str, str] = {}
@@ -46,6 +45,17 @@ def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[st
             mamba = "mamba" in origins[node.name].split("/")
             found[node.name] = f"{module} {'Mamba' if mamba else 'large kernel'}"
     return found
+
+
+def _part_of(origin: str) -> str:
+    """Return the part that a node is named after, as ``stages.0``; empty for one of no module.
+
+    ``/stages/0/mamba/silu/Mul`` is of a module, ``/pool/MaxPool`` of none.
+    """
+    places = origin.strip("/").split("/")
+    if len(places) < 3:
+        return ""
+    return f"{places[0]}.{places[1]}" if places[1].isdecimal() else places[0]
 
 
 def pipeline(

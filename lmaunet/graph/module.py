@@ -180,8 +180,10 @@ def _norm(o: op.Norm, x: list[Tensor], w: dict[str, Tensor], context: Context) -
         return F.instance_norm(x[0], None, None, scale, shift, True, MOMENTUM, o.epsilon)
     if o.kind == "group":
         return F.group_norm(x[0], o.groups, scale, shift, o.epsilon)
-    last = x[0].movedim(1, -1)
-    return F.layer_norm(last, last.shape[-1:], scale, shift, o.epsilon).movedim(-1, 1)
+    rank = x[0].dim()  # written out: an export can't turn an axis counted from the end
+    last = x[0].permute(0, *range(2, rank), 1)
+    normed = F.layer_norm(last, last.shape[-1:], scale, shift, o.epsilon)
+    return normed.permute(0, rank - 1, *range(1, rank - 1))
 
 
 def _affine(o: op.Affine, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
@@ -204,6 +206,9 @@ def _pool(o: grid.Pool, x: list[Tensor], w: dict[str, Tensor], context: Context)
 
 def _upsample(o: grid.Upsample, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     if o.mode == "nearest":
+        factors = [size / int(n) for size, n in zip(o.size, x[0].shape[2:], strict=True)]
+        if all(factor.is_integer() for factor in factors):  # an export keeps factors as constants
+            return F.interpolate(x[0], scale_factor=factors, mode="nearest")
         return F.interpolate(x[0], size=o.size, mode="nearest")
     mode = _LINEAR[len(o.size)]
     return F.interpolate(x[0], size=o.size, mode=mode, align_corners=o.align_corners)
@@ -222,6 +227,8 @@ def _pixel_shuffle(
 ) -> Tensor:
     images, channels, *spatial = x[0].shape
     rank = len(spatial)
+    if rank == 2 and o.factors[0] == o.factors[1]:
+        return F.pixel_shuffle(x[0], o.factors[0])
     blocks = x[0].reshape(images, channels // math.prod(o.factors), *o.factors, *spatial)
     pairs = ((2 + rank + axis, 2 + axis) for axis in range(rank))
     shuffled = blocks.permute(0, 1, *itertools.chain(*pairs))

@@ -14,14 +14,14 @@ from lmaunet.fpga.sizing.schedule import schedule
 NODES = [
     ("pad", "FMPadding", ["image"], "/shallow.0/conv/Conv"),
     ("conv", "MVAU", ["pad"], "/shallow.0/conv/Conv"),
-    ("codes", "Requantize", ["conv"], "/quant_shallow.0/act_quant/export_handler/Quant"),
+    ("codes", "Requantize", ["conv"], "/shallow/0/relu/act_quant/export_handler/Quant"),
     ("pool", "Pool", ["codes"], "/MaxPool"),
-    ("local", "VVAU", ["pool"], "/stages.0/local/conv/Conv"),
-    ("x", "MVAU", ["local"], "/stages.0/mamba/in_x/conv/Conv"),
-    ("y", "SelectiveScan", ["x"], "/stages.0/mamba/quant_y/act_quant/export_handler/Quant"),
-    ("z", "MVAU", ["local"], "/stages.0/mamba/in_z/conv/Conv"),
-    ("gated", "ElementwiseMul", ["y", "z"], "/stages.0/mamba/Mul_2"),
-    ("sum", "ElementwiseAdd", ["local", "gated"], "/stages.0/Add"),
+    ("local", "VVAU", ["pool"], "/stages/0/local/conv/Conv"),
+    ("x", "MVAU", ["local"], "/stages/0/mamba/in_proj/0/conv/Conv"),
+    ("y", "SelectiveScan", ["x"], "/stages/0/mamba/scan/act_quant/export_handler/Quant"),
+    ("z", "MVAU", ["local"], "/stages/0/mamba/in_proj/1/conv/Conv"),
+    ("gated", "ElementwiseMul", ["y", "z"], "/stages/0/mamba/mul/Mul"),
+    ("sum", "ElementwiseAdd", ["local", "gated"], "/stages/0/add/Add"),
     ("logits", "MVAU", ["sum"], "/head/conv/Conv"),
 ]
 PARTS = {
@@ -52,7 +52,7 @@ def test_each_node_is_of_a_part(nodes):
 
 
 def test_a_network_of_other_names_has_its_modules(nodes):
-    origins = {name: f"/block{i // 4}/op" for i, (name, *_) in enumerate(NODES)}
+    origins = {name: f"/block{i // 4}/op/Conv" for i, (name, *_) in enumerate(NODES)}
     origins["logits"] = "Conv_7"
     parts = parts_of(nodes, origins)
     assert parts["pad"] == "block0" and parts["y"] == "block1 scan"

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from lmaunet.errors import UserError
+from lmaunet.graph.module import to_tokens
 from lmaunet.graph.operators import Scan
-from lmaunet.quant.network import QuantNetwork, to_tokens
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.scan.choice import ScanCodes
 from lmaunet.scan.compiled import run_compiled
 from lmaunet.scan.formats import ScanScales

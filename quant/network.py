@@ -9,7 +9,6 @@ is INT8 as well (0 to 127): TensorRT takes no UINT8.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +21,9 @@ from lmaunet.graph import operators as op
 from lmaunet.graph.capture import capture
 from lmaunet.graph.graph import Array, Graph, Node, Weights, check_weights
 from lmaunet.graph.layers import layer_name, weight_layers
-from lmaunet.graph.module import RUN, Context, GraphModule, last_uses
+from lmaunet.graph.module import RUN, Context, GraphModule, last_uses, rates_of
 from lmaunet.graph.rewrites import as_maps, fold_norms, rewritten, split_by_slices
 from lmaunet.graph.rounding import rounding_of
-from lmaunet.net.scan import selective_scan
 from lmaunet.quant.convolution import QuantConv, Scales, quantizer
 from lmaunet.quant.float_layers import float_layer, is_one_sided
 
@@ -191,16 +189,7 @@ class Step(nn.Module):
 
     def forward(self, inputs: list[Tensor], weights: dict[str, Tensor], context: Context) -> Tensor:
         """Return the result, of inputs of the operator's order and weights by role."""
-        if not isinstance(self.operator, op.Scan):
-            return RUN[type(self.operator)](self.operator, inputs, weights, context)
-        x, dt, B, C = (to_tokens(value) for value in inputs)
-        y = selective_scan(x, dt, rates_of(self.operator, weights), B, C, weights["skip"])
-        return y.transpose(1, 2).reshape(sizes(inputs[0]))
-
-
-def rates_of(operator: op.Scan, weights: Mapping[str, Tensor]) -> Tensor:
-    """Return A ``(channels, states)`` of a scan."""
-    return -torch.exp(weights["rates"]) if operator.log_rates else weights["rates"]
+        return RUN[type(self.operator)](self.operator, inputs, weights, context)
 
 
 def graph_of(module: nn.Module, shape: Sequence[int]) -> tuple[Graph, dict[str, Array]]:
@@ -208,17 +197,6 @@ def graph_of(module: nn.Module, shape: Sequence[int]) -> tuple[Graph, dict[str, 
     if isinstance(module, GraphModule):
         return module.graph, module.weights()
     return capture(module, (1, *shape[1:]))
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """``(B, C, *spatial)`` to ``(B, L, C)``, the positions in raster order."""
-    batch, channels, *spatial = sizes(x)
-    return x.reshape(batch, channels, math.prod(spatial)).transpose(1, 2)
-
-
-def sizes(x: Tensor) -> tuple[int, ...]:
-    """Return the shape as plain integers, so that an export traces it as constants."""
-    return tuple(int(n) for n in x.shape)
 
 
 def module_key(name: str) -> str:

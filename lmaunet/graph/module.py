@@ -62,7 +62,7 @@ class GraphModule(nn.Module):
     def forward(self, *images: Tensor) -> Any:
         """Map the inputs ``(N, C, *spatial)`` to the output, or to a tuple of several."""
         values = self._inputs(images)
-        count = images[0].shape[0]
+        count = int(images[0].shape[0])
         context = Context(self.graph.sizes_for(count), self.training)
         for node in self.graph.nodes:
             inputs = [values[value] for value in node.inputs]
@@ -156,10 +156,25 @@ def _transposed(
 
 
 def _scan(o: op.Scan, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
-    inner, dt, B, C = (value.flatten(2).transpose(1, 2) for value in x)
-    rates = -torch.exp(w["rates"]) if o.log_rates else w["rates"]
-    y = selective_scan(inner, dt, rates, B, C, w["skip"])
-    return y.transpose(1, 2).reshape(x[0].shape)
+    inner, dt, B, C = (to_tokens(value) for value in x)
+    y = selective_scan(inner, dt, rates_of(o, w), B, C, w["skip"])
+    return y.transpose(1, 2).reshape(sizes(x[0]))
+
+
+def rates_of(operator: op.Scan, weights: Mapping[str, Tensor]) -> Tensor:
+    """Return A ``(channels, states)`` of a scan."""
+    return -torch.exp(weights["rates"]) if operator.log_rates else weights["rates"]
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """``(B, C, *spatial)`` to ``(B, L, C)``, the positions in raster order."""
+    batch, channels, *spatial = sizes(x)
+    return x.reshape(batch, channels, math.prod(spatial)).transpose(1, 2)
+
+
+def sizes(x: Tensor) -> tuple[int, ...]:
+    """Return the shape as plain integers, so that an export traces it as constants."""
+    return tuple(int(n) for n in x.shape)
 
 
 def _activation(
@@ -206,7 +221,7 @@ def _pool(o: grid.Pool, x: list[Tensor], w: dict[str, Tensor], context: Context)
 
 def _upsample(o: grid.Upsample, x: list[Tensor], w: dict[str, Tensor], context: Context) -> Tensor:
     if o.mode == "nearest":
-        factors = [size / int(n) for size, n in zip(o.size, x[0].shape[2:], strict=True)]
+        factors = [size / n for size, n in zip(o.size, sizes(x[0])[2:], strict=True)]
         if all(factor.is_integer() for factor in factors):  # an export keeps factors as constants
             return F.interpolate(x[0], scale_factor=factors, mode="nearest")
         return F.interpolate(x[0], size=o.size, mode="nearest")
@@ -225,15 +240,15 @@ def _slice(o: move.Slice, x: list[Tensor], w: dict[str, Tensor], context: Contex
 def _pixel_shuffle(
     o: move.PixelShuffle, x: list[Tensor], w: dict[str, Tensor], context: Context
 ) -> Tensor:
-    images, channels, *spatial = x[0].shape
+    images, channels, *spatial = sizes(x[0])
     rank = len(spatial)
     if rank == 2 and o.factors[0] == o.factors[1]:
         return F.pixel_shuffle(x[0], o.factors[0])
     blocks = x[0].reshape(images, channels // math.prod(o.factors), *o.factors, *spatial)
     pairs = ((2 + rank + axis, 2 + axis) for axis in range(rank))
     shuffled = blocks.permute(0, 1, *itertools.chain(*pairs))
-    sizes = (size * factor for size, factor in zip(spatial, o.factors, strict=True))
-    return shuffled.reshape(*shuffled.shape[:2], *sizes)
+    wide = (size * factor for size, factor in zip(spatial, o.factors, strict=True))
+    return shuffled.reshape(*sizes(shuffled)[:2], *wide)
 
 
 RUN: dict[type[base_operator.Operator], Run] = {

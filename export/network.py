@@ -28,7 +28,7 @@ def export_float32(model: nn.Module, image: torch.Tensor, path: Path) -> None:
     with _quiet():
         torch.onnx.export(
             model.eval(), (image,), str(path), opset_version=OPSET, dynamo=False,
-            input_names=[INPUT], output_names=[OUTPUT], custom_opsets={DOMAIN: 1},
+            input_names=[INPUT], output_names=[OUTPUT],
         )  # fmt: skip
     _finish(path, function=True)
 
@@ -45,7 +45,6 @@ def export_qcdq(model: nn.Module, image: torch.Tensor, path: Path) -> None:
         export_onnx_qcdq(
             model.eval(), args=image, export_path=str(path), opset_version=OPSET, dynamo=False,
             keep_initializers_as_inputs=False, input_names=[INPUT], output_names=[OUTPUT],
-            custom_opsets={DOMAIN: 1},
         )  # fmt: skip
     _finish(path, function=True)
 
@@ -58,7 +57,6 @@ def export_qonnx(model: nn.Module, image: torch.Tensor, path: Path) -> None:
         brevitas_export(
             model.eval(), args=image, export_path=str(path), opset_version=OPSET, dynamo=False,
             keep_initializers_as_inputs=False, input_names=[INPUT], output_names=[OUTPUT],
-            custom_opsets={DOMAIN: 1},
         )  # fmt: skip
     _finish(path, function=False)
 

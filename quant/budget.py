@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def allocate_for_file(
     file_bytes: Callable[[QuantNetwork], int],
     progress: Progress,
     device: torch.device | str = "cpu",
+    separate: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the allocation of weight bits with which the shipped file keeps within a budget.
 
@@ -46,6 +47,7 @@ def allocate_for_file(
         file_bytes: makes the file of a calibrated network and returns its size.
         progress: told the fraction done.
         device: where sensitivities are computed.
+        separate: joins whose inputs keep scales of their own.
 
     Returns:
         plain JSON: ``budget_bytes``, ``file_bytes``, ``rest_bytes``, ``weight_bytes``,
@@ -56,7 +58,7 @@ def allocate_for_file(
     """
 
     def size_with(bits: Mapping[str, int]) -> int:
-        quantized = QuantNetwork(graph, weights, bits, scales=scales)
+        quantized = QuantNetwork(graph, weights, bits, scales=scales, separate=separate)
         # only the size matters here: the images with most content give every scale a value
         calibrate(quantized, images[np.argsort(images.std((1, 2, 3)))[-MINIMUM_IMAGES:]])
         return file_bytes(quantized)

@@ -32,6 +32,7 @@ from lmaunet.quant.calibration import (
     spread,
 )
 from lmaunet.quant.explain import explain
+from lmaunet.quant.joins import SCALED, SEPARATE, applied, choose_joins
 from lmaunet.quant.network import QuantNetwork, check_quantizable, count_weight_bits, graph_of
 from lmaunet.quant.of_before_graphs import of_before_graphs
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
@@ -44,8 +45,11 @@ from lmaunet.train.metrics import Scores, predict_logits, score
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
 
-SCAN_IMAGES, EXPLAIN_IMAGES = 8, 8
-"""Calibration images from which the scans' number formats are chosen, and costs explained."""
+SCAN_IMAGES, EXPLAIN_IMAGES, JOIN_IMAGES = 8, 8, 8
+"""Calibration images from which scans' number formats and joins' scales are chosen, and costs
+explained."""
+
+FORMS = {"scaled": (SCALED,), "auto": (SEPARATE, SCALED)}
 
 FileBytes = Callable[[QuantNetwork], int]
 """Returns the size of the file that a calibrated network would ship as, in bytes."""
@@ -132,6 +136,18 @@ def quantize(
     check_quantizable(graph)
     bits = resolve_bits(graph, settings.bits)
     noticed = notices(graph, weights, data, chosen)
+    ways = settings.joins or ("shared" if isinstance(spec, NetSpec) else "auto")
+    path = folder / "joins.json"
+    if processes.first and not path.exists():
+        joins = [] if ways == "shared" else choose_joins(
+            graph, weights, spread(images, JOIN_IMAGES), part(progress, 0.0, 0.05),
+            forms=FORMS[ways], scales=settings.scales, device=processes.device,
+        )  # fmt: skip
+        write_json(path, [join.to_json() for join in joins])
+    processes.wait()
+    with record_of(folder):
+        joined = read_json(path)
+        weights, separate = applied(graph, weights, joined)
     if settings.budget_bytes is not None:
         if file_bytes is None:
             raise ValueError("a budget needs file_bytes")
@@ -139,7 +155,7 @@ def quantize(
         if processes.first and not path.exists():
             allocation = allocate_for_file(
                 graph, weights, images, settings.budget_bytes, settings.scales, file_bytes,
-                part(progress, 0.0, 0.2), processes.device,
+                part(progress, 0.05, 0.15), processes.device, separate,
             )  # fmt: skip
             write_json(path, allocation)
         processes.wait()
@@ -148,8 +164,9 @@ def quantize(
             noticed += allocation["notices"]
             bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
     quantized = QuantNetwork(
-        graph, weights, bits, scales=settings.scales, keep_norms=settings.keep_norms
-    )
+        graph, weights, bits, scales=settings.scales, keep_norms=settings.keep_norms,
+        separate=separate,
+    )  # fmt: skip
     progress(0.2, f"calibrating on {len(images)} training slices")
     calibrate(quantized, images)
     scores: dict[str, Scores] = {}
@@ -181,7 +198,8 @@ def quantize(
             write_json(folder / "explain.json", rows)
         save_checkpoint(
             folder / "model.pt", spec, quantized, kind="quantized", graph=topology_json(graph),
-            dice=scores["qat"].dice, bits=quantized.bits, scales=quantized.scales, **_notes(data),
+            dice=scores["qat"].dice, bits=quantized.bits, scales=quantized.scales,
+            separate=list(quantized.separate), **_notes(data),
         )  # fmt: skip
         counts = count_weight_bits(graph, quantized.bits)
         write_json(
@@ -190,6 +208,7 @@ def quantize(
                 "scores": {name: value.to_json() for name, value in scores.items()},
                 "network": described(graph),
                 "weight_bits": {str(k): v for k, v in sorted(counts.items())},
+                "joins": joined,
                 "notices": noticed,
                 "history": history,
                 "calibration_slices": [int(i) for i in chosen],
@@ -216,7 +235,10 @@ def load_quantized(path: Path) -> QuantNetwork:
         graph, bits, state = of_before_graphs(loaded.spec, bits, state)
     zeros = {name: np.zeros(weight.shape, np.float32) for name, weight in graph.weights.items()}
     with record_of(path.parent):
-        model = QuantNetwork(graph, zeros, bits, scales=notes.get("scales", "free"))
+        model = QuantNetwork(
+            graph, zeros, bits, scales=notes.get("scales", "free"),
+            separate=notes.get("separate", ()),
+        )  # fmt: skip
     fix_scales(model)
     load_state(model, state, path)
     return model.eval()

@@ -15,6 +15,9 @@ Scales = Literal["free", "pow2"]
 
 SCALES: tuple[Scales, ...] = ("free", "pow2")
 
+JOINS = ("shared", "scaled", "auto")
+"""How the scales at additions and concatenations may be chosen."""
+
 
 @dataclass(frozen=True)
 class QatSettings:
@@ -29,6 +32,9 @@ class QatSettings:
         distillation: weight of the divergence from the float network's classes in the loss.
         keep_norms: keep the batch normalizations while training and fold them afterwards.
         explain: measure what each quantizer costs.
+        joins: how values that are joined are rounded: ``shared``, with one scale; ``scaled``, or
+            with a producer scaled to it; ``auto``, or with a scale each, which an FPGA can't take;
+            empty for ``shared`` in an LMa-UNet and ``auto`` in any other network.
     """
 
     schedule: Schedule
@@ -38,6 +44,7 @@ class QatSettings:
     distillation: float = 0.0
     keep_norms: bool = True
     explain: bool = False
+    joins: str = ""
 
     def __post_init__(self) -> None:
         if self.bits and self.budget_bytes is not None:
@@ -48,6 +55,8 @@ class QatSettings:
             )
         if self.scales not in SCALES:
             raise UserError(f"scales {self.scales!r}; use one of: {', '.join(SCALES)}")
+        if self.joins not in ("", *JOINS):
+            raise UserError(f"joins {self.joins!r}; use one of: {', '.join(JOINS)}")
         if not 0 <= self.distillation < float("inf"):
             raise UserError(f"distillation {self.distillation}; give 0 or a positive weight")
 
@@ -61,4 +70,5 @@ class QatSettings:
             "distillation": self.distillation,
             "keep_norms": self.keep_norms,
             "explain": self.explain,
+            "joins": self.joins,
         }

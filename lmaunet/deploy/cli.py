@@ -206,6 +206,7 @@ def qat(
     bits: Annotated[Optional[str], typer.Option(help="Weight bits: 4, or rules such as 3x3=4,decoder*=3; 8 if not given.")] = None,  # noqa: E501, UP045
     budget_mb: Annotated[Optional[float], typer.Option(help="Choose bits so that the ONNX file that ships takes at most this.")] = None,  # noqa: E501, UP045
     scales: Annotated[str, typer.Option(help="free, or pow2 for powers of two.", autocompletion=offer("free", "pow2"))] = "free",  # noqa: E501
+    joins: Annotated[str, typer.Option(help="Scales at additions and concatenations: shared, scaled or auto; shared in an LMa-UNet and auto in any other network if not given.", autocompletion=offer("shared", "scaled", "auto"))] = "",  # noqa: E501
     distill: Annotated[float, typer.Option(help="Weight of keeping to the FP32 network's classes.")] = 0.0,  # noqa: E501
     keep_norms: Annotated[bool, typer.Option("--keep-norms/--fold-norms", help="Train with batch normalization, or fold it first.")] = True,  # noqa: E501
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
@@ -226,7 +227,7 @@ def qat(
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain, weights,
+        explain, weights, joins,
     )  # fmt: skip
     console.show(*quantize(run, ckpt, source, stated, options), as_json)
 

@@ -44,6 +44,7 @@ class QatOptions:
     keep_norms: bool = True
     explain: bool = False
     weights: str | None = None
+    joins: str = ""
 
     def settings(self) -> QatSettings:
         """Return the settings of QAT; raises UserError for what can't be read."""
@@ -61,6 +62,7 @@ class QatOptions:
             distillation=self.distillation,
             keep_norms=self.keep_norms,
             explain=self.explain,
+            joins=self.joins,
         )
 
 
@@ -105,6 +107,7 @@ def qat(
             lines.append(f"plot: {outcome.folder / pipeline.ALLOCATION_PLOT}")
         rows = [[WORDS[k], percent(content["scores"][k]["dice"], 2)] for k in WORDS]
         lines += table(["network", "Dice on held-out slices"], rows)
+        lines += _joins(content["joins"])
         lines += [f"note: {notice}" for notice in content["notices"]]
         if settings.explain:
             content["explain"] = read_json(outcome.folder / "explain.json")
@@ -137,6 +140,22 @@ def _allocation(content: dict[str, Any]) -> list[str]:
         "the budget is that of model.onnx alone; the report's size and its gate also count the "
         "library of operators that a build for ort ships beside it",
     ]
+
+
+def _joins(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what was chosen for additions and concatenations, where anything was tried."""
+    lines = []
+    for row in rows:
+        if row["choice"] == "shared":
+            continue
+        gain = row["sqnr_db"][row["choice"]] - row["sqnr_db"]["shared"]
+        how = "a scale for each input"
+        if row["choice"] == "scaled":
+            how = f"one scale, an input's producer scaled by {row['factor']:g}"
+        lines.append(f"scales at {row['join']}: {how} ({gain:+.1f} dB of the logits)")
+    if rows and len(lines) < len(rows):
+        lines.append(f"scales at the other {len(rows) - len(lines)} joins: one for all inputs")
+    return lines
 
 
 def _explained(rows: list[dict[str, Any]]) -> list[str]:

@@ -9,9 +9,11 @@ from typing import Any
 #: Wider is darker; readable in grey, and for colour-blind readers.
 COLOURS = {8: "#0B3C5D", 4: "#328CC1", 3: "#D9A441", 2: "#C8553D"}
 
-WIDTH, ROW, TOP = 980, 17, 92
-BARS, BAR_LENGTH = 150, 300
-DOTS, DOT_SPAN = 540, 400
+ROW, TOP = 17, 92
+LETTER, NARROWEST = 6.5, 150
+"""Pixels of a letter of a layer's name, and of the narrowest column of names."""
+BAR_LENGTH, DOT_SPAN = 300, 400
+BARS_TO_DOTS, DOTS_TO_EDGE = 390, 440
 
 
 def draw_allocation(content: Mapping[str, Any]) -> str:
@@ -23,6 +25,8 @@ def draw_allocation(content: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader
 
     layers = content["layers"]
+    bars = max(NARROWEST, round(LETTER * max(len(row["layer"]) for row in layers)) + 8)
+    dots = bars + BARS_TO_DOTS
     values = [v for row in layers for v in row["sensitivity"].values() if v > 0]
     low = math.floor(math.log10(min(values, default=1e-6)))
     high = max(math.ceil(math.log10(max(values, default=1.0))), low + 1)
@@ -31,7 +35,7 @@ def draw_allocation(content: Mapping[str, Any]) -> str:
 
     def place(value: float) -> float:
         exponent = math.log10(max(value, 10.0**low))
-        return round(DOTS + DOT_SPAN * (min(exponent, high) - low) / (high - low), 1)
+        return round(dots + DOT_SPAN * (min(exponent, high) - low) / (high - low), 1)
 
     rows = [
         {
@@ -47,10 +51,10 @@ def draw_allocation(content: Mapping[str, Any]) -> str:
     ]
     environment = Environment(loader=PackageLoader("lmaunet.deploy", "templates"), autoescape=True)
     return environment.get_template("allocation.svg.j2").render(
-        width=WIDTH,
+        width=dots + DOTS_TO_EDGE,
         height=TOP + len(rows) * ROW + 12,
-        bars=BARS,
-        dots=DOTS,
+        bars=bars,
+        dots=dots,
         budget=f"{content['budget_bytes'] / 1e6:g} MB",
         file=f"{content['file_bytes'] / 1e6:.3f} MB",
         legend=[

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK
 from command_line import runner
 
-from lmaunet.deploy import inferring
+from lmaunet.deploy import segmenter
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import dicom_maker as maker
@@ -26,7 +26,7 @@ TAGS = {"PixelSpacing": ["3", "3"], "SliceThickness": "2.5"}
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target())
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target())
     return runner(monkeypatch, capsys)
 
 

@@ -36,7 +36,7 @@ PURPOSES = {
 OPTIONAL = ("qat", "dicom", "cuda")
 """The extras whose packages are nobody's target."""
 COMMANDS = {
-    "infer, report, spec, data, doctor": "",
+    "infer, bench, report, spec, data, doctor": "",
     "infer with DICOM images": "dicom",
     "train, qat, export, build, measure, demo": "qat",
 }

@@ -7,13 +7,14 @@ grow with the number of slices by more than the image and its labels.
 from __future__ import annotations
 
 import contextlib
+import numbers
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from lmaunet.artifacts import Build
 from lmaunet.data.inference import PreparedVolume, prepare_volume
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
     import SimpleITK
 
-    Pathlike = str | os.PathLike[str]
-    OnDisk = SimpleITK.Image | Pathlike | Sequence[SimpleITK.Image] | Sequence[Pathlike]
+    OnePath: TypeAlias = str | os.PathLike[str]
+    OnGrid: TypeAlias = SimpleITK.Image | OnePath | list[SimpleITK.Image] | list[OnePath]
 
 Say = Callable[[float, str], None]
 
@@ -132,11 +133,11 @@ def segment(
 def check_options(overlap: float, batch: int) -> None:
     """Raise UserError for an overlap or a batch that cannot be."""
     check_overlap(overlap)
-    if batch < 1:
+    if not isinstance(batch, numbers.Integral) or batch < 1:
         raise UserError(f"batch {batch}; expected 1 slice or more; {INFER_BATCH} is usual")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmenter:
     """A build that segments images; :func:`load` returns one.
 
@@ -150,10 +151,18 @@ class Segmenter:
         arithmetic: what computes the logits on this machine, in words.
     """
 
-    build: Build = field(repr=False)
-    deployment: Deployment = field(repr=False)
-    backend: Target = field(repr=False)
+    build: Build
+    deployment: Deployment
+    backend: Target
     arithmetic: str
+
+    def __repr__(self) -> str:
+        (height, width), mm = self.input_size, self.spacing_mm
+        at = "pixels as they are" if mm is None else f"{mm[0]:.4g}x{mm[1]:.4g} mm"
+        return (
+            f"<Segmenter: {self.network} on {self.target}, {self.channels} channel(s), "
+            f"{height}x{width} at {at}, {len(self.classes)} classes>"
+        )
 
     @property
     def folder(self) -> Path:
@@ -213,12 +222,12 @@ class Segmenter:
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
-        self, image: OnDisk, *, spacing: None = ...,
+        self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
     ) -> SimpleITK.Image: ...  # fmt: skip
     @overload
     def __call__(
-        self, image: OnDisk, *, spacing: None = ...,
+        self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
     @missing_packages_named()

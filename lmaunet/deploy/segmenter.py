@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
     OnePath: TypeAlias = str | os.PathLike[str]
-    OnGrid: TypeAlias = SimpleITK.Image | OnePath | list[SimpleITK.Image] | list[OnePath]
+    OnGrid: TypeAlias = SimpleITK.Image | OnePath | Sequence[SimpleITK.Image] | Sequence[OnePath]
 
 Say = Callable[[float, str], None]
 

@@ -76,6 +76,10 @@ def test_a_mask_of_a_multi_frame_image_lies_on_its_frames(run, folder, tmp_path)
         assert len({*steps}) == 960 and corner in steps and along in steps
         read = np.reshape([mask[step] for step in steps], (24, 40))
         assert np.array_equal(read, V[z] > 75)
+    got = segmenter.load(folder)(tmp_path / "all.dcm")
+    assert np.array_equal(*map(SimpleITK.GetArrayFromImage, (got, mask)))
+    for read in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert np.allclose(getattr(got, read)(), getattr(mask, read)(), atol=1e-5)
 
 
 def test_a_segmentation_of_what_is_no_dicom_is_refused_before_the_work(run, folder, tmp_path):

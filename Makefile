@@ -5,7 +5,9 @@ PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: demo test test-slow lint setup clean
+LOCK := requirements/lock.txt
+
+.PHONY: demo test test-slow lint setup lock clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/lmaunet-deploy demo
@@ -29,23 +31,32 @@ lint: setup
 
 setup: $(STAMP)
 
-# One resolution for all extras: finn-plus pins brevitas, which excludes newer torch releases.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+# One resolution for all extras: finn-plus pins brevitas, which excludes newer torch releases. It is written down, so
+# that the same clone installs the same versions later.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint $(LOCK) --editable
 VENV_MADE = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 
 # Everything, and so what the demo needs.
-$(STAMP): pyproject.toml Makefile
+$(STAMP): pyproject.toml Makefile $(LOCK)
 	$(VENV_MADE)
 	$(INSTALL) ".[all,dev]"
-	$(BIN)/python -m pip check
+	$(PIP) check
 	touch $(DEMO_STAMP) $(STAMP)
 
 # The demo's CT and targets without the tools of development; `make test` then installs only the rest.
-$(DEMO_STAMP): pyproject.toml Makefile
+$(DEMO_STAMP): pyproject.toml Makefile $(LOCK)
 	$(VENV_MADE)
 	$(INSTALL) ".[dicom,trt,fpga]"
-	$(BIN)/python -m pip check
+	$(PIP) check
 	touch $(DEMO_STAMP)
+
+# Writes down the versions that are installed. To take newer ones: empty the file, `make clean`, `make test`, `make lock`.
+lock:
+	mkdir -p $(dir $(LOCK))
+	echo '# The versions that `make setup` and `make demo` install, on Linux with Python 3.11; written by `make lock`.' > $(LOCK).new
+	$(PIP) freeze --all --exclude-editable --exclude pip >> $(LOCK).new
+	mv $(LOCK).new $(LOCK)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ from accuracy import neutral
 
 from lmaunet.deploy.console import run_command, table
 from lmaunet.deploy.deployment import Interface, write_build
-from lmaunet.deploy.inferring import PHASES
+from lmaunet.deploy.segmenter import PHASES
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.timing import cpu_model
 from lmaunet.errors import UserError

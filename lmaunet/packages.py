@@ -16,7 +16,7 @@ import re
 import shlex
 import tomllib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lmaunet.errors import ToolNotFound, UserError
@@ -167,6 +167,18 @@ def missing_package(error: BaseException) -> UserError | None:
         f"by this command, and the one that is installed cannot be loaded ({reason})",
         install_command(package, force=True),
     )
+
+
+@contextlib.contextmanager
+def missing_packages_named() -> Iterator[None]:
+    """Raise :class:`ToolNotFound`, with what installs it, for a package that a block misses."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        lacks = missing_package(error)
+        if lacks is None:
+            raise
+        raise lacks from error
 
 
 def _package_of(module: str) -> str:

@@ -21,7 +21,7 @@ COLLECT = {
     "lmaunet.fpga.agreement.nodes._Count", "lmaunet.fpga.sizing.folding.FoldedNode",
     "lmaunet.fpga.agreement.scan.ScanCheck",
     "lmaunet.data.dicom.pixels._Padding", "lmaunet.data.images.intensity.Recorder",
-    "lmaunet.deploy.inferring.Network", "lmaunet.deploy.inferring.Timer",
+    "lmaunet.deploy.segmenter.Network", "lmaunet.deploy.segmenter.Timer",
     "lmaunet.deploy.run_data.RunData", "lmaunet.scan.integer_algebra.IntegerAlgebra",
     "lmaunet.scan.widths.RangeAlgebra",
 }  # fmt: skip

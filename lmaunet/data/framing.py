@@ -186,16 +186,30 @@ class Framing:
         Logits ``(n, classes, *size)`` are interpolated linearly, and the largest wins: borders are
         smoother than those of labels that are enlarged. Where nothing was resampled it is argmax.
         """
+        if self.shape == self.scaled:
+            return self._uncovered(logits).argmax(1)
+        if min(self.shape[0] - self.scaled[0], self.shape[1] - self.scaled[1]) >= 0:
+            return enlarged_classes(self._uncovered(logits), self.shape)
+        return self.logits(logits).argmax(1)
+
+    def logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return logits ``(n, classes, *size)`` at the shape as read, ``(n, classes, *shape)``.
+
+        They are interpolated linearly; the largest is the class that :meth:`classes` returns, but
+        for ties to float32's rounding.
+        """
+        placed = self._uncovered(logits)
+        if self.shape == self.scaled:
+            return placed
+        n, classes = placed.shape[:2]
+        flat = placed.reshape(n * classes, *self.scaled)
+        return resample_in_plane(flat, self.shape, labels=False).reshape(n, classes, *self.shape)
+
+    def _uncovered(self, logits: np.ndarray) -> np.ndarray:
+        """Return logits ``(n, classes, *size)`` without the padding, ``(n, classes, *scaled)``."""
         n, classes = logits.shape[:2]
         placed = _place(logits.reshape(n * classes, *self.size), self.scaled, 0)
-        placed = placed.reshape(n, classes, *self.scaled)
-        if self.shape == self.scaled:
-            return placed.argmax(1)
-        if min(self.shape[0] - self.scaled[0], self.shape[1] - self.scaled[1]) >= 0:
-            return enlarged_classes(placed, self.shape)
-        flat = placed.reshape(n * classes, *self.scaled)
-        resampled = resample_in_plane(flat, self.shape, labels=False)
-        return resampled.reshape(n, classes, *self.shape).argmax(1)
+        return placed.reshape(n, classes, *self.scaled)
 
 
 def enlarged_classes(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

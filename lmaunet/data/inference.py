@@ -65,6 +65,7 @@ class PreparedVolume:
         source: its DICOM series, where it is one.
         intensity: for each channel, what values were seen, what training had, and in what they
             are unlike.
+        doubts: those of the notes that tell of a repair, or of values unlike those of training.
     """
 
     channels: tuple[np.ndarray, ...]
@@ -75,6 +76,7 @@ class PreparedVolume:
     kind: str = ""
     source: Any = None
     intensity: Sequence[Mapping[str, Any]] = ()
+    doubts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.geometry.shape[0]
@@ -103,6 +105,18 @@ class PreparedVolume:
     def labels(self, logits: np.ndarray) -> np.ndarray:
         """Return the classes ``(n, y, x)`` of logits ``(n, classes, H, W)`` on the image's grid."""
         return self.framing.classes(logits)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return the softmax of logits ``(n, classes, H, W)`` on the image's grid.
+
+        Logits are interpolated first, as for :meth:`labels`: float32 ``(n, classes, y, x)``.
+        """
+        import numpy as np
+
+        found = self.framing.logits(logits)
+        found = np.exp(found - found.max(1, keepdims=True))
+        shares: np.ndarray = found / found.sum(1, keepdims=True)
+        return shares
 
     def check_output(self, path: Path) -> tuple[str, ...]:
         """Return notes on a mask's format; raise UserError where it cannot hold the grid."""
@@ -135,47 +149,70 @@ def prepare_volume(
     Raises:
         UserError: where the image cannot be used.
     """
-    if len(paths) != channels:
+    require_channels(len(paths), channels)
+    return prepare_images([read_pixels(path) for path in paths], list(map(str, paths)), preparation)
+
+
+def require_channels(count: int, channels: int) -> None:
+    """Raise UserError where there are more or fewer images than channels of the network."""
+    if count != channels:
         raise UserError(
-            f"{len(paths)} image(s); the network takes {channels} channel(s): give "
+            f"{count} image(s); the network takes {channels} channel(s): give "
             f"{'one image' if channels == 1 else f'{channels} images on one grid, in its order'}"
         )
-    images = [read_pixels(path) for path in paths]
+
+
+def prepare_images(
+    images: Sequence[Image], names: Sequence[str], preparation: Preparation
+) -> PreparedVolume:
+    """Make an image that was read like the slices that a network was trained on.
+
+    Args:
+        images: one for each channel of the network, of finite float32 pixels, on one grid.
+        names: what each is called in messages, such as its path.
+        preparation: the network's.
+
+    Raises:
+        UserError: where the image cannot be used.
+    """
     first = images[0].geometry
-    for path, image in zip(paths[1:], images[1:], strict=True):
+    for name, image in zip(names[1:], images[1:], strict=True):
         if not image.geometry.same_grid(first):
             raise UserError(
-                f"{path} lies on another grid than {paths[0]} (shape {image.geometry.shape}, "
-                f"expected {first.shape}, or another place); resample it onto {paths[0].name}"
+                f"{name} lies on another grid than {names[0]} (shape {image.geometry.shape}, "
+                f"expected {first.shape}, or another place); resample it onto "
+                f"{Path(names[0]).name}"
             )
-    framing, of_framing = _framing(first, preparation, paths[0])
+    framing, of_framing = _framing(first, preparation, names[0])
     arrays = tuple(image.array for image in images)
     intensity, of_values = compare(
         arrays, preparation.intensity, preparation.normalization, [i.modality for i in images]
     )
+    doubts = (*_notes_of(names, images), *of_values)
     return PreparedVolume(
         arrays,
         first,
         framing,
         preparation,
-        (*_notes_of(paths, images), *of_values, *of_framing),
+        (*doubts, *of_framing),
         images[0].kind,
         images[0].source,
         intensity,
+        doubts,
     )
 
 
-def _notes_of(paths: Sequence[Path], images: Sequence[Image]) -> list[str]:
+def _notes_of(names: Sequence[str], images: Sequence[Image]) -> list[str]:
     """Return the notes on how images were read, with the file's name where there are several."""
     return [
-        note if len(paths) == 1 else f"{path.name}: {note}"
-        for path, image in zip(paths, images, strict=True)
+        note if len(names) == 1 else f"{Path(name).name}: {note}"
+        for name, image in zip(names, images, strict=True)
         for note in image.notes
     ]
 
 
 def _framing(
-    geometry: Geometry, preparation: Preparation, path: Path
+    geometry: Geometry, preparation: Preparation, path: Path | str
 ) -> tuple[Framing, tuple[str, ...]]:
     """Return how slices are brought to the network's spacing, and notes on it."""
     size, target = preparation.size, preparation.resampled_mm

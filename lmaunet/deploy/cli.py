@@ -300,6 +300,17 @@ def infer(
 
 
 @command(app)
+def bench(
+    folder: Annotated[Path, typer.Option("--build", help="The folder of a build, such as runs/NAME/build/ort.")],  # noqa: E501
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Measure time and memory of a build on this device; needs no run and no data."""
+    from lmaunet.deploy import commands
+
+    console.show(*commands.bench(folder), as_json)
+
+
+@command(app)
 def report(
     run: RunOption = None,
     baseline: Annotated[Optional[Path], typer.Option(help="An older report.json to compare with.")] = None,  # noqa: E501, UP045

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmaunet.deploy import defaults, measuring, pipeline, reporting
+from lmaunet.deploy import building, defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
 from lmaunet.deploy.gate_limits import chosen_limits
 from lmaunet.deploy.quantizing import QatOptions, qat
@@ -25,7 +25,7 @@ from lmaunet.train.schedule import Schedule
 Shown = tuple[Any, list[str]]
 
 
-def _where(outcome: pipeline.Outcome) -> str:
+def _where(outcome: pipeline.Outcome | building.BuildResult) -> str:
     return f"{outcome.folder}" + (" (was there already)" if outcome.cached else "")
 
 
@@ -63,7 +63,7 @@ def export(run: Path | None, lowering: str | None) -> Shown:
     run = find_run(run)
     read_manifest(run / "qat")  # what is missing first is said first
     with in_use(run):
-        outcome = _export(run)
+        outcome = building.export_run(run, progress_bar)
         with record_of(outcome.folder):
             content = read_json(outcome.folder / "export.json")
             lines = [_agreement(a) for a in content["agreements"]]
@@ -90,30 +90,15 @@ def _lower(run: Path, outcome: pipeline.Outcome, lowering: str) -> Path:
     return path
 
 
-def _export(run: Path) -> pipeline.Outcome:
-    with progress_bar("exporting to ONNX") as progress:
-        return pipeline.export(run, choose_data(run, None), progress)
-
-
 def build(run: Path | None, target: str, options: Mapping[str, Any]) -> Shown:
     """Build one target of a run; exports first where that is not done for this network yet."""
-    from lmaunet.deploy.targets import get_target
-
-    get_target(target)
-    run = find_run(run)
-    read_manifest(run / "qat")
-    with in_use(run):
-        exported = _export(run)
-        with progress_bar(f"building {target}") as progress:
-            outcome = pipeline.build(run, target, options, lambda line: progress(0.5, line))
-        built = pipeline.load_build(run, target)
-    shipped = ", ".join(f"{path} ({path.stat().st_size / 1e6:.3f} MB)" for path in built.ships)
-    lines = [_agreement(a.to_json()) for a in built.agreements]
-    lines += [f"ships {shipped}", f"wrote {_where(outcome)}"]
+    made = building.build_run(run, target, options, progress_bar)
+    shipped = ", ".join(f"{path} ({path.stat().st_size / 1e6:.3f} MB)" for path in made.files)
+    agreements = [a.to_json() for a in made.agreement]
+    lines = [*map(_agreement, agreements), f"ships {shipped}", f"wrote {_where(made)}"]
     content = {
-        "target": target, "folder": str(outcome.folder), "shipped": str(built.shipped),
-        "export": str(exported.folder), "detail": built.detail,
-        "agreements": [a.to_json() for a in built.agreements],
+        "target": target, "folder": str(made.folder), "shipped": str(made.files[0]),
+        "export": str(made.exported), "detail": made.detail, "agreements": agreements,
     }  # fmt: skip
     return content, lines
 
@@ -151,6 +136,15 @@ def infer(folder: Path, images: list[Path], output: Path, overlap: float, batch:
 
     with progress_bar("segmenting") as progress:
         return inferring.infer(folder, images, output, overlap=overlap, batch=batch, say=progress)
+
+
+def bench(folder: Path) -> Shown:
+    """Measure what a build takes of this machine."""
+    from lmaunet.deploy import benching
+
+    with progress_bar("timing"):
+        found = benching.bench(folder)
+    return found.to_json(), benching.lines(found)
 
 
 def report(

@@ -263,15 +263,13 @@ def open_build(folder: Path) -> tuple[Build, Deployment]:
             or edited.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"--build {folder} is no folder; give that of a build, such as runs/NAME/build/ort"
-        )
+        raise UserError(f"{folder} is no folder; give that of a build, such as runs/NAME/build/ort")
     if not (folder / "manifest.json").exists():
         inside = sorted(p.parent for p in folder.glob("build/*/manifest.json"))
         inside = inside or sorted(p.parent for p in folder.glob("*/" + FILE))
         found = f"; it has {', '.join(map(str, inside))}" if inside else ""
         raise UserError(
-            f"--build {folder} holds no finished build{found}; give the folder of one, such as "
+            f"{folder} holds no finished build{found}; give the folder of one, such as "
             "runs/NAME/build/ort"
         )
     manifest = read_stage(folder, REBUILD)

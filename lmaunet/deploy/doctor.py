@@ -36,7 +36,7 @@ PURPOSES = {
 OPTIONAL = ("qat", "dicom", "cuda")
 """The extras whose packages are nobody's target."""
 COMMANDS = {
-    "infer, report, data, doctor": "",
+    "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
     "spec, train, qat, export, build, measure, demo": "qat",
 }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lmaunet.data.images.volumes import read_image
-from lmaunet.deploy.inferring import PHASES
+from lmaunet.deploy.segmenter import PHASES
 
 
 def a_run(total, infer, wall, peak):

@@ -38,7 +38,7 @@ def test_help_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for command in ("doctor", "data", "spec", "train", "qat", "export", "build", "measure", "infer",
-                    "demo"):  # fmt: skip
+                    "bench", "demo"):  # fmt: skip
         assert command in done.stdout
 
 

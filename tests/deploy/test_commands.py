@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lmaunet.artifacts import Agreement, Build
-from lmaunet.deploy import commands, measuring, pipeline
+from lmaunet.deploy import building, commands, measuring, pipeline
 from lmaunet.deploy.outcome import Outcome
 from lmaunet.deploy.runs import DataSource
 from lmaunet.spec import named_spec
@@ -23,7 +23,9 @@ def free(monkeypatch):
     """Commands without locks, and with any run."""
     for name in ("in_use", "in_use_if_there"):
         monkeypatch.setattr(commands, name, lambda run: contextlib.nullcontext())
-    monkeypatch.setattr(commands, "read_manifest", lambda folder: {})
+    monkeypatch.setattr(building, "in_use", lambda run: contextlib.nullcontext())
+    for module in (commands, building):
+        monkeypatch.setattr(module, "read_manifest", lambda folder: {})
 
 
 def figures(size, latency):
@@ -93,7 +95,7 @@ def test_training_says_its_dice_and_what_comes_next(monkeypatch, tmp_path, cache
 @pytest.mark.parametrize("lowering", [None, "unrolled"])
 def test_an_export_says_what_agrees_and_what_does_not(monkeypatch, tmp_path, lowering):
     write_json(tmp_path / "export.json", {"agreements": [GOOD.to_json(), BAD.to_json()]})
-    monkeypatch.setattr(commands, "_export", lambda run: Outcome(tmp_path, False))
+    monkeypatch.setattr(building, "export_run", lambda run, bar: Outcome(tmp_path, False))
     monkeypatch.setattr(commands, "_lower", lambda run, outcome, name: f"{run.name} as {name}")
     content, lines = commands.export(tmp_path, lowering)
     assert content["agreements"] == [GOOD.to_json(), BAD.to_json()]
@@ -148,10 +150,9 @@ def test_an_export_takes_the_runs_own_data(monkeypatch, tmp_path):
         progress(0.25, "half")
         return run, source
 
-    monkeypatch.setattr(commands, "progress_bar", bar_into(bar))
-    monkeypatch.setattr(commands, "choose_data", lambda run, given: (run.name, given))
+    monkeypatch.setattr(building, "choose_data", lambda run, given: (run.name, given))
     monkeypatch.setattr(pipeline, "export", export)
-    assert commands._export(tmp_path) == (tmp_path, (tmp_path.name, None))
+    assert building.export_run(tmp_path, bar_into(bar)) == (tmp_path, (tmp_path.name, None))
     assert bar == ["exporting to ONNX", (0.25, "half")]
 
 
@@ -170,7 +171,8 @@ def test_a_build_says_what_ships_and_where_it_is(monkeypatch, tmp_path):
 
     bar = []
     monkeypatch.setattr(commands, "progress_bar", bar_into(bar))
-    monkeypatch.setattr(commands, "_export", lambda run: Outcome(tmp_path / "export", False))
+    exported = Outcome(tmp_path / "export", False)
+    monkeypatch.setattr(building, "export_run", lambda run, bar: exported)
     monkeypatch.setattr(pipeline, "build", build)
     monkeypatch.setattr(pipeline, "load_build", lambda run, target: built)
     content, lines = commands.build(tmp_path, "ort", {"cpu": "vnni"})

@@ -6,10 +6,12 @@ import json
 import resource
 import shutil
 
+import docstring_examples
 import finished_run
 import pytest
 from fresh_process import run as run_alone
 
+import lmaunet
 from lmaunet.deploy.report_record import RECORD
 from lmaunet.packages import declared, module_of
 from lmaunet.stage import read_json, write_json
@@ -56,6 +58,25 @@ def test_a_finished_stage_is_found_without_torch(place, arguments):
         assert "was there already" in done.stdout
     after = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
     assert {p for p in after if after[p] != before.get(p)} == set()
+
+
+def test_the_example_of_build_is_true(place, tmp_path, monkeypatch):
+    """Also for a program it is found there; with other options it is made."""
+    shutil.copytree(place / "runs" / "demo-phantom", tmp_path / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert docstring_examples.run(lmaunet.build) == 3
+    run = tmp_path / "runs" / "demo"
+    made = lmaunet.build(run, "ort", operators=False, cpu="vnni")
+    assert not made.cached and made.detail["cpu"] == "vnni"
+    assert made.files == (run / "build" / "ort" / "model.onnx",) and made.files[0].is_file()
+    assert made.exported == run / "export" and len(made.agreement) > 3
+    assert lmaunet.load(made.folder).target == "ort"
+    with pytest.raises(lmaunet.UserError, match="--board is an option of --target fpga"):
+        lmaunet.build(run, "ort", board="ZCU104")
+    with pytest.raises(lmaunet.UserError, match="unknown target 'vax'"):
+        lmaunet.build(run, "vax")
+    with pytest.raises(lmaunet.UserError, match="does not exist"):
+        lmaunet.build(tmp_path / "none", "ort")
 
 
 def read_status(run):

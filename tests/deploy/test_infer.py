@@ -13,14 +13,14 @@ import pytest
 import SimpleITK
 from command_line import runner
 
-from lmaunet.deploy import inferring
+from lmaunet.deploy import segmenter
 from lmaunet.stage import write_json
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target())
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target())
     return runner(monkeypatch, capsys)
 
 
@@ -105,8 +105,8 @@ def test_the_json_form(run, folder, tmp_path):
                                  "windows_per_slice": 4, "overlap": 0.25}  # fmt: skip
     assert content["build"]["target"] == "pixels" and len(content["build"]["sha256"]) == 64
     times = content["times_ms"]
-    assert set(times) == {*inferring.PHASES, "total"}
-    phases = sum(times[name] for name in inferring.PHASES)
+    assert set(times) == {*segmenter.PHASES, "total"}
+    phases = sum(times[name] for name in segmenter.PHASES)
     assert min(times.values()) >= 0 and phases <= times["total"] + 0.1
     assert content["first_call_images"] == 4
 
@@ -121,7 +121,7 @@ def test_the_first_slice_goes_alone_and_the_others_by_batches(
         calls.append(len(images))
         return lone_build.run(build, images)
 
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target(run=looked))
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target(run=looked))
     status, _, err = run("infer", "--build", folder, path, "-o", "s.nii", "--batch", batch)
     assert status == 0, err
     assert calls == {1: [1] * 6, 2: [1, 2, 2, 1], 7: [1, 5]}[batch]
@@ -130,8 +130,8 @@ def test_the_first_slice_goes_alone_and_the_others_by_batches(
 
 def test_a_phase_within_a_phase_counts_once(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 10.0])
-    monkeypatch.setattr(inferring.time, "perf_counter", lambda: next(now))
-    timer = inferring.Timer()
+    monkeypatch.setattr(segmenter.time, "perf_counter", lambda: next(now))
+    timer = segmenter.Timer()
     with timer.phase("blend"), timer.phase("infer"):
         pass
     assert (timer.times_ms["infer"], timer.times_ms["blend"]) == (2000.0, 8000.0)
@@ -195,9 +195,9 @@ def bad_images(tmp_path):
         ("good.nii", "file/x/s.nii", (), "file is not a folder"),
         ("good.nii", "o/s.nii", ("--overlap", "1"), "overlap 1; expected 0 to 0.9"),
         ("good.nii", "o/s.nii", ("--batch", "0"), "batch 0; expected 1 slice or more"),
-        ("good.nii", "o/s.nii", ("--build", "nowhere"), "--build nowhere is no folder"),
-        ("good.nii", "o/s.nii", ("--build", "file"), "--build file is no folder"),
-        ("good.nii", "o/s.nii", ("--build", "empty"), "--build empty holds no finished build"),
+        ("good.nii", "o/s.nii", ("--build", "nowhere"), "nowhere is no folder"),
+        ("good.nii", "o/s.nii", ("--build", "file"), "file is no folder"),
+        ("good.nii", "o/s.nii", ("--build", "empty"), "empty holds no finished build"),
         ("good.nii", "o/s.nii", ("--build", "run"), "it has run/build/pixels"),
     ],
 )  # fmt: skip
@@ -239,7 +239,7 @@ def test_a_build_that_computes_nonsense_is_refused(
     run, folder, tmp_path, monkeypatch, answer, text
 ):
     bad = lone_build.target(run=lambda build, images: answer(images))
-    monkeypatch.setattr(inferring, "get_target", lambda name: bad)
+    monkeypatch.setattr(segmenter, "get_target", lambda name: bad)
     write_image(tmp_path / "a.nii", blocks((2, 20, 20)))
     status, _, err = run("infer", "--build", folder, "a.nii", "-o", "s.nii")
     assert status == 2 and text in err and not (tmp_path / "s.nii").exists()

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK
 from command_line import runner
 
-from lmaunet.deploy import inferring
+from lmaunet.deploy import segmenter
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import dicom_maker as maker
@@ -26,7 +26,7 @@ TAGS = {"PixelSpacing": ["3", "3"], "SliceThickness": "2.5"}
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target())
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target())
     return runner(monkeypatch, capsys)
 
 
@@ -76,6 +76,10 @@ def test_a_mask_of_a_multi_frame_image_lies_on_its_frames(run, folder, tmp_path)
         assert len({*steps}) == 960 and corner in steps and along in steps
         read = np.reshape([mask[step] for step in steps], (24, 40))
         assert np.array_equal(read, V[z] > 75)
+    got = segmenter.load(folder)(tmp_path / "all.dcm")
+    assert np.array_equal(*map(SimpleITK.GetArrayFromImage, (got, mask)))
+    for read in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert np.allclose(getattr(got, read)(), getattr(mask, read)(), atol=1e-5)
 
 
 def test_a_segmentation_of_what_is_no_dicom_is_refused_before_the_work(run, folder, tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import SimpleITK
 from command_line import runner
 
-from lmaunet.deploy import inferring
+from lmaunet.deploy import segmenter
 
 AFFINE = np.array([[-3.0, 0, 0, 30], [0, -2.5, 0, 20], [0, 0, 4.0, -20], [0, 0, 0, 1]])
 TURN = np.array([[0.8, -0.6, 0, 40], [0.6, 0.8, 0, -30], [0, 0, 1, 25], [0, 0, 0, 1]])
@@ -26,7 +26,7 @@ TURN = np.array([[0.8, -0.6, 0, 40], [0.6, 0.8, 0, -30], [0, 0, 1, 25], [0, 0, 0
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target())
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target())
     return runner(monkeypatch, capsys)
 
 
@@ -150,7 +150,7 @@ def test_the_overlap_that_is_asked_for_is_used(run, folder, tmp_path, monkeypatc
         logits[:, 1, :, :3] = 1
         return logits
 
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target(run=edge))
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target(run=edge))
     save(tmp_path / "a.nii", array=np.zeros((90, 40, 2), np.int16))
     masks = {}
     for overlap in (0, 0.25, 0.75):
@@ -171,7 +171,7 @@ def test_one_number_that_is_none_is_refused(run, folder, tmp_path, monkeypatch, 
         logits[where] = value
         return logits
 
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target(run=one))
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target(run=one))
     save(tmp_path / "a.nii")
     status, _, err = run("infer", "--build", folder, "a.nii", "-o", "m.nii")
     assert status == 2 and "computes NaN or infinity" in err and not (tmp_path / "m.nii").exists()
@@ -274,8 +274,8 @@ def test_a_killed_write_leaves_the_old_mask_and_the_next_run_is_clean(folder, tm
         "import lone_build\n"
         "from pathlib import Path\n"
         "from lmaunet.data.images import masks\n"
-        "from lmaunet.deploy import inferring\n"
-        "inferring.get_target = lambda name: lone_build.target()\n"
+        "from lmaunet.deploy import inferring, segmenter\n"
+        "segmenter.get_target = lambda name: lone_build.target()\n"
         "if sys.argv[1] == 'die': masks._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"inferring.infer(Path({str(folder)!r}), [Path('a.nii')], Path('m.nii'), overlap=0.5,\n"
         "                batch=4, say=lambda share, line: None)\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from lmaunet.deploy import inferring
+from lmaunet.deploy import inferring, segmenter
 from lmaunet.errors import UserError
 
 CONTENT = {
@@ -18,7 +18,7 @@ CONTENT = {
                "windows_per_slice": 6, "overlap": 0.255},
     "classes": [{"index": 0, "name": "air", "voxels": 1234567, "ml": 1234.5678},
                 {"index": 1, "name": "liver", "voxels": 5, "ml": 0.05}],
-    "times_ms": {**dict.fromkeys(inferring.PHASES, 4.9), "first_call": 5.0, "infer": 1234.0,
+    "times_ms": {**dict.fromkeys(segmenter.PHASES, 4.9), "first_call": 5.0, "infer": 1234.0,
                  "total": 9876.0},
     "notes": ["noted"], "output": "seg.nii",
 }  # fmt: skip
@@ -77,9 +77,9 @@ def test_a_class_index_is_stored_in_a_byte_where_it_fits(classes, kind):
         return logits
 
     target = lone_build.target(run=compute)
-    network = inferring.Network(target, None, classes, inferring.Timer())
+    network = segmenter.Network(target, None, classes, segmenter.Timer())
     said = []
-    labels = inferring.segment(
+    labels = segmenter.segment(
         Volume(**vars(volume)), network, overlap=0.5, batch=2,
         say=lambda share, line: said.append((share, line)),
     )  # fmt: skip
@@ -91,8 +91,8 @@ def test_a_class_index_is_stored_in_a_byte_where_it_fits(classes, kind):
 
 
 def test_the_first_call_and_the_others_are_timed_apart():
-    timer = inferring.Timer()
-    network = inferring.Network(lone_build.target(), None, 2, timer)
+    timer = segmenter.Timer()
+    network = segmenter.Network(lone_build.target(), None, 2, timer)
     images = np.zeros((3, 1, 32, 32), np.float32)
     network(images[:2])
     assert timer.times_ms["first_call"] > 0 and timer.times_ms["infer"] == 0
@@ -105,8 +105,8 @@ def test_the_first_call_and_the_others_are_timed_apart():
 def test_a_time_of_which_nothing_is_inside_counts_whole(monkeypatch):
     """A phase inside another is taken from that one alone, and from no later one."""
     now = iter([0.0, 1.0, 3.0, 4.0, 8.0, 10.0, 20.0, 25.0])
-    monkeypatch.setattr(inferring.time, "perf_counter", lambda: next(now))
-    timer = inferring.Timer()
+    monkeypatch.setattr(segmenter.time, "perf_counter", lambda: next(now))
+    timer = segmenter.Timer()
     with timer.phase("blend"):
         with timer.phase("infer"):
             pass
@@ -120,7 +120,7 @@ def test_a_time_of_which_nothing_is_inside_counts_whole(monkeypatch):
 
 def test_progress_goes_from_the_build_to_the_file(tmp_path, monkeypatch):
     """The slices take nine tenths of it."""
-    monkeypatch.setattr(inferring, "get_target", lambda name: lone_build.target(run_note="slow"))
+    monkeypatch.setattr(segmenter, "get_target", lambda name: lone_build.target(run_note="slow"))
     folder = lone_build.make(tmp_path / "run")
     image = SimpleITK.GetImageFromArray(np.zeros((2, 20, 24), np.float32))
     image.SetSpacing((3.0, 3.0, 4.0))
@@ -138,7 +138,7 @@ def test_progress_goes_from_the_build_to_the_file(tmp_path, monkeypatch):
     assert content["notes"][-1] == "slow"
     times = content["times_ms"]
     assert all(times[name] == round(times[name], 3) for name in times)
-    assert 0 < sum(times[name] for name in inferring.PHASES) <= times["total"] + 0.01
+    assert 0 < sum(times[name] for name in segmenter.PHASES) <= times["total"] + 0.01
 
 
 @pytest.mark.parametrize("batch", [0, -1])

@@ -11,24 +11,18 @@ import time
 from pathlib import Path
 
 import finished_run
+import fresh_process
 import numpy as np
-import onnx
 import pytest
 import SimpleITK
+import small_build
 from fresh_process import ROOT, assert_one_line
 from fresh_process import run as run_alone
+from small_build import write_scan
 
-sys.path.append(str(Path(__file__).parents[1] / "trt"))
-
-from qcdq_nets import images, small_network
-
-from lmaunet.data.inference import Preparation
 from lmaunet.deploy import inferring
-from lmaunet.deploy.deployment import Interface, write_build
-from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.packages import declared, module_of
-from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_json
+from lmaunet.stage import read_json
 
 ABSENT = tuple(
     module_of(name)
@@ -42,37 +36,8 @@ SOURCES = ("lmaunet", "quant", "export", "trt", "fpga", "pyproject.toml", "READM
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
-    """An ort build of a network that is not trained, copied away from its run."""
-    place = tmp_path_factory.mktemp("run")
-    onnx.save(small_network(), place / "network.qcdq.onnx")
-    spec = NetSpec(
-        "small", (4, 8, 8, 8, 8), states=4, kernels=(3, 3, 3, 3), input_size=(32, 32), classes=3
-    )
-    window = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
-    interface = Interface(
-        spec, ("background", "one", "other"), Preparation((32, 32), window, (3.0, 3.0), False),
-        (3.0, 3.0, 3.0), {"name": "x", "label_source": "y", "synthetic": False}, {},
-    )  # fmt: skip
-
-    def work(folder):
-        request = BuildRequest(
-            folder, place / "network.qcdq.onnx", Path("unused"), images(), {}, lambda line: None
-        )
-        write_build(get_target("ort").build(request), interface, request.qcdq)
-
-    made = Stage(place, "build/ort", {"qcdq": place / "network.qcdq.onnx"}, {}).write(work)
-    alone = Path(shutil.copytree(made, tmp_path_factory.mktemp("copied") / "ort"))
-    shutil.rmtree(place)
-    return alone
-
-
-def write_scan(path, shape=(3, 32, 40)):
-    """A scan in HU, in noise that gives every class some pixels."""
-    noise = np.random.default_rng(0).normal(75, 150, shape)
-    image = SimpleITK.GetImageFromArray(noise.astype(np.int16))
-    image.SetSpacing((3.0, 3.0, 4.0))
-    SimpleITK.WriteImage(image, str(path))
-    return path
+    alone = tmp_path_factory.mktemp("copied") / "ort"
+    return small_build.make(tmp_path_factory.mktemp("run"), alone)
 
 
 def labels_of(path):
@@ -96,6 +61,34 @@ def test_an_ort_build_segments_with_the_base_alone(build, tmp_path, suffix):
     np.testing.assert_array_equal(got, labels_of(want))
     assert len(np.unique(got)) == 3
     assert json.loads(done.stdout)["classes"] == content["classes"]
+
+
+def test_the_device_is_timed_with_the_base_alone(build, tmp_path):
+    done = run_alone(
+        "bench", "--build", build, "--json", cwd=tmp_path, lacking=ABSENT, heavy=ABSENT
+    )
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "loaded:", done.stderr
+    found = json.loads(done.stdout)
+    assert found["latency_ms"]["provenance"] == "measured" and found["latency"]["runs"] == 30
+
+
+def test_a_program_segments_with_the_base_alone(build, tmp_path):
+    """By the names of the package, of which importing it loads nothing."""
+    write_scan(tmp_path / "scan.nii.gz")
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(fresh_process.__file__).parent)!r})\n"
+        f"import fresh_process; sys.argv[1:] = [{json.dumps(json.dumps(ABSENT))}]\n"
+        "exec(fresh_process.PROGRAM.partition('sys.argv[0]')[0])\n"
+        "before = set(sys.modules)\n"
+        "import lmaunet\n"
+        "loaded = {m.partition('.')[0] for m in set(sys.modules) - before}\n"
+        "assert not loaded & {'numpy', 'SimpleITK', 'onnxruntime'}, loaded\n"
+        f"mask = lmaunet.load({str(build)!r})('scan.nii.gz')\n"
+        "print(mask.GetSize(), sorted(LACKING & set(sys.modules)))"
+    )
+    done = call(sys.executable, "-c", program, cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.stdout == "(40, 32, 3) []\n", done.stderr
 
 
 def test_what_is_of_an_extra_is_asked_for_in_one_line(build, tmp_path):

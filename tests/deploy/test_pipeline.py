@@ -11,6 +11,7 @@ import pytest
 import SimpleITK
 from fresh_process import run as run_alone
 
+import lmaunet
 from lmaunet.stage import read_json, read_manifest
 
 
@@ -150,6 +151,9 @@ def test_infer_gives_the_classes_that_measure_scored(trained, run, tmp_path, tar
     stored = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(tmp_path / "seg.nrrd")), "LPS")
     got = SimpleITK.GetArrayFromImage(stored)
     assert (got != ready.labels(logits)).mean() < 1e-4 and len(np.unique(got)) > 2
+    # what a program gets of the same build is the same mask
+    mask = SimpleITK.DICOMOrient(lmaunet.load(tmp_path / "alone")(path), "LPS")
+    assert np.array_equal(SimpleITK.GetArrayFromImage(mask), got)
 
 
 @pytest.mark.parametrize("target", ["ort", "trt", "fpga"])

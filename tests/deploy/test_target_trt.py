@@ -182,6 +182,11 @@ def test_a_timing_is_kept_with_the_build(built, monkeypatch):
     parity = built.detail["parity"]
     assert parity["max_abs"] == pytest.approx(0.5, abs=1e-5) and parity["classes_differ"] == 0
     assert parity["pixels"] == SIZE * SIZE
+    # what bench asks for is the same timing
+    assert get_target("trt").time(built, images(1, SIZE)) == latency
+    monkeypatch.setattr(runner, "time_engine", lambda *given: gpu.NoGpu("none here", "get one"))
+    with pytest.raises(ToolNotFound, match=r"^a CUDA GPU is missing: .*\(none here\); get one$"):
+        get_target("trt").time(built, images(1, SIZE))
 
 
 @needs_tensorrt

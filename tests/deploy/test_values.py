@@ -13,10 +13,10 @@ from lmaunet.deploy.deployment import Deployment, Interface
 from lmaunet.deploy.figures import Shown
 from lmaunet.deploy.gate_limits import Limit
 from lmaunet.deploy.gates import Gate, Threshold
-from lmaunet.deploy.inferring import Network, Timer
 from lmaunet.deploy.outcome import Outcome
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
+from lmaunet.deploy.segmenter import Network, Timer
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.deploy.targets.trt import Checked, Form
 

@@ -127,6 +127,9 @@ class Target:
         measure: see :class:`Measure`.
         arithmetic: what ``run`` executes on this machine, in words for the report.
         provenance: how a score of ``run`` on this machine is obtained: measured, or emulated.
+        time: returns the times of one image on the device that the build is for, as
+            ``detail["latency"]`` has them with what they depend on; raises UserError where the
+            device is not here. None: it is this CPU, and ``run`` is timed.
         run_note: what a user of ``run`` should know beside that, such as that it is slow.
         options: takes the target's options of the command line by keyword, and returns all of a
             build's; raises UserError for a bad one and ToolNotFound where a build of these would
@@ -141,6 +144,7 @@ class Target:
     measure: Measure
     arithmetic: Callable[[Build], str]
     provenance: Callable[[Build], Provenance] = lambda build: "measured"
+    time: Callable[[Build, np.ndarray], dict[str, Any]] | None = None
     run_note: str = ""
     options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
 

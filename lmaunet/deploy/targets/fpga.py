@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Unavailable
 from lmaunet.deploy.defaults import BOARD, CLOCK_MHZ, FLOW
 from lmaunet.deploy.targets import BuildRequest, Target, Tool, installed
-from lmaunet.errors import ToolNotFound
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 
 if TYPE_CHECKING:
@@ -102,7 +102,6 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Execute the hardware graph's integers; the host quantizes before and dequantizes after."""
     import numpy as np
 
-    from lmaunet.errors import UserError
     from lmaunet.fpga.agreement.nodes import host_codes, host_logits
     from lmaunet.fpga.build import HARDWARE, HOST, read_host
     from lmaunet.fpga.graph.executor import Executor
@@ -157,6 +156,15 @@ def _bitstream(build: Build) -> Figure:
     return Unavailable("bitstream_mb", "vivado", why, made.get("fix", VIVADO_FIX))
 
 
+def time_image(build: Build, images: np.ndarray) -> dict[str, Any]:
+    """Raise UserError: no board is driven from here."""
+    raise UserError(
+        f"{build.folder} is a design for an FPGA, which this program does not drive: nothing can "
+        "be timed here; its latency, simulated or estimated, stands in the report of its run "
+        "(lmaunet-deploy report)"
+    )
+
+
 TARGET = Target(
     name="fpga",
     summary="FINN+ hardware graph in integers, sized for a board (no bitstream without Vivado)",
@@ -167,6 +175,7 @@ TARGET = Target(
     arithmetic=lambda build: "the integers of the FPGA's hardware graph, executed on the CPU",
     options=build_options,
     provenance=lambda build: "emulated",
+    time=time_image,
     run_note=(
         "this computes the values that the hardware would, slowly; the times say nothing about it"
     ),

@@ -13,7 +13,7 @@ from lmaunet.artifacts import Agreement, Build, Figure, Measurement, Provenance
 from lmaunet.deploy import timing
 from lmaunet.deploy.defaults import PRECISIONS, SMS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
-from lmaunet.errors import UserError
+from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.stage import write_json
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
     from lmaunet.trt.layer_table import EngineLayer
+    from lmaunet.trt.loaded_engine import Latency
     from lmaunet.trt.precision import ConstantBytes
 
 LOWERING = "two_level"
@@ -301,12 +302,9 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
     from lmaunet.trt.loaded_engine import Latency
     from lmaunet.trt.runner import latency_figure, time_engine
 
-    engine = _record(build)
-    latency = time_engine(build.shipped, images, engine.record["sms"])
+    latency = time_engine(build.shipped, images, _record(build).record["sms"])
     if isinstance(latency, Latency):
-        build.detail["latency"] = asdict(latency)
-        if latency.min_ms is not None:
-            build.detail["latency"] |= timing.spread(latency.min_ms, latency.p90_ms)
+        build.detail["latency"] = _timing(latency)
         build.detail["parity"] = _parity(build, images[:CHECKED_IMAGES])
     weights = build.detail["bytes"]["weights"] / 1e6
     return {
@@ -314,6 +312,24 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
         "weights_mb": Measurement("weights_mb", weights, "MB", "measured"),
         "latency_ms": latency_figure(latency),
     }
+
+
+def _timing(latency: Latency) -> dict[str, Any]:
+    found = asdict(latency)
+    if latency.min_ms is not None:
+        found |= timing.spread(latency.min_ms, latency.p90_ms)
+    return found
+
+
+def time_image(build: Build, images: np.ndarray) -> dict[str, Any]:
+    """Return the times of the first image on the GPU; raises ToolNotFound where there is none."""
+    from lmaunet.trt.loaded_engine import Latency
+    from lmaunet.trt.runner import time_engine
+
+    latency = time_engine(build.shipped, images, _record(build).record["sms"])
+    if not isinstance(latency, Latency):
+        raise ToolNotFound("a CUDA GPU", f"to time this engine ({latency.why})", latency.fix)
+    return _timing(latency)
 
 
 def _parity(build: Build, images: np.ndarray) -> dict[str, Any]:
@@ -342,4 +358,5 @@ TARGET = Target(
     arithmetic=arithmetic,
     options=build_options,
     provenance=provenance,
+    time=time_image,
 )

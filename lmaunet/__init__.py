@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmaunet.artifacts import Agreement, Figure, Measurement, Unavailable
     from lmaunet.deploy.benching import Bench, bench
     from lmaunet.deploy.building import BuildResult, build
+    from lmaunet.deploy.quantized import QuantizeResult, quantize
     from lmaunet.deploy.report_types import GateRow, Report, TargetRow, read_report
     from lmaunet.deploy.segmenter import Segmenter, load
     from lmaunet.errors import Disagreement, ToolNotFound, UserError
@@ -32,6 +33,7 @@ __all__ = [
     "Figure",
     "GateRow",
     "Measurement",
+    "QuantizeResult",
     "Report",
     "Segmenter",
     "TargetRow",
@@ -41,6 +43,7 @@ __all__ = [
     "bench",
     "build",
     "load",
+    "quantize",
     "read_report",
 ]
 
@@ -48,6 +51,7 @@ _HOMES = {
     "lmaunet.artifacts": ("Agreement", "Figure", "Measurement", "Unavailable"),
     "lmaunet.deploy.benching": ("Bench", "bench"),
     "lmaunet.deploy.building": ("BuildResult", "build"),
+    "lmaunet.deploy.quantized": ("QuantizeResult", "quantize"),
     "lmaunet.deploy.report_types": ("GateRow", "Report", "TargetRow", "read_report"),
     "lmaunet.deploy.segmenter": ("Segmenter", "load"),
     "lmaunet.errors": ("Disagreement", "ToolNotFound", "UserError"),

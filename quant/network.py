@@ -162,7 +162,7 @@ class QuantNetwork(nn.Module):
 
     def scale(self, value: str) -> float:
         """Return the scale of a value that has integers."""
-        return float(self.quantizer(value).act_quant.scale())
+        return float(self.quantizer(value).act_quant.scale().detach())
 
     def convolutions(self) -> dict[str, QuantConv]:
         """Return the convolutions by the name of the node that they first run for."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmaunet.deploy import defaults, pipeline
 from lmaunet.deploy.console import first_process, percent, progress_bar, table
-from lmaunet.deploy.outcome import ORIGIN_FILE
+from lmaunet.deploy.outcome import ORIGIN_FILE, Outcome
 from lmaunet.deploy.run_lock import in_use_if_there
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
 from lmaunet.errors import UserError
@@ -16,7 +18,7 @@ from lmaunet.quant.bits import read_rules
 from lmaunet.quant.settings import QatSettings
 from lmaunet.stage import read_json, record_of
 from lmaunet.stated_spec import StatedSpec
-from lmaunet.train.schedule import Schedule
+from lmaunet.train.schedule import Progress, Schedule
 
 QAT_SHARE = 0.65
 EXPLAINED = 15
@@ -66,19 +68,30 @@ class QatOptions:
         )
 
 
-def qat(
+@dataclass(frozen=True)
+class QuantizedRun:
+    """A run whose ``qat`` and ``control`` are done."""
+
+    run: Path
+    source: DataSource
+    quantized: Outcome
+    control: Outcome
+
+
+def quantize_run(
     run: Path | None,
     checkpoint: Path,
     source: DataSource | None,
     stated: StatedSpec | None,
     options: QatOptions,
-) -> tuple[Any, list[str]]:
-    """Quantize a checkpoint into a run, beside its FP32 control."""
+    bar: Callable[[str], contextlib.AbstractContextManager[Progress]],
+) -> QuantizedRun:
+    """Quantize a checkpoint into a run, beside its FP32 control; ``bar`` shows the progress."""
     settings = options.settings()  # what is refused is refused before anything is loaded
     if not checkpoint.is_file():
         raise UserError(f"checkpoint {checkpoint} does not exist or is not a file; give a .pt file")
     run = run_for_checkpoint(run, checkpoint)
-    with progress_bar("quantizing") as progress, in_use_if_there(run):
+    with bar("quantizing") as progress, in_use_if_there(run):
         source = choose_data(run, source)
         # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
@@ -90,31 +103,53 @@ def qat(
             lambda fraction, line: progress(QAT_SHARE + (1 - QAT_SHARE) * fraction, line), stated,
             options.weights,
         )  # fmt: skip
+    return QuantizedRun(run, source, outcome, trained)
+
+
+def result_of(done: QuantizedRun) -> dict[str, Any]:
+    """Return what ``qat`` and ``control`` wrote: scores, the checkpoint's origin, bits, joins."""
+    with record_of(done.control.folder):
+        scores = dict(read_json(done.control.folder / "control.json")["scores"])
+    folder = done.quantized.folder
+    with record_of(folder):
+        content: dict[str, Any] = read_json(folder / "qat.json")
+        content["scores"] = {**scores, **content["scores"]}
+        content["checkpoint"] = read_json(folder / ORIGIN_FILE)
+        for name in ("allocation", "explain"):
+            if (folder / f"{name}.json").exists():
+                content[name] = read_json(folder / f"{name}.json")
+    return content
+
+
+def qat(
+    run: Path | None,
+    checkpoint: Path,
+    source: DataSource | None,
+    stated: StatedSpec | None,
+    options: QatOptions,
+) -> tuple[Any, list[str]]:
+    """Do :func:`quantize_run` for the command; return its JSON and its lines."""
+    done = quantize_run(run, checkpoint, source, stated, options, progress_bar)
     if not first_process():
         return {}, []
-    with record_of(trained.folder):
-        scores = dict(read_json(trained.folder / "control.json")["scores"])
-    with record_of(outcome.folder):
-        content = read_json(outcome.folder / "qat.json")
-        content["scores"] = {**scores, **content["scores"]}
-        content["checkpoint"] = read_json(outcome.folder / ORIGIN_FILE)
+    content, folder = result_of(done), done.quantized.folder
+    with record_of(folder):
         lines = [f"checkpoint: {checkpoint} {content['checkpoint']['line']}"]
         lines += [f"note: {note}" for note in content["checkpoint"]["notes"]]
-        lines.append(f"data: {'the phantom (synthetic)' if source.path is None else source.path}")
-        if settings.budget_bytes is not None:
-            content["allocation"] = read_json(outcome.folder / "allocation.json")
+        synthetic = done.source.path is None
+        lines.append(f"data: {'the phantom (synthetic)' if synthetic else done.source.path}")
+        if "allocation" in content:
             lines += [*_allocation(content["allocation"]), ""]
-            lines.append(f"plot: {outcome.folder / pipeline.ALLOCATION_PLOT}")
+            lines.append(f"plot: {folder / pipeline.ALLOCATION_PLOT}")
         rows = [[WORDS[k], percent(content["scores"][k]["dice"], 2)] for k in WORDS]
         lines += table(["network", "Dice on held-out slices"], rows)
         lines += _joins(content["joins"])
         lines += [f"note: {notice}" for notice in content["notices"]]
-        if settings.explain:
-            content["explain"] = read_json(outcome.folder / "explain.json")
+        if "explain" in content:
             lines += ["", *_explained(content["explain"])]
-    cached = " (was there already)" if outcome.cached else ""
+    cached = " (was there already)" if done.quantized.cached else ""
     lines.append(
-        f"wrote {outcome.folder}{cached}; next: lmaunet-deploy build --target ort --run {run}"
+        f"wrote {folder}{cached}; next: lmaunet-deploy build --target ort --run {done.run}"
     )
     return content, lines
 

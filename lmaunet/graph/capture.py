@@ -8,6 +8,7 @@ here. The selective scan is one operator (:func:`lmaunet.net.scan.scan_op`).
 from __future__ import annotations
 
 import io
+import logging
 import operator
 import re
 import traceback
@@ -67,7 +68,7 @@ def _exported(module: nn.Module, shape: tuple[int, ...]) -> Any:
     try:
         # torch prints the part that it has traced before it raises
         quiet = redirect_stderr(io.StringIO())
-        with warnings.catch_warnings(), quiet, torch.no_grad(), _without_autocast():
+        with warnings.catch_warnings(), quiet, _unlogged(), torch.no_grad(), _without_autocast():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (image,), strict=False)
             # what changes a tensor in place is written as what gives a new one
@@ -88,6 +89,17 @@ def _exported(module: nn.Module, shape: tuple[int, ...]) -> Any:
             "a network may branch on shapes, not on values, and each shape must follow from the "
             "input's"
         ) from error
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep torch from logging the trace of what is raised anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

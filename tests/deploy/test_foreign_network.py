@@ -2,11 +2,13 @@
 
 import json
 
+import docstring_examples
 import numpy as np
 import pytest
 import torch
 from foreign_networks import MambaUNet, PlainUNet
 
+import lmaunet
 from lmaunet.data.loaders import load_phantom
 from lmaunet.deploy import commands, pipeline
 from lmaunet.deploy.quantizing import QatOptions, qat
@@ -24,11 +26,13 @@ from lmaunet.train.processes import join_processes
 
 SIZE = (32, 32)
 NETWORKS = {"plain": PlainUNet, "mamba": MambaUNet}
+# without a Mamba nothing runs that does not run with one
+CASES = ["mamba", pytest.param("plain", marks=pytest.mark.slow)]
 QUANTIZERS = {"plain": 7, "mamba": 32}
 """Scales in use: one for each group of values."""
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=CASES)
 def made(request, tmp_path_factory):
     """A run in which such a network was captured, trained a little and quantized."""
     place = tmp_path_factory.mktemp("foreign")
@@ -87,7 +91,7 @@ def test_it_is_built_and_its_file_computes_what_torch_does(made, target):
 def test_an_fpga_design_is_refused_by_the_operator_s_name(made):
     _, run, _, _ = made
     pytest.importorskip("finn")
-    with pytest.raises(UserError, match="operator InstanceNormalization .* no hardware mapping"):
+    with pytest.raises(UserError, match=r"operator InstanceNormalization .* no hardware mapping"):
         commands.build(run, "fpga", {})
 
 
@@ -116,3 +120,40 @@ def test_quantized_and_float_say_much_the_same(made):
     with torch.no_grad():
         want, got = float32(image).numpy(), quantized(image).numpy()
     assert np.corrcoef(want.ravel(), got.ravel())[0, 1] > 0.9
+
+
+def test_the_example_of_quantize_is_true(tmp_path, monkeypatch):
+    """A module goes in, a build comes out."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    assert docstring_examples.run(lmaunet.quantize, network=PlainUNet()) == 3
+    first = lmaunet.quantize(
+        "runs/mine/import/network.pt", "phantom", run="runs/mine", epochs=1
+    )  # fmt: skip
+    assert first.cached and first.notices == () and len(first.graph) == 64
+    assert [row["choice"] for row in first.joins] == ["shared"] * 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, r"input_size is None; give the height and width .* input_size=\(256, 256\)"),
+        ({"input_size": (32, 32), "bit": 4}, "quantize has no option 'bit'; it has epochs"),
+        ({"input_size": (33, 32)}, r"torch.export can't trace PlainUNet at .*foreign_networks.py:"),
+        ({"input_size": (32, 32), "bits": "9"}, "cannot read '9'; give PATTERN=BITS"),
+    ],
+)
+def test_what_quantize_cannot_use_is_said_and_nothing_is_written(
+    arguments, message, tmp_path, capfd
+):
+    with pytest.raises(UserError, match=message):
+        lmaunet.quantize(PlainUNet(), "phantom", run=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists() and "Traceback" not in capfd.readouterr().err
+
+
+def test_a_network_of_other_classes_than_the_data_s_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has 9 classes, spec plainunet has 4"):
+        lmaunet.quantize(
+            PlainUNet(classes=4), "phantom", run=tmp_path / "run", input_size=(32, 32)
+        )  # fmt: skip
+    assert not (tmp_path / "run" / "qat").exists()

@@ -31,7 +31,7 @@ def make(place: Path, alone: Path) -> Path:
     )
     window = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
     interface = Interface(
-        spec, CLASSES, Preparation((32, 32), window, (3.0, 3.0), False),
+        spec, "5" * 64, CLASSES, Preparation((32, 32), window, (3.0, 3.0), False),
         (3.0, 3.0, 3.0), {"name": "x", "label_source": "y", "synthetic": False}, {},
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -37,6 +38,7 @@ SEGMENTATION_CLASS = b"1.2.840.10008.5.1.4.1.1.66.4"  # SOP class of DICOM SEG
 FILES_LOOKED_AT = 20
 HIGHEST_LABEL = 65535
 STALE_SECONDS = 86400
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _PARTIAL = re.compile(r"\.lmaunet-partial-([0-9a-f]{8})-(\d+)\.")
@@ -294,7 +296,9 @@ def replace_file(
         _sync(target.parent)
     except (RuntimeError, OSError, MemoryError, UserError, ValueError) as error:
         if not done:
-            raise UserError(f"cannot write {path}: {_reason(error)}") from error
+            full = isinstance(error, OSError) and error.errno in NO_ROOM
+            remedy = "; free space there, or name another place" if full else ""
+            raise UserError(f"cannot write {path}: {_reason(error)}{remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -354,7 +358,13 @@ def _write_by_itk(path: Path, labels: np.ndarray, grid: FileGrid) -> None:
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
-    SimpleITK.WriteImage(image, str(path), useCompression=True)
+    try:
+        SimpleITK.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError:
+        # ITK does not say that a disk is full; the system does
+        _write_bytes(path, bytes(labels.nbytes))
+        _sync(path)
+        raise
 
 
 def _check_text_header(path: Path, labels: np.ndarray, grid: FileGrid) -> None:

@@ -252,6 +252,23 @@ def test_the_nearest_equal_steps_are_those_of_linear_programming(count):
     assert np.abs(along - placed).max() == pytest.approx(off, abs=1e-9)
 
 
+@pytest.mark.parametrize(("shift", "good"), [(0.1875, True), (0.18751, False)])
+def test_a_tilt_may_move_a_slice_by_a_quarter_of_a_pixel_and_no_more(shift, good):
+    """0.08 degrees over 256 steps of half a mm, of pixels of 0.75 mm: numbers without rounding."""
+    frames = [
+        dataclasses.replace(
+            PLAIN, source=z, name=f"s{z}", orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+            spacing_mm=(0.75, 1.0), position=(shift * z / 256, 0.0, z / 2),
+        )
+        for z in range(257)
+    ]  # fmt: skip
+    if good:
+        (note,) = stack(frames, FOLDER).notes
+        assert "slices are shifted by up to 0.19 mm within their plane" in note
+    else:
+        refused(frames, "slices are shifted by up to 0.188 mm within their plane, 0.084 degrees")
+
+
 @pytest.mark.parametrize(("off", "said"), [(0.0024, False), (0.0026, True)])
 def test_a_thousandth_of_the_step_is_said(off, said):
     notes = stack(slices([0, 2.5 + off, 5, 7.5, 10]), FOLDER).notes

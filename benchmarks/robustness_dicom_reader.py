@@ -191,21 +191,53 @@ def _stacked(frames: list[Frame]) -> Image:
     length = float(np.linalg.norm(step))
     if length < 1e-4:
         raise NotABox("all frames at one place")
-    allowed = max(NEAR_MM, JITTER * length)
-    off = max(
-        float(np.abs(frame.corners - (first.corners + index * step)).max())
-        for index, frame in enumerate(frames)
-    )
-    if off > (1 + UNSURE) * allowed:
-        raise NotABox(f"a frame is {off:.3g} mm away from where even steps of {length:.3g} put it")
-    if off > (1 - UNSURE) * min(NEAR_MM, JITTER * length):
-        raise Refused(f"frames are {off:.3g} mm off, between two tolerances")
+    most, least = max(NEAR_MM, JITTER * length), min(NEAR_MM, JITTER * length)
+    start = first.position
+    off = _off(frames, start, step)
+    if off > (1 - UNSURE) * least:
+        start, near = _nearest(frames, step)
+        nearest = _off(frames, start, near)
+        if nearest > (1 + UNSURE) * most:
+            raise NotABox(
+                f"a frame is {nearest:.3g} mm away from where even steps of {length:.3g} put it"
+            )
+        if off <= (1 + UNSURE) * most or nearest > (1 - UNSURE) * least:
+            raise Refused(f"frames are {off:.3g} mm off, between two tolerances")
+        step = near
     affine = np.eye(4)
     affine[:3, :3] = np.transpose([first.along_row, first.along_column, step])
-    affine[:3, 3] = first.position
+    affine[:3, 3] = start
     voxels = np.stack([frame.values.T for frame in frames], -1)
     exact = all(frame.exact for frame in frames)
     return Image(voxels, {"the frames' tags": TO_RAS @ affine}, exact)
+
+
+def _off(frames: list[Frame], start: np.ndarray, step: np.ndarray) -> float:
+    """Return how far a frame's corner is from where even steps put it at most."""
+    first = frames[0]
+    return max(
+        float(np.abs(frame.corners - first.corners + first.position - start - index * step).max())
+        for index, frame in enumerate(frames)
+    )
+
+
+def _nearest(frames: list[Frame], step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the start and the even steps whose largest distance from the frames is least.
+
+    One of the two bounds of the band that holds them runs through two frames: all pairs are tried.
+    """
+    normal = step / np.linalg.norm(step)
+    places = np.array([frame.position @ normal for frame in frames])
+    index = np.arange(len(places))
+    slopes = [
+        (places[j] - places[i]) / (j - i)
+        for i in range(len(places))
+        for j in range(i + 1, len(places))
+    ]
+    rests = [places - places[0] - slope * index for slope in slopes]
+    best = int(np.argmin([np.ptp(rest) for rest in rests]))
+    start = (rests[best].max() + rests[best].min()) / 2
+    return frames[0].position + start * normal, slopes[best] * normal
 
 
 def read_segmentation(path: Path, image: Image) -> np.ndarray:

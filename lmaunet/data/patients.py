@@ -52,7 +52,7 @@ _GROUP = re.compile(
     r"(site|cent(er|re)|hospital|clinic|fold|task|dataset|group|cohort|batch)[-_. ]?\d+",
     re.IGNORECASE,
 )
-_SIDE = re.compile(r"(?P<patient>.*\d)[lrab]")
+_SIDE = re.compile(r"(?P<patient>.*\d)[-_. ]?[lra-f]")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _SEPARATORS = "-_. "
 _PARTS = ("train", "training", "val", "validation", "test", "testing", "all", "data", "anat")

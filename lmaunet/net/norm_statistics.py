@@ -14,10 +14,14 @@ from lmaunet.net.network import LMaUNet
 
 TINY_VARIANCE = 1e-10
 """A variance below it is none: 1e-5 of a unit input's deviation, and far below the norms' 1e-5."""
-LARGEST_OUTPUT = 1e3
-"""Of a norm's outputs on standard normal images; trained networks stay below about 30."""
+LARGEST_OUTPUT = 20.0
+"""Of a channel of no variance: one that is constant puts out its norm's shift, a few at most."""
 TRIAL_IMAGES, TRIAL_TILES = 2, 4
 SHOWN = 8
+LOST = (
+    "The statistics were lost or never recorded: run the network in train mode over some "
+    "training images (torch.optim.swa_utils.update_bn) and save it again"
+)
 
 
 def check_statistics(model: LMaUNet, path: Path) -> tuple[str, ...]:
@@ -35,12 +39,7 @@ def check_statistics(model: LMaUNet, path: Path) -> tuple[str, ...]:
         UserError: where outputs are absurd; the channels are named.
     """
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    still: dict[str, list[int]] = {}
-    for name, norm in norms.items():
-        assert norm.running_var is not None
-        channels = (norm.running_var < TINY_VARIANCE).nonzero().flatten().tolist()
-        if channels:
-            still[name] = channels
+    still = without_variance(model)
     notes = []
     if still:
         largest = _largest_outputs(model, {name: norms[name] for name in still}, still)
@@ -51,14 +50,12 @@ def check_statistics(model: LMaUNet, path: Path) -> tuple[str, ...]:
             worst = max(largest[n] for n in absurd)
             raise UserError(
                 f"{path} holds running variances of 0 in {shown}{more}, for channels that are not "
-                f"constant: on random images these norms reach {worst:.0e}, expected about 1. The "
-                "statistics were lost or never recorded: run the network in train mode over some "
-                "training images (torch.optim.swa_utils.update_bn) and save it again"
+                f"constant: on random images these norms reach {worst:.0e}, expected about 1. "
+                f"{LOST}"
             )
-        listed = "; ".join(f"{n} ({_listed(c)})" for n, c in list(still.items())[:SHOWN])
         notes.append(
-            f"running variances of 0: {listed}{'; ...' if len(still) > SHOWN else ''}. These "
-            "channels never change; if that is not meant, the statistics were not recorded"
+            f"running variances of 0: {named(still)}. These channels never change; if that is not "
+            "meant, the statistics were not recorded"
         )
     if norms and all(_is_fresh(norm) for norm in norms.values()):
         notes.append(
@@ -66,6 +63,24 @@ def check_statistics(model: LMaUNet, path: Path) -> tuple[str, ...]:
             "the network was not trained, or its statistics were not recorded"
         )
     return tuple(notes)
+
+
+def without_variance(model: nn.Module) -> dict[str, list[int]]:
+    """Return the channels whose running variance is none, by the name of their norm."""
+    still = {}
+    for name, module in model.named_modules():
+        variance = getattr(module, "running_var", None)
+        if isinstance(variance, Tensor):
+            channels = (variance < TINY_VARIANCE).nonzero().flatten().tolist()
+            if channels:
+                still[name] = channels
+    return still
+
+
+def named(channels: dict[str, list[int]]) -> str:
+    """Return channels of norms as a text, the first norms of many."""
+    listed = "; ".join(f"{n} ({_listed(c)})" for n, c in list(channels.items())[:SHOWN])
+    return f"{listed}{'; ...' if len(channels) > SHOWN else ''}"
 
 
 def _is_fresh(norm: nn.BatchNorm2d) -> bool:

@@ -15,6 +15,7 @@ from lmaunet.data.augment import batches
 from lmaunet.data.dataset import SliceSet
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import read_file, save_atomically
+from lmaunet.net.norm_statistics import LOST, named, without_variance
 from lmaunet.train.metrics import divergence
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
@@ -154,6 +155,7 @@ def fit(
         history = state["history"]
     total = math.ceil(len(data) // processes.world / schedule.batch_size)
     smooth: dict[str, float] = {}
+    still = without_variance(model)
     for epoch in range(len(history), schedule.epochs):
         wrapped.train()
         losses, dices = [], []
@@ -174,7 +176,11 @@ def fit(
             if not torch.isfinite(loss):
                 raise UserError(
                     f"{name}: the loss is {loss.item()} in epoch {epoch + 1}; "
-                    "lower the learning rate or check the images' normalization"
+                    + (
+                        f"running variances were 0 in {named(still)}. {LOST}"
+                        if still
+                        else "lower the learning rate or check the images' normalization"
+                    )
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

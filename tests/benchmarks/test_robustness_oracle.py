@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import robustness_checkpoints as checkpoints
 import robustness_dicom as dicom
+import robustness_dicom_reader as dicom_reader
 import robustness_enhanced as enhanced
 import robustness_headers as headers
 import robustness_images as images
@@ -204,6 +205,35 @@ def test_frames_are_placed_by_their_own_tags(tmp_path, case):
         assert np.abs(got.voxels - array).max() <= 1.0  # a slope of 2 rounds
         compared += 1
     assert compared >= 3
+
+
+def frames_along(places):
+    """Frames of 5 x 4 voxels at places in mm along z."""
+    return [
+        dicom_reader.Frame(
+            np.zeros((4, 5)), np.array([10.0, 20.0, z]), np.array([1.0, 0, 0]),
+            np.array([0, 1.5, 0]), True,
+        )
+        for z in places
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("off", "start"),
+    [(0.0, 0.0), (0.04, 0.0), (0.05, dicom_reader.Refused), (0.07, 0.035),
+     (0.09, dicom_reader.Refused), (0.3, dicom_reader.NotABox)],
+)  # fmt: skip
+def test_frames_off_even_steps_are_read_where_they_are_nearest(off, start):
+    """Steps of 5 mm, whose first and last frame are in line and whose others are off by as much."""
+    frames = frames_along([0, 5 + off, 10 + off, 15 + off, 20])
+    if isinstance(start, type):
+        with pytest.raises(start):
+            dicom_reader._stacked(frames)
+        return
+    (affine,) = dicom_reader._stacked(frames).forms.values()
+    assert np.allclose(readers.TO_RAS @ affine, [
+        [1, 0, 0, 10], [0, 1.5, 0, 20], [0, 0, 5, start], [0, 0, 0, 1]
+    ], atol=1e-9)  # fmt: skip
 
 
 CHANGED_SERIES = {

@@ -24,6 +24,7 @@ LIMITS = {
     "lmaunet.data.dicom.geometry": {
         "GEOMETRY_TOLERANCE_MM": 0.05, "STEP_TOLERANCE": 0.01, "SMALLEST_TOLERANCE_MM": 0.01,
         "TILT_TOLERANCE_DEGREES": 0.1, "SAME_PLACE": 0.05, "MENTIONED": 0.001,
+        "NARROWINGS": 80,
     },
     "lmaunet.data.dicom.header": {"DEFERRED_BYTES": 16_384},
     "lmaunet.data.dicom.pixels": {"LONGEST_PADDING": 3},

@@ -209,20 +209,64 @@ def test_two_tags_that_differ_are_enough():
 
 
 @pytest.mark.parametrize(
-    ("step", "off", "good"),
-    [(0.5, 0.0099, True), (0.5, 0.0102, False), (5.0, 0.049, True), (5.0, 0.051, False),
-     (5.0, -0.049, True), (5.0, -0.051, False)],
+    ("step", "off", "start"),
+    [(0.5, 0.0099, 0), (0.5, 0.0102, 0.5), (0.5, 0.0198, 0.5), (0.5, 0.0202, None),
+     (5.0, 0.049, 0), (5.0, 0.052, 0.5), (5.0, 0.098, 0.5), (5.0, 0.101, None),
+     (5.0, -0.049, 0), (5.0, -0.052, 0.5), (5.0, -0.098, 0.5), (5.0, -0.101, None)],
 )  # fmt: skip
-def test_a_slice_may_lie_off_by_a_hundredth_of_the_step_or_of_a_mm(step, off, good):
+def test_a_slice_may_lie_off_by_a_hundredth_of_the_step_or_of_a_mm(step, off, start):
+    """From the grid of the mask: from the first to the last slice, or else the nearest to all.
+
+    The nearest to slices of which the middle one is off starts half as far aside.
+    """
     frames = slices([0, step, 2 * step + off, 3 * step, 4 * step])
-    if good:
-        box = stack(frames, FOLDER)
-        assert box.spacing_mm[2] == pytest.approx(step)
-        assert f"lie up to {abs(off):.2g} mm from equal steps of {step:g} mm" in box.notes[0]
-    else:
+    if start is None:
         refused(
-            frames, f"up to {abs(off):.3g} mm from equal steps; expected {max(0.01, step / 100):g}"
+            frames,
+            f"up to {abs(off) / 2:.3g} mm from equal steps; expected {max(0.01, step / 100):g}",
         )
+        return
+    box = stack(frames, FOLDER)
+    assert box.spacing_mm[2] == pytest.approx(step)
+    assert np.allclose(box.origin, maker.ORIGIN + start * off * NORMAL, atol=1e-9)
+    from_grid = abs(off) * (1 - start)
+    assert f"lie up to {from_grid:.2g} mm from equal steps of {step:g} mm" in box.notes[0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 12, 40])
+def test_the_nearest_equal_steps_are_those_of_linear_programming(count):
+    """Chebyshev's line: of all lines the one whose largest distance from the slices is least."""
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(count)
+    along = -40 + 2.5 * np.arange(count) + rng.uniform(-0.1, 0.1, count)
+    index = np.arange(count)
+    rows = np.stack([np.ones(count), index, np.full(count, -1.0)], 1)
+    best = linprog(
+        [0, 0, 1], np.concatenate([rows, rows * [-1, -1, 1]]), np.concatenate([along, -along]),
+        bounds=(None, None),
+    )  # fmt: skip
+    start, step, off = geometry._nearest_steps(along)
+    assert off == pytest.approx(best.x[2], abs=1e-9)
+    placed = along[0] + start + step * index
+    assert np.abs(along - placed).max() == pytest.approx(off, abs=1e-9)
+
+
+@pytest.mark.parametrize(("shift", "good"), [(0.1875, True), (0.18751, False)])
+def test_a_tilt_may_move_a_slice_by_a_quarter_of_a_pixel_and_no_more(shift, good):
+    """0.08 degrees over 256 steps of half a mm, of pixels of 0.75 mm: numbers without rounding."""
+    frames = [
+        dataclasses.replace(
+            PLAIN, source=z, name=f"s{z}", orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+            spacing_mm=(0.75, 1.0), position=(shift * z / 256, 0.0, z / 2),
+        )
+        for z in range(257)
+    ]  # fmt: skip
+    if good:
+        (note,) = stack(frames, FOLDER).notes
+        assert "slices are shifted by up to 0.19 mm within their plane" in note
+    else:
+        refused(frames, "slices are shifted by up to 0.188 mm within their plane, 0.084 degrees")
 
 
 @pytest.mark.parametrize(("off", "said"), [(0.0024, False), (0.0026, True)])
@@ -234,13 +278,13 @@ def test_a_thousandth_of_the_step_is_said(off, said):
 def test_steps_that_are_no_gaps_are_told_by_the_most_unusual():
     refused(
         slices([0, 2, 4, 7, 9, 11]),
-        "slices are 2 to 3 mm apart, the most unusual 3 mm between s2 and s3, and lie up to 0.4 mm "
-        "from equal steps; expected 0.022 mm at most",
+        "slices are 2 to 3 mm apart, the most unusual 3 mm between s2 and s3, and lie up to 0.333 "
+        "mm from equal steps; expected 0.022 mm at most",
     )
     refused(
         slices([0, 2, 4, 5.5, 7.5]),
         "slices are 1.5 to 2 mm apart, the most unusual 1.5 mm between s2 and s3, and lie up to "
-        "0.25 mm",
+        "0.167 mm",
     )
 
 

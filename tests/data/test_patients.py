@@ -205,6 +205,8 @@ def test_a_name_without_its_occasions_is_the_patients(case, patient):
         # sides: of a number that two share
         (("k01l", "k01r", "k02l"), ["k01", "k01", "k02l"]), (("k01l", "k02r", "k03l"), None),
         (("k01a", "k01b", "other"), ["k01", "k01", "other"]), (("k01l", "k01r"), None),
+        (("v01_a", "v01_b", "v02_a"), ["v01", "v01", "v02_a"]), (("v01_a", "v02_b", "v03_c"), None),
+        (("v01-c", "v01-f", "v02-g"), ["v01", "v01", "v02-g"]),
     ],
 )  # fmt: skip
 def test_repeats_and_sides_are_told_where_two_share_a_number(cases, of):

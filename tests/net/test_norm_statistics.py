@@ -39,6 +39,23 @@ def test_channels_that_are_alive_are_refused_by_name(value, net, tmp_path):
         restore(load_checkpoint(path), path)
 
 
+@pytest.mark.parametrize("channels", [slice(None), slice(0, 1)], ids=["all", "one"])
+def test_a_norm_that_lost_its_variances_is_named_wherever_it_is(net, tmp_path, channels):
+    """Also a single one, whose outputs do not overflow: training would, some layers later."""
+    norms = [n.removesuffix(".running_var") for n in net.state_dict() if n.endswith("running_var")]
+    assert len(norms) > 8
+    for name in norms:
+        norm = net.get_submodule(name)
+        kept, weight = norm.running_var.clone(), norm.weight.data.clone()
+        norm.running_var[channels] = 0
+        norm.weight.data.fill_(1)
+        with pytest.raises(UserError, match=rf"running variances of 0 in {name} \(channel"):
+            check_statistics(net, tmp_path)
+        norm.running_var.copy_(kept)
+        norm.weight.data.copy_(weight)
+    assert check_statistics(net, tmp_path) == ()
+
+
 def test_all_variances_of_zero(net, tmp_path):
     for name, value in net.state_dict().items():
         if name.endswith("running_var"):

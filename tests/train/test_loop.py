@@ -68,6 +68,21 @@ def test_a_loss_that_diverges_is_said(tiny_spec, tiny_data):
         train(tiny_spec, broken)
 
 
+def test_a_loss_that_diverges_beside_variances_of_zero_names_them(tiny_spec, tiny_data):
+    """Another learning rate would not help."""
+    model = LMaUNet(tiny_spec)
+    model.shallow[1].norm.running_var[2] = 0
+    broken = type(tiny_data.train)(
+        tiny_data.train.images * np.float32("nan"), tiny_data.train.labels,
+        tiny_data.train.cases, tiny_data.train.z,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"were 0 in shallow\.1\.norm \(channel 2\).*update_bn"):
+        fit(
+            model, broken, SCHEDULE, classes=9, seed=0, folder=None, processes=join_processes(),
+            progress=lambda fraction, line: None,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("epochs", "rate", "batch"),
     [(0, 1e-3, 8), (1, 0.0, 8), (1, 1e-3, 0), (1, float("inf"), 8), (1, float("nan"), 8)],

@@ -24,6 +24,8 @@ SMALLEST_TOLERANCE_MM = 0.01
 TILT_TOLERANCE_DEGREES = 0.1
 SAME_PLACE = 0.05
 """Slices closer than this share of the usual step show the same place."""
+NARROWINGS = 80
+"""Each leaves two thirds: to the last digits of a float."""
 MENTIONED = 0.001
 """Deviations above this share of the step are said."""
 
@@ -80,6 +82,7 @@ def stack(frames: Sequence[Frame], path: Path) -> Box:
     order = np.argsort(along, kind="stable")
     direction = tuple(float(v) for v in np.stack([row, column, normal], 1).ravel())
     between_rows, between_columns = frames[0].spacing_mm
+    start = 0.0
     if len(frames) == 1:
         step = frames[0].between_mm or frames[0].thickness_mm
         notes.append(
@@ -91,7 +94,7 @@ def stack(frames: Sequence[Frame], path: Path) -> Box:
     else:
         in_order = [frames[i] for i in order]
         _check_places(in_order, along[order], path)
-        step, said = _step(positions[order], normal, in_order, path)
+        start, step, said = _step(positions[order], normal, in_order, path)
         notes += said
         between = frames[0].between_mm
         if between is not None and abs(between - step) > 2 * STEP_TOLERANCE * step:
@@ -99,7 +102,7 @@ def stack(frames: Sequence[Frame], path: Path) -> Box:
                 f"positions give {step:.4g} mm from slice to slice, SpacingBetweenSlices "
                 f"{between:.4g} mm: positions count"
             )
-    origin = tuple(float(v) for v in positions[order[0]])
+    origin = tuple(float(v) for v in positions[order[0]] + start * normal)
     return Box(
         tuple(int(i) for i in order),
         (between_columns, between_rows, float(step)),
@@ -197,8 +200,12 @@ def _check_places(frames: Sequence[Frame], along: np.ndarray, path: Path) -> Non
 
 def _step(
     positions: np.ndarray, normal: np.ndarray, frames: Sequence[Frame], path: Path
-) -> tuple[float, list[str]]:
-    """Return the distance of slices in order, and notes on what was tolerated."""
+) -> tuple[float, float, list[str]]:
+    """Return where equal steps start, the step, and notes on what was tolerated; mm.
+
+    They run from the first slice to the last, as other readers have it, or where slices lie too far
+    from these, from ``start`` beside the first slice, so that they are nearest to all slices.
+    """
     import numpy as np
 
     along = positions @ normal
@@ -206,9 +213,11 @@ def _step(
     count = len(frames) - 1
     span = float(along[-1] - along[0])
     step = float(np.linalg.norm(positions[-1] - positions[0])) / count
-    # from where the grid that is returned puts them, not from the line that fits best
-    off = float(np.abs(along - np.linspace(along[0], along[-1], count + 1)).max())
+    # always from where the grid that is returned puts them
+    start, off = 0.0, float(np.abs(along - np.linspace(along[0], along[-1], count + 1)).max())
     allowed = max(STEP_TOLERANCE * span / count, SMALLEST_TOLERANCE_MM)
+    if off > allowed:
+        start, step, off = _nearest_steps(along)
     if off > allowed:
         raise UserError(_uneven(frames, steps, off, allowed, path))
     notes = []
@@ -237,7 +246,32 @@ def _step(
             f"slices are shifted by up to {shift:.2g} mm within their plane: taken as one above "
             "the other"
         )
-    return step, notes
+    return start, step, notes
+
+
+def _nearest_steps(along: np.ndarray) -> tuple[float, float, float]:
+    """Return the equal steps whose largest distance from slices in order is least.
+
+    Args:
+        along: where the slices lie, mm.
+
+    Returns:
+        Where they start, from the first slice; the step; the largest distance; mm.
+    """
+    import numpy as np
+
+    index, steps = np.arange(len(along)), np.diff(along)
+    low, high = float(steps.min()), float(steps.max())
+    # the width of the band that holds all slices is convex in its slope
+    for _ in range(NARROWINGS):
+        third = (high - low) / 3
+        if np.ptp(along - (low + third) * index) <= np.ptp(along - (high - third) * index):
+            high -= third
+        else:
+            low += third
+    step = (low + high) / 2
+    rest = along - along[0] - step * index
+    return float(rest.max() + rest.min()) / 2, step, float(np.ptp(rest)) / 2
 
 
 def _uneven(

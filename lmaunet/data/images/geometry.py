@@ -23,13 +23,16 @@ NO_STEP = 1e-12  # of a direction
 class FileGrid:
     """The grid of an image in the axes of its file, as SimpleITK has grids: mm, in LPS.
 
-    All have 2 or 3 dimensions, as the file has; ``direction`` is the matrix in rows.
+    All have 2 or 3 dimensions, as the file has; ``direction`` is the matrix in rows. ``stated`` is
+    the affine ``(4, 4)`` in rows, index to mm in LPS, that the file states, where its axes were
+    turned to right angles; empty where they were not.
     """
 
     size: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
+    stated: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def orthogonal_grid(
         )
     axes = matrix / spacing
     notes: tuple[str, ...] = ()
+    stated: tuple[float, ...] = ()
     if is_orthogonal(matrix):
         direction = axes
     else:
@@ -189,6 +193,9 @@ def orthogonal_grid(
                 f"of a tilted gantry), which moves voxels by up to {off_mm:.3g} mm; expected at "
                 f"most {SKEW_TOLERANCE_DEG} degree or {SKEW_TOLERANCE_MM} mm; {remedy}"
             )
+        affine = np.eye(4)
+        affine[: len(size), : len(size)], affine[: len(size), 3] = matrix, origin
+        stated = tuple(affine.ravel().tolist())
         origin = turned
         notes = (
             f"the image's axes are {degrees:.2g} degrees off right angles: the nearest right "
@@ -200,6 +207,7 @@ def orthogonal_grid(
         tuple(float(o) for o in origin),
         # ITK's inverse complains on the terminal of steps that are all but 0
         tuple(float(d) if abs(d) > NO_STEP else 0.0 for d in direction.ravel()),
+        stated,
     ), notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -13,9 +14,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.images.geometry import FileGrid, Geometry, farthest_mm, in_file_axes
+from lmaunet.data.images.geometry import (
+    GRID_TOLERANCE_MM,
+    FileGrid,
+    Geometry,
+    farthest_mm,
+    in_file_axes,
+)
 from lmaunet.data.images.image_file import HEAD_BYTES, check_name, identify
 from lmaunet.data.images.nifti import FORMS_TOLERANCE_MM
+from lmaunet.data.images.nifti_mask import WRITTEN_TOLERANCE_MM
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +37,8 @@ OUTPUT_SUFFIXES = (*LABEL_SUFFIXES, SEGMENTATION_SUFFIX)
 SEGMENTATION_CLASS = b"1.2.840.10008.5.1.4.1.1.66.4"  # SOP class of DICOM SEG
 FILES_LOOKED_AT = 20
 HIGHEST_LABEL = 65535
-WRITTEN_TOLERANCE_MM = 0.01
 STALE_SECONDS = 86400
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _PARTIAL = re.compile(r"\.lmaunet-partial-([0-9a-f]{8})-(\d+)\.")
@@ -153,22 +161,30 @@ def check_format(path: Path, geometry: Geometry, source: Any) -> tuple[str, ...]
             "can hold one of them, so that some readers would lay the mask elsewhere; use .nii.gz, "
             "which carries both"
         )
+    grid = geometry.grid
+    if not suffix.startswith(".nii") and grid.stated:
+        from lmaunet.data.images.nifti_mask import ras_affine, stated_affine
+
+        turned_mm = farthest_mm(ras_affine(grid), stated_affine(grid), grid.size)
+        if turned_mm > GRID_TOLERANCE_MM:
+            raise UserError(
+                f"{path}: the image's axes are a little off right angles, and a {suffix} mask has "
+                f"right ones, which would lie up to {turned_mm:.2g} mm beside the image; use "
+                ".nii.gz, which carries the axes as they are"
+            )
     if suffix.startswith(".nii") and geometry.placement is None:
         import numpy as np
 
         from lmaunet.data.images.nifti import require_nibabel
-        from lmaunet.data.images.nifti_mask import mask_header, ras_affine
+        from lmaunet.data.images.nifti_mask import mask_header, off_mm
 
         require_nibabel()
-        grid = geometry.grid
-        header = mask_header(grid.size, np.dtype("u1"), grid, None)
-        for form in (header.get_sform(), header.get_qform()):
-            off_mm = farthest_mm(form, ras_affine(grid), grid.size)
-            if off_mm > WRITTEN_TOLERANCE_MM:
-                raise UserError(
-                    f"{path}: NIfTI cannot hold the image's grid (float32 moves voxels by "
-                    f"{off_mm:.3g} mm); use .nrrd or .mha"
-                )
+        moved_mm = off_mm(mask_header(grid.size, np.dtype("u1"), grid, None), grid)
+        if moved_mm > WRITTEN_TOLERANCE_MM:
+            raise UserError(
+                f"{path}: NIfTI cannot hold the image's grid (float32 moves voxels by "
+                f"{moved_mm:.3g} mm); use .nrrd or .mha"
+            )
     return ()
 
 
@@ -280,7 +296,9 @@ def replace_file(
         _sync(target.parent)
     except (RuntimeError, OSError, MemoryError, UserError, ValueError) as error:
         if not done:
-            raise UserError(f"cannot write {path}: {_reason(error)}") from error
+            full = isinstance(error, OSError) and error.errno in NO_ROOM
+            remedy = "; free space there, or name another place" if full else ""
+            raise UserError(f"cannot write {path}: {_reason(error)}{remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -340,7 +358,13 @@ def _write_by_itk(path: Path, labels: np.ndarray, grid: FileGrid) -> None:
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
-    SimpleITK.WriteImage(image, str(path), useCompression=True)
+    try:
+        SimpleITK.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError:
+        # ITK does not say that a disk is full; the system does
+        _write_bytes(path, bytes(labels.nbytes))
+        _sync(path)
+        raise
 
 
 def _check_text_header(path: Path, labels: np.ndarray, grid: FileGrid) -> None:

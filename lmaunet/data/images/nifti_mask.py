@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LARGEST_NIFTI1_SIDE = 32767
 GZIP_LEVEL = 4
+WRITTEN_TOLERANCE_MM = 0.01
 PLACING_FIELDS = (
     "pixdim", "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d",
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
@@ -43,9 +44,12 @@ def mask_header(shape: tuple[int, ...], kind: np.dtype, grid: FileGrid, placemen
         header = placement.header.as_byteswapped("<")
     else:
         header = Nifti2Header() if max(shape) > LARGEST_NIFTI1_SIDE else Nifti1Header()
-        affine = ras_affine(grid)
-        header.set_qform(affine, 1)
-        header.set_sform(affine, 1)
+        header.set_qform(ras_affine(grid), 1)
+        # beside half a turn, as from LPS to RAS, a quaternion in float32 loses small angles
+        if farthest_mm(header.get_qform(), ras_affine(grid), grid.size) > WRITTEN_TOLERANCE_MM:
+            header["qform_code"] = 0
+        # a qform cannot hold axes that are off right angles; a sform can
+        header.set_sform(stated_affine(grid), 1)
         header["xyzt_units"] = 2
     header["dim"] = [len(shape), *shape, *[1] * (7 - len(shape))]
     header["datatype"] = {1: 2, 2: 512}[kind.itemsize]
@@ -68,6 +72,17 @@ def ras_affine(grid: FileGrid) -> np.ndarray:
     affine[:n, :n] = np.reshape(grid.direction, (n, n)) * grid.spacing_mm
     affine[:n, 3] = grid.origin
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def stated_affine(grid: FileGrid) -> np.ndarray:
+    """Return the affine ``(4, 4)`` to RAS as the image's file has it: :func:`ras_affine`, or with
+    axes that are a little off right angles.
+    """
+    import numpy as np
+
+    if not grid.stated:
+        return ras_affine(grid)
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.reshape(grid.stated, (4, 4))
 
 
 def encode_mask(labels: np.ndarray, grid: FileGrid, placement: Any, *, gzipped: bool) -> bytes:
@@ -110,6 +125,14 @@ def check_mask(path: Path, labels: np.ndarray, grid: FileGrid, placement: Any) -
             if image[key].tobytes() != header[key].tobytes():
                 raise UserError(f"its {key} differs from the image's when it is read back")
         return
-    for form in (header.get_qform(), header.get_sform()):
-        if farthest_mm(form, ras_affine(grid), grid.size) > GRID_TOLERANCE_MM:
-            raise UserError("it lies elsewhere than the image when it is read back")
+    if off_mm(header, grid) > GRID_TOLERANCE_MM:
+        raise UserError("it lies elsewhere than the image when it is read back")
+
+
+def off_mm(header: Any, grid: FileGrid) -> float:
+    """Return how far a form of a mask's header lays a voxel from where the image has it at most."""
+    qform = header.get_qform() if header["qform_code"] else ras_affine(grid)
+    return max(
+        farthest_mm(qform, ras_affine(grid), grid.size),
+        farthest_mm(header.get_sform(), stated_affine(grid), grid.size),
+    )

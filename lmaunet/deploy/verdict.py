@@ -1,7 +1,8 @@
 """Whether each target can ship, in one line: the answer, its figures, and what speaks against it.
 
-``yes`` needs every gate passed, and Dice and latency measured on the thing itself. A failed gate or
-a regression is ``no``; what is missing or only emulated or estimated leaves the answer ``open``.
+``yes`` needs every gate passed, Dice and latency measured on the thing itself, and every organ
+found. A failed gate or a regression is ``no``; what is missing or only emulated or estimated leaves
+the answer ``open``, and so does an organ that no mask overlaps: what was never found can't be lost.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def _verdict(name: str, target: Mapping[str, Any], report: Mapping[str, Any]) ->
         for key in ON_THE_DEVICE
         if target[key].get("provenance") != "measured"
     ]
+    unfound = _unfound(target)
+    if unfound:
+        missing.append(f"no overlap at all, so that no gate can tell: {', '.join(unfound)}")
     if not own:
         missing.append("no gate was checked")
     # one reason for several figures is said once
@@ -94,9 +98,8 @@ def _figures(target: Mapping[str, Any]) -> str:
         worst = target.get("worst_class")
         if worst:
             parts.append(f"worst organ {worst['class']} {class_loss(worst)}")
-        lost = [name for name, dice in target["per_class"].items() if dice == 0]
-        if lost:
-            parts.append(f"no overlap at all: {', '.join(lost)}")
+        if _unfound(target):
+            parts.append(f"no overlap at all: {', '.join(_unfound(target))}")
     for key in ("latency_ms", "size_mb"):
         figure = target[key]
         if "value" in figure:
@@ -108,6 +111,11 @@ def _figures(target: Mapping[str, Any]) -> str:
         else:
             parts.append(f"{LABELS[key].lower()} unavailable")
     return ", ".join(parts)
+
+
+def _unfound(target: Mapping[str, Any]) -> list[str]:
+    """Return the classes of which a target finds nothing."""
+    return [name for name, dice in target["per_class"].items() if dice == 0]
 
 
 def class_loss(worst: Mapping[str, Any]) -> str:

@@ -52,12 +52,12 @@ def test_a_failed_gate_is_no_and_named():
 def test_an_organ_that_is_not_found_leaves_it_open():
     """It was not found in FP32 either, so that the gate on the worst organ passes."""
     changed = parts()
-    changed["targets"]["ort"]["per_class"]["aorta"] = 0.0
-    changed["reference"]["dice"]["per_class"]["aorta"] = 0.0
+    changed["targets"]["ort"]["per_class"]["liver"] = 0.0
+    changed["reference"]["dice"]["per_class"]["liver"] = 0.0
     made = report.assemble(**changed)
     assert ship(made)["ort"] == "open"
-    assert made["verdict"][0]["reasons"] == ["no overlap at all, so that no gate can tell: aorta"]
-    assert "no overlap at all: aorta" in made["verdict"][0]["figures"]
+    assert made["verdict"][0]["reasons"] == ["no overlap at all, so that no gate can tell: liver"]
+    assert "no overlap at all: liver" in made["verdict"][0]["figures"]
 
 
 def test_without_a_dice_nothing_ships():

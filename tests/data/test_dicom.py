@@ -271,12 +271,9 @@ def test_jitter_below_a_hundredth_of_the_step_is_tolerated_and_said(tmp_path):
     image = read_dicom(shifted(tmp_path, [0, 0.02, 0, 0.02, 0, 0.02, 0]))
     assert any("lie up to 0.02 mm from equal steps of 2.5 mm" in note for note in image.notes)
     assert np.isclose(image.spacing_mm[2], 2.5, rtol=1e-3)
-    # 0.036 mm from where the first and last slice put it, 0.018 mm from the nearest equal steps
     moved = read_dicom(shifted(tmp_path, [0, 0.036, 0.036, 0.036, 0], "c"))
-    assert any("lie up to 0.018 mm from equal steps of 2.5 mm" in note for note in moved.notes)
-    first = np.array([float(v) for v in maker.text(place(0))])
-    assert np.allclose(np.array(moved.origin) - first, 0.018 * NORMAL, atol=1e-4)
-    refused(shifted(tmp_path, [0, 0.054, 0.054, 0.054, 0], "d"), "0.027 mm from equal steps")
+    assert "lie up to 0.018 mm from equal steps of 2.5 mm" in moved.notes[0]
+    assert np.allclose(np.array(moved.origin) - place(0), 0.018 * NORMAL, atol=1e-4)
     refused(shifted(tmp_path, [0, 0.08, 0, 0.08, 0, 0.08, 0], "b"), "from equal steps", "2.42 to")
 
 

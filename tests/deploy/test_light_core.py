@@ -50,8 +50,9 @@ def build(tmp_path_factory):
     )
     window = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
     interface = Interface(
-        spec, ("background", "one", "other"), Preparation((32, 32), window, (3.0, 3.0), False),
-        (3.0, 3.0, 3.0), {"name": "x", "label_source": "y", "synthetic": False}, {},
+        spec, "d1", ("background", "one", "other"),
+        Preparation((32, 32), window, (3.0, 3.0), False), (3.0, 3.0, 3.0),
+        {"name": "x", "label_source": "y", "synthetic": False}, {},
     )  # fmt: skip
 
     def work(folder):

@@ -23,6 +23,7 @@ from accuracy_table import interval
 
 from lmaunet.deploy import pipeline
 from lmaunet.deploy.console import progress_bar, run_command
+from lmaunet.deploy.describe import layers_of
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
@@ -123,14 +124,15 @@ def scores_in(folder: Path) -> dict[str, Any]:
 
 def row_of(name: str, spec: NetSpec, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return a variant's row from the scores of each variant, seed by seed."""
+    layers = layers_of(spec)
     dices = [100 * scores["dice"] for scores in found[name]]
     paired = zip(found[AS_IT_IS], found[name], strict=True)
     ends = interval([(ours["per_case"], theirs["per_case"]) for ours, theirs in paired])
     reference = statistics.fmean(100 * scores["dice"] for scores in found[AS_IT_IS])
     return {
         "variant": name,
-        "parameters": sum(layer.params for layer in spec.layers()),
-        "macs": sum(layer.macs for layer in spec.layers()),
+        "parameters": sum(layer.params for layer in layers),
+        "macs": sum(layer.macs for layer in layers),
         "dice": dices,
         "gain_points": statistics.fmean(dices) - reference,
         "gain_interval": None if ends is None else [-ends[1], -ends[0]],

@@ -84,17 +84,16 @@ def seeds_of(text: str) -> list[int]:
     return seeds
 
 
-def methods_of(text: str, spec: NetSpec) -> list[str]:
+def methods_of(text: str) -> list[str]:
     """Return the methods of a comma-separated list.
 
     Raises:
-        UserError: for one that is unknown, does not fit the spec, or gives a row that another one
-            gives too.
+        UserError: for one that is unknown, or gives a row that another one gives too.
     """
     methods, rows = text.split(","), dict[tuple[QatOptions, bool], str]()
     for method in methods:
         options = options_of(method, 1, 1e-4, 8, 0)
-        options.settings(spec)
+        options.settings()
         # each method gives a row of its calibration, and but for those a row of its training
         for trained in (False,) if method.endswith(PTQ) else (False, True):
             if (options, trained) in rows:
@@ -114,7 +113,7 @@ def main(arguments: argparse.Namespace) -> int:
     spec = named_spec(arguments.spec).replace(input_size=size)
     # all that can be refused is refused before anything trains
     seeds = seeds_of(arguments.seeds)
-    methods_of(arguments.methods, spec)
+    methods_of(arguments.methods)
     spec = spec.replace(classes=count_classes(source, spec))
     if arguments.ckpt is not None:
         restore(load_checkpoint(arguments.ckpt, StatedSpec.of(spec)), arguments.ckpt)
@@ -162,7 +161,7 @@ def measure_seed(
             method, arguments.extra_epochs, arguments.extra_rate, arguments.batch, seed
         )
         folder = pipeline.qat(
-            run / method, checkpoint, source, options.settings(spec), seed, progress, stated
+            run / method, checkpoint, source, options.settings(), seed, progress, stated
         ).folder
         found = read_json(folder / "qat.json")
         shipped = _file_bytes(folder, spec)
@@ -195,22 +194,25 @@ def _calibrated(
     """Return the scores of a network that is quantized by calibration only, as QAT starts."""
     from lmaunet.export.cpu_file import file_bytes
     from lmaunet.net.checkpoint import load_checkpoint, restore
+    from lmaunet.quant.bits import resolve_bits
     from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet, count_weight_bits
+    from lmaunet.quant.network import QuantNetwork, count_weight_bits, graph_of
     from lmaunet.quant.qat import calibration_images, evaluate
 
-    settings = options_of(method, 1, 1e-4, 8, 0).settings(spec)
+    settings = options_of(method, 1, 1e-4, 8, 0).settings()
     data = source.load(spec)
     model = restore(load_checkpoint(checkpoint, StatedSpec.of(spec)), checkpoint)
-    network = QuantLMaUNet(
-        model, settings.bits, scales=settings.scales, keep_norms=settings.keep_norms
-    )
     images = calibration_images(data)
+    graph, weights = graph_of(model, images.shape)
+    network = QuantNetwork(
+        graph, weights, resolve_bits(graph, settings.bits), scales=settings.scales,
+        keep_norms=settings.keep_norms,
+    )  # fmt: skip
     calibrate(network, images)
     progress(0.5, f"{method} on held-out slices")
     scores = evaluate(network, data)
     network.fold_norms()
-    counts = count_weight_bits(spec, network.bits)
+    counts = count_weight_bits(graph, network.bits)
     return {
         "scores": scores.to_json(),
         "weight_bits": {str(bits): count for bits, count in sorted(counts.items())},

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import neutral
+from resized import resized
 
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.pipeline import samples_of
@@ -40,10 +41,12 @@ from lmaunet.errors import UserError
 from lmaunet.export.network import export_qonnx
 from lmaunet.export.scan_metadata import write_scan_formats
 from lmaunet.fpga.build import build, check_options
+from lmaunet.graph_spec import NetworkSpec
+from lmaunet.net.checkpoint import load_checkpoint
 from lmaunet.net.network import LMaUNet
-from lmaunet.quant.bits import parse_bits
+from lmaunet.quant.bits import read_rules, resolve_bits
 from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork, graph_of
 from lmaunet.quant.qat import load_quantized
 from lmaunet.quant.scan_formats import read_formats
 from lmaunet.spec import NetSpec, named_spec
@@ -73,8 +76,13 @@ def main(arguments: argparse.Namespace) -> int:
     beside = read_json(arguments.beside) if arguments.beside else None
     size = arguments.input_size
     model = load_quantized(arguments.model) if arguments.model else None
-    spec = model.spec if model is not None else spec_of(arguments.spec)
-    spec = spec if size is None else spec.replace(input_size=(size, size))
+    spec: NetworkSpec
+    spec = load_checkpoint(arguments.model).spec if arguments.model else spec_of(arguments.spec)
+    if size is not None and spec.input_size != (size, size):
+        if not isinstance(spec, NetSpec):
+            spec.check_size(size, size)
+        spec = spec.replace(input_size=(size, size))
+        model = None if model is None else resized(model, spec)
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
     if model is None:
@@ -152,14 +160,15 @@ def spec_of(text: str) -> NetSpec:
     return NetSpec.from_json(start | content)
 
 
-def untrained(spec: NetSpec, bits: str, images: np.ndarray) -> QuantLMaUNet:
+def untrained(spec: NetSpec, bits: str, images: np.ndarray) -> QuantNetwork:
     """Return a quantized network with random weights, calibrated on images ``(n, C, H, W)``."""
     torch.manual_seed(0)
     model = LMaUNet(spec).train()
     with torch.no_grad():  # statistics of the norms, so that activations stay moderate
         for start in range(0, NORM_IMAGES, BATCH):
             model(torch.from_numpy(images[start : start + BATCH]))
-    quantized = QuantLMaUNet(model.eval(), parse_bits(spec, bits))
+    graph, weights = graph_of(model.eval(), images.shape)
+    quantized = QuantNetwork(graph, weights, resolve_bits(graph, read_rules(bits)))
     calibrate(quantized, images[:BATCH])
     return quantized.eval()
 

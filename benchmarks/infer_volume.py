@@ -104,9 +104,10 @@ def build_untrained(name: str, place: Path) -> Path:
 
     from lmaunet.data.loaders import load_phantom
     from lmaunet.export.network import export_qcdq
+    from lmaunet.graph.file import topology_digest
     from lmaunet.net.network import LMaUNet
     from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet
+    from lmaunet.quant.network import QuantNetwork
 
     spec = named_spec(name)
     data = load_phantom(size=spec.input_size)
@@ -116,7 +117,7 @@ def build_untrained(name: str, place: Path) -> Path:
     with torch.no_grad():  # statistics of the norms
         for start in range(NORM_BATCHES):
             model(torch.from_numpy(images[4 * start : 4 * start + 4]))
-    quantized = QuantLMaUNet(model.eval())
+    quantized = QuantNetwork.from_module(model.eval(), images.shape)
     calibrate(quantized, images[:CALIBRATION_IMAGES])
     place.mkdir(parents=True)
     qcdq = place / "network.qcdq.onnx"
@@ -124,7 +125,8 @@ def build_untrained(name: str, place: Path) -> Path:
 
     def work(folder: Path) -> None:
         request = BuildRequest(folder, qcdq, qcdq, images[:2], {}, lambda line: None)
-        write_build(get_target("ort").build(request), Interface.of(spec, data, {}), qcdq)
+        interface = Interface.of(spec, topology_digest(quantized.source), data, {})
+        write_build(get_target("ort").build(request), interface, qcdq)
 
     return Stage(place, "build/ort", {"qcdq": qcdq}, {}).write(work)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import json
 import logging
@@ -154,13 +153,13 @@ def quantize_with_ours(model: Any, images: np.ndarray, out: Path) -> tuple[float
     from lmaunet.deploy.targets import BuildRequest, get_target
     from lmaunet.export.network import QCDQ, export_qcdq
     from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet
+    from lmaunet.quant.network import QuantNetwork
 
     folder = out.with_suffix("")
     folder.mkdir()
     qcdq = out.parent / f"{out.stem}.{QCDQ}"
     start = time.perf_counter()
-    quantized = QuantLMaUNet(copy.deepcopy(model), {})
+    quantized = QuantNetwork.from_module(model, images.shape)
     calibrate(quantized, images)
     export_qcdq(quantized, torch.from_numpy(images[:1]), qcdq)
     # the CPU's file does not need QONNX

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import torch
 from peer_tools import ToolFailed, quantize_with_modelopt
+from resized import resized
 
 from lmaunet.data.loaders import load_phantom
 from lmaunet.export import cpu_form
@@ -31,7 +32,7 @@ from lmaunet.export.packing import pack_weights
 from lmaunet.net.checkpoint import load_checkpoint, restore, save_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.spec import NetSpec
 
 CALIBRATION_IMAGES = 4
@@ -112,9 +113,11 @@ def make_networks(
     image = torch.from_numpy(large[:1])
     save_checkpoint(folder / "model.pt", spec, model)
     export_float32(model, image, folder / FLOAT32)
-    quantized = QuantLMaUNet(model)
+    quantized = QuantNetwork.from_module(model, images.shape)
     with torch.no_grad():
         calibrate(quantized, images)
+    if image.shape[2:] != images.shape[2:]:
+        quantized = resized(quantized, spec)
     export_qcdq(quantized.eval(), image, folder / QCDQ)
     networks = Networks(
         folder, spec, folder / "model.pt", onnx.load(folder / FLOAT32), onnx.load(folder / QCDQ),

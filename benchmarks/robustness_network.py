@@ -71,7 +71,7 @@ def make_build(place: Path) -> Path:
     names = ("background", *(f"level {k}" for k in range(1, CLASSES)))
     data = {"name": "levels", "label_source": "drawn", "synthetic": False}
     interface = Interface(
-        spec, names, Preparation((SIDE, SIDE), window, SPACING_MM, False),
+        spec, "", names, Preparation((SIDE, SIDE), window, SPACING_MM, False),
         (4.0, *SPACING_MM), data, {"checkpoint": "none"},
     )  # fmt: skip
     place.mkdir(parents=True, exist_ok=True)

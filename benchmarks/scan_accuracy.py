@@ -47,7 +47,7 @@ from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import calibrate, choose_slices
 from lmaunet.quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork, to_tokens
 from lmaunet.quant.qat import load_quantized
 from lmaunet.quant.scan_formats import TARGET_DB, SiteFormats, choose_for_network, read_formats
 from lmaunet.sampling import evenly_spread, labelled_first
@@ -94,7 +94,7 @@ class Bench:
 
     def __init__(
         self,
-        model: QuantLMaUNet,
+        model: QuantNetwork,
         data: Dataset,
         images: int,
         target_db: float,
@@ -153,7 +153,7 @@ class Bench:
             ("y = D * x", stateless),
             ("y = 0", lambda index, codes: np.zeros(codes.x.shape)),
         ):
-            with replaced_scans(self.sites, compute):
+            with replaced_scans(self.model, compute):
                 rows.append(self.judge(name, self.predict()))
         return rows
 
@@ -222,27 +222,28 @@ def finite(ratios: list[float]) -> list[float | None]:
 
 
 @torch.no_grad()
-def input_noise(model: QuantLMaUNet, images: np.ndarray) -> list[float]:
+def input_noise(model: QuantNetwork, images: np.ndarray) -> list[float]:
     """Return for each scan the SQNR that quantizing x, dt, B and C to 8 bits leaves it."""
     found = []
+    nodes = {node.name: node for node in model.graph.nodes}
     for site in scan_sites(model):
         before: dict[str, np.ndarray] = {}
         after: dict[str, np.ndarray] = {}
         handles = []
-        for name in ("silu_x", "dt", "b", "c"):
+        inputs = nodes[site.name].inputs
+        for name in inputs:
 
             def keep(module, arguments, value, name=name, pairs=(before, after)):
                 for into, tensor in zip(pairs, (arguments[0], value), strict=True):
-                    into[name] = tensor.flatten(2).transpose(1, 2).cpu().numpy()
+                    into[name] = to_tokens(tensor).cpu().numpy()
 
-            module = getattr(site.mamba, f"quant_{name}")
-            handles.append(module.register_forward_hook(keep))
+            handles.append(model.quantizer(name).register_forward_hook(keep))
         model(torch.from_numpy(images).to(next(model.parameters()).device))
         for handle in handles:
             handle.remove()
         exact, rounded = (
-            selective_scan(v["silu_x"], v["dt"], site.A, v["b"], v["c"], site.D)
-            for v in (before, after)
+            selective_scan(x, dt, site.A, B, C, site.D)
+            for x, dt, B, C in ([v[name] for name in inputs] for v in (before, after))
         )
         found.append(sqnr_db(exact, rounded))
     return found
@@ -259,17 +260,18 @@ def print_row(row: dict) -> None:
 
 def quantized_of(
     run: Path, model: LMaUNet, data: Dataset
-) -> tuple[QuantLMaUNet, str, list[SiteFormats] | None]:
+) -> tuple[QuantNetwork, str, list[SiteFormats] | None]:
     """Return the run's quantized network, how it was quantized, and the formats chosen with it."""
     if (run / "qat" / "model.pt").exists():
         quantized = load_quantized(run / "qat" / "model.pt")
         return quantized, "QAT", stored_formats(run, quantized)
-    quantized = QuantLMaUNet(model)
-    calibrate(quantized, data.train.images[choose_slices(data)])
+    images = data.train.images[choose_slices(data)]
+    quantized = QuantNetwork.from_module(model, images.shape)
+    calibrate(quantized, images)
     return quantized.eval(), "quantized after training", None
 
 
-def stored_formats(run: Path, model: QuantLMaUNet) -> list[SiteFormats] | None:
+def stored_formats(run: Path, model: QuantNetwork) -> list[SiteFormats] | None:
     """Return the formats that ``qat`` chose for a run's network; None where it chose none.
 
     Raises:

@@ -11,12 +11,13 @@ import types
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
 
 from lmaunet.data.dataset import SliceSet
+from lmaunet.graph.operators import Scan
 from lmaunet.net.network import LMaUNet, sizes
 from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork, module_key
 from lmaunet.train.loop import Progress, Schedule, fit
 from lmaunet.train.processes import join_processes
 
@@ -24,28 +25,17 @@ LIMIT = 4.0
 QAT_EPOCHS, QAT_RATE = 2, 3e-4
 
 
-def _float_stage(self, x):
+def _stage(self, x):
     local = self.norm(self.local(self.proj(x)))
     batch, channels, height, width = sizes(local)
     tokens = local.reshape(batch, channels, height * width).transpose(1, 2)
-    found = self.mamba(tokens).clamp(-LIMIT, LIMIT)
+    found = _limited(self.mamba(tokens))
     return found.transpose(1, 2).reshape(sizes(local))
 
 
-def _quantized_stage(self, x):
-    if self.has_proj:
-        x = self.quant_proj(self.proj(x))
-    local = self.quant_local(self.local(x))
-    batch, channels, height, width = sizes(local)
-    tokens = self.mamba(local.reshape(batch, channels, 1, height * width))
-    found = tokens.reshape(batch, channels, height, width).clamp(-LIMIT, LIMIT)
-    return self.quant_out(found)
-
-
-def _with_stages(model: nn.Module, forward) -> nn.Module:
-    for stage in model.stages:
-        stage.forward = types.MethodType(forward, stage)
-    return model
+def _limited(x: torch.Tensor) -> torch.Tensor:
+    """Clip to plus and minus LIMIT, in functions that a graph has."""
+    return LIMIT - F.relu(2 * LIMIT - F.relu(x + LIMIT))
 
 
 def train_leaning(
@@ -55,9 +45,9 @@ def train_leaning(
 
     It comes back on the device that networks are trained on.
     """
-    _with_stages(model, _float_stage)
     with torch.no_grad():
         for stage in model.stages:
+            stage.forward = types.MethodType(_stage, stage)
             stage.mamba.D.zero_().requires_grad_(False)
             # what was added to the scan's output is missing now
             stage.mamba.out_proj.weight.mul_(2)
@@ -68,21 +58,22 @@ def train_leaning(
     return model.eval()
 
 
-def quantize_leaning(model: LMaUNet, images: np.ndarray) -> QuantLMaUNet:
+def quantize_leaning(model: LMaUNet, images: np.ndarray) -> QuantNetwork:
     """Return the leaning network in INT8, calibrated on images, on the model's device."""
     device = next(model.parameters()).device
-    # quantizers are made on the CPU, and their scales start from the weights
-    quantized = _with_stages(QuantLMaUNet(model.cpu()), _quantized_stage).to(device)
-    for stage in quantized.stages:
-        stage.mamba.D.requires_grad_(False)
+    # it is captured on the CPU
+    quantized = QuantNetwork.from_module(model.cpu(), images.shape).to(device)
+    for node in quantized.graph.nodes:
+        if isinstance(node.operator, Scan):
+            quantized.kept[module_key(node.weights["skip"])].requires_grad_(False)
     model.to(device)
     calibrate(quantized, images)
     return quantized.eval()
 
 
 def train_quantized(
-    quantized: QuantLMaUNet, data: SliceSet, classes: int, seed: int, progress: Progress
-) -> QuantLMaUNet:
+    quantized: QuantNetwork, data: SliceSet, classes: int, seed: int, progress: Progress
+) -> QuantNetwork:
     """Train the leaning network in INT8 and fold its norms; calibrated only it loses much Dice.
 
     With nothing around four scans in a row, the rounding of the first grows through the others.

@@ -30,7 +30,7 @@ from lmaunet.export.network import export_qcdq
 from lmaunet.export.reference import read_model
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.spec import named_spec
 from lmaunet.stage import tool_versions, write_json
 from lmaunet.trt import policy
@@ -55,7 +55,7 @@ def quantized_graph(name: str, folder: Path) -> Path:
     with torch.no_grad():
         for start in range(0, 12, 4):
             model(torch.from_numpy(images[start : start + 4]))
-    network = QuantLMaUNet(model.eval())
+    network = QuantNetwork.from_module(model.eval(), images.shape)
     calibrate(network, images[:8])
     path = folder / f"{name}.qcdq.onnx"
     export_qcdq(network.eval(), torch.from_numpy(images[:1]), path)

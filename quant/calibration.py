@@ -99,11 +99,12 @@ def _intensity(graph: Graph, weights: Weights, images: np.ndarray) -> list[str]:
     if not known["mean"].any() and (known["variance"] == 1).all():
         return []  # as it is before any training
     assert isinstance(norm.operator, Norm)
-    conv, _ = float_layer(graph, weights, first.name)
-    seen = conv(torch.from_numpy(images))
+    conv, recording = float_layer(graph, weights, first.name)
+    assert recording is not None and recording.running_mean is not None
+    seen = conv(torch.from_numpy(images))  # without the bias that the recorded mean lacks too
     variance, mean = torch.var_mean(seen, (0, *range(2, seen.dim())))
     recorded = known["variance"].clamp_min(norm.operator.epsilon)
-    shift = float(((mean - known["mean"]).abs() / recorded.sqrt()).median())
+    shift = float(((mean - recording.running_mean).abs() / recorded.sqrt()).median())
     spread = float((variance.clamp_min(1e-12) / recorded).sqrt().median())
     if shift <= LARGEST_SHIFT and 1 / LARGEST_SPREAD <= spread <= LARGEST_SPREAD:
         return []

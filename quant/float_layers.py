@@ -18,14 +18,17 @@ _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-def float_layer(graph: Graph, weights: Weights, name: str) -> tuple[Conv, BatchNorm | None]:
+def float_layer(
+    graph: Graph, weights: Weights, name: str, with_norm: bool = True
+) -> tuple[Conv, BatchNorm | None]:
     """Return a convolution of a graph and the batch normalization that alone takes its result.
 
-    Padding that differs between two sides is left out; it is done before. In front of a
-    normalization a convolution has no bias: that only moves the mean which the norm takes off.
+    Without ``with_norm`` that is left out. Padding that differs between two sides is left out too;
+    it is done before. In front of a normalization a convolution has no bias: that only moves the
+    mean which the norm takes off.
     """
     node = next(node for node in graph.nodes if node.name == name)
-    operator, norm = node.operator, norm_of(graph, node)
+    operator, norm = node.operator, norm_of(graph, node) if with_norm else None
     assert isinstance(operator, op.Conv)
     weight = _tensor(weights, node, "weight")
     bias = _tensor(weights, node, "bias") if "bias" in node.weights else None

@@ -89,7 +89,8 @@ class QuantNetwork(nn.Module):
                 self._layer_of[node.name] = key
                 if key not in self.layers:
                     layer = with_norms if keep_norms else (self.graph, arrays)
-                    conv, norm = float_layer(*layer, node.name)
+                    # behind a norm that was folded another one may stand
+                    conv, norm = float_layer(*layer, node.name, keep_norms)
                     self.layers[key] = QuantConv(conv, self.bits[layer_name(node)], norm, scales)
             else:
                 self.steps[module_key(node.name)] = Step(node.operator)

@@ -1,33 +1,34 @@
 import pytest
 
+from lmaunet.deploy.describe import layers_of
 from lmaunet.errors import UserError
 from lmaunet.spec import SPECS, Format, NetSpec, ScanSpec, named_spec
 
 
 def test_layer_by_hand():
     spec = NetSpec("x", (4, 8, 8, 8, 16), states=2, expand=2, input_size=(32, 32), classes=3)
-    layers = {f"{layer.part}.{layer.name}": layer for layer in spec.layers()}
-    first = layers["shallow.0"]
-    assert first.params == 1 * 4 * 9 + 2 * 4
+    layers = {layer.name: layer for layer in layers_of(spec)}
+    first = layers["shallow.0.conv"]
+    assert first.params == 1 * 4 * 9 and layers["shallow.0.norm"].params == 2 * 4
     assert first.macs == 32 * 32 * 4 * 9
-    in_proj = layers["lkm1.in_proj"]
+    in_proj = layers["stages.0.mamba.in_proj"]
     assert (in_proj.params, in_proj.macs) == (8 * 32, 16 * 16 * 8 * 32)
-    scan = layers["lkm1.scan"]
+    scan = layers["stages.0.mamba.scan"]
     assert scan.params == 16 * 2 + 16
     assert scan.macs == 3 * 16 * 16 * 16 * 2
-    local = layers["lkm1.local"]
-    assert (local.params, local.macs) == (8 * 49 + 16, 16 * 16 * 8 * 49)
+    local, norm = layers["stages.0.local"], layers["stages.0.norm"]
+    assert (local.params, norm.params, local.macs) == (8 * 49, 16, 16 * 16 * 8 * 49)
 
 
 def test_base_has_the_articles_size():
-    params = sum(layer.params for layer in named_spec("base").layers())
+    params = sum(layer.params for layer in layers_of(named_spec("base")))
     assert abs(params / 11.2e6 - 1) < 0.01
 
 
 def test_edge_is_the_budgeted_network():
     """The FPGA study counted 1.10 M weights and 2.51 G MACs, with 16 states."""
     spec = named_spec("edge").replace(states=16, in_channels=3, classes=2)
-    layers = spec.layers(256, 256)
+    layers = layers_of(spec.replace(input_size=(256, 256)))
     assert sum(layer.params for layer in layers) == pytest.approx(1.10e6, rel=0.005)
     assert sum(layer.macs for layer in layers) == pytest.approx(2.51e9, rel=0.005)
 

@@ -21,9 +21,8 @@ def scan_dependent_layers(graph: Graph) -> frozenset[str]:
     scans = [node for node in graph.nodes if isinstance(node.operator, Scan)]
 
     def makers(node: Node) -> Iterable[Node]:
-        if _changes_resolution(graph, node):
-            return []
-        return [nodes[value] for value in node.inputs if value in nodes]
+        made = [nodes[value] for value in node.inputs if value in nodes]
+        return [maker for maker in made if not _changes_resolution(graph, maker)]
 
     def takers(node: Node) -> Iterable[Node]:
         users = graph.users(node.name)
@@ -43,7 +42,7 @@ def _changes_resolution(graph: Graph, node: Node) -> bool:
 
 
 def _reached(start: Iterable[Node], following: Callable[[Node], Iterable[Node]]) -> set[str]:
-    """Return the names of the nodes that are reached, without those that change the resolution."""
+    """Return the names of the nodes that are reached, those at the start with them."""
     pending, seen = list(start), set()
     while pending:
         node = pending.pop()

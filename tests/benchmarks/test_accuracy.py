@@ -12,7 +12,6 @@ import lmaunet.quant.qat
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import save_checkpoint
-from lmaunet.spec import SPECS
 from lmaunet.stage import read_json
 
 SILENT = lambda fraction, line: None  # noqa: E731
@@ -34,7 +33,7 @@ def test_a_methods_name_says_what_it_does(method, bits, budget, scales):
     assert (options.bits, options.budget_mb, options.scales) == (bits, budget, scales)
     assert options.keep_norms == ("folded" not in method)
     assert bool(options.distillation) == ("distill" in method)
-    options.settings(SPECS["edge"])
+    options.settings()
 
 
 @pytest.mark.parametrize(
@@ -48,14 +47,14 @@ def test_an_unknown_method_is_refused(method):
 
 def test_methods_are_a_list_of_different_rows():
     text = "w8,4.2mb,w4-ptq,w8-pow2"
-    assert accuracy.methods_of(text, SPECS["edge"]) == text.split(",")
+    assert accuracy.methods_of(text) == text.split(",")
     for twice in ("w8,w8", "w8,w8-ptq", "w8-ptq,w8", "w8-pow2-folded,w8-folded-pow2", "4mb,4.0mb"):
         with pytest.raises(UserError, match="give the same row"):
-            accuracy.methods_of(twice, SPECS["edge"])
+            accuracy.methods_of(twice)
     with pytest.raises(UserError, match=r"4\.2mb-ptq: a budget chooses bits for QAT"):
-        accuracy.methods_of("w8,4.2mb-ptq", SPECS["edge"])
+        accuracy.methods_of("w8,4.2mb-ptq")
     with pytest.raises(UserError, match="give a positive size"):
-        accuracy.methods_of("w8,0.0mb", SPECS["edge"])
+        accuracy.methods_of("w8,0.0mb")
 
 
 def test_seeds_are_a_list_of_different_numbers():

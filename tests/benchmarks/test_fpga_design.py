@@ -66,8 +66,8 @@ def test_an_untrained_network_is_that_of_the_spec():
     )  # fmt: skip
     images = np.random.default_rng(0).normal(size=(12, 1, 32, 64)).astype(np.float32)
     made = [benchmark.untrained(spec, "3x3=4", images) for _ in range(2)]
-    assert made[0].spec == spec and not made[0].training
-    assert made[0].bits["shallow.1"] == 4 and made[0].bits["lkm1.local"] == 8
+    assert made[0].source.shape("image") == (1, 1, 32, 64) and not made[0].training
+    assert made[0].bits["shallow.1.conv"] == 4 and made[0].bits["stages.0.local"] == 8
     first, second = (dict(m.state_dict()) for m in made)
     assert all((first[name] == second[name]).all() for name in first)
 

@@ -48,8 +48,8 @@ def test_its_qat_trains_it_and_keeps_it_leaning(leaning_network, tiny_data):
     )
     images = tiny_data.val.images[:2]
     assert not np.allclose(predict_logits(after, images), predict_logits(before, images))
-    assert all(not stage.mamba.D.any() for stage in after.stages)
-    with replaced_scans(scan_sites(after), lambda index, codes: np.zeros(codes.x.shape)):
+    assert all(not site.D.any() for site in scan_sites(after))
+    with replaced_scans(after, lambda index, codes: np.zeros(codes.x.shape)):
         silent = predict_logits(after, images)
     assert not np.allclose(silent, predict_logits(after, images))
 
@@ -61,11 +61,15 @@ def test_without_its_scans_a_stage_puts_out_nothing(
     """The usual network is the mutant: what goes around its scans still comes out."""
     network = leaning_network[1] if leans else tiny_quantized
     seen = []
+    ends = ["view.reshape#2" if leans else "add", "add"]
+    stages = [f"stages.{i}.{ends[0]}" for i in range(4)]
     handles = [
-        stage.quant_out.register_forward_hook(lambda m, a, o: seen.append(float(o.abs().max())))
-        for stage in network.stages
+        network.quantizer(stage).register_forward_hook(
+            lambda m, a, o: seen.append(float(o.abs().max()))
+        )
+        for stage in stages
     ]
-    with replaced_scans(scan_sites(network), lambda index, codes: np.zeros(codes.x.shape)):
+    with replaced_scans(network, lambda index, codes: np.zeros(codes.x.shape)):
         predict_logits(network, tiny_data.val.images[:2])
     for handle in handles:
         handle.remove()
@@ -186,7 +190,7 @@ def test_formats_of_another_network_are_refused(quantized_run, tiny_quantized, t
     assert benchmark.stored_formats(quantized_run, tiny_quantized) == stored
     write_formats(path, stored[:3])
     with pytest.raises(
-        UserError, match=r"scan\.json holds formats of lkm1\.scan, .*; the network's"
+        UserError, match=r"scan\.json holds formats of stages\.0\.mamba\.scan, .*; the network's"
     ):
         benchmark.stored_formats(quantized_run, tiny_quantized)
     write_formats(path, [])

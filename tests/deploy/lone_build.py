@@ -30,7 +30,7 @@ def interface(**changes: Any) -> Interface:
     )  # fmt: skip
     data = {"name": "x", "label_source": "y", "synthetic": False}
     spacing = changes.pop("spacing", (3.0, 3.0, None))
-    return Interface(spec, ("background", "organ"), ready, spacing, data,
+    return Interface(spec, "d1", ("background", "organ"), ready, spacing, data,
                      {"checkpoint": "ab"})  # fmt: skip
 
 

@@ -228,8 +228,9 @@ def test_what_ships_is_listed_with_its_size_and_digest(tmp_path):
 @pytest.mark.parametrize("spacing", [(math.nan, 2.0, 1.5), (5.0, math.nan, 1.5), (5.0, 2.0, 1.5)])
 def test_a_spacing_that_is_not_known_is_none(tiny_spec, tiny_data, spacing):
     data = dataclasses.replace(tiny_data, spacing_mm=spacing)
-    found = Interface.of(tiny_spec, data, {"checkpoint": "ab"})
+    found = Interface.of(tiny_spec, "d1", data, {"checkpoint": "ab"})
     assert found.spacing_mm == tuple(None if math.isnan(mm) else mm for mm in spacing)
+    assert (found.network, found.graph) == (tiny_spec, "d1")
     assert (found.classes, found.digests) == (data.classes, {"checkpoint": "ab"})
     ready = found.preparation
     assert (ready.size, ready.resampled_mm, ready.fit, ready.intensity) == (

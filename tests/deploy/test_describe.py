@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from lmaunet.deploy import describe as describe_module
 from lmaunet.deploy.describe import compare_with_article, count_macs, describe
 from lmaunet.net.network import LMaUNet
-from lmaunet.spec import NetSpec, named_spec
+from lmaunet.spec import named_spec
 
 
 def test_parameters_and_bytes_are_those_of_the_network():
@@ -15,6 +16,10 @@ def test_parameters_and_bytes_are_those_of_the_network():
     assert content["params"] == content["bytes_int8"] == params
     assert content["bytes_fp32"] == 4 * params
     assert sum(part["params"] for part in content["parts"].values()) == params
+    assert list(content["parts"]) == [
+        "shallow.0", "shallow.1", *(f"stages.{i}" for i in range(4)), "pyramid",
+        *(f"decoder.{i}" for i in range(4)), "head",
+    ]  # fmt: skip
     (line,) = [line for line in lines if line.startswith("parameters")]
     assert line == (
         f"parameters  {params:,}  ({4 * params / 1e6:.2f} MB in FP32, {params / 1e6:.2f} MB in "
@@ -85,14 +90,15 @@ def test_the_lines_say_what_the_record_says(name):
 )
 def test_mega_and_giga_are_millions_and_milliards(monkeypatch, params, macs, giga, said):
     """Of a network of one part."""
-    made = {(): macs, (512, 512): giga, (256, 256): 0}
+    made = {(512, 512): giga, (256, 256): 0}
 
-    def layers(self, *size):
-        return [SimpleNamespace(part="body", params=params, macs=made.get(size, 0))]
+    def layers(spec):
+        count = made.get(spec.input_size, macs)
+        return [SimpleNamespace(name="body.0.conv", params=params, macs=count)]
 
-    monkeypatch.setattr(NetSpec, "layers", layers)
+    monkeypatch.setattr(describe_module, "layers_of", layers)
     _, lines = describe("demo")
     fp32, int8, mega, macs_said = said
     assert f"({fp32} MB in FP32, {int8} MB in INT8)" in lines[-3]
-    assert lines[4].split() == ["body", f"{params:,}", "100.0", mega]
+    assert lines[4].split() == ["body.0", f"{params:,}", "100.0", mega]
     assert lines[-2:] == [f"MACs at 512  {macs_said} G", "MACs at 256  0.00 G"]

@@ -9,7 +9,6 @@ from lmaunet.deploy.outcome import ORIGIN_FILE, Outcome
 from lmaunet.deploy.quantizing import QatOptions, _allocation, _explained
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
-from lmaunet.spec import SPECS
 from lmaunet.stage import write_json
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -25,11 +24,16 @@ def allocation(**changes):
             "bytes": 125 * bits,
             "sensitivity": {"2": 1e-2, "3": 1e-3, "4": 1e-4, "8": 0.0},
         }
-        for name, bits in (("shallow.0", 8), ("lkm1.proj", 4), ("pyramid.out", 3), ("deep.up", 2))
+        for name, bits in (
+            ("shallow.0.conv", 8),
+            ("stages.0.proj", 4),
+            ("pyramid.out.conv", 3),
+            ("head", 2),
+        )
     ]
     return {
         "budget_bytes": 5_000, "file_bytes": 4_900, "weight_bytes": 2_125, "rest_bytes": 2_775,
-        "lkm_int8": False, "layers": layers, "notices": [], **changes,
+        "scans_int8": False, "layers": layers, "notices": [], **changes,
     }  # fmt: skip
 
 
@@ -74,7 +78,7 @@ def test_the_plot_of_a_network_that_does_not_mind_rounding():
 
 def test_the_table_says_bits_bytes_and_the_sum():
     lines = _allocation(allocation())
-    assert any(line.startswith("pyramid.out") and "375" in line for line in lines)
+    assert any(line.startswith("pyramid.out.conv") and "375" in line for line in lines)
     assert lines[1].split("  ")[-4:] == ["at 2 bits", "at 3 bits", "at 4 bits", "at 8 bits"]
     assert lines[-2] == "weights 2,125 + rest 2,775 = file 4,900 bytes of 5,000"
     assert "model.onnx alone" in lines[-1] and "library of operators" in lines[-1]
@@ -110,12 +114,12 @@ def test_the_costliest_quantizers_come_first_and_the_sum_on_top():
 )
 def test_options_that_cannot_be(options, text):
     with pytest.raises(UserError) as raised:
-        QatOptions(**options).settings(SPECS["edge"])
+        QatOptions(**options).settings()
     assert text in str(raised.value)
 
 
 def test_the_budget_is_in_millions_of_bytes():
-    assert QatOptions(budget_mb=4.2).settings(SPECS["edge"]).budget_bytes == 4_200_000
+    assert QatOptions(budget_mb=4.2).settings().budget_bytes == 4_200_000
 
 
 @pytest.mark.parametrize(
@@ -130,14 +134,15 @@ def test_a_budget_reaches_from_a_byte_to_a_terabyte(megabytes, bytes_):
 
 def test_every_option_is_a_setting_of_the_training():
     options = QatOptions(6, 0.25, 3, 9, "4", None, "pow2", 0.5, False, True, "ema")
-    found = options.settings(SPECS["edge"])
+    found = options.settings()
     schedule = found.schedule
     assert (schedule.epochs, schedule.learning_rate, schedule.batch_size) == (6, 0.25, 3)
-    assert set(found.bits.values()) == {4, 8} and found.budget_bytes is None
+    assert found.bits == (("*", 4),) and found.budget_bytes is None
     assert (found.scales, found.distillation, found.keep_norms, found.explain) == (
         "pow2", 0.5, False, True,
     )  # fmt: skip
-    assert QatOptions().settings(SPECS["edge"]).bits == {}
+    assert QatOptions().settings().bits == ()
+    assert QatOptions(bits="3x3=4, a*=2").settings().bits == (("3x3", 4), ("a*", 2))
 
 
 @pytest.fixture
@@ -172,7 +177,6 @@ def quantized(monkeypatch, tmp_path):
         return work
 
     monkeypatch.setattr(quantizing, "progress_bar", bar)
-    monkeypatch.setattr(quantizing, "noted_spec", lambda *arguments: SPECS["edge"])
 
     def run(cached=False, source=PHANTOM, **options):
         monkeypatch.setattr(pipeline, "qat", stage("q", cached))

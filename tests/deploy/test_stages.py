@@ -14,6 +14,8 @@ from lmaunet.artifacts import Build
 from lmaunet.deploy import pipeline
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
+from lmaunet.graph.capture import capture
+from lmaunet.graph.file import topology_digest
 from lmaunet.net.checkpoint import load_checkpoint, save_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.settings import QatSettings
@@ -111,7 +113,8 @@ def test_training_goes_on_from_a_checkpoint(monkeypatch, tmp_path, data, checkpo
     path = checkpoint(classes=list(data.classes), normalization=dict(data.normalization))
     calls = []
 
-    def work(model, images, *given, **options):
+    def work(model, spec, images, *given, **options):
+        assert spec == model.spec
         calls.append((model, images, given, options))
         (options["folder"] / "done").write_text("x")
 
@@ -314,8 +317,9 @@ def quantized_run(monkeypatch, tmp_path, tiny_spec, tiny_data):
     for name, own, work in (("qat", {"settings": {"schedule": 1}}, qat),
                             ("control", {"schedule": 1}, control)):  # fmt: skip
         Stage(tmp_path, name, {"checkpoint": tmp_path / "c.pt"}, common | own, 9).write(work)
+    given, _ = capture(LMaUNet(tiny_spec), (1, 1, *tiny_spec.input_size))
     monkeypatch.setattr(
-        "lmaunet.quant.qat.load_quantized", lambda path: SimpleNamespace(spec=tiny_spec)
+        "lmaunet.quant.qat.load_quantized", lambda path: SimpleNamespace(source=given)
     )
     monkeypatch.setattr(pipeline, "write_graphs", lambda out, *given: calls.append(given))
     calls = []
@@ -332,9 +336,11 @@ def test_an_export_is_checked_with_its_first_sample(quantized_run, tmp_path, tin
     (float32, quantized, samples, _), (sample, *networks) = quantized_run
     assert np.array_equal(samples, pipeline.samples_of(tiny_data)) and len(samples) == 4
     assert np.array_equal(sample, samples[:1]) and networks == [float32, quantized]
-    assert quantized.spec == float32.spec == tiny_spec and isinstance(float32, LMaUNet)
+    assert float32.spec == tiny_spec and isinstance(float32, LMaUNet)
     assert read_json(made.folder / "export.json") == {"agreements": [{"name": "good"}]}
     interface = read_json(made.folder / "interface.json")
+    assert interface["network"] == tiny_spec.to_json()
+    assert interface["graph"] == topology_digest(quantized.source)
     assert interface["sha256"] == {
         "checkpoint": sha256(tmp_path / "c.pt"), "quantized": sha256(tmp_path / "qat/model.pt"),
     }  # fmt: skip

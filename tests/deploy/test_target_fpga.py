@@ -21,7 +21,7 @@ def exported(tmp_path_factory):
     from lmaunet.export.network import export_qonnx
     from lmaunet.net.network import LMaUNet
     from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet
+    from lmaunet.quant.network import QuantNetwork
     from lmaunet.spec import NetSpec
 
     torch.manual_seed(0)
@@ -32,7 +32,7 @@ def exported(tmp_path_factory):
     model = LMaUNet(spec).train()
     with torch.no_grad():
         model(images)
-    quantized = QuantLMaUNet(model.eval())
+    quantized = QuantNetwork.from_module(model.eval(), images.shape)
     calibrate(quantized, images.numpy())
     path = tmp_path_factory.mktemp("export") / "network.qonnx.onnx"
     export_qonnx(quantized, images[:1], path)

@@ -54,7 +54,8 @@ def test_a_value_makes_another_of_what_is_written(tmp_path, tiny_spec, tiny_data
     assert source.from_json(source.to_json()) == source
     interface = lone_build.interface()
     assert interface.from_json(interface.to_json(), "x") == interface
-    assert interface.of(tiny_spec, tiny_data, {}) == Interface.of(tiny_spec, tiny_data, {})
+    given = (tiny_spec, "d1", tiny_data, {})
+    assert interface.of(*given) == Interface.of(*given)
     (tmp_path / "model.bin").write_bytes(b"1")
     build = Build("pixels", tmp_path, tmp_path / "model.bin", ())
     deployment = Deployment.of(build, interface, build.shipped)

@@ -20,7 +20,7 @@ from lmaunet.quant import budget
 from lmaunet.quant.allocation import Allocation, smallest_bits, weight_bytes
 from lmaunet.quant.budget import TRIALS, _rounded_up, allocate_for_file
 from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork, graph_of
 from lmaunet.quant.packed import packed_bytes
 from lmaunet.spec import NetSpec
 
@@ -29,10 +29,11 @@ SILENT = lambda fraction, line: None  # noqa: E731
 
 @pytest.fixture(scope="module")
 def model():
-    """A network with more weights than the rest of its file takes."""
+    """The graph and the weights of a network whose weights take more than the rest of its file."""
     torch.manual_seed(0)
     widths = (8, 24, 24, 32, 48)
-    return LMaUNet(NetSpec("small", widths, states=2, kernels=(3, 3, 3, 3), input_size=(32, 32)))
+    spec = NetSpec("small", widths, states=2, kernels=(3, 3, 3, 3), input_size=(32, 32))
+    return graph_of(LMaUNet(spec), (1, 1, 32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -48,28 +49,28 @@ def size_of(images):
 @pytest.fixture(scope="module")
 def smallest(model, images, size_of):
     """The size that a refusal names as the smallest one reachable."""
-    with pytest.raises(UserError, match="cannot be reached with spec small") as refused:
-        allocate_for_file(model, images, 10_000, "free", size_of, SILENT)
+    with pytest.raises(UserError, match="cannot be reached with this network") as refused:
+        allocate_for_file(*model, images, 10_000, "free", size_of, SILENT)
     found = re.search(r"--budget-mb ([0-9.]+) or more", str(refused.value))
     return round(float(found[1]) * 1e6)
 
 
 def test_the_file_keeps_within_the_budget(model, images, size_of, smallest):
     budget = smallest + 4_000
-    found = allocate_for_file(model, images, budget, "free", size_of, SILENT)
+    found = allocate_for_file(*model, images, budget, "free", size_of, SILENT)
     assert found["file_bytes"] <= budget == found["budget_bytes"]
     bits = {row["layer"]: row["bits"] for row in found["layers"]}
-    network = QuantLMaUNet(model, bits)
+    network = QuantNetwork(*model, bits)
     calibrate(network, images)
     assert size_of(network) == pytest.approx(found["file_bytes"], abs=200)
-    assert bits["shallow.0"] == bits["head.head"] == 8
+    assert bits["shallow.0.conv"] == bits["head"] == 8
     assert len(set(bits.values())) > 2, "bits differ from layer to layer"
     assert found["rest_bytes"] + found["weight_bytes"] == found["file_bytes"]
 
 
 def test_more_room_gives_more_bits(model, images, size_of, smallest):
     def mean_bits(budget):
-        found = allocate_for_file(model, images, budget, "free", size_of, SILENT)
+        found = allocate_for_file(*model, images, budget, "free", size_of, SILENT)
         weights = sum(row["weights"] for row in found["layers"])
         return sum(row["weights"] * row["bits"] for row in found["layers"]) / weights
 
@@ -78,14 +79,14 @@ def test_more_room_gives_more_bits(model, images, size_of, smallest):
 
 
 def test_the_smallest_size_named_can_be_asked_for(model, images, size_of, smallest):
-    found = allocate_for_file(model, images, smallest, "free", size_of, SILENT)
+    found = allocate_for_file(*model, images, smallest, "free", size_of, SILENT)
     assert found["file_bytes"] <= smallest
-    assert not found["lkm_int8"] and "large-kernel Mamba" in found["notices"][0]
+    assert not found["scans_int8"] and "layers that scans depend on" in found["notices"][0]
 
 
 def test_where_no_choice_fits_the_fewest_bits_are_taken_and_that_is_said(model, images):
     """A file that is larger than the budget by a byte whatever the bits, but for the fewest."""
-    limit, least = 60_000, smallest_bits(model.spec)
+    limit, least = 60_000, smallest_bits(model[0])
     files, told = [], []
 
     def stubborn(network):
@@ -93,13 +94,13 @@ def test_where_no_choice_fits_the_fewest_bits_are_taken_and_that_is_said(model, 
         return limit - 10_000 if network.bits == least else limit + 1
 
     found = allocate_for_file(
-        model, images, limit, "free", stubborn, lambda fraction, line: told.append(fraction)
+        *model, images, limit, "free", stubborn, lambda fraction, line: told.append(fraction)
     )
     assert files[0] == least and len(files) == 1 + TRIALS
     assert any("kept within the budget after 5 files" in line for line in found["notices"])
     assert told == sorted(told) and told[0] == 0 and 0.9 < told[-1] < 1
     assert sum(0.1 <= fraction < 0.8 for fraction in told) == len(least), "one for each layer"
-    assert found["weight_bytes"] == weight_bytes(model.spec, least)
+    assert found["weight_bytes"] == weight_bytes(model[0], least)
     assert found["file_bytes"] == limit - 10_000
     assert any("no choice of bits kept within the budget" in line for line in found["notices"])
 
@@ -107,7 +108,7 @@ def test_where_no_choice_fits_the_fewest_bits_are_taken_and_that_is_said(model, 
 def test_blank_slices_among_the_images_do_not_matter(model, images, size_of, smallest):
     blank = images.copy()
     blank[:4] = blank[:4].min()
-    found = allocate_for_file(model, blank, smallest, "free", size_of, SILENT)
+    found = allocate_for_file(*model, blank, smallest, "free", size_of, SILENT)
     assert found["file_bytes"] <= smallest
 
 
@@ -132,25 +133,25 @@ def test_a_size_is_rounded_up_to_what_can_be_asked_for():
 def test_the_images_with_most_content_give_the_scales(model, tiny_data, monkeypatch):
     images, seen = tiny_data.train.images[:12], []
     monkeypatch.setattr(budget, "calibrate", lambda network, given: seen.append(given))
-    allocate_for_file(model, images, 1_000_000, "free", lambda network: 50_000, SILENT)
+    allocate_for_file(*model, images, 1_000_000, "free", lambda network: 50_000, SILENT)
     fullest = sorted(images, key=lambda image: float(image.std()))[-MINIMUM_IMAGES:]
     assert len(seen) == 2 and all(np.array_equal(given, np.stack(fullest)) for given in seen)
 
 
 def test_what_is_told_of_an_allocation_is_of_its_own_figures(model):
-    """How many layers of Mamba have fewer bits, and what the rest of the file takes."""
-    spec, least = model.spec, smallest_bits(model.spec)
+    """How many of the layers before and after scans have fewer bits, and what the rest takes."""
+    graph, least = model[0], smallest_bits(model[0])
     cost = {name: dict.fromkeys((2, 3, 4, 8), 1e-3) for name in least}
-    lkm = [name for name in least if name.startswith(("lkm", "deep"))]
-    bits = dict.fromkeys(least, 8) | {lkm[0]: 4, lkm[3]: 2, "decoder0.up": 3}
-    size = weight_bytes(spec, bits)
+    stages = [name for name in least if name.startswith("stages")]
+    bits = dict.fromkeys(least, 8) | {stages[0]: 4, stages[3]: 2, "decoder.3.up": 3}
+    size = weight_bytes(graph, bits)
     for narrow in (True, False):
         chosen = Allocation(bits, cost, 70_000, size, not narrow)
-        content = budget._to_json(chosen, spec, 61_500, size + 1_234)
-        said = ["a file of 0.0615 MB leaves no room for large-kernel Mamba blocks in INT8 "
-                "throughout: 2 of their layers have fewer bits"]  # fmt: skip
+        content = budget._to_json(chosen, graph, 61_500, size + 1_234)
+        said = ["a file of 0.0615 MB leaves no room for all layers that scans depend on in INT8: "
+                "2 of them have fewer bits"]  # fmt: skip
         assert content["notices"] == said[: int(narrow)]
-        assert content["lkm_int8"] is not narrow and content["layers"] == chosen.rows(spec)
+        assert content["scans_int8"] is not narrow and content["layers"] == chosen.rows(graph)
         figures = {
             k: content[k] for k in ("budget_bytes", "file_bytes", "weight_bytes", "rest_bytes")
         }
@@ -164,18 +165,20 @@ def test_the_fractions_of_a_budgets_steps(model, images, monkeypatch):
     """Measuring the layers takes from a tenth to eight tenths, each trial a fifth of the rest."""
     told = []
 
-    def measured(network, given, progress, scales):
+    def measured(graph, weights, given, progress, scales, device):
+        assert (graph, weights) == model and device == "cpu"
         assert len(given) == 8 and scales == "pow2"
         for fraction in (0.0, 0.5, 1.0):
             progress(fraction, "a layer")
-        return {name: {2: 4e-3, 3: 3e-3, 4: 2e-3, 8: 1e-3} for name in smallest_bits(network.spec)}
+        return {name: {2: 4e-3, 3: 3e-3, 4: 2e-3, 8: 1e-3} for name in smallest_bits(graph)}
 
     monkeypatch.setattr(budget, "measure", measured)
     monkeypatch.setattr(budget, "calibrate", lambda network, given: None)
     sizes = iter([50_000, 60_001, 60_001, 60_001, 60_000])
     found = allocate_for_file(
-        model, images, 60_000, "pow2", lambda network: next(sizes), lambda *said: told.append(said)
-    )
+        *model, images, 60_000, "pow2", lambda network: next(sizes),
+        lambda *said: told.append(said),
+    )  # fmt: skip
     assert [line for _, line in told] == [
         "measuring the smallest file", *["a layer"] * 3,
         *["choosing bits, and measuring the file"] * 4,
@@ -191,4 +194,4 @@ def test_a_budget_of_a_byte_less_than_the_smallest_file_is_refused(model, images
     with pytest.raises(
         UserError, match=r"0\.059999 MB .* takes 0\.060 MB .* --budget-mb 0\.060 or"
     ):
-        allocate_for_file(model, images, 59_999, "free", lambda network: 60_000, SILENT)
+        allocate_for_file(*model, images, 59_999, "free", lambda network: 60_000, SILENT)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from lmaunet.graph.layers import layers
 from lmaunet.graph.module import RUN, GraphModule, execute
 from lmaunet.graph.relayouts import OPERATORS
 from lmaunet.net import scan_lanes
-from lmaunet.net.layers import weights_of
 from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS
 
@@ -197,28 +197,56 @@ def test_each_scan_of_a_network_has_its_part_of_the_rates(captured):
     assert len({node.weights["rates"] for node in scans}) == 4
 
 
+def computed(net, image):
+    """Return multiply-accumulates and output positions by layer, from what its modules compute."""
+    found = {}
+
+    def count(module, inputs, output, name):
+        linear = isinstance(module, nn.Linear)
+        positions = output[0, ..., 0] if linear else output[0, 0]
+        if isinstance(module, nn.Conv1d):  # the causal convolution's surplus outputs are cut off
+            positions = positions[: inputs[0].shape[-1]]
+        macs = positions.numel() * module.weight.numel()
+        found[name] = found.get(name, (0,))[0] + macs, positions.numel()
+
+    kinds = nn.Conv1d | nn.Conv2d | nn.Linear
+    handles = [
+        module.register_forward_hook(partial(count, name=name))
+        for name, module in net.named_modules()
+        if isinstance(module, kinds)
+    ]
+    outputs(net, image)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
 @pytest.mark.parametrize("name", ["demo", "edge", "base", "both"])
-def test_layers_are_those_of_the_spec(captured, name):
+def test_layers_are_those_of_the_module(captured, name):
     net, graph, _ = captured(name)
-    size = CASES[name][1][2:]
-    found = {(layer.name, layer.operator): layer for layer in layers(graph)}
-    paths = {id(weight): path for path, weight in net.named_parameters()}
-    paths_of = {k: paths[id(w)].removesuffix(".weight") for k, w in weights_of(net).items()}
-    total = 0
-    for layer in net.spec.layers(*size):
-        if layer.kind == "scan":
-            mamba = paths_of[f"{layer.part}.in_proj"].removesuffix(".in_proj")
-            mine, params = found[mamba, "scan"], 0
+    modules = dict(net.named_modules())
+    expected = computed(net, images(CASES[name][1]))
+    for each in net.stages:  # a scan: a*h, delta*B*x and C*h
+        path = next(path for path, module in modules.items() if module is each.mamba)
+        tokens = expected[f"{path}.in_proj"][1]
+        scans = 2 if name == "both" else 1
+        expected[f"{path}.scan"] = 3 * scans * tokens * each.mamba.A_log.numel(), tokens
+    found = {layer.name: layer for layer in layers(graph) if layer.macs}
+    assert {n: (x.macs, np.prod(x.shape[2:])) for n, x in found.items()} == expected
+    for path, layer in found.items():
+        if layer.operator == "scan":
+            mamba = modules[path.removesuffix(".scan")]
+            params, weight = mamba.A_log.numel() + mamba.D.numel(), None
+            assert (layer.weights, layer.kernel, layer.groups) == (0, (), 1)
         else:
-            path = paths_of[layer.path]
-            mine, params = found[path, "conv"], 0
-            if layer.norm:
-                params = found[f"{path.rpartition('.')[0]}.norm", "norm"].params
-        assert (mine.params + params, mine.macs) == (layer.params, layer.macs), layer.path
-        assert np.prod(mine.shape[2:]) == layer.height * layer.width
-        assert mine.shape[1] == layer.out_channels
-        total += layer.params
-    assert sum(layer.params for layer in found.values()) == total
+            weight = modules[path].weight
+            params = sum(parameter.numel() for parameter in modules[path].parameters())
+            assert (layer.weights, layer.shape[1]) == (weight.numel(), len(weight)), path
+            assert layer.kernel == (tuple(weight.shape[2:]) or (1,)), path
+            assert layer.groups == getattr(modules[path], "groups", 1), path
+        assert layer.params == params, path
+    total = sum(parameter.numel() for parameter in net.parameters())
+    assert sum(layer.params for layer in layers(graph)) == total
 
 
 def test_layers_see_a_dropped_group(captured):
@@ -232,9 +260,10 @@ def test_layers_see_a_dropped_group(captured):
     nodes = list(graph.nodes)
     nodes[i] = replace(nodes[i], operator=operator)
     mutant = replace(graph, nodes=tuple(nodes), weights={**graph.weights, weight: dense})
-    expected = sum(layer.macs for layer in net.spec.layers(32, 32))
-    assert sum(layer.macs for layer in layers(graph)) == expected
-    assert sum(layer.macs for layer in layers(mutant)) != expected
+    macs, _ = computed(net, images((1, 1, 32, 32)))["stages.0.local"]
+    counted = [{x.name: x.macs for x in layers(each)} for each in (graph, mutant)]
+    assert counted[0]["stages.0.local"] == macs
+    assert counted[1]["stages.0.local"] == macs * shape[0]
 
 
 def test_a_graph_can_be_trained(captured):

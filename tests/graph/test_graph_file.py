@@ -3,13 +3,25 @@
 import json
 import random
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lmaunet.errors import UserError
 from lmaunet.graph import file
-from lmaunet.graph.file import digest, read, write
+from lmaunet.graph.file import (
+    digest,
+    read,
+    to_json,
+    topology_digest,
+    topology_json,
+    topology_of,
+    write,
+)
+from lmaunet.graph.graph import Weight
+from lmaunet.graph.module import GraphModule
+from lmaunet.graph.relayouts import Flip
 
 
 def bytes_of(folder):
@@ -212,3 +224,70 @@ def test_odd_entries_anywhere_raise_one_clear_error_or_make_a_graph(folder):
             refused += 1
             assert "\n" not in str(error)
     assert refused > 250
+
+
+def test_a_graph_without_numbers_comes_back(graph, folder):
+    content = json.loads(json.dumps(topology_json(graph)))
+    assert topology_of(content, "here") == graph
+    assert json.loads(json.dumps(topology_json(topology_of(content, "here")))) == content
+    assert content["digest"] == topology_digest(graph) != json.loads(bytes_of(folder)[0])["digest"]
+    assert all(set(weight) == {"shape", "learned"} for weight in content["weights"].values())
+
+
+def test_the_digest_without_numbers_sees_the_graph_and_no_weight(graph, weights):
+    """Of two networks with other weights it is the same, and of two with other graphs it is not."""
+    before = topology_digest(graph)
+    for values in (weights, {name: array + 1 for name, array in weights.items()}):
+        assert topology_digest(GraphModule(graph, values).graph) == before
+    flipped = [
+        replace(node, operator=Flip((1,))) if node.name == "flip" else node for node in graph.nodes
+    ]
+    learned = {**graph.weights, "scan.D": Weight((2,), False)}
+    for other in (replace(graph, nodes=tuple(flipped)), replace(graph, weights=learned),
+                  replace(graph, outputs=("sum",))):  # fmt: skip
+        assert topology_digest(other) != before
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "weight" not in name])
+def test_what_no_graph_can_be_is_refused_without_numbers_too(graph, case):
+    change, message = CASES[case]
+    content = json.loads(json.dumps(topology_json(graph)))
+    change(content)
+    with pytest.raises(UserError) as refused:
+        topology_of(content, "model.pt: its graph")
+    assert str(refused.value).startswith("model.pt: its graph: ")
+    if case not in ("schema", "no schema", "key"):
+        assert "the file was altered" in str(refused.value)
+    content.pop("digest", None)
+    content["digest"] = file._digest(content)
+    with pytest.raises(UserError, match=message) as refused:
+        topology_of(content, "model.pt: its graph")
+    assert "capture the network again" in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [None, [], {}, "x", 3, {"schema": 1}, {"schema": []}])
+def test_what_holds_no_graph_is_refused(content):
+    with pytest.raises(UserError, match=r"^here: .*capture the network again"):
+        topology_of(content, "here")
+
+
+def test_a_graph_with_the_digests_of_weights_is_another_kind_of_file(graph, weights):
+    with pytest.raises(UserError, match=r"does not know .*sha256"):
+        topology_of(to_json(graph, weights), "here")
+
+
+def test_odd_entries_of_a_graph_without_numbers_raise_one_clear_error_or_make_a_graph(graph):
+    whole = json.dumps(topology_json(graph))
+    rng = random.Random(4)
+    for path in rng.sample(list(places(json.loads(whole))), 200):
+        content = json.loads(whole)
+        place = content
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = rng.choice(ODD)
+        content.pop("digest", None)
+        content["digest"] = file._digest(content)
+        try:
+            topology_of(content, "here")
+        except UserError as error:
+            assert "\n" not in str(error)

@@ -125,9 +125,11 @@ def test_parts_of_the_network_are_named(state, loaded_from):
 
 
 def test_our_own_quantized_network_without_its_frame(other_net, loaded_from):
-    from lmaunet.quant.network import QuantLMaUNet
+    from lmaunet.quant.network import QuantNetwork
 
-    state = QuantLMaUNet(other_net, {}).state_dict()
+    spec = other_net.spec
+    shape = (1, spec.in_channels, *spec.input_size)
+    state = QuantNetwork.from_module(other_net, shape).state_dict()
     with pytest.raises(UserError, match=r"quantized network of this program.*give the FP32"):
         loaded_from({"model": state})
 

@@ -1,5 +1,4 @@
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from torch import nn
 from lmaunet.errors import UserError
 from lmaunet.quant.calibration import _intensity, calibrate, check_images, choose_slices, notices
 from lmaunet.quant.convolution import quantizer
+from lmaunet.quant.network import graph_of
 
 
 def with_train(data, **changes):
@@ -39,14 +39,16 @@ def test_images_that_cannot_calibrate():
 
 
 def test_nothing_is_noticed_on_the_data_of_the_training(tiny_model, tiny_data):
-    assert notices(tiny_model, tiny_data, choose_slices(tiny_data)) == []
+    graph = graph_of(tiny_model, tiny_data.train.images.shape)
+    assert notices(*graph, tiny_data, choose_slices(tiny_data)) == []
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(8.0, 0.0), (0.05, 0.0), (1.0, 4.0)])
 def test_another_range_of_intensities_is_noticed(tiny_model, tiny_data, factor, shift):
     images = (factor * tiny_data.train.images + shift).astype(np.float32)
     data = with_train(tiny_data, images=images)
-    found = notices(tiny_model, data, choose_slices(data))
+    graph = graph_of(tiny_model, tiny_data.train.images.shape)
+    found = notices(*graph, data, choose_slices(data))
     assert len(found) == 1 and "another range of intensities" in found[0]
 
 
@@ -57,10 +59,7 @@ def first_layer(weights, mean, variance):
     norm = nn.BatchNorm2d(len(weights))
     norm.running_mean.fill_(mean)
     norm.running_var.fill_(variance)
-    norm.num_batches_tracked.fill_(1)
-    block = nn.Module()
-    block.conv, block.norm = conv, norm
-    return SimpleNamespace(shallow=[block])
+    return nn.Sequential(conv, norm).eval()
 
 
 def around(mean, deviation):
@@ -86,8 +85,9 @@ def around(mean, deviation):
 )
 def test_a_range_is_another_by_more_than_a_deviation_or_three_times(mean, deviation, noticed):
     """The network recorded 10 and a deviation of 2; the median of its channels counts."""
+    image = around(mean, deviation)
     model = first_layer([1.0, 1.0, 50.0], 10.0, 4.0)
-    found = _intensity(model, around(mean, deviation))
+    found = _intensity(*graph_of(model, image.shape), image)
     assert len(found) == (noticed is not None)
     if noticed:
         assert f"(the first layer's outputs are {noticed})" in found[0]
@@ -95,18 +95,40 @@ def test_a_range_is_another_by_more_than_a_deviation_or_three_times(mean, deviat
 
 def test_a_network_that_recorded_nothing_has_no_range():
     image = around(500.0, 2.0)
+
+    def noticed(model):
+        return _intensity(*graph_of(model, image.shape), image)
+
     model = first_layer([1.0], 10.0, 4.0)
-    assert len(_intensity(model, image)) == 1
-    model.shallow[0].norm.num_batches_tracked.fill_(0)
-    assert _intensity(model, image) == []
-    for norm in (nn.Identity(), nn.BatchNorm2d(1, track_running_stats=False)):
-        model.shallow[0].norm = norm
-        assert _intensity(model, image) == []
+    assert len(noticed(model)) == 1
+    assert len(noticed(first_layer([1.0], 0.0, 4.0))) == len(noticed(first_layer([1.0], 1, 1))) == 1
+    assert noticed(first_layer([1.0], 0.0, 1.0)) == [], "a norm that was never trained"
+    for norm in (nn.Identity(), nn.InstanceNorm2d(1), nn.ReLU()):
+        assert noticed(nn.Sequential(model[0], norm).eval()) == []
+    later = nn.Sequential(nn.ReLU(), model).eval()  # not of what the images themselves give
+    assert noticed(later) == []
+
+
+def test_a_bias_before_the_norm_is_in_what_the_norm_recorded():
+    image = around(10.0, 2.0)
+    bare, norm = first_layer([1.0, 2.0], 0.0, 1.0)
+    biased = nn.Conv2d(1, 2, 1)
+    biased.weight.data.copy_(bare.weight)
+    biased.bias.data.copy_(torch.tensor([300.0, -50.0]))
+    seen = biased(torch.from_numpy(image))
+    norm.running_var.copy_(seen.var((0, 2, 3)))
+    norm.running_mean.copy_(seen.mean((0, 2, 3)))
+    model = nn.Sequential(biased, norm).eval()
+    assert _intensity(*graph_of(model, image.shape), image) == []
+    norm.running_mean.sub_(biased.bias.data)
+    (said,) = _intensity(*graph_of(model, image.shape), image)
+    assert "1 times as wide" in said
 
 
 @pytest.mark.parametrize(("count", "few"), [(15, True), (16, False)])
 def test_fewer_than_16_slices_are_few(tiny_model, tiny_data, count, few):
-    found = notices(tiny_model, tiny_data, choose_slices(tiny_data)[:count])
+    graph = graph_of(tiny_model, tiny_data.train.images.shape)
+    found = notices(*graph, tiny_data, choose_slices(tiny_data)[:count])
     assert any(line.startswith(f"only {count} calibration slices") for line in found) == few
 
 
@@ -133,7 +155,8 @@ def test_the_slice_with_most_of_a_class_is_brought(tiny_data):
 def test_few_slices_and_a_missing_class_are_noticed(tiny_model, tiny_data):
     labels = np.where(tiny_data.train.labels == 2, 0, tiny_data.train.labels)
     data = with_train(tiny_data, labels=labels)
-    found = notices(tiny_model, data, choose_slices(data)[:6])
+    graph = graph_of(tiny_model, tiny_data.train.images.shape)
+    found = notices(*graph, data, choose_slices(data)[:6])
     assert "only 6 calibration slices" in found[0]
     assert data.classes[2] in found[1] and "no training slice shows" in found[1]
 

@@ -24,7 +24,7 @@ def conv_and_norm():
 @pytest.mark.parametrize("bits", WEIGHT_BITS)
 def test_folding_after_training_changes_nothing(bits, scales):
     conv, norm = conv_and_norm()
-    kept = QuantConv(conv, bits, relu=True, norm=norm, scales=scales)
+    kept = QuantConv(conv, bits, norm=norm, scales=scales)
     x = torch.randn(4, 6, 9, 9)
     for _ in range(3):
         kept.train()(x).square().mean().backward()
@@ -159,16 +159,26 @@ def test_a_convolution_before_a_norm_has_no_bias():
         QuantConv(nn.Conv2d(2, 3, 1), norm=nn.BatchNorm2d(3))
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_a_quantized_convolution_is_that_of_its_rounded_weights(relu):
-    """Padding, groups, bias and ReLU are the float convolution's."""
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_quantized_convolution_is_that_of_its_rounded_weights(rank, normalized):
+    """Stride, padding, dilation, groups and bias are the float convolution's."""
     torch.manual_seed(3)
-    conv = nn.Conv2d(6, 9, (3, 5), padding=(1, 2), groups=3)
-    quantized = QuantConv(conv, 4, relu=relu).eval()
-    x = torch.randn(2, 6, 7, 11)
+    kind, norm = ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))[rank - 2]
+    sizes = {"stride": (1, 2, 1), "padding": (2, 1, 1), "dilation": (2, 1, 1)}
+    own = {key: value[:rank] for key, value in sizes.items()} | {"groups": 3}
+    conv = kind(6, 9, (3, 5, 2)[:rank], **own, bias=not normalized)
+    norm = norm(9).eval() if normalized else None
+    quantized = QuantConv(conv, 4, norm).eval()
+    x = torch.randn(2, 6, 7, 11, *[4][: rank - 2])
+    if normalized:
+        before = quantized(x)
+        quantized.fold()
+        torch.testing.assert_close(quantized(x), before)
+        conv.weight.data /= (1 + norm.eps) ** 0.5
     weight = quantized.conv.quant_weight().value
-    want = nn.functional.conv2d(x, weight, conv.bias, padding=(1, 2), groups=3)
-    torch.testing.assert_close(quantized(x), want.relu() if relu else want)
+    convolve = (nn.functional.conv2d, nn.functional.conv3d)[rank - 2]
+    torch.testing.assert_close(quantized(x), convolve(x, weight, conv.bias, **own))
     torch.testing.assert_close(weight, round_weight(conv.weight, 4))
     assert quantized.bits == 4 and quantized.scales == "free" and quantized.norm is None
 
@@ -226,10 +236,10 @@ def test_scales_are_told_by_what_they_say(scales):
     assert steps[0] == steps[1] and (np.log2(steps[0]) % 1 == 0) == (scales == "pow2")
 
 
-def test_what_is_not_said_is_8_bits_with_free_scales_and_no_relu():
+def test_what_is_not_said_is_8_bits_with_free_scales():
     conv, _ = conv_and_norm()
     plain = QuantConv(conv)
-    assert (plain.bits, plain.relu, plain.scales, plain.norm) == (8, False, "free", None)
+    assert (plain.bits, plain.scales, plain.norm) == (8, "free", None)
     assert plain.conv.bias is None
     assert torch.equal(best_thresholds(conv.weight, 3), best_thresholds(conv.weight, 3, "free"))
     assert torch.equal(round_weight(conv.weight, 3), round_weight(conv.weight, 3, "free"))

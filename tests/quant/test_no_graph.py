@@ -8,44 +8,53 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from lmaunet.graph.module import GraphModule
 from lmaunet.quant import sensitivity
 from lmaunet.quant.calibration import calibrate, choose_slices, notices
 from lmaunet.quant.convolution import QuantConv, best_thresholds, round_weight
 from lmaunet.quant.explain import explain
 from lmaunet.quant.integer_network import record_scans
+from lmaunet.quant.network import graph_of
 from lmaunet.quant.qat import evaluate
 from lmaunet.train.metrics import predict_logits
 
 SILENT = lambda fraction, line: None  # noqa: E731
 LOOKS = {
-    "notices": lambda model, quantized, data: notices(model, data, choose_slices(data)),
-    "calibrate": lambda model, quantized, data: calibrate(quantized, data.train.images[:4]),
-    "explain": lambda model, quantized, data: explain(quantized, data.train.images[:2], SILENT),
-    "measure": lambda model, quantized, data: sensitivity.measure(
-        model, data.train.images[:2], SILENT
+    "notices": lambda graph, model, quantized, data: notices(*graph, data, choose_slices(data)),
+    "calibrate": lambda graph, model, quantized, data: calibrate(quantized, data.train.images[:4]),
+    "explain": lambda graph, model, quantized, data: explain(
+        quantized, data.train.images[:2], SILENT
     ),
-    "record_scans": lambda model, quantized, data: record_scans(quantized, data.train.images[:2]),
-    "predict_logits": lambda model, quantized, data: predict_logits(model, data.val.images[:2]),
-    "evaluate": lambda model, quantized, data: evaluate(model, data),
+    "measure": lambda graph, model, quantized, data: sensitivity.measure(
+        *graph, data.train.images[:2], SILENT
+    ),
+    "record_scans": lambda graph, model, quantized, data: record_scans(
+        quantized, data.train.images[:2]
+    ),
+    "predict_logits": lambda graph, model, quantized, data: predict_logits(
+        model, data.val.images[:2]
+    ),
+    "evaluate": lambda graph, model, quantized, data: evaluate(model, data),
 }
 
 
 class Seen(Exception):
-    """What is asked for is known as soon as the first convolution runs."""
+    """What is asked for is known as soon as the first convolution or a graph runs."""
 
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_no_layer_runs_for_a_backward_pass(name, tiny_model, tiny_quantized, tiny_data):
     networks = copy.deepcopy(tiny_model), copy.deepcopy(tiny_quantized)
+    graph = graph_of(tiny_model, tiny_data.train.images.shape)
 
     def look(module, arguments):
-        if isinstance(module, torch.nn.Conv2d):
+        if isinstance(module, torch.nn.Conv2d | GraphModule):
             raise Seen(torch.is_grad_enabled())
 
     handle = register_module_forward_pre_hook(look)
     try:
         with pytest.raises(Seen) as seen:
-            LOOKS[name](*networks, tiny_data)
+            LOOKS[name](graph, *networks, tiny_data)
     finally:
         handle.remove()
     assert seen.value.args == (False,) and torch.is_grad_enabled()

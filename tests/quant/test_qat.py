@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from lmaunet.errors import UserError
+from lmaunet.graph.file import topology_digest
+from lmaunet.graph.layers import layers
 from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.quant.calibration import choose_slices
+from lmaunet.quant.network import graph_of
 from lmaunet.quant.qat import QatSettings, evaluate, load_quantized, part, quantize, train_control
 from lmaunet.stage import read_json
 from lmaunet.train.loop import Schedule
@@ -20,8 +23,9 @@ def result(tiny_model, tiny_data, tmp_path_factory):
         "seed": 0, "folder": folder, "processes": join_processes(),
         "progress": lambda fraction, line: None,
     }  # fmt: skip
-    train_control(tiny_model, tiny_data, Schedule(1, 1e-3), **common)
-    quantize(tiny_model, tiny_data, QatSettings(Schedule(1, 1e-3)), **common)
+    given = (tiny_model, tiny_model.spec, tiny_data)
+    train_control(*given, Schedule(1, 1e-3), **common)
+    quantize(*given, QatSettings(Schedule(1, 1e-3)), **common)
     return folder
 
 
@@ -82,8 +86,8 @@ def test_an_interrupted_qat_goes_on_with_its_budget(
     def run(folder, progress):
         folder.mkdir(exist_ok=True)
         quantize(
-            tiny_model, data, settings, seed=0, folder=folder, processes=join_processes(),
-            progress=progress, file_bytes=size_of,
+            tiny_model, tiny_model.spec, data, settings, seed=0, folder=folder,
+            processes=join_processes(), progress=progress, file_bytes=size_of,
         )  # fmt: skip
 
     with pytest.raises(killed):
@@ -115,8 +119,8 @@ def test_progress_only_rises_and_all_results_are_written(tiny_model, tiny_data, 
     data = dataclasses.replace(tiny_data, train=tiny_data.train.take(slice(None, None, 8)))
     settings = QatSettings(Schedule(1, 1e-3), budget_bytes=30_000, explain=True)
     quantize(
-        tiny_model, data, settings, seed=0, folder=tmp_path, processes=join_processes(),
-        progress=lambda fraction, line: seen.append((fraction, line)),
+        tiny_model, tiny_model.spec, data, settings, seed=0, folder=tmp_path,
+        processes=join_processes(), progress=lambda fraction, line: seen.append((fraction, line)),
         file_bytes=lambda network: 20_000 + sum(network.bits.values()),
     )  # fmt: skip
     fractions = [fraction for fraction, _ in seen]
@@ -130,11 +134,16 @@ def test_progress_only_rises_and_all_results_are_written(tiny_model, tiny_data, 
     assert found == {"allocation.json", "explain.json", "model.pt", "qat.json", "scan.json"}
     content = read_json(tmp_path / "qat.json")
     assert content["calibration_slices"] == choose_slices(data).tolist()
-    assert sum(content["weight_bits"].values()) == sum(
-        layer.weights for layer in tiny_model.spec.layers()
-    )
-    quantizers = [row["quantizer"] for row in read_json(tmp_path / "explain.json")]
-    assert quantizers[-1] == "all" and len(set(quantizers)) == len(quantizers) > 50
+    graph, _ = graph_of(tiny_model, data.train.images.shape)
+    found = layers(graph)
+    assert sum(content["weight_bits"].values()) == sum(layer.weights for layer in found)
+    assert content["network"] == {
+        "params": sum(parameter.numel() for parameter in tiny_model.parameters()),
+        "macs": sum(layer.macs for layer in found), "graph": topology_digest(graph),
+    }  # fmt: skip
+    rows = read_json(tmp_path / "explain.json")
+    quantizers = [(row["quantizer"], row["kind"]) for row in rows]
+    assert quantizers[-1] == ("all", "all") and len(set(quantizers)) == len(quantizers) > 50
 
 
 def test_a_float_checkpoint_is_not_quantized(result):

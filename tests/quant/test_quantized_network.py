@@ -1,14 +1,17 @@
+import re
+
 import brevitas.nn as qnn
 import numpy as np
 import pytest
 import torch
 
 from lmaunet.errors import UserError
+from lmaunet.graph.layers import weight_layers
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate
 from lmaunet.quant.convolution import QuantConv
 from lmaunet.quant.explain import quantizers_of
-from lmaunet.quant.network import QuantLMaUNet, _of_part, count_weight_bits, weight_bits
+from lmaunet.quant.network import QuantNetwork, count_weight_bits, graph_of, weight_bits
 from lmaunet.spec import SPECS, NetSpec
 
 
@@ -25,14 +28,14 @@ def codes(tensor, scale):
     return tensor / scale
 
 
-@pytest.mark.parametrize("name", ["quant_image", "quant_shallow.1", "stages.0.quant_out"])
+@pytest.mark.parametrize("name", ["image", "shallow.1.relu", "stages.0.add"])
 def test_activations_are_int8_codes_with_zero_point_0(tiny_quantized, tiny_data, name):
-    module = tiny_quantized.get_submodule(name)
+    module = tiny_quantized.quantizer(name)
     seen = []
     handle = module.register_forward_hook(lambda m, i, o: seen.append(o.detach()))
     tiny_quantized(torch.from_numpy(tiny_data.val.images[:2]))
     handle.remove()
-    found = codes(seen[0], module.act_quant.scale())
+    found = codes(seen[0], tiny_quantized.scale(name))
     assert torch.allclose(found, found.round(), atol=1e-3)
     assert found.min() >= -128 and found.max() <= 127 and found.unique().numel() > 10
     assert float(module.act_quant.zero_point()) == 0
@@ -51,12 +54,13 @@ def test_weights_are_int8_per_output_channel(tiny_quantized):
 
 def test_what_is_joined_shares_its_scale(tiny_quantized, tiny_data):
     """Each tensor that enters an addition lies on the grid of one quantizer."""
-    stage = tiny_quantized.stages[1]
+    quantizer = tiny_quantized.quantizer("stages.1.local")
+    assert quantizer is tiny_quantized.quantizer("stages.1.mamba.out_proj")
     seen = []
-    handle = stage.quant_local.register_forward_hook(lambda m, i, o: seen.append(o.detach()))
+    handle = quantizer.register_forward_hook(lambda m, i, o: seen.append(o.detach()))
     tiny_quantized(torch.from_numpy(tiny_data.val.images[:2]))
     handle.remove()
-    scale = stage.quant_local.act_quant.scale()
+    scale = tiny_quantized.scale("stages.1.local")
     assert len(seen) == 2  # the local features, and Mamba's output
     for tensor in seen:
         assert torch.allclose(tensor / scale, (tensor / scale).round(), atol=1e-3)
@@ -81,7 +85,7 @@ def test_bins_and_concat_quantize_too():
     )  # fmt: skip
     torch.manual_seed(0)
     model = LMaUNet(spec).eval()
-    quantized = QuantLMaUNet(model)
+    quantized = QuantNetwork.from_module(model, (4, 1, 32, 32))
     images = np.random.default_rng(0).standard_normal((4, 1, 32, 32)).astype(np.float32)
     calibrate(quantized, images)
     with torch.no_grad():
@@ -90,35 +94,29 @@ def test_bins_and_concat_quantize_too():
 
 
 def test_weight_bits_are_chosen_by_layer():
-    spec = SPECS["demo"]
-    bits = weight_bits(spec, {"shallow.1": 4})
-    assert bits["shallow.1"] == 4 and bits["head.head"] == 8
-    counted = count_weight_bits(spec, bits)
+    model = LMaUNet(SPECS["demo"])
+    graph, weights = graph_of(model, (1, 1, 128, 128))
+    bits = weight_bits(graph, {"shallow.1.conv": 4})
+    assert bits["shallow.1.conv"] == 4 and bits["head"] == 8
+    counted = count_weight_bits(graph, bits)
     assert counted[4] == 12 * 12 * 9
-    weights = sum(
-        x.in_channels // x.groups * x.out_channels * x.taps
-        for x in spec.layers()
-        if x.kind != "scan"
+    assert sum(counted.values()) == sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear)
     )
-    assert sum(counted.values()) == weights
-    with pytest.raises(UserError, match=r"no layer \['decoder9.conv0'\] in spec demo"):
-        weight_bits(spec, {"decoder9.conv0": 4})
+    with pytest.raises(UserError, match=r"no layer \['decoder.9.up'\] in the network"):
+        weight_bits(graph, {"decoder.9.up": 4})
     with pytest.raises(UserError, match=r"weights of 5 bits; use one of \(2, 3, 4, 8\)"):
-        QuantLMaUNet(LMaUNet(spec), {"shallow.1": 5})
+        QuantNetwork(graph, weights, {"shallow.1.conv": 5})
 
 
 def test_calibration_refuses_what_it_cannot_use(tiny_model):
-    quantized = QuantLMaUNet(tiny_model)
+    quantized = QuantNetwork.from_module(tiny_model, (1, 1, 32, 32))
     with pytest.raises(UserError, match=f"3 calibration images; give at least {MINIMUM_IMAGES}"):
         calibrate(quantized, np.zeros((3, 1, 32, 32), np.float32))
     with pytest.raises(UserError, match="every calibration pixel is 1"):
         calibrate(quantized, np.ones((8, 1, 32, 32), np.float32))
-
-
-def test_only_the_causal_scan_is_quantized(tiny_spec):
-    spec = tiny_spec.replace(mamba="both")
-    with pytest.raises(UserError, match="mamba='both'; only 'causal' can be quantized"):
-        QuantLMaUNet(LMaUNet(spec))
 
 
 def word(text):
@@ -139,10 +137,10 @@ SHAPES = {
 }  # fmt: skip
 
 
-def lively(name):
+def lively(name, mamba="causal"):
     """A network whose norms have seen something, no two of whose sizes are equal."""
     torch.manual_seed(3)
-    spec = NetSpec(name, states=3, mamba=word("causal"), **SHAPES[name])
+    spec = NetSpec(name, states=3, mamba=word(mamba), **SHAPES[name])
     model = LMaUNet(spec)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -155,15 +153,16 @@ def lively(name):
 
 
 @pytest.mark.parametrize("keep_norms", [False, True])
+@pytest.mark.parametrize("mamba", ["causal", "both", "none"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_with_every_quantizer_off_it_is_the_float_network(name, keep_norms):
+def test_with_every_quantizer_off_it_is_the_float_network(name, mamba, keep_norms):
     """Each pool, pad, split and join; a mutant is a hundred times farther off than rounding."""
-    model, images = lively(name)
-    quantized = QuantLMaUNet(model, keep_norms=keep_norms)
+    model, images = lively(name, mamba)
+    quantized = QuantNetwork.from_module(model, images.shape, keep_norms=keep_norms)
     calibrate(quantized, images.numpy())
     kept = [m for m in quantized.modules() if isinstance(m, QuantConv) and m.norm is not None]
     assert bool(kept) is keep_norms
-    for _, proxy in quantizers_of(quantized).values():
+    for _, _, proxy in quantizers_of(quantized):
         proxy.disable_quant = True
     with torch.no_grad():
         want = model(images)
@@ -172,26 +171,53 @@ def test_with_every_quantizer_off_it_is_the_float_network(name, keep_norms):
         torch.testing.assert_close(quantized(images), want, rtol=0, atol=1e-4 * float(want.std()))
 
 
+@pytest.mark.parametrize("keep_norms", [False, True])
+def test_of_two_norms_in_a_row_the_second_is_computed_once(keep_norms):
+    """The first one is the convolution's; what is behind it stays in float."""
+    torch.manual_seed(0)
+    norms = [torch.nn.BatchNorm2d(3) for _ in range(2)]
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(2, 3)
+        norm.bias.data.normal_()
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), *norms, torch.nn.Conv2d(3, 2, 1)).eval()
+    images = torch.randn(4, 1, 8, 8)
+    quantized = QuantNetwork.from_module(model, images.shape, keep_norms=keep_norms)
+    calibrate(quantized, images.numpy())
+    for _, _, proxy in quantizers_of(quantized):
+        proxy.disable_quant = True
+    with torch.no_grad():
+        want = model(images)
+        for _ in range(2):
+            torch.testing.assert_close(quantized(images), want, rtol=1e-4, atol=1e-4)
+            quantized.fold_norms()
+
+
 def test_each_layer_has_the_bits_and_each_quantizer_the_scales_that_were_asked_for():
-    model, _ = lively("local")
-    names = [layer.path for layer in model.spec.layers() if layer.kind != "scan"]
+    model, images = lively("local")
+    graph, weights = graph_of(model, images.shape)
+    names = [layer.name for layer in weight_layers(graph)]
     bits = {name: (2, 3, 4, 8)[i % 4] for i, name in enumerate(names)}
-    quantized = QuantLMaUNet(model, bits, scales="pow2")
-    assert quantized.bits == bits and quantized.scales == "pow2" and quantized.spec == model.spec
-    found = {
-        "shallow.0": quantized.shallow[0], "shallow.1": quantized.shallow[1],
-        "lkm1.in_proj": quantized.stages[0].mamba.in_z, "lkm2.local": quantized.stages[1].local,
-        "lkm3.x_proj": quantized.stages[2].mamba.x_c,
-        "deep.dt_proj": quantized.stages[3].mamba.dt_proj,
-        "pyramid.reduce": quantized.pyramid.reduce, "pyramid.out": quantized.pyramid.out,
-        "decoder3.up": quantized.decoder[0].up, "decoder0.up": quantized.decoder[3].up,
-        "decoder0.conv1": quantized.decoder[3].convs[1], "head.head": quantized.head,
-    }  # fmt: skip
-    assert {name: conv.bits for name, conv in found.items()} == {name: bits[name] for name in found}
-    relus = {name for name, conv in found.items() if conv.relu}
-    assert relus == {"shallow.0", "shallow.1", "pyramid.out", "decoder0.conv1"}
-    assert {conv.scales for conv in found.values()} == {"pow2"}
-    plain = QuantLMaUNet(model)
+    quantized = QuantNetwork(graph, weights, bits, scales="pow2")
+    assert quantized.bits == bits and quantized.scales == "pow2" and quantized.source == graph
+    convolutions = quantized.convolutions()
+    of = {name: re.sub(r"(?<=_proj)\.\d$", "", name) for name in convolutions}
+    assert list(dict.fromkeys(of.values())) == names
+    assert len(of) == len(names) + 4 * (1 + 2)  # in_proj is divided in two, x_proj in three
+    for name, conv in convolutions.items():
+        assert (conv.bits, conv.scales) == (bits[of[name]], "pow2"), name
+        assert conv.conv.weight_quant.bit_width() == bits[of[name]], name
+    steps = {name: quantized.quantizer(name) for name in quantized.rounding.names()}
+    assert len({id(step) for step in steps.values()}) == len(steps)
+    for other in ("free", "pow2"):
+        kinds = {type(m) for m in QuantNetwork(graph, weights, scales=other).quantizers.values()}
+        same = {type(step) for step in steps.values()}
+        assert kinds == same  # a QuantIdentity each, and their scales by what was asked for:
+        network = QuantNetwork(graph, weights, bits, scales=other)
+        calibrate(network, images.numpy())
+        exponents = [np.log2(network.scale(name)) for name in network.rounding.names()]
+        assert all(float(e).is_integer() for e in exponents) is (other == "pow2")
+    plain = QuantNetwork(graph, weights)
     assert set(plain.bits.values()) == {8} and list(plain.bits) == names and plain.scales == "free"
     assert not any(m.norm for m in plain.modules() if isinstance(m, QuantConv))
 
@@ -199,7 +225,7 @@ def test_each_layer_has_the_bits_and_each_quantizer_the_scales_that_were_asked_f
 def test_a_network_is_quantized_without_changing_the_one_that_came():
     model, images = lively("plain")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    kept = QuantLMaUNet(model, keep_norms=True).train()
+    kept = QuantNetwork.from_module(model, images.shape, keep_norms=True).train()
     kept(images).square().mean().backward()
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -207,15 +233,16 @@ def test_a_network_is_quantized_without_changing_the_one_that_came():
 
 
 def test_three_unknown_layers_and_three_known_ones_are_named():
-    spec = SPECS["demo"]
-    names = [layer.path for layer in spec.layers()]
-    assert list(weight_bits(spec, {})) == [n for n in names if not n.endswith(".scan")]
-    counted = count_weight_bits(spec, weight_bits(spec, {names[0]: 2, names[1]: 2, names[2]: 4}))
-    of = {layer.path: layer.weights for layer in spec.layers()}
+    graph, _ = graph_of(LMaUNet(SPECS["demo"]), (1, 1, 128, 128))
+    names = [layer.name for layer in weight_layers(graph)]
+    assert list(weight_bits(graph, {})) == names
+    assert not any(name.endswith((".scan", ".norm")) for name in names)
+    with pytest.raises(UserError) as refused:
+        weight_bits(graph, {"z": 4, "y": 4, "x": 2, "w": 8})
+    assert str(refused.value) == (
+        "no layer ['w', 'x', 'y'] in the network; names are such as ['shallow.0.conv', "
+        "'shallow.1.conv', 'stages.0.proj']"
+    )
+    counted = count_weight_bits(graph, weight_bits(graph, {names[0]: 2, names[1]: 2, names[2]: 4}))
+    of = {layer.name: layer.weights for layer in weight_layers(graph)}
     assert counted[2] == of[names[0]] + of[names[1]] and counted[4] == of[names[2]]
-
-
-def test_a_part_gets_its_own_bits_by_names_below_it():
-    bits = {"decoder3.convs.0": 3, "decoder3.up": 4, "decoder30.up": 8, "head.head": 2}
-    assert _of_part(bits, "decoder3") == {"convs.0": 3, "up": 4}
-    assert _of_part(bits, "deep") == {}

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from lmaunet.errors import UserError
 from lmaunet.quant.integer_network import integer_scans, record_scans, scan_sites
 from lmaunet.quant.scan_formats import choose_for_network, read_formats, write_formats
 from lmaunet.scan.choice import CHANNEL_ALLOWANCE_DB
-from lmaunet.scan.formats import Widths, spec_for
+from lmaunet.scan.formats import ScanScales, Widths, spec_for
 from lmaunet.train.metrics import predict_logits
 
 TARGET_DB = 40.0
@@ -24,12 +25,14 @@ def formats(tiny_quantized, images):
     return choose_for_network(tiny_quantized, images, TARGET_DB)
 
 
-def test_sites_are_those_of_the_network(tiny_quantized):
+def test_sites_are_those_of_the_network(tiny_model, tiny_quantized):
     sites = scan_sites(tiny_quantized)
-    assert [site.name for site in sites] == ["lkm1.scan", "lkm2.scan", "lkm3.scan", "deep.scan"]
-    for site, stage in zip(sites, tiny_quantized.stages, strict=True):
-        assert site.scales.x == float(stage.mamba.quant_silu_x.act_quant.scale())
-        assert site.scales.y == float(stage.mamba.quant_y.act_quant.scale())
+    assert [site.name for site in sites] == [f"stages.{i}.mamba.scan" for i in range(4)]
+    for site, stage in zip(sites, tiny_model.stages, strict=True):
+        mamba = site.name.removesuffix(".scan")
+        values = ("silu", "dt_proj", "x_proj.1", "x_proj.2", "scan")
+        assert site.scales == ScanScales(*(tiny_quantized.scale(f"{mamba}.{v}") for v in values))
+        assert len(set(asdict(site.scales).values())) == 5
         np.testing.assert_array_equal(site.D, stage.mamba.D.detach().numpy())
         np.testing.assert_allclose(site.A, -np.exp(stage.mamba.A_log.detach().numpy()), rtol=1e-6)
 
@@ -38,7 +41,8 @@ def test_recorded_codes_give_the_networks_own_result(tiny_quantized, images):
     """The real scan of the recorded codes is what the network's float scan computed from them."""
     sites, recorded = scan_sites(tiny_quantized), record_scans(tiny_quantized, images, batch=3)
     seen = []
-    handle = sites[1].mamba.quant_y.register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+    quantizer = tiny_quantized.quantizer(sites[1].name)
+    handle = quantizer.register_forward_pre_hook(lambda m, a: seen.append(a[0]))
     with torch.no_grad():
         tiny_quantized(torch.from_numpy(images))
     handle.remove()
@@ -62,14 +66,15 @@ def test_targets_are_met(formats):
 
 
 def test_the_network_computes_with_integer_scans(tiny_quantized, images, formats):
-    """What passes quant_y are the integer scan's codes; without the context all is as before."""
+    """What a scan gives are the integer scan's codes; without the context all is as before."""
     specs = [entry.chosen.spec for entry in formats]
     before = predict_logits(tiny_quantized, images)
     codes = record_scans(tiny_quantized, images)[0]
     first = scan_sites(tiny_quantized)[0]
     coarse = choose_spec(first, codes, state_bits=4, per_channel=False)
     seen = []
-    handle = first.mamba.quant_y.register_forward_hook(lambda m, a, o: seen.append(o))
+    quantizer = tiny_quantized.quantizer(first.name)
+    handle = quantizer.register_forward_hook(lambda m, a, o: seen.append(o))
     logits = []
     for spec in (specs[0], coarse):
         with integer_scans(tiny_quantized, [spec, *specs[1:]]) as saturations:
@@ -93,7 +98,8 @@ def test_bad_formats_are_seen(tiny_quantized, images, formats):
     site = scan_sites(tiny_quantized)[0]
     coarse = [choose_spec(site, recorded[0], state_bits=4, per_channel=False), *specs[1:]]
     outputs = []
-    handle = site.mamba.quant_y.register_forward_hook(lambda m, a, o: outputs.append(o.numpy()))
+    quantizer = tiny_quantized.quantizer(site.name)
+    handle = quantizer.register_forward_hook(lambda m, a, o: outputs.append(o.numpy()))
     logits = [predict_logits(tiny_quantized, images)]
     for choice in (specs, coarse):
         with integer_scans(tiny_quantized, choice):

@@ -188,8 +188,8 @@ torch.manual_seed(processes.rank)
 model = LMaUNet(spec)
 if sys.argv[-1] == "qat":
     from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet
-    model = QuantLMaUNet(model)
+    from lmaunet.quant.network import QuantNetwork
+    model = QuantNetwork.from_module(model, (1, 1, 32, 32))
     calibrate(model, data.train.images[:8])
 fit(model, data.train, Schedule(1, 1e-2), classes=9, seed=0, folder=None, processes=processes,
     progress=lambda fraction, line: None)

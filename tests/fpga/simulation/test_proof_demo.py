@@ -25,7 +25,7 @@ def demo(tmp_path):
     from lmaunet.export.network import export_qonnx
     from lmaunet.net.network import LMaUNet
     from lmaunet.quant.calibration import calibrate
-    from lmaunet.quant.network import QuantLMaUNet
+    from lmaunet.quant.network import QuantNetwork
     from lmaunet.spec import named_spec
 
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def demo(tmp_path):
     model = LMaUNet(spec).train()
     with torch.no_grad():
         model(images)
-    quantized = QuantLMaUNet(model.eval())
+    quantized = QuantNetwork.from_module(model.eval(), images.shape)
     calibrate(quantized, images.numpy())
     path = tmp_path / "network.qonnx.onnx"
     export_qonnx(quantized, images[:1], path)

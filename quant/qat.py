@@ -17,7 +17,7 @@ from torch import nn
 from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
 from lmaunet.graph.file import topology_digest, topology_json
-from lmaunet.graph.graph import Graph
+from lmaunet.graph.graph import Graph, Weights
 from lmaunet.graph.layers import layers
 from lmaunet.graph_spec import NetworkSpec
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
@@ -111,8 +111,8 @@ def quantize(
     """Quantize a trained network, train it so, and write the results into ``folder``.
 
     Writes ``model.pt`` (the quantized network), ``qat.json`` (its scores before and after the
-    training, notices, history), ``scan.json`` (the number formats of its scans in integers), and
-    where asked for ``allocation.json`` and ``explain.json``.
+    training, notices, history), ``scan.json`` (the number formats of its scans in integers),
+    ``joins.json``, and where asked for ``allocation.json`` and ``explain.json``.
 
     Args:
         model: the trained FP32 network, any that a graph can be captured of.
@@ -136,33 +136,16 @@ def quantize(
     check_quantizable(graph)
     bits = resolve_bits(graph, settings.bits)
     noticed = notices(graph, weights, data, chosen)
-    ways = settings.joins or ("shared" if isinstance(spec, NetSpec) else "auto")
-    path = folder / "joins.json"
-    if processes.first and not path.exists():
-        joins = [] if ways == "shared" else choose_joins(
-            graph, weights, spread(images, JOIN_IMAGES), part(progress, 0.0, 0.05),
-            forms=FORMS[ways], scales=settings.scales, device=processes.device,
-        )  # fmt: skip
-        write_json(path, [join.to_json() for join in joins])
-    processes.wait()
-    with record_of(folder):
-        joined = read_json(path)
-        weights, separate = applied(graph, weights, joined)
+    joined = _joins(graph, weights, images, spec, settings, folder, processes, progress)
+    weights, separate = applied(graph, weights, joined)
     if settings.budget_bytes is not None:
         if file_bytes is None:
             raise ValueError("a budget needs file_bytes")
-        path = folder / "allocation.json"
-        if processes.first and not path.exists():
-            allocation = allocate_for_file(
-                graph, weights, images, settings.budget_bytes, settings.scales, file_bytes,
-                part(progress, 0.05, 0.15), processes.device, separate,
-            )  # fmt: skip
-            write_json(path, allocation)
-        processes.wait()
-        with record_of(folder):
-            allocation = read_json(path)
-            noticed += allocation["notices"]
-            bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
+        allocation = _allocation(
+            graph, weights, images, settings, file_bytes, separate, folder, processes, progress
+        )
+        noticed += allocation["notices"]
+        bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
     quantized = QuantNetwork(
         graph, weights, bits, scales=settings.scales, keep_norms=settings.keep_norms,
         separate=separate,
@@ -216,6 +199,57 @@ def quantize(
         )
         (folder / "QAT.last.pt").unlink()
     processes.wait()
+
+
+def _joins(
+    graph: Graph,
+    weights: Weights,
+    images: np.ndarray,
+    spec: NetworkSpec,
+    settings: QatSettings,
+    folder: Path,
+    processes: Processes,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Return how the network's joins are rounded, from ``joins.json``, which is made once."""
+    path = folder / "joins.json"
+    ways = settings.joins or ("shared" if isinstance(spec, NetSpec) else "auto")
+    if processes.first and not path.exists():
+        joins = [] if ways == "shared" else choose_joins(
+            graph, weights, spread(images, JOIN_IMAGES), part(progress, 0.0, 0.05),
+            forms=FORMS[ways], scales=settings.scales, device=processes.device,
+        )  # fmt: skip
+        write_json(path, [join.to_json() for join in joins])
+    processes.wait()
+    with record_of(folder):
+        found: list[dict[str, Any]] = read_json(path)
+    return found
+
+
+def _allocation(
+    graph: Graph,
+    weights: Weights,
+    images: np.ndarray,
+    settings: QatSettings,
+    file_bytes: FileBytes,
+    separate: tuple[str, ...],
+    folder: Path,
+    processes: Processes,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return the bits for a budget, from ``allocation.json``, which is made once."""
+    path = folder / "allocation.json"
+    assert settings.budget_bytes is not None
+    if processes.first and not path.exists():
+        allocation = allocate_for_file(
+            graph, weights, images, settings.budget_bytes, settings.scales, file_bytes,
+            part(progress, 0.05, 0.15), processes.device, separate,
+        )  # fmt: skip
+        write_json(path, allocation)
+    processes.wait()
+    with record_of(folder):
+        found: dict[str, Any] = read_json(path)
+    return found
 
 
 def load_quantized(path: Path) -> QuantNetwork:

@@ -131,7 +131,9 @@ def test_progress_only_rises_and_all_results_are_written(tiny_model, tiny_data, 
     assert at["choosing"] < 0.2 and 0.25 <= at["QAT:"] <= 0.9
     assert at["what"] == pytest.approx(0.92)
     found = {path.name for path in tmp_path.iterdir()}
-    assert found == {"allocation.json", "explain.json", "model.pt", "qat.json", "scan.json"}
+    assert found == {
+        "allocation.json", "explain.json", "joins.json", "model.pt", "qat.json", "scan.json",
+    }  # fmt: skip
     content = read_json(tmp_path / "qat.json")
     assert content["calibration_slices"] == choose_slices(data).tolist()
     graph, _ = graph_of(tiny_model, data.train.images.shape)

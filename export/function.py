@@ -16,16 +16,16 @@ import onnx.parser
 import onnx_ir as ir
 
 from lmaunet.errors import UserError
+from lmaunet.export.lowerings import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    INPUTS,
+    MINIMUM_IR_VERSION,
+    NAME,
+    OPSET,
+)
 from lmaunet.export.model_messages import all_nodes
 from lmaunet.export.passes import Pass, label, run
-
-DOMAIN = "ai.lmaunet"
-DOMAIN_VERSION = 1
-NAME = "SelectiveScan"
-INPUTS = ("x", "dt", "A", "B", "C", "D")
-OPSET = 18
-# Functions exist since version 8 of the file format.
-MINIMUM_IR_VERSION = 8
 
 # A is a state of the Scan that never changes: some runtimes reject a body that uses a value of
 # the graph around it.

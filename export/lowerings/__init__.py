@@ -1,20 +1,29 @@
 """The forms of the selective scan in ONNX: one file each that defines ``LOWERING``.
 
 A file of this folder that defines ``LOWERING`` is a lowering; nothing else names it. One that
-cannot be imported shows up as missing, with the reason.
+cannot be imported shows up as missing, with the reason. To know their names takes no package
+``onnx``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import onnx_ir as ir
-
-from lmaunet.export.passes import new_node
 from lmaunet.registry import Missing, find_entries, get_entry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+DOMAIN = "ai.lmaunet"
+DOMAIN_VERSION = 1
+NAME = "SelectiveScan"
+INPUTS = ("x", "dt", "A", "B", "C", "D")
+OPSET = 18
+# Functions exist since version 8 of the file format.
+MINIMUM_IR_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,8 @@ class Builder:
         self, op_type: str, *inputs: ir.Value, outputs: int, **attributes: Any
     ) -> list[ir.Value]:
         """Add a node with several outputs and return them."""
+        from lmaunet.export.passes import new_node
+
         name = f"{self.prefix}{op_type}_{len(self.nodes)}"
         names = [name] if outputs == 1 else [f"{name}_{i}" for i in range(outputs)]
         node = new_node(op_type, inputs, names, **{"name": name, **attributes})
@@ -108,6 +119,8 @@ class Builder:
 
     def constant(self, array: np.ndarray) -> ir.Value:
         """Add a constant tensor, once for each value, and return it."""
+        import onnx_ir as ir
+
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"{self.prefix}constant_{len(self._constants)}"
@@ -116,6 +129,8 @@ class Builder:
 
     def integers(self, *values: int) -> ir.Value:
         """Add a one-dimensional int64 constant and return it."""
+        import numpy as np
+
         return self.constant(np.array(values, np.int64))
 
     def reshape(self, tensor: ir.Value, *shape: int) -> ir.Value:
@@ -152,6 +167,8 @@ class Builder:
         outputs: Sequence[tuple[ir.Value, Sequence[int | str]]],
     ) -> ir.Graph:
         """Return what was collected as a body: float32 inputs and outputs with their shapes."""
+        import onnx_ir as ir
+
         for value, shape in (*inputs, *outputs):
             value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
         first, last = ([value for value, _ in values] for values in (inputs, outputs))

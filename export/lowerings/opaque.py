@@ -5,10 +5,12 @@ The FPGA flow maps the node to a hardware operator. No ONNX runtime can run the 
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
-from lmaunet.export.function import DOMAIN, NAME
-from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+from lmaunet.export.lowerings import DOMAIN, NAME, Builder, Lowering, ScanInputs, ScanSite
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def accepts(site: ScanSite) -> str | None:

@@ -14,10 +14,12 @@ tokens are cut into K chunks of T = 16:
 from __future__ import annotations
 
 import math
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 STEPS = 16
 # a, b and the products of one scan live together; TensorRT counts elements in 32 bits.

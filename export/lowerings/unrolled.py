@@ -14,13 +14,12 @@ and 0.2 to 0.5 of that of a Scan over single steps (``benchmarks/scan_in_onnx.py
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import onnx_ir as ir
+from lmaunet.export.lowerings import DOMAIN, INPUTS, NAME, Builder, Lowering, ScanInputs, ScanSite
 
-from lmaunet.export.function import DOMAIN, INPUTS, NAME
-from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
-from lmaunet.export.passes import new_node
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 STEPS = 16
 CHUNKS = 16
@@ -101,6 +100,10 @@ def scan_function(opset: int) -> ir.Function:
     sizes are taken from the shapes of the inputs, which a runtime folds into constants where they
     are fixed. A block is always of 256 tokens; L is padded to a multiple of it.
     """
+    import onnx_ir as ir
+
+    from lmaunet.export.passes import new_node
+
     b = Builder("")
     block = STEPS * CHUNKS
     x, dt, A, B, C, D = scan = [ir.Value(name=name) for name in INPUTS]
@@ -150,6 +153,8 @@ def _body(body: Builder, sizes: tuple[int | str, int | str, int | str], cut: Til
 
     ``sizes`` are batch, states and channels, as numbers or symbols.
     """
+    import onnx_ir as ir
+
     n, s, d = sizes
     state, A, delta, u, B, C = (
         ir.Value(name=f"{body.prefix}{name}") for name in ("h", "A", "delta", "u", "B", "C")

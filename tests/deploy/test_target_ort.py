@@ -22,9 +22,10 @@ from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
-from lmaunet.export import compact, cpu_form, operators, packing, reference, saturation
+from lmaunet.export import cpu_file, cpu_form, operators, packing, reference, saturation
 from lmaunet.export.check import run_onnx
 from lmaunet.export.packing import weight_bits_of
+from lmaunet.export.passes import Pass, new_node
 
 
 def request(folder, model, samples=None):
@@ -264,20 +265,20 @@ def test_planes_in_the_wrong_order_are_caught(tmp_path, monkeypatch):
 
 
 def test_a_file_that_keeps_fewer_integer_kernels_is_caught(tmp_path, monkeypatch):
-    def in_float(model):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        conv = next(n for n in copy.graph.node if n.op_type == "Conv")
-        index = list(copy.graph.node).index(conv)
-        for name in ("negative", "positive"):
-            # the same values, but no DequantizeLinear right before the convolution
-            negation = onnx.helper.make_node("Neg", [conv.input[1]], [name])
-            copy.graph.node.insert(index, negation)
-            conv, index = copy.graph.node[index + 1], index + 1
-            conv.input[1] = name
-        return copy
+    class InFloat(Pass):
+        """The same values, but no DequantizeLinear right before a convolution."""
 
-    monkeypatch.setattr(compact, "PASSES", (*compact.PASSES, in_float))
+        name = "weights in float"
+
+        def rewrite(self, model):
+            conv = next(node for node in model.graph if node.op_type == "Conv")
+            for name in ("negative", "positive"):
+                negation = new_node("Neg", [conv.inputs[1]], name)
+                model.graph.insert_before(conv, negation)
+                conv.replace_input_with(1, negation.outputs[0])
+            return 1
+
+    monkeypatch.setattr(cpu_file, "FILE", (*cpu_file.FILE, InFloat()))
     with pytest.raises(Disagreement, match=r"ort packing, integer and float kernels: 2 of 2"):
         get_target("ort").build(request(tmp_path / "ort", narrow_network()))
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 PRELOADED = (
     "pytest", "hypothesis", "numpy", "scipy.ndimage", "torch", "torch.export", "torch.onnx",
-    "numba", "onnx", "onnxruntime", "onnxscript", "brevitas.nn", "brevitas.quant", "qonnx",
+    "numba", "onnx", "onnx_ir", "onnxruntime", "brevitas.nn", "brevitas.quant", "qonnx",
     "qonnx.core.modelwrapper", "qonnx.transformation.infer_shapes", "monai.metrics",
     "monai.losses", "monai.inferers", "SimpleITK", "h5py", "nibabel", "pydicom", "typer", "rich",
     "rich.progress", "jinja2", "highspy", "matplotlib", "coverage",

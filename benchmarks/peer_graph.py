@@ -17,9 +17,11 @@ from typing import Any
 import onnx
 import onnx.inliner
 
-from lmaunet.export.convolutions import Graph
-from lmaunet.export.function import all_nodes, is_scan, node_name, scan_nodes
+from lmaunet.export.convolutions import grid_of
+from lmaunet.export.function import is_scan, node_name, scan_nodes
 from lmaunet.export.lower import lower
+from lmaunet.export.model_messages import all_nodes
+from lmaunet.export.passes import read
 
 INTEGER_KERNELS = frozenset(
     {
@@ -102,8 +104,8 @@ def scan_report(
     inlined = onnx.inliner.inline_local_functions(model)
     loops = [node for node in inlined.graph.node if node.op_type == "Scan"]
     sequences = [name for loop in loops for name in loop.input[2:]]
-    graph = Graph(inlined)
-    on_grid = sum(graph.dequantize(name) is not None for name in sequences)
+    values = {v.name: v for node in read(inlined).graph for v in node.inputs if v is not None}
+    on_grid = sum(grid_of(values[name]) is not None for name in sequences)
     inside = count_quantizers(loops)
     report |= {
         "loops": len(loops),

@@ -17,7 +17,7 @@ from peer_tools import ToolFailed, quantize_with_modelopt
 from resized import resized
 
 from lmaunet.data.loaders import load_phantom
-from lmaunet.export import cpu_form
+from lmaunet.export import cpu_form, saturation
 from lmaunet.export.code_functions import define_functions
 from lmaunet.export.compact import compact
 from lmaunet.export.convolutions import prepare
@@ -152,8 +152,8 @@ def _integers(lowering: str) -> Callable[[Networks, Path], None]:
 
 def as_opened(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a file of the CPU as the target ``ort`` opens it on this processor."""
-    signed = cpu_form.runtime_adds_without_saturation()
-    return cpu_form.signed_weights(model) if signed else model
+    signed = saturation.runtime_adds_without_saturation()
+    return saturation.signed_weights(model) if signed else model
 
 
 def _with_operators(

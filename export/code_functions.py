@@ -19,22 +19,16 @@ convolutions leave them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
-from lmaunet.export.convolutions import Graph, copy_node
-from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
-from lmaunet.export.function import (
-    DOMAIN,
-    DOMAIN_VERSION,
-    MINIMUM_IR_VERSION,
-    OPSET,
-    is_scan,
-    main_opset,
-)
+import onnx
+import onnx.parser
+import onnx_ir as ir
+
+from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST, order_of
+from lmaunet.export.function import DOMAIN, OPSET, define, is_scan, undefined_calls
 from lmaunet.export.lowerings.unrolled import scan_function
-
-if TYPE_CHECKING:
-    import onnx
+from lmaunet.export.passes import Pass, constant, label, new_node, replace, run
 
 SCAN_CODES, SILU_CODES = "SelectiveScanCodes", "SiluCodes"
 
@@ -69,188 +63,153 @@ SiluCodes (x, x_scale, x_zero, y_scale, y_zero) => (y)
 """
 
 
-def fuse_codes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which SiLU and the scan of quantized tensors are calls from codes to codes.
+class CodeFunctions(Pass):
+    """Make SiLU and the scan of quantized tensors calls from codes to codes.
 
-    The model's activations are UINT8 (:func:`lmaunet.export.cpu_form.unsigned_activations`) and its
+    The model's activations are UINT8 (:class:`lmaunet.export.cpu_form.UnsignedActivations`) and its
     scans calls of the function ``SelectiveScan``. A place that is not of the form that the exporter
     writes stays as it is: a SiLU is DequantizeLinear, Sigmoid, Mul, QuantizeLinear; a scan's x,
     dt, B and C are a DequantizeLinear, a Reshape and a Transpose away from codes of a map of one
     row, its y a Transpose and a Reshape away from a QuantizeLinear.
 
     Every tensor of codes keeps its name, and so do the DequantizeLinears of the exported graph, of
-    which some are read by nothing any more; :func:`lmaunet.export.compact.compact` drops those. The
-    model gets the definitions of the functions.
+    which some are read by nothing any more; :class:`lmaunet.export.passes.DeadNodes` drops those.
     """
-    import onnx
 
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = Graph(result)
-    readers = _readers(graph)
-    nodes: list[onnx.NodeProto] = []
-    removed: set[str] = set()
-    for node in graph.nodes:
-        made = _fused_silu(graph, readers, node) or _fused_scan(graph, readers, node)
-        if made is None:
-            nodes.append(copy_node(node))
-            continue
-        calls, gone = made
-        nodes += calls
-        removed |= gone
-    kept = [node for node in nodes if node.name not in removed]
-    del result.graph.node[:]
-    result.graph.node.extend(kept)
-    return define_functions(result)
+    name = "functions over codes"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Put the calls in the places of what they compute."""
+        found = [fused for node in model.graph if (fused := _fused(node)) is not None]
+        for quantize, calls, gone in found:
+            model.graph.insert_before(quantize, calls)
+            replace(quantize.outputs[0], calls[-1].outputs[0])
+            for node in gone:
+                model.graph.remove(node, safe=True)
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each place that could still become a call."""
+        yield from (f"{label(n)} rounds what a call could" for n in model.graph if _fused(n))
 
 
-Fused = tuple[list["onnx.NodeProto"], set[str]]
+Fused = tuple[ir.Node, list[ir.Node], list[ir.Node]]
+"""A quantizer, the nodes that put out its codes instead, and those that nothing needs then."""
 
 
-def _readers(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.nodes:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
-
-
-def _fused_silu(
-    graph: Graph, readers: dict[str, list[onnx.NodeProto]], quantize: onnx.NodeProto
-) -> Fused | None:
-    """Return the call that puts out a quantizer's codes of a SiLU, and the nodes it replaces."""
+def _fused(quantize: ir.Node) -> Fused | None:
     if quantize.op_type != "QuantizeLinear":
         return None
-    product = graph.producers.get(quantize.input[0])
-    if product is None or product.op_type != "Mul" or len(readers[product.output[0]]) != 1:
+    return _fused_silu(quantize) or _fused_scan(quantize)
+
+
+def _fused_silu(quantize: ir.Node) -> Fused | None:
+    product = _only_producer(quantize.inputs[0], "Mul")
+    if product is None:
         return None
-    for value, gate in (tuple(product.input), tuple(reversed(product.input))):
-        sigmoid, source = graph.producers.get(gate), graph.producers.get(value)
+    for value, gate in (product.inputs, product.inputs[::-1]):
+        sigmoid, source = _only_producer(gate, "Sigmoid"), value.producer()
         if (
             sigmoid is not None
-            and sigmoid.op_type == "Sigmoid"
-            and list(sigmoid.input) == [value]
-            and len(readers[gate]) == 1
+            and sigmoid.inputs[0] is value
             and source is not None
             and source.op_type == "DequantizeLinear"
-            and graph.constant(source.input[0]) is None
+            and constant(source.inputs[0]) is None
         ):
-            codes, *grid = source.input
-            calls = _call_on_map(
-                quantize.output[0], SILU_CODES, codes, grid + list(quantize.input[1:3])
-            )
-            return calls, {product.name, sigmoid.name}
+            codes, *grid = source.inputs
+            prefix = quantize.outputs[0].name
+            inside = _transpose(codes, f"{prefix}/channels_last_in", CHANNELS_LAST)
+            inputs = [inside.outputs[0], *grid, *quantize.inputs[1:3]]
+            name = f"{prefix}/{SILU_CODES}"
+            call = new_node(SILU_CODES, inputs, f"{prefix}/channels_last", name=name, domain=DOMAIN)
+            calls = [inside, call, _transpose(call.outputs[0], prefix, CHANNELS_FIRST)]
+            return quantize, calls, [product, sigmoid]
     return None
 
 
-def _fused_scan(
-    graph: Graph, readers: dict[str, list[onnx.NodeProto]], quantize: onnx.NodeProto
-) -> Fused | None:
-    """Return the call that puts out a quantizer's codes of a scan's y, and what it replaces."""
-    if quantize.op_type != "QuantizeLinear":
+def _fused_scan(quantize: ir.Node) -> Fused | None:
+    reshape = _only_producer(quantize.inputs[0], "Reshape")
+    transpose = _only_producer(reshape.inputs[0], "Transpose") if reshape is not None else None
+    scan = _only_producer(transpose.inputs[0], "SelectiveScan") if transpose is not None else None
+    if scan is None or not is_scan(scan):
         return None
-    reshape = _only_producer(graph, readers, quantize.input[0], "Reshape")
-    transpose = _only_producer(graph, readers, reshape and reshape.input[0], "Transpose")
-    scan = graph.producers.get(transpose.input[0]) if transpose is not None else None
-    if reshape is None or transpose is None or scan is None or not is_scan(scan):
+    x, dt, A, B, C, D = scan.inputs
+    sources = [source for value in (x, dt, B, C) if (source := _tokens_of(value)) is not None]
+    if len(sources) < 4:
         return None
-    x, dt, A, B, C, D = scan.input
-    sources = [_tokens_of(graph, name) for name in (x, dt, B, C)]
-    if len(readers[scan.output[0]]) != 1 or any(source is None for source in sources):
-        return None
-    grids = [list(source.input[1:3]) for source in sources if source is not None]
-    codes = [source.input[0] for source in sources if source is not None]
-    y = list(quantize.input[1:3])
-    prefix = quantize.output[0]
-    last = [f"{prefix}/{name}" for name in ("x", "dt", "B", "C", "channels_last")]
-    calls = [
-        _transpose(before, after, CHANNELS_LAST)
-        for before, after in zip(codes, last[:4], strict=True)
+    prefix = quantize.outputs[0].name
+    maps = [
+        _transpose(source.inputs[0], f"{prefix}/{name}", CHANNELS_LAST)
+        for source, name in zip(sources, ("x", "dt", "B", "C"), strict=True)
     ]
-    inputs = [
-        last[0], *grids[0], last[1], *grids[1], A, last[2], *grids[2], last[3], *grids[3], D, *y,
-    ]  # fmt: skip
-    calls += [
-        _call(SCAN_CODES, inputs, last[4], f"{scan.name}/codes"),
-        _transpose(last[4], quantize.output[0], CHANNELS_FIRST),
-    ]
-    return calls, {scan.name, transpose.name, reshape.name}
+    x_codes, dt_codes, B_codes, C_codes = (
+        [node.outputs[0], *source.inputs[1:3]] for node, source in zip(maps, sources, strict=True)
+    )
+    inputs = [*x_codes, *dt_codes, A, *B_codes, *C_codes, D, *quantize.inputs[1:3]]
+    call = new_node(
+        SCAN_CODES, inputs, f"{prefix}/channels_last", name=f"{scan.name}/codes", domain=DOMAIN
+    )
+    calls = [*maps, call, _transpose(call.outputs[0], prefix, CHANNELS_FIRST)]
+    return quantize, calls, [reshape, transpose, scan]
 
 
-def _only_producer(
-    graph: Graph, readers: dict[str, list[onnx.NodeProto]], name: str | None, op_type: str
-) -> onnx.NodeProto | None:
+def _only_producer(value: ir.Value, op_type: str) -> ir.Node | None:
     """Return the node of a type that puts out a tensor which only one node reads."""
-    node = graph.producers.get(name) if name else None
-    if node is None or node.op_type != op_type or len(readers[node.output[0]]) != 1:
-        return None
-    return node
+    node = value.producer()
+    return node if node is not None and node.op_type == op_type and len(value.uses()) == 1 else None
 
 
-def _tokens_of(graph: Graph, name: str) -> onnx.NodeProto | None:
+def _tokens_of(value: ir.Value) -> ir.Node | None:
     """Return the DequantizeLinear of a map ``(batch, C, 1, L)`` that tokens are made from."""
-    transpose = graph.producers.get(name)
-    if transpose is None or transpose.op_type != "Transpose":
+    transpose = value.producer()
+    if transpose is None or transpose.op_type != "Transpose" or order_of(transpose) != [0, 2, 1]:
         return None
-    if [list(a.ints) for a in transpose.attribute] != [[0, 2, 1]]:
-        return None
-    reshape = graph.producers.get(transpose.input[0])
+    reshape = transpose.inputs[0].producer()
     if reshape is None or reshape.op_type != "Reshape":
         return None
-    source = graph.producers.get(reshape.input[0])
-    if source is None or source.op_type != "DequantizeLinear":
-        return None
-    return source
+    source = reshape.inputs[0].producer()
+    return source if source is not None and source.op_type == "DequantizeLinear" else None
 
 
-def _call_on_map(
-    output: str, op_type: str, codes: str, constants: list[str]
-) -> list[onnx.NodeProto]:
-    """Return a call on a channels-last map between two Transposes, which runtimes cancel."""
-    inside, outside = f"{output}/channels_last_in", f"{output}/channels_last"
-    return [
-        _transpose(codes, inside, CHANNELS_LAST),
-        _call(op_type, [inside, *constants], outside, f"{output}/{op_type}"),
-        _transpose(outside, output, CHANNELS_FIRST),
-    ]
+def _transpose(value: ir.Value, after: str, order: list[int]) -> ir.Node:
+    return new_node("Transpose", [value], after, name=f"{after}/Transpose", perm=order)
 
 
-def _transpose(before: str, after: str, order: list[int]) -> onnx.NodeProto:
-    from onnx import helper
-
-    return helper.make_node("Transpose", [before], [after], name=f"{after}/Transpose", perm=order)
-
-
-def _call(op_type: str, inputs: list[str], output: str, name: str) -> onnx.NodeProto:
-    from onnx import helper
-
-    return helper.make_node(op_type, inputs, [output], name=name, domain=DOMAIN)
-
-
-def define_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that defines each function of this module that the model calls, and no other.
+class FunctionDefinitions(Pass):
+    """Define each function of this module that the model calls, and no other.
 
     ``SelectiveScan`` gets the form of the lowering ``unrolled``, for scans of any size.
     """
-    import onnx
-    import onnx.parser
 
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    opset = max(main_opset(model), OPSET)
-    called = {node.op_type for node in result.graph.node if node.domain == DOMAIN}
-    definitions = {
-        SCAN_CODES: lambda: onnx.parser.parse_function(_SCAN_CODES % opset),
-        SILU_CODES: lambda: onnx.parser.parse_function(_SILU_CODES % opset),
-        "SelectiveScan": lambda: scan_function(opset),
-    }
-    if SCAN_CODES in called:
-        called.add("SelectiveScan")
-    kept = [function for function in result.functions if function.name not in definitions]
-    del result.functions[:]
-    result.functions.extend(kept)
-    result.functions.extend(make() for name, make in definitions.items() if name in called)
-    if called and not any(entry.domain == DOMAIN for entry in result.opset_import):
-        result.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    result.ir_version = max(result.ir_version, MINIMUM_IR_VERSION)
-    return result
+    name = "definitions of functions"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Define them, in place of those that the model may have."""
+        opset = max(model.opset_imports.get("", 0), OPSET)
+        called = {node.op_type for node in model.graph if node.domain == DOMAIN}
+        definitions: dict[str, Callable[[], ir.Function | onnx.FunctionProto]] = {
+            SCAN_CODES: lambda: onnx.parser.parse_function(_SCAN_CODES % opset),
+            SILU_CODES: lambda: onnx.parser.parse_function(_SILU_CODES % opset),
+            "SelectiveScan": lambda: scan_function(opset),
+        }
+        if SCAN_CODES in called:
+            called.add("SelectiveScan")
+        for name, make in definitions.items():
+            model.functions.pop((DOMAIN, name, ""), None)
+            if name in called:
+                define(model, make())
+        return len(called)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each call of a function of ours that the model does not define."""
+        yield from undefined_calls(model)
+
+
+def fuse_codes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model after :class:`CodeFunctions`, with the definitions."""
+    return run([CodeFunctions(), FunctionDefinitions()], model)
+
+
+def define_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model after :class:`FunctionDefinitions`."""
+    return run([FunctionDefinitions()], model)

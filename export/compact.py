@@ -8,172 +8,171 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from lmaunet.export.convolutions import copy_node, remove_unused
-from lmaunet.export.function import all_nodes
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
+
 from lmaunet.export.packing import is_unpack
+from lmaunet.export.passes import DeadNodes, Pass, array_of, label, read, run
 
-if TYPE_CHECKING:
-    import onnx
-
-    Pass = Callable[[onnx.ModelProto], onnx.ModelProto]
-
-
-def compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model after each of :data:`PASSES`.
-
-    Names go last: what a pass before it adds is renamed too. Whoever compares tensors by their
-    names does it on the model as it was.
-    """
-    for step in PASSES:
-        model = step(model)
-    return model
+DEFAULTS = {"group": 1, "dilations": (1, 1), "strides": (1, 1), "pads": (0, 0, 0, 0)}
+"""What an attribute of a Conv is where it is missing."""
 
 
-def drop_unread_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without the nodes of the main graph that no output depends on.
-
-    ONNX Runtime computes them, and they keep it from fusing what is around them.
-    """
-    result = _copy(model)
-    graph = result.graph
-    needed = {value.name for value in graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        if needed.isdisjoint(node.output):
-            continue
-        kept.append(node)
-        # a body may read tensors of the graph around it
-        needed.update(name for inner in all_nodes([node]) for name in inner.input)
-    nodes = [copy_node(node) for node in reversed(kept)]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    remove_unused(result)
-    return result
-
-
-def drop_weight_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which no weight has a zero point of zeros; one that lacks counts as 0.
+class WeightZeroPoints(Pass):
+    """Drop the zero points of weights that are zeros; one that lacks counts as 0.
 
     A weight is a constant, or a packed constant, under a DequantizeLinear of the main graph. The
     zero points of activations stay.
     """
-    from onnx import numpy_helper
 
-    result = _copy(model)
-    graph = result.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    weights = {*constants, *(n.output[0] for n in graph.node if is_unpack(n))}
-    for node in graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in weights:
+    name = "elimination of weights' zero points"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Drop them."""
+        found = list(_zero_points_of_zero(model.graph))
+        for node in found:
+            node.resize_inputs(2)
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that is left."""
+        for node in _zero_points_of_zero(model.graph):
+            yield f"the weight of {label(node)} has a zero point of zeros"
+
+
+def _zero_points_of_zero(graph: ir.Graph) -> Iterator[ir.Node]:
+    for node in graph:
+        if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
             continue
-        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
-        if zero is not None and not numpy_helper.to_array(zero).any():
-            del node.input[2]
-    remove_unused(result)
-    return result
+        source, zero = node.inputs[0], node.inputs[2]
+        packed = source.producer() is not None and is_unpack(source.producer())
+        stored = (packed or source.is_initializer()) and zero.is_initializer()
+        if stored and not array_of(zero).any():
+            yield node
 
 
-def share_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which each constant of the main graph is stored once.
+class SharedConstants(Pass):
+    """Store each constant of a graph once.
 
     Constants are equal when type, dimensions and bytes are. Inputs of the graph (which a caller may
     replace) and outputs keep a constant of their own.
     """
-    from onnx import numpy_helper
 
-    result = _copy(model)
-    graph = result.graph
-    public = {value.name for value in (*graph.input, *graph.output)}
-    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    renamed = {}
-    for tensor in graph.initializer:
-        if tensor.name not in public:
-            array = numpy_helper.to_array(tensor)
-            key = (tensor.data_type, tuple(tensor.dims), array.tobytes())
-            renamed[tensor.name] = first.setdefault(key, tensor.name)
-    for _, nodes in _scopes(graph):
-        for node in nodes:
-            node.input[:] = [renamed.get(name, name) for name in node.input]
-    remove_unused(result)
-    return result
+    name = "sharing of constants"
 
+    def rewrite(self, model: ir.Model) -> int:
+        """Share them by onnx-ir's own pass."""
+        return int(DeduplicateInitializersPass(size_limit=2**63)(model).modified)
 
-def strip_text(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without documentation, metadata and the shapes of intermediate tensors."""
-    result = _copy(model)
-    for field in ("doc_string", "metadata_props", "producer_name", "producer_version"):
-        result.ClearField(field)
-    for graph, nodes in _scopes(result.graph):
-        for field in ("doc_string", "metadata_props", "value_info"):
-            graph.ClearField(field)
-        for item in (*nodes, *graph.initializer, *graph.input, *graph.output):
-            item.ClearField("doc_string")
-            item.ClearField("metadata_props")
-    return result
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each constant that is stored again."""
+        seen = set()
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            key = (tensor.dtype, tuple(tensor.shape), tensor.tobytes())
+            if key in seen and not value.is_graph_input() and not value.is_graph_output():
+                yield f"the constant {value.name!r} is stored twice"
+            seen.add(key)
 
 
-def drop_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without the attributes of Conv whose value is what a missing one means."""
-    from onnx import helper
+class Text(Pass):
+    """Drop documentation, metadata and the shapes of intermediate tensors."""
 
-    defaults = {"group": 1, "dilations": [1, 1], "strides": [1, 1], "pads": [0, 0, 0, 0]}
-    result = _copy(model)
-    for _, nodes in _scopes(result.graph):
-        for node in nodes:
-            if node.op_type != "Conv":
-                continue
-            for attribute in list(node.attribute):
-                if helper.get_attribute_value(attribute) == defaults.get(attribute.name):
-                    node.attribute.remove(attribute)
-    return result
+    name = "elimination of text"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Drop them."""
+        model.doc_string = model.producer_name = model.producer_version = None
+        model.metadata_props.clear()
+        for graph in model.graphs():
+            graph.doc_string = None
+            for value in _values(graph):
+                value.doc_string = None
+                value.metadata_props.clear()
+                if not value.is_graph_input() and not value.is_graph_output():
+                    value.type = value.shape = None
+        return int(ClearMetadataAndDocStringPass()(model).modified)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield what still has documentation or metadata."""
+        for thing in (model, *model.graphs(), *model.graph.all_nodes()):
+            if thing.doc_string or thing.metadata_props:
+                yield f"{thing.name if thing is not model else 'the model'!r} has text"
 
 
-def shorten_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with short names of tensors and none of nodes.
+class Defaults(Pass):
+    """Drop the attributes of Conv whose value is what a missing one means."""
+
+    name = "elimination of default attributes"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Drop them."""
+        found = list(_defaults(model.graph))
+        for node, key in found:
+            del node.attributes[key]
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that is left."""
+        yield from (
+            f"{key} of {label(node)} is the default" for node, key in _defaults(model.graph)
+        )
+
+
+def _defaults(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
+    for node in graph.all_nodes():
+        if node.op_type == "Conv":
+            for key, attribute in node.attributes.items():
+                if attribute.value == DEFAULTS.get(key):
+                    yield node, key
+
+
+class ShortNames(Pass):
+    """Give tensors short names and nodes none.
 
     The graph's inputs and outputs keep their names. The codes of a weight are called after the
     convolution that reads them, as ``stages/0/mamba/in_proj/0``. Every other tensor gets a few
     letters.
     """
-    result = _copy(model)
-    graph = result.graph
-    names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    for tensor, convolution in _convolution_of_weights(graph).items():
-        if tensor not in names and convolution not in names.values():
-            names[tensor] = convolution
-    taken = set(names.values())
-    letters = (name for name in _letters() if name not in taken)
 
-    def renamed(name: str) -> str:
-        # an optional input that is left out has no name
-        if name and name not in names:
-            names[name] = next(letters)
-        return names.get(name, "")
+    name = "short names"
 
-    for scope, nodes in _scopes(graph):
-        for value in (*scope.input, *scope.initializer, *scope.output):
-            value.name = renamed(value.name)
-        for node in nodes:
-            node.ClearField("name")
-            node.input[:] = [renamed(name) for name in node.input]
-            node.output[:] = [renamed(name) for name in node.output]
-    return result
+    def rewrite(self, model: ir.Model) -> int:
+        """Rename them, in the order of the graph."""
+        names = {value: value.name for value in (*model.graph.inputs, *model.graph.outputs)}
+        for value, convolution in _convolution_of_weights(model.graph).items():
+            if value not in names and convolution not in names.values():
+                names[value] = convolution
+        taken = set(names.values())
+        letters = (name for name in _letters() if name not in taken)
+        for value in dict.fromkeys(v for graph in model.graphs() for v in _values(graph)):
+            # an optional output that is left out has no name
+            if value.name and value not in names:
+                names[value] = next(letters)
+        ordered = [v for graph in model.graphs() for v in _values(graph) if v in names]
+        ir.convenience.rename_values(ordered, [names[value] for value in ordered])
+        for node in model.graph.all_nodes():
+            node.name = ""
+        return len(names)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each node that has a name."""
+        yield from (f"{label(n)} has a name" for n in model.graph.all_nodes() if n.name)
 
 
-def _convolution_of_weights(graph: onnx.GraphProto) -> dict[str, str]:
+def _convolution_of_weights(graph: ir.Graph) -> dict[ir.Value, str]:
     """Return a name for the tensor of codes of each weight, after the convolution's node."""
-    producers = {name: node for node in graph.node for name in node.output}
-    found: dict[str, str] = {}
-    for node in graph.node:
-        dequantize = producers.get(node.input[1]) if node.op_type == "Conv" else None
+    found: dict[ir.Value, str] = {}
+    for node in graph:
+        dequantize = node.inputs[1].producer() if node.op_type == "Conv" else None
         if dequantize is not None and dequantize.op_type == "DequantizeLinear":
             # torch names a module's node MODULE/conv/Conv
-            name = node.name.strip("/").removesuffix("/Conv").removesuffix("/conv")
+            name = (node.name or "").strip("/").removesuffix("/Conv").removesuffix("/conv")
             if name:
-                found.setdefault(dequantize.input[0], name)
+                found.setdefault(dequantize.inputs[0], name)
     return found
 
 
@@ -184,17 +183,29 @@ def _letters() -> Iterator[str]:
             yield "".join(letters)
 
 
-def _scopes(
-    graph: onnx.GraphProto,
-) -> Iterator[tuple[onnx.GraphProto, list[onnx.NodeProto]]]:
-    """Yield a graph and the body of every Scan, Loop and If in it, each with its nodes."""
-    nodes = list(graph.node)
-    yield graph, nodes
-    for node in nodes:
-        for attribute in node.attribute:
-            bodies = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
-            for body in bodies:
-                yield from _scopes(body)
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield each tensor of a graph but those of bodies in it, as its file names them first."""
+    seen = [*graph.inputs, *graph.initializers.values(), *graph.outputs]
+    for node in graph:
+        seen += [value for value in (*node.inputs, *node.outputs) if value is not None]
+    yield from dict.fromkeys(seen)
+
+
+PASSES = (
+    WeightZeroPoints(),
+    DeadNodes(),
+    SharedConstants(),
+    Text(),
+    Defaults(),
+    ShortNames(),
+)
+"""Names go last: what a pass before it adds is renamed too. Whoever compares tensors by their names
+does it on the model as it was."""
+
+
+def compact(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model after each of :data:`PASSES`."""
+    return run(PASSES, model)
 
 
 def bytes_by_purpose(model: onnx.ModelProto) -> dict[str, int]:
@@ -204,43 +215,20 @@ def bytes_by_purpose(model: onnx.ModelProto) -> dict[str, int]:
     convolutions, ``scans`` the other float constants (A and D of the scans, scales of
     activations), ``integers`` shapes and the like, ``graph`` the nodes, names and everything else.
     """
-    from onnx import TensorProto, numpy_helper
-
-    producers = {name: node for node in model.graph.node for name in node.output}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    purposes: dict[str, str] = {}
-    for node in model.graph.node:
+    graph = read(model).graph
+    purposes: dict[ir.Value, str] = {}
+    for node in graph:
         if is_unpack(node):
-            purposes[node.input[0]] = "weights"
-            continue
-        unpacked = producers.get(node.input[0]) if node.input else None
-        if node.op_type == "DequantizeLinear" and (
-            node.input[0] in constants or (unpacked is not None and is_unpack(unpacked))
-        ):
-            purposes[node.input[0]] = "weights"
-            purposes.setdefault(node.input[1], "scales")
-        if node.op_type == "Conv" and len(node.input) > 2:
-            purposes.setdefault(node.input[2], "biases")
+            purposes[node.inputs[0]] = "weights"
+        elif node.op_type == "DequantizeLinear":
+            source = node.inputs[0].producer()
+            if source is None or is_unpack(source):
+                purposes[node.inputs[0]] = "weights"
+                purposes.setdefault(node.inputs[1], "scales")
+        elif node.op_type == "Conv" and len(node.inputs) > 2:
+            purposes.setdefault(node.inputs[2], "biases")
     totals = dict.fromkeys(("weights", "scales", "biases", "scans", "integers"), 0)
-    for name, tensor in constants.items():
-        other = "scans" if tensor.data_type == TensorProto.FLOAT else "integers"
-        totals[purposes.get(name, other)] += numpy_helper.to_array(tensor).nbytes
+    for value in graph.initializers.values():
+        other = "scans" if value.const_value.dtype == ir.DataType.FLOAT else "integers"
+        totals[purposes.get(value, other)] += value.const_value.numpy().nbytes
     return totals | {"graph": model.ByteSize() - sum(totals.values())}
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-PASSES: tuple[Pass, ...] = (
-    drop_unread_nodes,
-    drop_weight_zero_points,
-    share_constants,
-    strip_text,
-    drop_defaults,
-    shorten_names,
-)

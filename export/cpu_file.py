@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 
 from lmaunet.errors import UserError
+from lmaunet.export import compact
+from lmaunet.export.code_functions import CodeFunctions, FunctionDefinitions
+from lmaunet.export.convolutions import preparation
+from lmaunet.export.cpu_form import IntegerBiases, UnsignedActivations, UnsignedWeights, WideCodes
+from lmaunet.export.cpu_layout import ChannelsLast, MoveQuantizers
+from lmaunet.export.packing import WeightPacking
+from lmaunet.export.passes import Pass, UnreadConstants, run
+from lmaunet.export.saturation import CPUS
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
 LOWERING = "unrolled"
 """The form of the scan in the file's own functions."""
-CPUS = ("any", "vnni")
-"""What a file may count on: ``any`` processor, or one that has VNNI, which adds products of UINT8
-and INT8 without saturation (:func:`lmaunet.export.cpu_form.unsigned_weights`)."""
 
 
 @dataclass(frozen=True)
@@ -37,34 +42,35 @@ class CpuForms:
     fused: onnx.ModelProto
 
 
+CODES: tuple[Pass, ...] = (
+    *preparation(),
+    MoveQuantizers(),
+    ChannelsLast(),
+    UnsignedActivations(),
+    WideCodes(),
+    UnreadConstants(),
+)
+ROUNDED: tuple[Pass, ...] = (IntegerBiases(), UnreadConstants())
+FUSED: dict[str, tuple[Pass, ...]] = {
+    "any": (UnsignedWeights(), UnreadConstants(), CodeFunctions(), FunctionDefinitions()),
+    "vnni": (CodeFunctions(), FunctionDefinitions()),
+}
+FILE: tuple[Pass, ...] = (WeightPacking(), *compact.PASSES)
+"""From a QCDQ graph to the file, in four parts; between them the build compares segments."""
+
+
 def cpu_forms(exported: onnx.ModelProto, cpu: str = "any") -> CpuForms:
     """Return the forms of a QCDQ graph; raises UserError for an unknown ``cpu``."""
-    from lmaunet.export.code_functions import fuse_codes
-    from lmaunet.export.convolutions import prepare
-    from lmaunet.export.cpu_form import (
-        integer_biases,
-        unsigned_activations,
-        unsigned_weights,
-        widen_codes,
-    )
-    from lmaunet.export.cpu_layout import channels_last_reshapes, requantize_moves
-
     if cpu not in CPUS:
         raise UserError(f"unknown --cpu {cpu!r}; use one of: {', '.join(CPUS)}")
-    laid_out = channels_last_reshapes(requantize_moves(prepare(exported)))
-    codes = widen_codes(unsigned_activations(laid_out))
-    rounded = integer_biases(codes)
-    return CpuForms(
-        codes, rounded, fuse_codes(rounded if cpu == "vnni" else unsigned_weights(rounded))
-    )
+    codes = run(CODES, exported)
+    rounded = run(ROUNDED, codes)
+    return CpuForms(codes, rounded, run(FUSED[cpu], rounded))
 
 
 def pack(form: onnx.ModelProto) -> onnx.ModelProto:
     """Return a form as it ships: weights packed, and nothing in it that computing does not need."""
-    from lmaunet.export.compact import compact
-    from lmaunet.export.packing import pack_weights
-
-    return compact(pack_weights(form))
+    return run(FILE, form)
 
 
 def cpu_file(exported: onnx.ModelProto, cpu: str = "any") -> onnx.ModelProto:
@@ -79,7 +85,6 @@ def file_bytes(model: nn.Module, images: np.ndarray) -> int:
         model: the network, in evaluation mode.
         images: ``(n, channels, H, W)``; the first one's shape is that of the file's input.
     """
-    import onnx
     import torch
 
     from lmaunet.export.network import export_qcdq

@@ -1,4 +1,4 @@
-"""Where codes are and how they lie between the convolutions of a CPU's file.
+"""Where codes are moved, and how maps lie, between the convolutions of a CPU's file.
 
 ONNX Runtime computes in codes only what stands between a DequantizeLinear and a QuantizeLinear,
 and its integer convolutions want the channels last. Neither pass changes a value.
@@ -6,10 +6,15 @@ and its integer convolutions want the channels last. Neither pass changes a valu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lmaunet.export.convolutions import Graph, copy_node
+import numpy as np
+import onnx_ir as ir
+
+from lmaunet.export.convolutions import grid_of, same_quantizer
 from lmaunet.export.lower import static_shapes
+from lmaunet.export.passes import Pass, add_constant, label, new_node, replace, run
 
 if TYPE_CHECKING:
     import onnx
@@ -18,97 +23,111 @@ QUANTIZABLE = frozenset({"Add", "Mul", "Concat", "MaxPool"})
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
-def requantize_moves(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with a quantizer behind each Resize that an Add or the like reads.
+class MoveQuantizers(Pass):
+    """Put a quantizer behind each Resize that an Add or the like reads.
 
     A Resize that takes the nearest value, between a DequantizeLinear and such an operator, would
     move floats. With a QuantizeLinear and DequantizeLinear of the same scale behind it, it moves
-    codes, and the Add behind it adds codes. The model is one that
-    :func:`lmaunet.export.convolutions.prepare` returned.
+    codes, and the Add behind it adds codes. The model is one after
+    :func:`lmaunet.export.convolutions.preparation`.
     """
-    import onnx
-    from onnx import helper
 
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = Graph(result)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    nodes: list[onnx.NodeProto] = []
-    renamed: dict[str, str] = {}
-    for node in graph.nodes:
-        copy = copy_node(node)
-        if node.op_type in QUANTIZABLE:
-            copy.input[:] = [renamed.get(name, name) for name in node.input]
-        nodes.append(copy)
-        if node.op_type != "Resize":
-            continue
-        source = graph.dequantize(node.output[0])
-        if source is None or not any(r.op_type in QUANTIZABLE for r in readers[node.output[0]]):
-            continue
-        codes, values = f"{node.output[0]}/codes", f"{node.output[0]}/values"
-        grid = list(source.input[1:])
-        for op_type, before, after in (
-            ("QuantizeLinear", node.output[0], codes),
-            ("DequantizeLinear", codes, values),
-        ):
-            name = f"{node.name}/{op_type}"
-            nodes.append(helper.make_node(op_type, [before, *grid], [after], name=name))
-        renamed[node.output[0]] = values
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    return result
+    name = "quantizers at upsamplings"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Add them."""
+        found = list(_moved_floats(model.graph))
+        for resize, uses in found:
+            output = resize.outputs[0]
+            names = f"{output.name}/codes", f"{output.name}/values"
+            added = same_quantizer(output, *names, resize.name)
+            model.graph.insert_after(resize, added)
+            for use in uses:
+                use.node.replace_input_with(use.idx, added[-1].outputs[0])
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each Resize that still has none."""
+        for resize, _ in _moved_floats(model.graph):
+            yield f"no quantizer stands behind {label(resize)}"
 
 
-def channels_last_reshapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which maps become tokens, and tokens maps, with the channels last.
+def _moved_floats(graph: ir.Graph) -> Iterator[tuple[ir.Node, list[ir.Usage]]]:
+    """Yield each Resize of values on a grid that an Add or the like reads, and these readings."""
+    for node in graph:
+        if node.op_type == "Resize" and grid_of(node.outputs[0]) is not None:
+            uses = [u for u in node.outputs[0].uses() if u.node.op_type in QUANTIZABLE]
+            if uses:
+                yield node, uses
+
+
+class ChannelsLast(Pass):
+    """Make maps become tokens, and tokens maps, with the channels last.
 
     A Reshape of a map ``(B, C, H, W)`` to ``(B, C, H', W')`` keeps the order of the pixels. Between
     two Transposes it is one of ``(B, H, W, C)`` to ``(B, H', W', C)``, and a runtime cancels these
     Transposes against those around its convolutions; with the channels first it could not.
     """
-    import numpy as np
-    import onnx
-    from onnx import helper, numpy_helper
 
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = Graph(result)
-    shapes = static_shapes(result)
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.nodes:
-        before, after = (shapes.get(name) for name in (_first_input(node), node.output[0]))
-        if (
-            node.op_type != "Reshape"
-            or before is None
-            or after is None
-            or len(before) != 4
-            or len(after) != 4
-            or before[:2] != after[:2]
-        ):
-            nodes.append(copy_node(node))
+    name = "channels-last reshapes"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Put Transposes around them."""
+        graph, shapes = model.graph, static_shapes(ir.to_proto(model))
+        found = list(_channels_first(graph, shapes))
+        for node in found:
+            output = node.outputs[0]
+            after = shapes[output.name]
+            shape = add_constant(
+                graph, f"{output.name}/channels_last_shape",
+                np.array([after[0], *after[2:], after[1]], np.int64),
+            )  # fmt: skip
+            last = new_node(
+                "Transpose", [node.inputs[0]], f"{output.name}/channels_last",
+                name=f"{node.name}/last", perm=CHANNELS_LAST,
+            )  # fmt: skip
+            reshaped = new_node(
+                "Reshape", [last.outputs[0], shape], f"{output.name}/reshaped",
+                name=f"{node.name}/reshape",
+            )  # fmt: skip
+            first = new_node(
+                "Transpose", [reshaped.outputs[0]], f"{output.name}/channels_first",
+                name=f"{node.name}/first", perm=CHANNELS_FIRST,
+            )  # fmt: skip
+            graph.insert_before(node, [last, reshaped, first])
+            replace(output, first.outputs[0])
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each map that still becomes tokens with the channels first."""
+        for node in _channels_first(model.graph, static_shapes(ir.to_proto(model))):
+            yield f"{label(node)} has the channels first"
+
+
+def _channels_first(graph: ir.Graph, shapes: dict[str, tuple[int, ...]]) -> Iterator[ir.Node]:
+    """Yield each Reshape of a map with the channels first that keeps batch and channels."""
+    for node in graph:
+        if node.op_type != "Reshape" or node.inputs[0] is None:
             continue
-        output = node.output[0]
-        shape = f"{output}/channels_last_shape"
-        result.graph.initializer.append(
-            numpy_helper.from_array(np.array([after[0], *after[2:], after[1]], np.int64), shape)
-        )
-        last, reshaped = f"{output}/channels_last", f"{output}/reshaped"
-        nodes += [
-            helper.make_node(
-                "Transpose", [node.input[0]], [last], name=f"{node.name}/last", perm=CHANNELS_LAST
-            ),
-            helper.make_node("Reshape", [last, shape], [reshaped], name=f"{node.name}/reshape"),
-            helper.make_node(
-                "Transpose", [reshaped], [output], name=f"{node.name}/first", perm=CHANNELS_FIRST
-            ),
-        ]
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    return result
+        before, after = (shapes.get(v.name, ()) for v in (node.inputs[0], node.outputs[0]))
+        source = node.inputs[0].producer()
+        if source is not None and order_of(source) == CHANNELS_LAST:
+            continue
+        if len(before) == len(after) == 4 and before[:2] == after[:2]:
+            yield node
 
 
-def _first_input(node: onnx.NodeProto) -> str:
-    return node.input[0] if node.input else ""
+def order_of(node: ir.Node) -> list[int]:
+    """Return the order that a Transpose brings axes into; empty for others, or where not given."""
+    given = node.attributes.get("perm") if node.op_type == "Transpose" else None
+    return list(given.as_ints()) if given is not None else []
+
+
+def requantize_moves(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model after :class:`MoveQuantizers`."""
+    return run([MoveQuantizers()], model)
+
+
+def channels_last_reshapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model after :class:`ChannelsLast`."""
+    return run([ChannelsLast()], model)

@@ -9,20 +9,23 @@ it as it is, and a target can still recognise the node and put one of its own fo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import onnx
+import onnx.checker
+import onnx.parser
+import onnx_ir as ir
 
 from lmaunet.errors import UserError
-
-if TYPE_CHECKING:
-    import onnx
-
-DOMAIN = "ai.lmaunet"
-DOMAIN_VERSION = 1
-NAME = "SelectiveScan"
-INPUTS = ("x", "dt", "A", "B", "C", "D")
-OPSET = 18
-# Functions exist since version 8 of the file format.
-MINIMUM_IR_VERSION = 8
+from lmaunet.export.lowerings import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    INPUTS,
+    MINIMUM_IR_VERSION,
+    NAME,
+    OPSET,
+)
+from lmaunet.export.model_messages import all_nodes
+from lmaunet.export.passes import Pass, label, run
 
 # A is a state of the Scan that never changes: some runtimes reject a body that uses a value of
 # the graph around it.
@@ -85,23 +88,12 @@ def selective_scan_function(opset: int = OPSET) -> onnx.FunctionProto:
     Args:
         opset: the version of the main operator set that its body is written in, 18 or more.
     """
-    import onnx.parser
-
     return onnx.parser.parse_function(_BODY % opset)
 
 
-def is_scan(node: onnx.NodeProto) -> bool:
+def is_scan(node: onnx.NodeProto | ir.Node) -> bool:
     """Tell whether a node is a selective scan."""
     return node.op_type == NAME and node.domain == DOMAIN
-
-
-def all_nodes(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes and those of every body (subgraph) in them."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from all_nodes(list(graph.node))
 
 
 def scan_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -137,54 +129,61 @@ def node_name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def attach(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model in which the function defines its ``SelectiveScan`` nodes.
+class ScanFunction(Pass):
+    """Define the ``SelectiveScan`` nodes of a model by the function, in place of one it may have.
 
-    The result is checked by the ONNX checker and runs as it is in ONNX Runtime. A function of that
-    name that the model already has is replaced.
-
-    Raises:
-        UserError: where the model has no scan, is of an older operator set than 18, or is no valid
-            ONNX model.
+    What comes out is checked by the ONNX checker and runs as it is in ONNX Runtime.
     """
-    import onnx
-    import onnx.checker
 
-    if not scan_nodes(model):
-        raise UserError(
-            f"the model has no node {DOMAIN}::{NAME}; expected one for each selective scan; "
-            "export a network that has scans"
-        )
-    opset = main_opset(model)
-    if opset < OPSET:
-        raise UserError(
-            f"the model is of operator set {opset}; expected {OPSET} or more; "
-            f"export with opset_version={OPSET}"
-        )
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    remove_function(result)
-    result.functions.append(selective_scan_function(opset))
-    if not any(entry.domain == DOMAIN for entry in result.opset_import):
-        result.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    result.ir_version = max(result.ir_version, MINIMUM_IR_VERSION)
-    try:
-        onnx.checker.check_model(result)
-    except onnx.checker.ValidationError as error:
-        raise UserError(
-            f"the model is not valid ONNX: {str(error).splitlines()[0]}; export the network again"
-        ) from error
-    return result
+    name = "definition of the scan"
+
+    def requires(self, model: ir.Model) -> None:
+        """Raise :class:`UserError` where there is no scan, or the operator set is older than 18."""
+        if not scan_nodes(ir.to_proto(model)):
+            raise UserError(
+                f"the model has no node {DOMAIN}::{NAME}; expected one for each selective scan; "
+                "export a network that has scans"
+            )
+        opset = model.opset_imports.get("", 0)
+        if opset < OPSET:
+            raise UserError(
+                f"the model is of operator set {opset}; expected {OPSET} or more; "
+                f"export with opset_version={OPSET}"
+            )
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Add it; raises :class:`UserError` where the checker takes the model for invalid."""
+        define(model, selective_scan_function(model.opset_imports[""]))
+        try:
+            onnx.checker.check_model(ir.to_proto(model))
+        except onnx.checker.ValidationError as error:
+            raise UserError(
+                f"the model is not valid ONNX: {str(error).splitlines()[0]}; "
+                "export the network again"
+            ) from error
+        return 1
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each call of a function of ours that the model does not define."""
+        yield from undefined_calls(model)
 
 
-def main_opset(model: onnx.ModelProto) -> int:
-    """Return the version of the main operator set that a model imports; 0 where it has none."""
-    return max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0)
+def define(model: ir.Model, function: onnx.FunctionProto | ir.Function) -> None:
+    """Add a function of ours to a model, as its last one, and what it takes to call it."""
+    added = ir.from_proto(function) if isinstance(function, onnx.FunctionProto) else function
+    model.functions.pop(added.identifier(), None)
+    model.functions[added.identifier()] = added
+    model.opset_imports.setdefault(DOMAIN, DOMAIN_VERSION)
+    model.ir_version = max(model.ir_version, MINIMUM_IR_VERSION)
 
 
-def remove_function(model: onnx.ModelProto) -> None:
-    """Remove the function ``SelectiveScan`` from a model, in place; its other functions stay."""
-    kept = [f for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]
-    if len(kept) != len(model.functions):
-        del model.functions[:]
-        model.functions.extend(kept)
+def undefined_calls(model: ir.Model) -> Iterator[str]:
+    """Yield the calls of functions of ours that a model does not define."""
+    for node in model.graph.all_nodes():
+        if node.domain == DOMAIN and node.op_identifier() not in model.functions:
+            yield f"{label(node)} is a call of a function that is not in the file"
+
+
+def attach(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model after :class:`ScanFunction`; raises as that does."""
+    return run([ScanFunction()], model)

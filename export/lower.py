@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import onnx_ir as ir
 
 from lmaunet.errors import UserError
 from lmaunet.export.function import (
     DOMAIN,
     DOMAIN_VERSION,
     INPUTS,
-    all_nodes,
+    NAME,
     is_scan,
     node_name,
-    remove_function,
     scan_nodes,
 )
 from lmaunet.export.lowerings import (
@@ -25,6 +27,8 @@ from lmaunet.export.lowerings import (
     executable_lowerings,
     get_lowering,
 )
+from lmaunet.export.model_messages import all_nodes
+from lmaunet.export.passes import Pass, replace, run
 
 if TYPE_CHECKING:
     import onnx
@@ -119,7 +123,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    remove_function(copy)
+    del copy.functions[:]
     for node in copy.graph.node:
         if is_scan(node) or (node.op_type in SAME_SHAPE and node.domain not in ("", "ai.onnx")):
             del node.input[1:], node.attribute[:]
@@ -156,11 +160,55 @@ def _variable_tensors(model: onnx.ModelProto) -> set[str]:
     return variable
 
 
+class ScanLowering(Pass):
+    """Put a lowering in the place of each scan, and drop the function ``SelectiveScan``.
+
+    All other nodes and constants stay as they are, byte for byte.
+
+    Args:
+        lowering: the name of a lowering; raises :class:`UserError` where it is unknown.
+    """
+
+    name = "scan lowering"
+
+    def __init__(self, lowering: str) -> None:
+        self.lowering = get_lowering(lowering)
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Lower them; raises :class:`UserError` for a site that is refused."""
+        graph = model.graph
+        found = sites(ir.to_proto(model))
+        refusals = [reason for site in found if (reason := self.lowering.accepts(site))]
+        if refusals:
+            raise UserError(refusals[0])
+        model.functions.pop((DOMAIN, NAME, ""), None)
+        taken = _names(graph)
+        scans = [node for node in graph if is_scan(node)]
+        for node, site in zip(scans, found, strict=True):
+            builder = Builder(_free_prefix(site.name, taken))
+            output = self.lowering.emit(builder, site, ScanInputs(*node.inputs))
+            graph.insert_before(node, builder.nodes)
+            for value in builder.constants:
+                graph.register_initializer(value)
+            replace(node.outputs[0], output)
+        self._import_domain(model)
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each scan that is left and should not be."""
+        if self.lowering.executable:
+            yield from (f"scan {node.name} is left" for node in model.graph if is_scan(node))
+
+    def _import_domain(self, model: ir.Model) -> None:
+        """Import the scan's domain exactly where a node or a function of it is left."""
+        users = (*model.graph.all_nodes(), *model.functions.values())
+        model.opset_imports.pop(DOMAIN, None)
+        if any(user.domain == DOMAIN for user in users):
+            model.opset_imports[DOMAIN] = DOMAIN_VERSION
+
+
 def lower(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Return a copy of a model in which a lowering stands for each of its scans.
-
-    The function ``SelectiveScan`` is dropped. All other nodes and constants stay as they are, byte
-    for byte.
 
     Args:
         model: a model with ``SelectiveScan`` nodes, with or without the function attached.
@@ -170,39 +218,13 @@ def lower(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         UserError: where the lowering is unknown or refuses a site, or the model is one that
             :func:`sites` rejects.
     """
-    import onnx
-
-    lowering = get_lowering(name)
-    found = sites(model)
-    refusals = [reason for site in found if (reason := lowering.accepts(site))]
-    if refusals:
-        raise UserError(refusals[0])
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    remove_function(result)
-    taken = _names(result)
-    nodes: list[onnx.NodeProto] = []
-    remaining = iter(found)
-    for node in model.graph.node:
-        if not is_scan(node):
-            nodes.append(node)
-            continue
-        builder = Builder(_free_prefix(node_name(node), taken))
-        output = lowering.emit(builder, next(remaining), ScanInputs(*node.input))
-        builder.rename(output, node.output[0])
-        nodes += builder.nodes
-        result.graph.initializer.extend(builder.initializers)
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    _import_domain(result)
-    return result
+    return run([ScanLowering(name)], model)
 
 
-def _names(model: onnx.ModelProto) -> set[str]:
-    graph = model.graph
-    names = {i.name for i in (*graph.input, *graph.initializer)}
-    for node in all_nodes(list(graph.node)):
-        names.update([node.name, *node.output])
+def _names(graph: ir.Graph) -> set[str]:
+    names = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    for node in graph.all_nodes():
+        names.update([node.name, *(value.name for value in node.outputs)])
     return names
 
 
@@ -213,16 +235,3 @@ def _free_prefix(name: str, taken: set[str]) -> str:
         prefix = f"{prefix[:-1]}_/"
     taken.add(prefix)
     return prefix
-
-
-def _import_domain(model: onnx.ModelProto) -> None:
-    """Import the scan's domain exactly where a node or a function of it is left."""
-    import onnx
-
-    users = [*all_nodes(list(model.graph.node)), *model.functions]
-    used = any(user.domain == DOMAIN for user in users)
-    kept = [entry for entry in model.opset_import if entry.domain != DOMAIN]
-    if used:
-        kept.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    del model.opset_import[:]
-    model.opset_import.extend(kept)

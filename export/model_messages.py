@@ -8,7 +8,7 @@ names of the fields are those of ``onnx.proto3``; ONNX Runtime brings ``protobuf
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +119,13 @@ def _of_nodes(nodes: Any) -> Iterator[Any]:
             inside = [attribute.g] if attribute.HasField("g") else []
             for body in (*inside, *attribute.graphs):
                 yield from _of_graph(body)
+
+
+def all_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Yield the nodes, messages of this schema or of ``onnx``, and those of every body in them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            inside = [attribute.g] if attribute.HasField("g") else []
+            for graph in (*inside, *attribute.graphs):
+                yield from all_nodes(graph.node)

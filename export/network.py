@@ -5,32 +5,42 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import unittest.mock
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.shape_inference
+import onnx_ir as ir
 import torch
-from onnx import numpy_helper
+from onnx_ir.passes.common import IdentityEliminationPass, LiftConstantsToInitializersPass
 from torch import nn
 
-from lmaunet.export.function import attach, is_scan
+from lmaunet.export.convolutions import WeightClips
+from lmaunet.export.function import ScanFunction, is_scan
+from lmaunet.export.passes import (
+    DeadNodes,
+    Pass,
+    add_constant,
+    constant,
+    evaluated,
+    label,
+    run,
+)
 
 OPSET = 18
 INPUT, OUTPUT = "image", "logits"
 FLOAT32, QCDQ, QONNX = "network.float32.onnx", "network.qcdq.onnx", "network.qonnx.onnx"
-DOMAIN = "ai.lmaunet"
 
 
 def export_float32(model: nn.Module, image: torch.Tensor, path: Path) -> None:
     """Write the float network with the scan as a local function; fixed shapes, batch 1."""
-    with _quiet():
-        torch.onnx.export(
-            model.eval(), (image,), str(path), opset_version=OPSET, dynamo=False,
-            input_names=[INPUT], output_names=[OUTPUT],
-        )  # fmt: skip
-    _finish(path, function=True)
+    with _lean():
+        torch.onnx.export(model.eval(), (image,), str(path), **_options())
+    onnx.save(run(FLOAT32_FILE, onnx.load(path)), path)
 
 
 def export_qcdq(model: nn.Module, image: torch.Tensor, path: Path) -> None:
@@ -38,232 +48,236 @@ def export_qcdq(model: nn.Module, image: torch.Tensor, path: Path) -> None:
 
     The scan is one call of a local function. Shapes are fixed, batch 1.
     """
-    from brevitas.export import export_onnx_qcdq
+    from brevitas.export.onnx.standard.qcdq.manager import StdQCDQONNXManager
 
-    with _quiet():
-        # With initializers as inputs ONNX Runtime computes wrong results at EXTENDED and above.
-        export_onnx_qcdq(
-            model.eval(), args=image, export_path=str(path), opset_version=OPSET, dynamo=False,
-            keep_initializers_as_inputs=False, input_names=[INPUT], output_names=[OUTPUT],
-        )  # fmt: skip
-    _finish(path, function=True)
+    _export_quantized(StdQCDQONNXManager, model, image, path)
+    onnx.save(run(QCDQ_FILE, onnx.load(path)), path)
 
 
 def export_qonnx(model: nn.Module, image: torch.Tensor, path: Path) -> None:
     """Write the quantized network with QONNX's Quant nodes; the scan stays one opaque node."""
-    from brevitas.export import export_qonnx as brevitas_export
+    from brevitas.export.onnx.qonnx.manager import QONNXManager
 
-    with _quiet():
-        brevitas_export(
-            model.eval(), args=image, export_path=str(path), opset_version=OPSET, dynamo=False,
-            keep_initializers_as_inputs=False, input_names=[INPUT], output_names=[OUTPUT],
+    _export_quantized(QONNXManager, model, image, path)
+    onnx.save(run(QONNX_FILE, onnx.load(path)), path)
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "opset_version": OPSET, "dynamo": False, "input_names": [INPUT], "output_names": [OUTPUT],
+    }  # fmt: skip
+
+
+def _export_quantized(manager: Any, model: nn.Module, image: torch.Tensor, path: Path) -> None:
+    """Write what Brevitas exports, without two things that take it a third of its time.
+
+    onnxoptimizer's passes, in place of which :class:`StoredConstants` is, search the whole graph
+    for each constant. And a run of the network beforehand, for the formats of inputs and outputs,
+    is of use for integer biases only.
+    """
+
+    class Lean(manager):
+        run_onnx_passes = False
+
+        @classmethod
+        def _cache_inp_out(cls, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    with _lean():
+        # With initializers as inputs ONNX Runtime computes wrong results at EXTENDED and above.
+        Lean.export(
+            model.eval(), args=image, export_path=str(path), keep_initializers_as_inputs=False,
+            **_options(),
         )  # fmt: skip
-    _finish(path, function=False)
 
 
-def _finish(path: Path, function: bool) -> None:
-    model = onnx.load(path)
-    tidy_names(model)
-    skip_identities(model)
-    fold_pads(model)
-    clip_weights(model)
-    fold_state_matrices(model)
-    if function and any(is_scan(node) for node in model.graph.node):
-        model = attach(model)
-    model = onnx.shape_inference.infer_shapes(model) if not function else model
-    onnx.save(model, path)
-
-
-def tidy_names(model: onnx.ModelProto) -> None:
+class GraphNames(Pass):
     """Name nodes and tensors after the graph's values, as ``/stages/0/mamba/silu/Mul``.
 
-    The exporter names them after modules, whose names begin with a slash (``module_key``).
+    The exporter names them after modules, whose names begin with a slash
+    (:func:`lmaunet.quant.network.module_key`).
     """
-    graph = model.graph
-    names = {name for node in graph.node for name in (*node.input, *node.output)}
-    tidy = {name: re.sub(r"^(layers|kept)\./", "/", name).replace("//", "/") for name in names}
-    if len(set(tidy.values())) < len(tidy):
-        return
-    for node in graph.node:
-        node.name = node.name.replace("//", "/")
-        node.input[:] = [tidy[name] for name in node.input]
-        node.output[:] = [tidy[name] for name in node.output]
-    for tensor in graph.initializer:
-        tensor.name = tidy.get(tensor.name, tensor.name)
-    for value in (*graph.value_info, *graph.output, *graph.input):
-        value.name = tidy.get(value.name, value.name)
+
+    name = "names of the graph"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Rename them, unless two would have the same name."""
+        values = list(dict.fromkeys([
+            *model.graph.initializers.values(), *(v for node in model.graph for v in node.outputs)
+        ]))  # fmt: skip
+        names = [_graph_name(value.name or "") for value in values]
+        if len(set(names)) < len(names):
+            return 0
+        ir.convenience.rename_values(values, names)
+        for node in model.graph:
+            node.name = _graph_name(node.name or "")
+        return len(names)
 
 
-def skip_identities(model: onnx.ModelProto) -> int:
-    """Let each node read what an Identity reads instead of what it gives; return how many.
+def _graph_name(name: str) -> str:
+    return re.sub(r"^(layers|kept)\./", "/", name).replace("//", "/")
+
+
+class Identities(Pass):
+    """Let each node read what an Identity reads instead of what it gives.
 
     The exporter stores equal weights once, and names the others by an Identity.
     """
-    graph = model.graph
-    kept = {output.name for output in graph.output}
-    source: dict[str, str] = {}
-    for node in graph.node:
-        node.input[:] = [source.get(name, name) for name in node.input]
-        if node.op_type == "Identity" and node.output[0] not in kept:
-            source[node.output[0]] = node.input[0]
-    _remove_unused(graph)
-    return len(source)
+
+    name = "identity elimination"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Do it by onnx-ir's own pass."""
+        return int(IdentityEliminationPass()(model).modified)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each Identity between two nodes."""
+        for node in model.graph:
+            if node.op_type == "Identity" and not node.outputs[0].is_graph_output():
+                yield f"{label(node)} is left"
 
 
-def fold_pads(model: onnx.ModelProto) -> int:
-    """Move each zero Pad in front of a convolution into the convolution; return how many.
+class ScanFunctionIfAny(ScanFunction):
+    """:class:`~lmaunet.export.function.ScanFunction` for a network that may have no scan."""
+
+    def requires(self, model: ir.Model) -> None:
+        """Raise :class:`UserError` where there are scans, and the operator set is older than 18."""
+        if any(is_scan(node) for node in model.graph):
+            super().requires(model)
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Add the function where there are scans."""
+        return super().rewrite(model) if any(is_scan(node) for node in model.graph) else 0
+
+
+class PadFolding(Pass):
+    """Move each zero Pad in front of a convolution into the convolution.
 
     The causal convolution pads on the left only, which torch can say with a Pad alone. Runtimes
     use an integer kernel only where nothing stands between DequantizeLinear and Conv.
     """
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    folded = 0
-    for conv in graph.node:
-        pad = producers.get(conv.input[0]) if conv.op_type == "Conv" else None
-        if pad is None or pad.op_type != "Pad" or len(pad.input) < 2:
-            continue
-        amounts, value = _pad_amounts(pad, producers, constants)
-        if amounts is None or value != 0 or any(amounts[:2]) or any(amounts[4:6]):
-            continue
-        attribute = next(a for a in conv.attribute if a.name == "pads")
-        extra = [*amounts[2:4], *amounts[6:8]]
-        attribute.ints[:] = [a + b for a, b in zip(attribute.ints, extra, strict=True)]
-        conv.input[0] = pad.input[0]
-        folded += 1
-    _remove_unused(graph)
-    return folded
+
+    name = "pad folding"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Move them; the Pads are left without readers."""
+        found = list(_foldable_pads(model.graph))
+        for conv, pad, amounts in found:
+            own = conv.attributes["pads"].as_ints()
+            extra = (*amounts[2:4], *amounts[6:8])
+            sums = [a + b for a, b in zip(own, extra, strict=True)]
+            conv.attributes["pads"] = ir.AttrInt64s("pads", sums)
+            conv.replace_input_with(0, pad.inputs[0])
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that is left."""
+        for conv, *_ in _foldable_pads(model.graph):
+            yield f"a Pad stands before {label(conv)}"
 
 
-def _pad_amounts(
-    pad: onnx.NodeProto,
-    producers: dict[str, onnx.NodeProto],
-    constants: dict[str, np.ndarray],
-) -> tuple[list[int] | None, float]:
-    """Return a Pad's amounts (begins, then ends, of four axes) and value, where constant."""
-    value = float(constants.get(pad.input[2], np.zeros(1)).reshape(-1)[0]) if (
-        len(pad.input) > 2 and pad.input[2]
-    ) else 0.0  # fmt: skip
-    amounts = constants.get(pad.input[1])
-    if amounts is None:
-        amounts = _evaluate(pad.input[1], producers, constants)
-    if amounts is None or amounts.size != 8:
-        return None, value
-    return [int(v) for v in amounts.reshape(-1)], value
+def _foldable_pads(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node, list[int]]]:
+    """Yield each convolution, the zero Pad of rows and columns before it, and its amounts.
 
-
-def _evaluate(
-    name: str, producers: dict[str, onnx.NodeProto], constants: dict[str, np.ndarray]
-) -> np.ndarray | None:
-    """Compute a tensor that depends on constants alone; None where it does not."""
-    from onnx.reference import ReferenceEvaluator
-
-    nodes: list[onnx.NodeProto] = []
-    pending, seen = [name], set()
-    while pending:
-        current = pending.pop()
-        if current in seen or current in constants or not current:
-            continue
-        seen.add(current)
-        node = producers.get(current)
-        if node is None:
-            return None
-        # an ancestor that is met again moves in front of all that use it
-        nodes = [node, *(n for n in nodes if n is not node)]
-        seen -= set(node.input)
-        pending.extend(node.input)
-    used = {i for node in nodes for i in node.input if i in constants}
-    graph = onnx.helper.make_graph(
-        nodes, "constant", [], [onnx.helper.make_empty_tensor_value_info(name)],
-        [numpy_helper.from_array(constants[i], i) for i in used],
-    )  # fmt: skip
-    small = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
-    return ReferenceEvaluator(small).run(None, {})[0]
-
-
-def clip_weights(model: onnx.ModelProto) -> int:
-    """Apply each Clip of a constant weight to the weight itself; return how many.
-
-    Brevitas says a narrow range (-127 to 127) with a Clip, which TensorRT does not read on INT8.
+    The amounts are those before, then those behind, of four axes.
     """
-    graph = model.graph
-    constants = {i.name: i for i in graph.initializer}
-    producers = {o: n for n in graph.node for o in n.output}
-    clipped = 0
-    for node in graph.node:
-        clip = producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if clip is None or clip.op_type != "Clip" or clip.input[0] not in constants:
+    for conv in graph:
+        pad = conv.inputs[0].producer() if conv.op_type == "Conv" else None
+        if pad is None or pad.op_type != "Pad" or len(pad.inputs) < 2:
             continue
-        low, high = (_constant(name, constants, producers) for name in clip.input[1:3])
-        if low is None or high is None:
+        value = constant(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] else np.zeros(1)
+        amounts = evaluated(pad.inputs[1])
+        if value is None or value.any() or amounts is None or amounts.size != 8:
             continue
-        weight = constants[clip.input[0]]
-        values = np.clip(numpy_helper.to_array(weight), low, high)
-        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-        node.input[0] = weight.name
-        clipped += 1
-    _remove_unused(graph)
-    return clipped
+        if not amounts[[0, 1, 4, 5]].any():
+            yield conv, pad, amounts.tolist()
 
 
-def fold_state_matrices(model: onnx.ModelProto) -> int:
-    """Make the scan's A, which is -exp(A_log), a constant of the graph; return how many."""
-    graph = model.graph
-    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    producers = {o: n for n in graph.node for o in n.output}
-    folded = 0
-    for node in graph.node:
-        if node.op_type != "SelectiveScan" or node.input[2] in constants:
-            continue
-        value = _evaluate(node.input[2], producers, constants)
-        if value is None:
-            continue
-        name = f"{node.name}_A"
-        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
-        node.input[2] = name
-        folded += 1
-    _remove_unused(graph)
-    return folded
+class StateMatrices(Pass):
+    """Make each scan's A, which is -exp(A_log), a constant of the graph."""
+
+    name = "folding of state matrices"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Compute them."""
+        found = list(_computed_states(model.graph))
+        for node, array in found:
+            matrix = add_constant(model.graph, f"{node.name}_A", array.astype(np.float32))
+            node.replace_input_with(2, matrix)
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that is left."""
+        for node, _ in _computed_states(model.graph):
+            yield f"A of {label(node)} is computed from constants"
 
 
-def _constant(
-    name: str,
-    initializers: dict[str, onnx.TensorProto],
-    producers: dict[str, onnx.NodeProto],
-) -> np.ndarray | None:
-    if name in initializers:
-        return numpy_helper.to_array(initializers[name])
-    node = producers.get(name)
-    if node is not None and node.op_type == "Constant":
-        return numpy_helper.to_array(node.attribute[0].t)
-    return None
+def _computed_states(graph: ir.Graph) -> Iterator[tuple[ir.Node, np.ndarray]]:
+    for node in graph:
+        if is_scan(node) and not node.inputs[2].is_initializer():
+            array = evaluated(node.inputs[2])
+            if array is not None:
+                yield node, array
 
 
-def _remove_unused(graph: onnx.GraphProto) -> None:
-    outputs = {o.name for o in graph.output}
-    while True:
-        used = {i for node in graph.node for i in node.input} | outputs
-        dead = [n for n in graph.node if not any(o in used for o in n.output)]
-        if not dead:
-            break
-        for node in dead:
-            graph.node.remove(node)
-    for initializer in [i for i in graph.initializer if i.name not in used]:
-        graph.initializer.remove(initializer)
+class Shapes(Pass):
+    """Write the shape of each tensor that ONNX shape inference finds, which QONNX reads."""
+
+    name = "shape inference"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Infer them."""
+        inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model)).graph.value_info
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        for info in inferred:
+            ir.serde.deserialize_value_info_proto(info, values[info.name])
+        return len(inferred)
+
+
+class StoredConstants(Pass):
+    """Store each constant tensor as one, instead of as a node."""
+
+    name = "constants out of nodes"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Store them by onnx-ir's own pass."""
+        lifted = LiftConstantsToInitializersPass(size_limit=0)(model)
+        for value in model.graph.initializers.values():
+            value.type = value.shape = None
+        return int(lifted.modified)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that is still a node."""
+        for node in model.graph:
+            if node.op_type == "Constant" and "value" in node.attributes:
+                yield f"{label(node)} is a node"
+
+
+FOLDING = GraphNames(), Identities(), PadFolding(), WeightClips(), StateMatrices(), DeadNodes()
+"""What the exporter leaves in a graph, folded into what is around it."""
+FLOAT32_FILE = *FOLDING, ScanFunctionIfAny()
+QCDQ_FILE = StoredConstants(), *FOLDING, ScanFunctionIfAny()
+QONNX_FILE = StoredConstants(), *FOLDING, Shapes()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' warnings of shapes that are fixed on purpose off the screen."""
-    level = logging.root.manager.disable
+def _lean() -> Iterator[None]:
+    """Keep the exporters' warnings of what is so on purpose off the screen, and their pace up.
+
+    On one thread, as thousands of small tensors are worked on, for each of which several threads
+    wait for each other; and without TorchScript's check of its own graph, which takes a time that
+    grows with the square of the nodes, ten times an export.
+    """
+    level, threads = logging.root.manager.disable, torch.get_num_threads()
     logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            unittest.mock.patch.object(torch._C, "_jit_pass_lint", lambda graph: None),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+        torch.set_num_threads(threads)

@@ -7,12 +7,26 @@ of :mod:`lmaunet.export.packing`; :func:`store_int4` stores them as INT4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from lmaunet.export.convolutions import Graph, copy_node, remove_unused
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import TensorProto, helper
 
-if TYPE_CHECKING:
-    import onnx
+from lmaunet.export import compact
+from lmaunet.export.convolutions import preparation
+from lmaunet.export.cpu_form import UnsignedActivations, UnsignedWeights, saturating
+from lmaunet.export.lower import ScanLowering
+from lmaunet.export.passes import (
+    Pass,
+    UnreadConstants,
+    add_constant,
+    constant,
+    new_node,
+    read,
+    run,
+)
 
 LOWERING = "unrolled"
 INT4_OPSET = 21
@@ -20,6 +34,64 @@ INT4_OPSET = 21
 INT4_IR_VERSION = 10
 FEWEST_INT4 = 256
 """Weights of fewer codes stay INT8: a node more takes as many bytes as it saves."""
+
+
+class Int4Weights(Pass):
+    """Store weights whose codes lie in -8 to 7 as INT4, two codes a byte.
+
+    A Cast makes INT8 of them before DequantizeLinear, so that OpenVINO, which computes what depends
+    on constants alone when it loads a file, finds the same INT8 weights as before and chooses the
+    same integer kernels. Where there is such a weight, the model becomes one of operator set 21;
+    the operators that the network uses mean in 21 what they mean in 18.
+    """
+
+    name = "INT4 weights"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Store them."""
+        graph = model.graph
+        found = list(_int4_weights(graph))
+        casts = []
+        for value, codes in found:
+            flat = codes.reshape(-1).tolist()
+            stored = helper.make_tensor(f"{value.name}/int4", TensorProto.INT4, codes.shape, flat)
+            packed = add_constant(graph, stored.name, ir.from_proto(stored))
+            cast = new_node("Cast", [packed], f"{value.name}/int8", to=TensorProto.INT8)
+            for use in value.uses():
+                if use.node.op_type == "DequantizeLinear":
+                    use.node.replace_input_with(use.idx, cast.outputs[0])
+            casts.append(cast)
+        if casts:
+            graph.insert_before(graph[0], casts)
+            model.opset_imports[""] = max(model.opset_imports[""], INT4_OPSET)
+            model.ir_version = max(model.ir_version, INT4_IR_VERSION)
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each weight that would fit and is left."""
+        yield from (f"the weight {v.name!r} fits INT4" for v, _ in _int4_weights(model.graph))
+
+
+def _int4_weights(graph: ir.Graph) -> Iterator[tuple[ir.Value, np.ndarray]]:
+    """Yield each weight that fits, in the order in which the graph reads them, and its codes."""
+    read = [node.inputs[0] for node in graph if node.op_type == "DequantizeLinear"]
+    for value in dict.fromkeys(read):
+        codes = constant(value) if value.is_initializer() else None
+        if codes is None or codes.dtype != np.int8 or codes.size < FEWEST_INT4:
+            continue
+        if codes.min() >= -8 and codes.max() <= 7:
+            yield value, codes
+
+
+def form_passes(*, vnni: bool) -> tuple[Pass, ...]:
+    """Return the passes from a QCDQ graph to :func:`openvino_form`."""
+    weights = () if vnni else (UnsignedWeights(),)
+    return (
+        *preparation(), UnsignedActivations(), *weights, UnreadConstants(), ScanLowering(LOWERING)
+    )  # fmt: skip
+
+
+FILE_PASSES = (*compact.PASSES, Int4Weights(), UnreadConstants())
 
 
 def openvino_form(exported: onnx.ModelProto, *, vnni: bool) -> onnx.ModelProto:
@@ -33,83 +105,22 @@ def openvino_form(exported: onnx.ModelProto, *, vnni: bool) -> onnx.ModelProto:
             others, weights whose sums could saturate get UINT8 codes, which OpenVINO convolves in
             float.
     """
-    from lmaunet.export.convolutions import prepare
-    from lmaunet.export.cpu_form import unsigned_activations, unsigned_weights
-    from lmaunet.export.lower import lower
-
-    codes = unsigned_activations(prepare(exported))
-    return lower(codes if vnni else unsigned_weights(codes), LOWERING)
+    return run(form_passes(vnni=vnni), exported)
 
 
 def openvino_file(form: onnx.ModelProto) -> onnx.ModelProto:
     """Return the file of a form: short names, each constant once, narrow weights as INT4."""
-    from lmaunet.export.compact import compact
-
-    return store_int4(compact(form))
+    return run(FILE_PASSES, form)
 
 
 def saturating_convolutions(form: onnx.ModelProto) -> list[str]:
     """Return the convolutions whose sums may saturate on x86 processors without VNNI.
 
-    Those add two products of an UINT8 and an INT8 code in INT16. It is the convolutions whose
-    weights :func:`lmaunet.export.cpu_form.unsigned_weights` would change.
+    Those add two products of an UINT8 and an INT8 code in INT16.
     """
-    from lmaunet.export.cpu_form import unsigned_weights
-
-    changed = Graph(unsigned_weights(form))
-    before = Graph(form)
-    found = []
-    for node in before.nodes:
-        if node.op_type != "Conv" or before.weight(node.input[1]) is None:
-            continue
-        source = changed.producers[node.input[1]]
-        codes = changed.constant(source.input[0])
-        if codes is not None and codes.dtype.name == "uint8":
-            found.append(node.name or node.output[0])
-    return found
+    return [node.name or node.outputs[0].name for node in saturating(read(form).graph)]
 
 
 def store_int4(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which weights whose codes lie in -8 to 7 are INT4, two codes a byte.
-
-    A Cast makes INT8 of them before DequantizeLinear, so that OpenVINO, which computes what depends
-    on constants alone when it loads a file, finds the same INT8 weights as before and chooses the
-    same integer kernels. Where there is such a weight, the model becomes one of operator set 21;
-    the operators that the network uses mean in 21 what they mean in 18.
-    """
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = Graph(result)
-    casts: list[onnx.NodeProto] = []
-    for node in graph.nodes:
-        name = node.input[0] if node.input else ""
-        if node.op_type != "DequantizeLinear" or name not in graph.initializers:
-            continue
-        codes = graph.constant(name)
-        if codes is None or codes.dtype != np.int8 or codes.size < FEWEST_INT4:
-            continue
-        if codes.min() < -8 or codes.max() > 7:
-            continue
-        if not any(f"{name}/int8" in cast.output for cast in casts):
-            flat = codes.reshape(-1).tolist()
-            stored = helper.make_tensor(f"{name}/int4", TensorProto.INT4, codes.shape, flat)
-            result.graph.initializer.append(stored)
-            casts.append(
-                helper.make_node("Cast", [stored.name], [f"{name}/int8"], to=TensorProto.INT8)
-            )
-        node.input[0] = f"{name}/int8"
-    if not casts:
-        return result
-    nodes = [*casts, *(copy_node(node) for node in result.graph.node)]
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    remove_unused(result)
-    for entry in result.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, INT4_OPSET)
-    result.ir_version = max(result.ir_version, INT4_IR_VERSION)
-    return result
+    """Return a copy of a model after :class:`Int4Weights`."""
+    return run([Int4Weights(), UnreadConstants()], model)

@@ -22,16 +22,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
 
 from lmaunet.errors import UserError
-from lmaunet.export.convolutions import copy_node, remove_unused
-from lmaunet.export.function import DOMAIN, DOMAIN_VERSION, MINIMUM_IR_VERSION, OPSET, main_opset
+from lmaunet.export.function import DOMAIN, OPSET, define
+from lmaunet.export.passes import (
+    Pass,
+    UnreadConstants,
+    add_constant,
+    array_of,
+    label,
+    new_node,
+    read,
+    replace,
+    run,
+)
 from lmaunet.quant.packed import PACKED_BITS, packed_bytes
-
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
 
 NAME = "UnpackCodes"
 UNPACKED_BITS = 8
@@ -74,8 +84,6 @@ def smallest_bits(codes: np.ndarray) -> int:
 
 def common_shift(codes: np.ndarray) -> int:
     """Return how many zeros all INT8 codes end with in binary; 0 where every code is 0."""
-    import numpy as np
-
     bits = int(np.bitwise_or.reduce(codes.reshape(-1).view(np.uint8)))
     return (bits & -bits).bit_length() - 1 if bits else 0
 
@@ -85,8 +93,6 @@ def pack_codes(codes: np.ndarray, bits: int, shift: int = 0) -> np.ndarray:
 
     The codes are ``2**shift`` times numbers of ``bits`` bits in two's complement.
     """
-    import numpy as np
-
     flat = codes.astype(np.int8).reshape(-1)
     groups = np.pad(flat, (0, -flat.size % 8)).reshape(-1, 8, 1)
     table = (groups >> np.arange(shift, shift + bits, dtype=np.int8)) & 1
@@ -95,8 +101,6 @@ def pack_codes(codes: np.ndarray, bits: int, shift: int = 0) -> np.ndarray:
 
 def unpack_codes(planes: np.ndarray, places: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Return the INT8 codes of a shape from planes ``(ceil(n / 8), bits)`` and places."""
-    import numpy as np
-
     table = np.unpackbits(planes[:, None], axis=1, bitorder="little")
     codes = table.astype(np.int64) @ places.astype(np.int64)
     return codes.reshape(-1)[: math.prod(shape)].reshape(shape).astype(np.int8)
@@ -104,123 +108,104 @@ def unpack_codes(planes: np.ndarray, places: np.ndarray, shape: Sequence[int]) -
 
 def _places(bits: int, shift: int) -> np.ndarray:
     """Return the value of each plane's bits, ``(bits, 1)``."""
-    import numpy as np
-
     values = 1 << np.arange(shift, shift + bits)
     values[-1] = -values[-1]
     return values.astype(np.int8).reshape(-1, 1)
 
 
-def unpack_function(opset: int = OPSET) -> onnx.FunctionProto:
-    """Return the function ``ai.lmaunet::UnpackCodes``: planes, places, shape to INT8 codes.
-
-    Args:
-        opset: the version of the main operator set that its body is written in, 18 or more.
-    """
-    import onnx.parser
-
-    return onnx.parser.parse_function(_BODY % opset)
-
-
-def is_unpack(node: onnx.NodeProto) -> bool:
+def is_unpack(node: ir.Node) -> bool:
     """Tell whether a node unpacks a weight."""
     return node.op_type == NAME and node.domain == DOMAIN
 
 
-def pack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which each weight is stored in the fewest bits that hold its codes.
+class WeightPacking(Pass):
+    """Store each weight in the fewest bits that hold its codes.
 
     A weight is an INT8 initializer that a DequantizeLinear of the main graph reads. What needs more
-    than 4 bits, has fewer than :data:`FEWEST_PACKED` codes or is an input of the graph as well
-    (which a caller may replace) stays as it is. Every tensor keeps its name and its values.
-
-    Raises:
-        UserError: where a weight can be packed and the model is of an older operator set than 18.
+    than 4 bits, is so small that packing saves nothing or is an input of the graph as well (which a
+    caller may replace) stays as it is. Every tensor keeps its name and its values.
     """
-    import numpy as np
-    import onnx
-    from onnx import helper, numpy_helper
 
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    replaceable = {value.name for value in graph.input}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
+    name = "weight packing"
 
-    def store(name: str, array: np.ndarray) -> str:
-        if name not in constants:
-            constants[name] = numpy_helper.from_array(array, name)
-        return name
+    def rewrite(self, model: ir.Model) -> int:
+        """Pack them; raises :class:`UserError` for an older operator set than 18."""
+        graph = model.graph
+        found = list(_packable(graph))
+        opset = model.opset_imports.get("", 0)
+        if found and opset < OPSET:
+            raise UserError(
+                f"the model is of operator set {opset}; expected {OPSET} or more, which has the "
+                f"operators that unpack weights; export with opset_version={OPSET}"
+            )
+        nodes = []
+        for value, codes, bits in found:
+            shift = common_shift(codes)
+            shape = "x".join(map(str, codes.shape))
+            inputs = [
+                add_constant(graph, f"{value.name}/planes", pack_codes(codes, bits, shift)),
+                add_constant(graph, f"{NAME}/places_{bits}_shifted_{shift}", _places(bits, shift)),
+                add_constant(graph, f"{NAME}/shape_{shape}", np.array(codes.shape)),
+            ]
+            name = f"{value.name}/{NAME}"
+            nodes.append(new_node(NAME, inputs, value.name, name=name, domain=DOMAIN))
+            del graph.initializers[value.name]
+            value.replace_all_uses_with(nodes[-1].outputs[0])
+        if found:
+            graph.insert_before(graph[0], nodes)
+            define(model, onnx.parser.parse_function(_BODY % opset))
+        return len(found)
 
-    for tensor in _weights(model):
-        codes = numpy_helper.to_array(tensor)
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each weight that is left in more bits than it needs."""
+        yield from (
+            f"the weight {v.name!r} fits {bits} bits" for v, _, bits in _packable(model.graph)
+        )
+
+
+def _packable(graph: ir.Graph) -> Iterator[tuple[ir.Value, np.ndarray, int]]:
+    """Yield each weight that packing makes smaller, its codes and their bits."""
+    for value in _weights(graph):
+        codes = array_of(value)
         # codes of UINT8 are those that need all of 8 bits
         narrow = codes.size and codes.dtype == np.int8
         bits = smallest_bits(codes) if narrow else UNPACKED_BITS
-        if packed_bytes(codes.size, bits) == codes.size or tensor.name in replaceable:
-            continue
-        del constants[tensor.name]
-        shift = common_shift(codes)
-        inputs = [
-            store(f"{tensor.name}/planes", pack_codes(codes, bits, shift)),
-            store(f"{NAME}/places_{bits}_shifted_{shift}", _places(bits, shift)),
-            store(f"{NAME}/shape_{'x'.join(map(str, codes.shape))}", np.array(codes.shape)),
-        ]
-        nodes.append(
-            helper.make_node(
-                NAME, inputs, [tensor.name], name=f"{tensor.name}/{NAME}", domain=DOMAIN
-            )
-        )
-    if not nodes:
-        return result
-    opset = main_opset(model)
-    if opset < OPSET:
-        raise UserError(
-            f"the model is of operator set {opset}; expected {OPSET} or more, which has the "
-            f"operators that unpack weights; export with opset_version={OPSET}"
-        )
-    nodes += [copy_node(node) for node in graph.node]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(constants.values())
-    _attach(result, opset)
-    return result
+        if narrow and packed_bytes(codes.size, bits) < codes.size and not value.is_graph_input():
+            yield value, codes, bits
 
 
-def _attach(model: onnx.ModelProto, opset: int) -> None:
-    """Give a model the function and its domain, in place, where it lacks them."""
-    from onnx import helper
+class WeightUnpacking(Pass):
+    """Make each packed weight an INT8 initializer again, as a runtime does at load."""
 
-    if not any((f.domain, f.name) == (DOMAIN, NAME) for f in model.functions):
-        model.functions.append(unpack_function(opset))
-    if not any(entry.domain == DOMAIN for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    model.ir_version = max(model.ir_version, MINIMUM_IR_VERSION)
+    name = "weight unpacking"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Unpack them."""
+        graph = model.graph
+        found = [node for node in graph if is_unpack(node)]
+        for node in found:
+            planes, places, shape = (array_of(value) for value in node.inputs)
+            codes = unpack_codes(planes, places, shape.tolist())
+            output = node.outputs[0]
+            value = ir.Value(const_value=ir.tensor(codes, name=output.name))
+            replace(output, value)
+            graph.register_initializer(value)
+        model.functions.pop((DOMAIN, NAME, ""), None)
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that is left."""
+        yield from (f"{label(node)} is left" for node in model.graph if is_unpack(node))
+
+
+def pack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model after :class:`WeightPacking`; raises as that does."""
+    return run([WeightPacking()], model)
 
 
 def unpack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which each packed weight is an INT8 initializer again.
-
-    It is what a runtime makes of the file when it loads it.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    for name, planes, places, shape in _packed(model):
-        codes = unpack_codes(planes, places, shape.tolist())
-        graph.initializer.append(numpy_helper.from_array(codes, name))
-    nodes = [copy_node(node) for node in graph.node if not is_unpack(node)]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    functions = [f for f in result.functions if (f.domain, f.name) != (DOMAIN, NAME)]
-    del result.functions[:]
-    result.functions.extend(functions)
-    remove_unused(result)
-    return result
+    """Return a copy in which each packed weight is an INT8 initializer again."""
+    return run([WeightUnpacking(), UnreadConstants()], model)
 
 
 def weight_bits_of(model: onnx.ModelProto) -> dict[str, int]:
@@ -228,25 +213,21 @@ def weight_bits_of(model: onnx.ModelProto) -> dict[str, int]:
 
     8 for weights that are not packed. A weight has the same name packed and unpacked.
     """
-    packed = {name: int(planes.shape[1]) for name, planes, *_ in _packed(model)}
-    return packed | {tensor.name: UNPACKED_BITS for tensor in _weights(model)}
+    graph = read(model).graph
+    packed = {
+        node.outputs[0].name: int(array_of(node.inputs[0]).shape[1])
+        for node in graph
+        if is_unpack(node)
+    }
+    return packed | {value.name: UNPACKED_BITS for value in _weights(graph)}
 
 
-def _weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+def _weights(graph: ir.Graph) -> list[ir.Value]:
     """Return the INT8 and UINT8 initializers that a DequantizeLinear of the main graph reads."""
-    import onnx
-
-    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    kinds = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
-    return [t for t in model.graph.initializer if t.name in read and t.data_type in kinds]
-
-
-def _packed(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield the name of each packed weight, and its planes, places and shape."""
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if is_unpack(node):
-            planes, places, shape = (numpy_helper.to_array(constants[name]) for name in node.input)
-            yield node.output[0], planes, places, shape
+    kinds = ir.DataType.INT8, ir.DataType.UINT8
+    return [
+        value
+        for value in graph.initializers.values()
+        if value.const_value.dtype in kinds
+        and any(use.node.op_type == "DequantizeLinear" and use.idx == 0 for use in value.uses())
+    ]

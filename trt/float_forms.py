@@ -6,14 +6,28 @@ for them. The scan stays FP32 in each.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import TensorProto, helper
 
 from lmaunet.errors import UserError
-from lmaunet.export.convolutions import Graph, copy_node, groups_of, name_nodes, remove_unused
-
-if TYPE_CHECKING:
-    import onnx
+from lmaunet.export.convolutions import groups_of
+from lmaunet.export.passes import (
+    NodeNames,
+    Pass,
+    UnreadConstants,
+    add_constant,
+    array_of,
+    constant,
+    label,
+    new_node,
+    read,
+    run,
+)
 
 INT4_OPSET, INT4_IR = 21, 10
 INT4_LIMIT = 7
@@ -39,129 +53,150 @@ class Product:
 def products(model: onnx.ModelProto) -> list[Product]:
     """Return the convolutions and the matrix products with constant weights, in the graph's order.
 
-    The nodes must have names of their own (:func:`lmaunet.export.convolutions.name_nodes`).
+    The nodes must have names of their own (:func:`copy_named`).
     """
-    graph, found = Graph(model), []
-    for node in graph.nodes:
-        if node.op_type not in ("Conv", "MatMul"):
-            continue
-        weight = graph.constant(node.input[1])
+    return list(_products(read(model).graph).values())
+
+
+def _products(graph: ir.Graph) -> dict[ir.Node, Product]:
+    found = {}
+    for node in graph:
+        weight = constant(node.inputs[1]) if node.op_type in ("Conv", "MatMul") else None
         if weight is None or weight.dtype.name != "float32":
             continue
+        name = node.inputs[1].name
         if node.op_type == "Conv":
             depthwise = groups_of(node) > 1 and weight.shape[1] == 1
-            terms = weight[0].size
-            found.append(Product(node.name, node.input[1], 0, terms, weight.size, depthwise))
+            found[node] = Product(node.name, name, 0, weight[0].size, weight.size, depthwise)
         else:
             axis, terms = weight.ndim - 1, weight.shape[-2]
-            found.append(Product(node.name, node.input[1], axis, terms, weight.size, False))
+            found[node] = Product(node.name, name, axis, terms, weight.size, False)
     return found
+
+
+class HalfProducts(Pass):
+    """Let convolutions and matrix products multiply FP16 by FP16.
+
+    Casts stand around each; all else, the scan among it, stays FP32.
+    """
+
+    name = "products in half"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Cast; raises :class:`UserError` where a weight is beyond the range of FP16."""
+        graph, found = model.graph, _products(model.graph)
+        for node in found:
+            name, output = node.name, node.outputs[0]
+            for index in range(1, len(node.inputs)):
+                value = constant(node.inputs[index])
+                if value is None or not (np.abs(value) <= HALF_LARGEST).all():
+                    raise UserError(
+                        f"{name}: a weight is not constant or beyond {HALF_LARGEST:g}, the largest "
+                        "number of FP16; build with --precision fp32"
+                    )
+                half = add_constant(graph, f"{name}/half_{index}", value.astype("float16"))
+                node.replace_input_with(index, half)
+            cast_in = new_node(
+                "Cast", [node.inputs[0]], f"{name}/half", name=f"{name}/to_half",
+                to=TensorProto.FLOAT16,
+            )  # fmt: skip
+            cast_out = new_node(
+                "Cast", [output], output.name, name=f"{name}/to_float", to=TensorProto.FLOAT
+            )
+            product = cast_out.outputs[0]
+            product.type, product.shape = output.type, output.shape
+            output.replace_all_uses_with(product, replace_graph_outputs=True)
+            cast_out.replace_input_with(0, output)
+            output.name, output.type, output.shape = f"{name}/product", None, None
+            node.replace_input_with(0, cast_in.outputs[0])
+            graph.insert_before(node, cast_in)
+            graph.insert_after(node, cast_out)
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each product that is still one of FP32."""
+        yield from (f"{label(node)} multiplies float32" for node in _products(model.graph))
+
+
+class Int4Products(Pass):
+    """Give dense convolutions and matrix products weights of -7 to 7.
+
+    They have a float32 scale for each output channel and are rounded to nearest. Depthwise
+    convolutions stay float: they hold 0.5% of the weights of base, and 3% of those of edge.
+
+    Args:
+        stored: whether they are stored as INT4; as float32 numbers of the same values otherwise.
+    """
+
+    name = "products with INT4 weights"
+
+    def __init__(self, stored: bool) -> None:
+        self.stored = stored
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Round them."""
+        graph, added = model.graph, []
+        for node, product in _products(graph).items():
+            if product.depthwise:
+                continue
+            codes, scale, spread = _int4(array_of(node.inputs[1]), product.axis)
+            name = product.node
+            if self.stored:
+                four = helper.make_tensor(
+                    f"{name}/codes", TensorProto.INT4, codes.shape, codes.reshape(-1)
+                )
+                inputs = [
+                    add_constant(graph, four.name, ir.from_proto(four)),
+                    add_constant(graph, f"{name}/scale", scale),
+                ]
+                names = f"{name}/weights"
+                added.append(
+                    new_node("DequantizeLinear", inputs, names, name=names, axis=product.axis)
+                )
+                node.replace_input_with(1, added[-1].outputs[0])
+            else:
+                same = (codes.astype(np.float32) * spread).astype(np.float32)
+                node.replace_input_with(1, add_constant(graph, f"{name}/weights", same))
+        if self.stored:
+            graph.insert_before(graph[0], added)
+            model.opset_imports[""] = max(model.opset_imports[""], INT4_OPSET)
+            model.ir_version = max(model.ir_version, INT4_IR)
+        return len(added)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each dense product whose weights take more than INT4 has."""
+        for node, product in _products(model.graph).items():
+            if self.stored and not product.depthwise:
+                yield f"the weights of {label(node)} are float32"
+
+
+def _int4(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the codes of weights, their scales along an axis, and these to multiply with."""
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    peak = np.abs(weights).max(others)
+    scale = np.where(peak > 0, peak / INT4_LIMIT, 1).astype(np.float32)
+    shape = [1] * weights.ndim
+    shape[axis] = -1
+    spread = scale.reshape(shape)
+    codes = np.clip(np.rint(weights / spread), -INT4_LIMIT, INT4_LIMIT).astype(np.int8)
+    return codes, scale, spread
+
+
+HALF: tuple[Pass, ...] = (NodeNames(), HalfProducts(), UnreadConstants())
+INT4: tuple[Pass, ...] = (NodeNames(), Int4Products(stored=True), UnreadConstants())
+INT4_REFERENCE: tuple[Pass, ...] = (NodeNames(), Int4Products(stored=False), UnreadConstants())
 
 
 def copy_named(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a model in which every node has a name of its own."""
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    name_nodes(result)
-    return result
+    return run([NodeNames()], model)
 
 
 def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a float graph whose convolutions and matrix products multiply FP16 by FP16.
-
-    Casts stand around each; all else, the scan among it, stays FP32.
-
-    Raises:
-        UserError: where a weight is beyond the range of FP16.
-    """
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    result = copy_named(model)
-    graph, wanted = Graph(result), {p.node for p in products(result)}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.nodes:
-        if node.name not in wanted:
-            nodes.append(node)
-            continue
-        name, output = node.name, node.output[0]
-        for index in range(1, len(node.input)):
-            value = graph.constant(node.input[index])
-            if value is None or not (np.abs(value) <= HALF_LARGEST).all():
-                raise UserError(
-                    f"{name}: a weight is not constant or beyond {HALF_LARGEST:g}, the largest "
-                    "number of FP16; build with --precision fp32"
-                )
-            half = f"{name}/half_{index}"
-            result.graph.initializer.append(numpy_helper.from_array(value.astype("float16"), half))
-            node.input[index] = half
-        cast_in = helper.make_node(
-            "Cast", [node.input[0]], [f"{name}/half"], name=f"{name}/to_half",
-            to=TensorProto.FLOAT16,
-        )  # fmt: skip
-        node.input[0], node.output[0] = f"{name}/half", f"{name}/product"
-        cast_out = helper.make_node(
-            "Cast", [f"{name}/product"], [output], name=f"{name}/to_float", to=TensorProto.FLOAT
-        )
-        nodes += [cast_in, node, cast_out]
-    _set_nodes(result, nodes)
-    return result
+    """Return a float graph after :class:`HalfProducts`; raises as that does."""
+    return run(HALF, model)
 
 
 def in_int4(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Return a float graph with INT4 weights, and the same graph with their values as float32.
-
-    Each dense convolution and matrix product has weights of -7 to 7 with a float32 scale for each
-    output channel, rounded to nearest. Depthwise convolutions stay float: they hold 0.5% of the
-    weights of base, and 3% of those of edge.
-    """
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    form, reference = copy_named(model), copy_named(model)
-    graph = Graph(form)
-    by_name = [{node.name: node for node in m.graph.node} for m in (form, reference)]
-    added = []
-    for product in products(form):
-        if product.depthwise:
-            continue
-        value = graph.constant(product.weight)
-        assert value is not None
-        others = tuple(i for i in range(value.ndim) if i != product.axis)
-        peak = np.abs(value).max(others)
-        scale = np.where(peak > 0, peak / INT4_LIMIT, 1).astype(np.float32)
-        shape = [1] * value.ndim
-        shape[product.axis] = -1
-        spread = scale.reshape(shape)
-        codes = np.clip(np.rint(value / spread), -INT4_LIMIT, INT4_LIMIT).astype(np.int8)
-        name = product.node
-        form.graph.initializer.append(
-            helper.make_tensor(f"{name}/codes", TensorProto.INT4, codes.shape, codes.reshape(-1))
-        )
-        form.graph.initializer.append(numpy_helper.from_array(scale, f"{name}/scale"))
-        added.append(
-            helper.make_node(
-                "DequantizeLinear", [f"{name}/codes", f"{name}/scale"], [f"{name}/weights"],
-                name=f"{name}/weights", axis=product.axis,
-            )
-        )  # fmt: skip
-        same = (codes.astype(np.float32) * spread).astype(np.float32)
-        reference.graph.initializer.append(numpy_helper.from_array(same, f"{name}/weights"))
-        for nodes in by_name:
-            nodes[name].input[1] = f"{name}/weights"
-    _set_nodes(form, [*added, *graph.nodes])
-    remove_unused(reference)
-    for entry in form.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, INT4_OPSET)
-    form.ir_version = max(form.ir_version, INT4_IR)
-    return form, reference
-
-
-def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
-    kept = [copy_node(node) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    remove_unused(model)
+    """Return a float graph with INT4 weights, and the same graph with their values as float32."""
+    return run(INT4, model), run(INT4_REFERENCE, model)

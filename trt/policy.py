@@ -8,22 +8,32 @@ intention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
 
 from lmaunet.errors import UserError
 from lmaunet.export.convolutions import (
-    Graph,
     QuantizedConvolution,
-    copy_node,
-    prepare,
+    grid_of,
+    preparation,
+    quantized,
     quantized_convolutions,
-    remove_unused,
+    weight_of,
 )
-
-if TYPE_CHECKING:
-    import onnx
+from lmaunet.export.passes import (
+    DeadNodes,
+    Pass,
+    add_constant,
+    array_of,
+    constant,
+    label,
+    new_node,
+    run,
+)
 
 W8A8, WEIGHT_ONLY, FLOAT = "W8A8", "weight-only INT8", "float"
 
@@ -102,6 +112,136 @@ def form_of(convolution: QuantizedConvolution) -> str:
     return WEIGHT_ONLY if convolution.kind == "depthwise" else W8A8
 
 
+def pool_of(convolution: QuantizedConvolution) -> str:
+    """Return what the weights are called that a convolution's are joined with; "" where none."""
+    if form_of(convolution) != WEIGHT_ONLY:
+        return ""
+    return f"depthwise_{'x'.join(map(str, convolution.weight_dims[2:]))}"
+
+
+class PooledWeights(Pass):
+    """Join the INT8 weights of depthwise convolutions with equal kernel sizes.
+
+    A pool is dequantized at once and split: one generated kernel stands for one for each of the
+    convolutions. The Max keeps TensorRT from splitting the constant instead.
+    """
+
+    name = "pooling of depthwise weights"
+
+    def requires(self, model: ir.Model) -> None:
+        """Raise :class:`UserError` where the graph has something that the policy has no form for.
+
+        That is a transposed convolution, or a scale that is not FP32 or not along the output
+        channels.
+        """
+        for node in model.graph:
+            if node.op_type == "ConvTranspose":
+                raise UserError(
+                    f"{node.name} is a transposed convolution, which TensorRT computes in float; "
+                    "upsample by Resize with a 1x1 convolution before it"
+                )
+            if node.op_type == "Conv" and weight_of(node.inputs[1]) is not None:
+                _check_scale(node)
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Join them."""
+        graph = model.graph
+        pools: dict[str, list[ir.Node]] = {}
+        for node, convolution in quantized(graph).items():
+            if pool := pool_of(convolution):
+                pools.setdefault(pool, []).append(node)
+        added: list[ir.Node] = []
+        for pool, members in pools.items():
+            codes, scales = [], []
+            for node in members:
+                _, array = weight_of(node.inputs[1]) or (None, np.empty(0, np.int8))
+                scale = array_of(node.inputs[1].producer().inputs[1])
+                codes.append(array)
+                scales.append(np.broadcast_to(scale.reshape(-1), array.shape[:1]))
+            channels = [len(part) for part in codes]
+            stored, scale, zeros, least, sizes = (
+                add_constant(graph, f"{pool}/{name}", np.asarray(array))
+                for name, array in (
+                    ("codes", np.concatenate(codes)),
+                    ("scales", np.concatenate(scales).astype(np.float32)),
+                    ("zeros", np.zeros(sum(channels), np.int8)),
+                    ("least", np.float32(LEAST)),
+                    ("channels", np.array(channels, np.int64)),
+                )
+            )
+            values = new_node(
+                "DequantizeLinear", [stored, scale, zeros], f"{pool}/values",
+                name=f"{pool}/DequantizeLinear", axis=0,
+            )  # fmt: skip
+            kept = new_node("Max", [*values.outputs, least], f"{pool}/kept", name=f"{pool}/Max")
+            split = new_node(
+                "Split", [*kept.outputs, sizes], [f"{node.name}/weights" for node in members],
+                name=f"{pool}/Split", axis=0,
+            )  # fmt: skip
+            added += [values, kept, split]
+            for node, weights in zip(members, split.outputs, strict=True):
+                node.replace_input_with(1, weights)
+        graph.insert_before(graph[0], added)
+        return len(pools)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each depthwise convolution that has weights of its own."""
+        for node, convolution in quantized(model.graph).items():
+            if pool_of(convolution):
+                yield f"the weights of {label(node)} are not joined"
+
+
+def _check_scale(node: ir.Node) -> None:
+    dequantize = node.inputs[1].producer()
+    scale = constant(dequantize.inputs[1])
+    axis = dequantize.attributes["axis"].as_int() if "axis" in dequantize.attributes else 1
+    if scale is None or scale.dtype.name != "float32":
+        got = "not constant" if scale is None else scale.dtype.name
+        raise UserError(
+            f"{node.name}: the scale of its weights is {got}; expected a float32 constant; "
+            "export the network again"
+        )
+    if scale.size > 1 and axis != 0:
+        raise UserError(
+            f"{node.name}: the scales of its weights lie along axis {axis}; expected axis 0, "
+            "the output channels; quantize the weights for each output channel"
+        )
+
+
+class FloatInputs(Pass):
+    """Put a Max before each convolution with joined weights, so that its input is seen as float."""
+
+    name = "float inputs of depthwise convolutions"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Add them."""
+        found = list(_visible_codes(model.graph))
+        for node in found:
+            least = add_constant(model.graph, "least_float32", np.asarray(np.float32(LEAST)))
+            values = f"{node.name}/values"
+            kept = new_node("Max", [node.inputs[0], least], values, name=f"{node.name}/Max")
+            model.graph.insert_before(node, kept)
+            node.replace_input_with(0, kept.outputs[0])
+        return len(found)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that reads codes."""
+        for node in _visible_codes(model.graph):
+            yield f"{label(node)} is seen to read codes"
+
+
+def _visible_codes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Yield each convolution whose weights are a part of a Split and whose input is on a grid."""
+    for node in graph:
+        source = node.inputs[1].producer() if node.op_type == "Conv" else None
+        if source is not None and source.op_type == "Split" and grid_of(node.inputs[0]):
+            yield node
+
+
+PREPARATION = preparation(("dense", "grouped"))
+POLICY: tuple[Pass, ...] = (PooledWeights(), FloatInputs(), DeadNodes())
+
+
 def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[PlannedConvolution, ...]]:
     """Return a copy of an exported QCDQ graph in the policy's form, and its quantized convolutions.
 
@@ -112,134 +252,7 @@ def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[PlannedConvolu
             convolution, a scale that is not FP32 or not along the output channels, an activation
             that is not INT8 with zero point 0.
     """
-    result = prepare(model, kinds=("dense", "grouped"))
-    _refuse(result)
-    found = quantized_convolutions(result)
-    depthwise = [c for c in found if form_of(c) == WEIGHT_ONLY]
-    pools = _pool_weights(result, depthwise)
-    _hide_codes(result, {c.node for c in depthwise})
-    planned = [PlannedConvolution(c, form_of(c), pools.get(c.node, "")) for c in found]
-    return result, tuple(planned)
-
-
-def _refuse(model: onnx.ModelProto) -> None:
-    graph = Graph(model)
-    for node in graph.nodes:
-        if node.op_type == "ConvTranspose":
-            raise UserError(
-                f"{node.name} is a transposed convolution, which TensorRT computes in float; "
-                "upsample by Resize with a 1x1 convolution before it"
-            )
-        if node.op_type != "Conv":
-            continue
-        weight = graph.weight(node.input[1])
-        if weight is None:
-            continue
-        dequantize = graph.producers[node.input[1]]
-        scale = graph.constant(dequantize.input[1])
-        axis = next((a.i for a in dequantize.attribute if a.name == "axis"), 1)
-        if scale is None or scale.dtype.name != "float32":
-            got = "not constant" if scale is None else scale.dtype.name
-            raise UserError(
-                f"{node.name}: the scale of its weights is {got}; expected a float32 constant; "
-                "export the network again"
-            )
-        if scale.size > 1 and axis != 0:
-            raise UserError(
-                f"{node.name}: the scales of its weights lie along axis {axis}; expected axis 0, "
-                "the output channels; quantize the weights for each output channel"
-            )
-
-
-def _pool_weights(
-    model: onnx.ModelProto, convolutions: Sequence[QuantizedConvolution]
-) -> dict[str, str]:
-    """Join the INT8 weights of equal kernel sizes, in place; return each convolution's pool.
-
-    A pool is dequantized at once and split: one generated kernel stands for one for each of the
-    convolutions. The Max keeps TensorRT from splitting the constant instead.
-    """
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    graph = Graph(model)
-    by_name = {node.name: node for node in graph.nodes}
-    groups: dict[tuple[int, ...], list[QuantizedConvolution]] = {}
-    for convolution in convolutions:
-        groups.setdefault(convolution.weight_dims[1:], []).append(convolution)
-    added: list[onnx.NodeProto] = []
-    pools: dict[str, str] = {}
-    for dims, members in groups.items():
-        pool = f"depthwise_{'x'.join(map(str, dims[1:]))}"
-        codes, scales = [], []
-        for member in members:
-            name = by_name[member.node].input[1]
-            _, array = graph.weight(name) or ("", np.empty(0, np.int8))
-            scale = graph.constant(graph.producers[name].input[1])
-            assert scale is not None  # _refuse has seen to it
-            codes.append(array)
-            scales.append(np.broadcast_to(scale.reshape(-1), array.shape[:1]))
-            pools[member.node] = pool
-        channels = [len(part) for part in codes]
-        constants = {
-            f"{pool}/codes": np.concatenate(codes),
-            f"{pool}/scales": np.concatenate(scales).astype(np.float32),
-            f"{pool}/zeros": np.zeros(sum(channels), np.int8),
-            f"{pool}/least": np.float32(LEAST),
-            f"{pool}/channels": np.array(channels, np.int64),
-        }
-        for name, value in constants.items():
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        weights = [f"{member.node}/weights" for member in members]
-        added += [
-            helper.make_node(
-                "DequantizeLinear", [f"{pool}/codes", f"{pool}/scales", f"{pool}/zeros"],
-                [f"{pool}/values"], name=f"{pool}/DequantizeLinear", axis=0,
-            ),
-            helper.make_node(
-                "Max", [f"{pool}/values", f"{pool}/least"], [f"{pool}/kept"], name=f"{pool}/Max"
-            ),
-            helper.make_node(
-                "Split", [f"{pool}/kept", f"{pool}/channels"], weights, name=f"{pool}/Split", axis=0
-            ),
-        ]  # fmt: skip
-        for member, weight in zip(members, weights, strict=True):
-            by_name[member.node].input[1] = weight
-    _replace_nodes(model, [*added, *graph.nodes])
-    return pools
-
-
-def _hide_codes(model: onnx.ModelProto, names: set[str]) -> None:
-    """Put a Max before each named convolution, in place, so that its input is seen as float."""
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    if not names:
-        return
-    least = "least_float32"
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(LEAST)), least))
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.name in names:
-            values = f"{node.name}/values"
-            nodes.append(
-                helper.make_node("Max", [node.input[0], least], [values], name=f"{node.name}/Max")
-            )
-            node.input[0] = values
-        nodes.append(node)
-    _replace_nodes(model, nodes)
-
-
-def _replace_nodes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Set a model's nodes, without those whose outputs nothing reads any more."""
-    kept = [copy_node(node) for node in nodes]
-    read = {name for node in kept for name in node.input} | {o.name for o in model.graph.output}
-    while True:
-        used = [node for node in kept if any(name in read for name in node.output)]
-        if len(used) == len(kept):
-            break
-        kept = used
-        read = {n for node in kept for n in node.input} | {o.name for o in model.graph.output}
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    remove_unused(model)
+    prepared = run(PREPARATION, model)
+    found = quantized_convolutions(prepared)
+    planned = tuple(PlannedConvolution(c, form_of(c), pool_of(c)) for c in found)
+    return run(POLICY, prepared), planned

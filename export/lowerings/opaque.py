@@ -5,8 +5,12 @@ The FPGA flow maps the node to a hardware operator. No ONNX runtime can run the 
 
 from __future__ import annotations
 
-from lmaunet.export.function import DOMAIN, NAME
-from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+from typing import TYPE_CHECKING
+
+from lmaunet.export.lowerings import DOMAIN, NAME, Builder, Lowering, ScanInputs, ScanSite
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def accepts(site: ScanSite) -> str | None:
@@ -14,8 +18,8 @@ def accepts(site: ScanSite) -> str | None:
     return None
 
 
-def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
-    """Add the node, with the name that it had, and return the name of y."""
+def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> ir.Value:
+    """Add the node, with the name that it had, and return y."""
     return builder.op(NAME, *inputs, domain=DOMAIN, name=site.name)
 
 

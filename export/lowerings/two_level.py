@@ -14,8 +14,12 @@ tokens are cut into K chunks of T = 16:
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 STEPS = 16
 # a, b and the products of one scan live together; TensorRT counts elements in 32 bits.
@@ -40,8 +44,8 @@ def accepts(site: ScanSite) -> str | None:
     )
 
 
-def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
-    """Add the nodes of one scan and return the name of y ``(batch, L, channels)``.
+def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> ir.Value:
+    """Add the nodes of one scan and return y ``(batch, L, channels)``.
 
     The tail of the last chunk is zeros. It comes after every real token, so that it changes none.
     The states lie as ``(batch, K, channels, states)``, four axes and the sum over the last one:
@@ -52,12 +56,12 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
     steps, chunks = _steps(site), _chunks(site)
     surplus = steps * chunks - site.tokens
 
-    def chunked(tensor: str, *shape: int) -> str:
+    def chunked(tensor: ir.Value, *shape: int) -> ir.Value:
         if surplus:
             tensor = builder.op("Pad", tensor, builder.integers(0, 0, 0, 0, surplus, 0))
         return builder.reshape(tensor, n, chunks, steps, *shape)
 
-    def stepwise(tensor: str) -> list[str]:
+    def stepwise(tensor: ir.Value) -> list[ir.Value]:
         return [
             builder.op("Squeeze", t, builder.integers(2)) for t in builder.split(tensor, steps, 2)
         ]
@@ -69,13 +73,13 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
     b = stepwise(builder.op("Mul", u, chunked(inputs.B, 1, s)))
     c = stepwise(chunked(inputs.C, 1, s))
 
-    h = ""
+    h: ir.Value | None = None
     if chunks > 1:
         zero = builder.op("ConstantOfShape", builder.integers(n, 1, d, s))
         h = builder.concat([zero, _ends(builder, a, b, chunks - 1)], 1)
     reads = []
     for a_t, b_t, c_t in zip(a, b, c, strict=True):
-        h = builder.step(a_t, h, b_t) if h else b_t
+        h = b_t if h is None else builder.step(a_t, h, b_t)
         product = builder.op("Mul", h, c_t)
         reads.append(builder.op("ReduceSum", product, builder.integers(-1), keepdims=0))
     # (batch, K, T * channels) is (batch, L, channels) in memory
@@ -85,7 +89,7 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
     return builder.op("Add", read, builder.op("Mul", inputs.D, inputs.x))
 
 
-def _ends(builder: Builder, a: list[str], b: list[str], count: int) -> str:
+def _ends(builder: Builder, a: list[ir.Value], b: list[ir.Value], count: int) -> ir.Value:
     """Return the true state after each of the first ``count`` chunks.
 
     It is ``(batch, count, channels, states)``; ``a`` and ``b`` are those of all chunks.

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lmaunet.export.function import DOMAIN, INPUTS, NAME
-from lmaunet.export.lowerings import Builder, Lowering, ScanInputs, ScanSite
+from lmaunet.export.lowerings import DOMAIN, INPUTS, NAME, Builder, Lowering, ScanInputs, ScanSite
 
 if TYPE_CHECKING:
-    import onnx
+    import onnx_ir as ir
 
 STEPS = 16
 CHUNKS = 16
@@ -58,8 +57,8 @@ def accepts(site: ScanSite) -> str | None:
     )
 
 
-def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
-    """Add the nodes of one scan and return the name of y ``(batch, L, channels)``.
+def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> ir.Value:
+    """Add the nodes of one scan and return y ``(batch, L, channels)``.
 
     The surplus of the last block is zeros. It comes after every real token, so it changes none.
     The states lie as ``(states, channels)``: the longer side last makes broadcasting cheaper.
@@ -67,7 +66,7 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
     n, d, s = site.batch, site.channels, site.states
     cut = tiling(site.tokens)
 
-    def blocked(tensor: str, *shape: int) -> str:
+    def blocked(tensor: ir.Value, *shape: int) -> ir.Value:
         if cut.surplus:
             tensor = builder.op("Pad", tensor, builder.integers(0, 0, 0, 0, cut.surplus, 0))
         return builder.reshape(tensor, n, cut.blocks, cut.chunks, cut.steps, *shape)
@@ -83,7 +82,7 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
         blocked(inputs.B, s, 1),
         blocked(inputs.C, 1, s),
         outputs=3,
-        body=_body(Builder(f"{builder.prefix}body_"), site, cut),
+        body=_body(Builder(f"{builder.prefix}body_"), (n, s, d), cut),
         num_scan_inputs=4,
         scan_input_axes=[1] * 4,
         scan_output_axes=[1],
@@ -94,98 +93,104 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> str:
     return builder.op("Add", read, builder.op("Mul", inputs.D, inputs.x))
 
 
-def scan_function(opset: int) -> onnx.FunctionProto:
+def scan_function(opset: int) -> ir.Function:
     """Return the function ``ai.lmaunet::SelectiveScan`` in this form, for scans of any size.
 
     Its inputs and output are those of :func:`lmaunet.export.function.selective_scan_function`. All
     sizes are taken from the shapes of the inputs, which a runtime folds into constants where they
     are fixed. A block is always of 256 tokens; L is padded to a multiple of it.
     """
-    import onnx.helper
-    import onnx.numpy_helper
+    import onnx_ir as ir
+
+    from lmaunet.export.passes import new_node
 
     b = Builder("")
     block = STEPS * CHUNKS
-    sizes = {
-        name: b.op("Shape", tensor, start=axis, end=axis + 1)
-        for name, tensor, axis in (
-            ("n", "x", 0), ("tokens", "x", 1), ("d", "A", 0), ("s", "A", 1),
-        )
-    }  # fmt: skip
+    x, dt, A, B, C, D = scan = [ir.Value(name=name) for name in INPUTS]
+    n, tokens, d, s = (
+        b.op("Shape", tensor, start=axis, end=axis + 1)
+        for tensor, axis in ((x, 0), (x, 1), (A, 0), (A, 1))
+    )
     one, tile = b.integers(1), b.integers(CHUNKS, STEPS)
-    surplus = b.op("Mod", b.op("Neg", sizes["tokens"]), b.integers(block))
+    surplus = b.op("Mod", b.op("Neg", tokens), b.integers(block))
     pads = b.op("Concat", b.integers(0, 0, 0, 0), surplus, b.integers(0), axis=0)
 
-    def blocked(tensor: str, *last: str) -> str:
-        shape = b.op("Concat", sizes["n"], b.integers(-1), tile, *last, axis=0)
+    def blocked(tensor: ir.Value, *last: ir.Value) -> ir.Value:
+        shape = b.op("Concat", n, b.integers(-1), tile, *last, axis=0)
         return b.op("Reshape", b.op("Pad", tensor, pads), shape)
 
-    delta = b.op("Softplus", "dt")
-    start = b.op("Concat", sizes["n"], one, one, sizes["s"], sizes["d"], axis=0)
-    body = Builder("body_")
-    site = ScanSite("", "n", block, "d", "s")  # type: ignore[arg-type]
+    delta = b.op("Softplus", dt)
+    start = b.op("Concat", n, one, one, s, d, axis=0)
     _, _, read = b.ops(
         "Scan",
         b.op("ConstantOfShape", start),
-        b.op("Transpose", "A", perm=[1, 0]),
-        blocked(delta, one, sizes["d"]),
-        blocked(b.op("Mul", delta, "x"), one, sizes["d"]),
-        blocked("B", sizes["s"], one),
-        blocked("C", one, sizes["s"]),
+        b.op("Transpose", A, perm=[1, 0]),
+        blocked(delta, one, d),
+        blocked(b.op("Mul", delta, x), one, d),
+        blocked(B, s, one),
+        blocked(C, one, s),
         outputs=3,
-        body=_body(body, site, tiling(block)),
+        body=_body(Builder("body_"), ("n", "s", "d"), tiling(block)),
         num_scan_inputs=4,
         scan_input_axes=[1] * 4,
         scan_output_axes=[1],
     )
-    rows = b.op("Reshape", read, b.op("Concat", sizes["n"], b.integers(-1), sizes["d"], axis=0))
-    kept = b.op("Slice", rows, b.integers(0), sizes["tokens"], one)
-    y = b.op("Add", kept, b.op("Mul", "D", "x"))
-    b.rename(y, "y")
-    constants = [
-        onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
-        for tensor in b.initializers
-    ]
-    return onnx.helper.make_function(
-        DOMAIN, NAME, list(INPUTS), ["y"], [*constants, *b.nodes],
-        [onnx.helper.make_opsetid("", opset)],
-    )  # fmt: skip
+    rows = b.op("Reshape", read, b.op("Concat", n, b.integers(-1), d, axis=0))
+    kept = b.op("Slice", rows, b.integers(0), tokens, one)
+    y = b.op("Add", kept, b.op("Mul", D, x))
+    y.name = "y"
+    constants = []
+    for value in b.constants:
+        node = new_node("Constant", [], value.name, value=value.const_value)
+        value.replace_all_uses_with(node.outputs[0])
+        constants.append(node)
+    graph = ir.Graph(scan, [y], nodes=[*constants, *b.nodes], opset_imports={"": opset})
+    return ir.Function(DOMAIN, NAME, graph=graph, attributes=[])
 
 
-def _body(body: Builder, site: ScanSite, cut: Tiling):
-    """Return the body; its state is h ``(batch, 1, 1, states, channels)``, and A unchanged."""
-    n, d, s = site.batch, site.channels, site.states
-    names = {k: f"{body.prefix}{k}" for k in ("h", "A", "delta", "u", "B", "C")}
-    a = body.split(body.op("Exp", body.op("Mul", names["delta"], names["A"])), cut.steps, 2)
-    b = body.split(body.op("Mul", names["u"], names["B"]), cut.steps, 2)
-    h = names["h"] if cut.chunks == 1 else _starts(body, a, b, names["h"], cut.chunks)
+def _body(body: Builder, sizes: tuple[int | str, int | str, int | str], cut: Tiling) -> ir.Graph:
+    """Return the body; its state is h ``(batch, 1, 1, states, channels)``, and A unchanged.
+
+    ``sizes`` are batch, states and channels, as numbers or symbols.
+    """
+    import onnx_ir as ir
+
+    n, s, d = sizes
+    state, A, delta, u, B, C = (
+        ir.Value(name=f"{body.prefix}{name}") for name in ("h", "A", "delta", "u", "B", "C")
+    )
+    a = body.split(body.op("Exp", body.op("Mul", delta, A)), cut.steps, 2)
+    b = body.split(body.op("Mul", u, B), cut.steps, 2)
+    h = state if cut.chunks == 1 else _starts(body, a, b, state, cut.chunks)
     states = []
     for a_t, b_t in zip(a, b, strict=True):
         h = body.step(a_t, h, b_t)
         states.append(h)
-    read = body.op("MatMul", names["C"], body.concat(states, 2))
+    read = body.op("MatMul", C, body.concat(states, 2))
     if cut.chunks > 1:
         h = body.cut(h, cut.chunks - 1, cut.chunks, 1)
     tile = (n, cut.chunks, cut.steps)
     return body.graph(
         "block",
         [
-            (names["h"], (n, 1, 1, s, d)),
-            (names["A"], (s, d)),
-            (names["delta"], (*tile, 1, d)),
-            (names["u"], (*tile, 1, d)),
-            (names["B"], (*tile, s, 1)),
-            (names["C"], (*tile, 1, s)),
+            (state, (n, 1, 1, s, d)),
+            (A, (s, d)),
+            (delta, (*tile, 1, d)),
+            (u, (*tile, 1, d)),
+            (B, (*tile, s, 1)),
+            (C, (*tile, 1, s)),
         ],
         [
             (h, (n, 1, 1, s, d)),
-            (body.op("Identity", names["A"]), (s, d)),
+            (body.op("Identity", A), (s, d)),
             (read, (*tile, 1, d)),
         ],
     )
 
 
-def _starts(body: Builder, a: list[str], b: list[str], h: str, chunks: int) -> str:
+def _starts(
+    body: Builder, a: list[ir.Value], b: list[ir.Value], h: ir.Value, chunks: int
+) -> ir.Value:
     """Return the state before each chunk, ``(batch, chunks, 1, states, channels)``."""
     decay, end = a[0], b[0]
     for a_t, b_t in zip(a[1:], b[1:], strict=True):

@@ -141,18 +141,9 @@ def _apply(walk: _Walk, node: Any) -> None:
 
 def _evaluate(node: Any, inputs: list[Any]) -> list[np.ndarray]:
     """Compute a node whose inputs are all constant."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
+    from lmaunet.export.passes import evaluate
 
-    feeds = {n: v for n, v in zip(node.input, inputs, strict=True) if n}
-    infos = [
-        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), None)
-        for n, v in feeds.items()
-    ]
-    outputs = [onnx.helper.make_empty_tensor_value_info(n) for n in node.output]
-    graph = onnx.helper.make_graph([node], "constant", infos, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    return [np.asarray(v) for v in ReferenceEvaluator(model).run(None, feeds)]
+    return evaluate(node, {n: v for n, v in zip(node.input, inputs, strict=True) if n})
 
 
 def _constant(walk: _Walk, value: Any, what: str) -> np.ndarray:

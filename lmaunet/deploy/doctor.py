@@ -23,7 +23,7 @@ PURPOSES = {
     "brevitas": "quantization",
     "setuptools": "needed by brevitas",
     "onnx": "export",
-    "onnxscript": "export",
+    "onnx-ir": "passes over ONNX",
     "qonnx": "the form of the network that the fpga target reads",
     "monai": "losses and scores",
     "h5py": "TransUNet's data sets",

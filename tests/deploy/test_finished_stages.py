@@ -16,7 +16,9 @@ from lmaunet.deploy.report_record import RECORD
 from lmaunet.packages import declared, module_of
 from lmaunet.stage import read_json, write_json
 
-HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "SimpleITK", "monai", "numba", "scipy")
+HEAVY = (
+    "torch", "brevitas", "onnx", "onnx_ir", "onnxruntime", "SimpleITK", "monai", "numba", "scipy",
+)  # fmt: skip
 CPU_SECONDS = 2.0
 """0.6 s were measured; a slower machine may take more, and torch alone takes 3 s."""
 

@@ -13,7 +13,7 @@ from lmaunet.deploy import commands, targets
 from lmaunet.deploy.targets import Target, all_targets, build_options
 from lmaunet.errors import ToolNotFound, UserError
 
-HEAVY = ("torch", "onnx", "onnxruntime", "SimpleITK", "finn", "openvino", "tensorrt_rtx")
+HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "SimpleITK", "finn", "openvino", "tensorrt_rtx")
 REFUSED = [
     (("build", "--target", "tpu"), "unknown target 'tpu'; use one of: fpga, openvino, ort, trt"),
     (("build", "--target", "fpga", "--board", "ZCU999"), "use one of: Ultra96, KV260, ZCU104"),

@@ -24,7 +24,7 @@ def opened_by(target, monkeypatch):
     monkeypatch.setattr("lmaunet.export.reference.open_session", note)
     if target is trt:
         return trt._session, opened
-    monkeypatch.setattr("lmaunet.export.cpu_form.runtime_adds_without_saturation", lambda: False)
+    monkeypatch.setattr("lmaunet.export.saturation.runtime_adds_without_saturation", lambda: False)
     return lambda path, changed: ort._session(path, changed, False), opened
 
 

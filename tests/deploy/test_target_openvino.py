@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -196,18 +197,16 @@ def test_figures_are_measured(narrow):
 
 @needs_openvino
 def test_a_wrong_form_is_caught(tmp_path, monkeypatch):
-    from lmaunet.export import convolutions
+    from lmaunet.export.cpu_form import UnsignedActivations
 
-    original = convolutions.prepare
+    original = UnsignedActivations.rewrite
 
-    def without_skip(model):
-        copy = original(model)
-        (tensor,) = [t for t in copy.graph.initializer if t.name == "/scan.D"]
-        array = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array(0.9 * array, tensor.name))
-        return copy
+    def without_skip(step, model):
+        skip = model.graph.initializers["/scan.D"]
+        skip.const_value = ir.tensor(0.9 * skip.const_value.numpy(), name=skip.name)
+        return original(step, model)
 
-    monkeypatch.setattr(convolutions, "prepare", without_skip)
+    monkeypatch.setattr(UnsignedActivations, "rewrite", without_skip)
     with pytest.raises(Disagreement, match=r"openvino kernels, codes of /quant_\d+/"):
         get_target("openvino").build(request(tmp_path / "openvino", small_network()))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -21,9 +22,10 @@ from lmaunet.artifacts import Measurement
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
-from lmaunet.export import compact, cpu_form, operators, packing, reference
+from lmaunet.export import cpu_file, cpu_form, operators, packing, reference, saturation
 from lmaunet.export.check import run_onnx
 from lmaunet.export.packing import weight_bits_of
+from lmaunet.export.passes import Pass, new_node
 
 
 def request(folder, model, samples=None):
@@ -240,17 +242,17 @@ def test_a_wrong_form_is_caught_and_both_tensors_are_kept(tmp_path, monkeypatch)
 
 
 def test_biases_that_are_rounded_too_far_are_caught(tmp_path, monkeypatch):
-    original = cpu_form.integer_biases
+    original = cpu_form.IntegerBiases.rewrite
 
-    def without_biases(model):
-        copy = original(model)
-        for tensor in copy.graph.initializer:
-            if tensor.name.endswith("/integer_bias"):
-                array = numpy_helper.to_array(tensor)
-                tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(array), tensor.name))
-        return copy
+    def without_biases(step, model):
+        count = original(step, model)
+        for value in model.graph.initializers.values():
+            if value.name.endswith("/integer_bias"):
+                zeros = np.zeros_like(value.const_value.numpy())
+                value.const_value = ir.tensor(zeros, name=value.name)
+        return count
 
-    monkeypatch.setattr(cpu_form, "integer_biases", without_biases)
+    monkeypatch.setattr(cpu_form.IntegerBiases, "rewrite", without_biases)
     with pytest.raises(Disagreement, match=r"ort integer biases, codes of /quant_\d+/"):
         get_target("ort").build(request(tmp_path / "ort", small_network()))
 
@@ -263,20 +265,20 @@ def test_planes_in_the_wrong_order_are_caught(tmp_path, monkeypatch):
 
 
 def test_a_file_that_keeps_fewer_integer_kernels_is_caught(tmp_path, monkeypatch):
-    def in_float(model):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        conv = next(n for n in copy.graph.node if n.op_type == "Conv")
-        index = list(copy.graph.node).index(conv)
-        for name in ("negative", "positive"):
-            # the same values, but no DequantizeLinear right before the convolution
-            negation = onnx.helper.make_node("Neg", [conv.input[1]], [name])
-            copy.graph.node.insert(index, negation)
-            conv, index = copy.graph.node[index + 1], index + 1
-            conv.input[1] = name
-        return copy
+    class InFloat(Pass):
+        """The same values, but no DequantizeLinear right before a convolution."""
 
-    monkeypatch.setattr(compact, "PASSES", (*compact.PASSES, in_float))
+        name = "weights in float"
+
+        def rewrite(self, model):
+            conv = next(node for node in model.graph if node.op_type == "Conv")
+            for name in ("negative", "positive"):
+                negation = new_node("Neg", [conv.inputs[1]], name)
+                model.graph.insert_before(conv, negation)
+                conv.replace_input_with(1, negation.outputs[0])
+            return 1
+
+    monkeypatch.setattr(cpu_file, "FILE", (*cpu_file.FILE, InFloat()))
     with pytest.raises(Disagreement, match=r"ort packing, integer and float kernels: 2 of 2"):
         get_target("ort").build(request(tmp_path / "ort", narrow_network()))
 
@@ -317,12 +319,12 @@ def test_without_operators_there_is_only_the_file(tmp_path):
 @pytest.mark.parametrize("vnni", [False, True])
 def test_weights_are_signed_in_memory_where_sums_cannot_saturate(built, monkeypatch, vnni):
     """Both ways on any processor: one that saturates gets the other's sums from float kernels."""
-    exact = cpu_form.runtime_adds_without_saturation()
-    monkeypatch.setattr(cpu_form, "runtime_adds_without_saturation", lambda: vnni)
+    exact = saturation.runtime_adds_without_saturation()
+    monkeypatch.setattr(saturation, "runtime_adds_without_saturation", lambda: vnni)
     signed = []
-    original = cpu_form.signed_weights
+    original = saturation.signed_weights
     monkeypatch.setattr(
-        cpu_form, "signed_weights", lambda model: signed.append(1) or original(model)
+        saturation, "signed_weights", lambda model: signed.append(1) or original(model)
     )
     if vnni and not exact:
         opened = reference.open_session

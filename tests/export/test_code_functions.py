@@ -13,11 +13,12 @@ from scan_models import feeds, oracle, random_arrays, scan_model
 from lmaunet.errors import Disagreement
 from lmaunet.export import operators
 from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions, fuse_codes
-from lmaunet.export.compact import drop_unread_nodes
 from lmaunet.export.cpu_file import cpu_forms
-from lmaunet.export.function import all_nodes, is_scan
+from lmaunet.export.function import is_scan
 from lmaunet.export.lowerings import unrolled
+from lmaunet.export.model_messages import all_nodes
 from lmaunet.export.network import export_qcdq
+from lmaunet.export.passes import DeadNodes, run
 from lmaunet.export.reference import open_session, run_images
 from lmaunet.export.segments import activations, check_segments, exported_values
 
@@ -66,7 +67,7 @@ def test_the_functions_in_the_file_change_no_bit(exported, forms, tiny_data, opt
     images = tiny_data.train.images[:2]
     want, got = (
         run_images(open_session(form, optimize=False), images)
-        for form in (forms.rounded, drop_unread_nodes(forms.fused))
+        for form in (forms.rounded, run([DeadNodes()], forms.fused))
     )
     assert np.abs(want).max() > 0
     if not optimize:

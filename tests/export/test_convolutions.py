@@ -8,17 +8,17 @@ from onnx import helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+from graph_view import View
 from qcdq_nets import DENSE, DEPTHWISE, Network, convolutions_only, images, small_network
 
 from lmaunet.errors import UserError
 from lmaunet.export.check import run_onnx
 from lmaunet.export.convolutions import (
-    Graph,
     float_convolutions,
-    name_nodes,
     prepare,
     quantized_convolutions,
 )
+from lmaunet.export.passes import NodeNames, run
 
 
 def outputs(model, count=2, size=32):
@@ -77,7 +77,7 @@ def test_preparing_changes_no_bit_and_puts_codes_at_every_convolution(clip):
     prepared = prepare(model)
     for got, expected in zip(outputs(prepared), outputs(model), strict=True):
         assert np.array_equal(got, expected)
-    graph = Graph(prepared)
+    graph = View(prepared)
     convs = [n for n in prepared.graph.node if n.op_type == "Conv"]
     for conv in convs:
         assert graph.producers[conv.input[0]].op_type == "DequantizeLinear"
@@ -93,9 +93,7 @@ def test_a_weight_clip_is_computed_and_not_dropped():
             value = -3 if tensor.name.endswith("low") else 3
             tensor.CopyFrom(numpy_helper.from_array(np.array(value, np.int8), tensor.name))
     prepared = prepare(model)
-    _, codes = Graph(prepared).weight(
-        next(n.input[1] for n in prepared.graph.node if n.name == "/stem")
-    )
+    codes = View(prepared).constant("/stem.codes")
     assert (codes.min(), codes.max()) == (-3, 3)
     for got, expected in zip(outputs(prepared), outputs(model), strict=True):
         assert np.array_equal(got, expected)
@@ -126,7 +124,7 @@ def test_every_node_gets_a_name_of_its_own():
     model = convolutions_only()
     for node in model.graph.node:
         node.name = "same" if node.op_type == "Conv" else ""
-    name_nodes(model)
+    model = run([NodeNames()], model)
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names) and all(names)
     assert [n.name for n in model.graph.node if n.op_type == "Conv"] == ["same", "same_2"]

@@ -10,22 +10,23 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 sys.path.append(str(Path(__file__).parent))
 
+from graph_view import View
 from packing_models import BITS, narrow_network, weight_model
 from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
 
 from lmaunet.errors import UserError
-from lmaunet.export import cpu_form, reference
+from lmaunet.export import cpu_form, reference, saturation
 from lmaunet.export.check import run_onnx
-from lmaunet.export.convolutions import Graph, prepare
+from lmaunet.export.convolutions import grid_of, prepare
 from lmaunet.export.cpu_form import (
-    adds_without_saturation,
     integer_biases,
-    signed_weights,
     unsigned_activations,
     unsigned_weights,
     widen_codes,
 )
 from lmaunet.export.model_messages import read_messages
+from lmaunet.export.passes import constant, read
+from lmaunet.export.saturation import adds_without_saturation, signed_weights
 
 
 def outputs(model):
@@ -35,7 +36,7 @@ def outputs(model):
 
 
 def quantizer_types(model):
-    graph = Graph(model)
+    graph = View(model)
     points = [graph.constant(n.input[2]) for n in graph.nodes if n.op_type == "QuantizeLinear"]
     return {(p.dtype.name, int(p)) for p in points}
 
@@ -83,7 +84,7 @@ def test_codes_that_are_computed_with_are_refused():
 def test_biases_become_accumulator_values():
     prepared = prepare(small_network())
     rounded = integer_biases(prepared)
-    before, after = Graph(prepared), Graph(rounded)
+    before, after = View(prepared), View(rounded)
     convs = {n.name: n for n in before.nodes if n.op_type == "Conv"}
     changed = 0
     for node in after.nodes:
@@ -101,7 +102,7 @@ def test_biases_become_accumulator_values():
 
 def weights_of(model):
     """The codes and scale of each convolution's weight."""
-    graph = Graph(model)
+    graph = View(model)
     found = {}
     for node in graph.nodes:
         if node.op_type == "Conv":
@@ -138,7 +139,7 @@ def test_wide_codes_are_the_same_weights_within_64():
 def test_codes_are_multiplied_by_the_largest_power_that_fits(largest, factor):
     codes = np.zeros((4, 3), np.int8)
     codes[1, 1] = -largest
-    wide = Graph(widen_codes(weight_model(codes)))
+    wide = View(widen_codes(weight_model(codes)))
     got, scale = (wide.constant(name) for name in wide.nodes[0].input[:2])
     assert got.min() == -largest * factor and (scale * factor == 1).all()
 
@@ -153,7 +154,7 @@ def test_wide_codes_make_the_rounding_of_biases_finer():
     narrow = prepare(narrow_network())
 
     def rounding(model):
-        before, after = Graph(model), Graph(integer_biases(model))
+        before, after = View(model), View(integer_biases(model))
         biases = {n.name: before.constant(n.input[2]) for n in before.nodes if n.op_type == "Conv"}
         return {
             n.name: np.abs(after.constant(n.input[2]) - biases[n.name]).max()
@@ -195,13 +196,12 @@ def _with_coarse_bias_units(model):
 
 def may_saturate(model):
     """The convolutions of which two products of codes, added, can exceed INT16 as UINT8 x INT8."""
-    graph = Graph(model)
     found = set()
-    for node in graph.nodes:
+    for node in read(model).graph:
         codes = weights_of(model)[node.name][0] if node.op_type == "Conv" else None
-        source = graph.dequantize(node.input[0]) if node.op_type == "Conv" else None
+        source = grid_of(node.inputs[0]) if node.op_type == "Conv" else None
         if source is not None and codes is not None and codes.dtype == np.int8:
-            largest = 255 if graph.constant(source.input[2]).any() else 127
+            largest = 255 if constant(source.inputs[2]).any() else 127
             if 2 * largest * np.abs(codes.astype(int)).max() > 32_767:
                 found.add(node.name)
     return found
@@ -230,7 +230,7 @@ def test_weights_within_64_stay_signed():
 def test_integer_kernels_compute_the_largest_codes_as_they_are():
     """All codes at their ends: what saturates on a processor without VNNI is off by thousands."""
     model = unsigned_activations(prepare(convolutions_only()))
-    graph = Graph(model)
+    graph = View(model)
     ends = {n.input[0] for n in graph.nodes if n.op_type == "DequantizeLinear"}
     for tensor in model.graph.initializer:
         if tensor.name in ends and tensor.data_type == onnx.TensorProto.INT8:
@@ -292,7 +292,7 @@ def test_weights_are_signed_without_the_package_onnx_too(tmp_path):
     ],
 )
 def test_a_processor_tells_whether_sums_saturate(monkeypatch, machine, flags, answer):
-    monkeypatch.setattr(cpu_form.platform, "machine", lambda: machine)
+    monkeypatch.setattr(saturation.platform, "machine", lambda: machine)
     monkeypatch.setattr(Path, "read_text", lambda *args, **options: f"flags : {flags}\n")
     assert adds_without_saturation() is answer
 
@@ -324,11 +324,11 @@ def test_sums_that_saturate_are_seen_whatever_the_processor_claims(
     monkeypatch, bits, claims, answer
 ):
     """The mutant is the processor: an emulated one shows the flags of the machine below it."""
-    monkeypatch.setattr(cpu_form, "adds_without_saturation", lambda: claims)
+    monkeypatch.setattr(saturation, "adds_without_saturation", lambda: claims)
     monkeypatch.setattr(reference, "open_session", lambda model, optimize: _Processor(model, bits))
-    assert cpu_form._largest_sum() == {16: 51, 32: cpu_form.EXACT_SUM}[bits]
-    assert cpu_form.runtime_adds_without_saturation.__wrapped__() is answer
+    assert saturation._largest_sum() == {16: 51, 32: saturation.EXACT_SUM}[bits]
+    assert saturation.runtime_adds_without_saturation.__wrapped__() is answer
 
 
 def test_this_processor_does_one_or_the_other():
-    assert cpu_form._largest_sum() in (51, cpu_form.EXACT_SUM)
+    assert saturation._largest_sum() in (51, saturation.EXACT_SUM)

@@ -322,6 +322,8 @@ def test_sites_are_found_behind_quant_nodes():
     )
     model.graph.node.insert(0, quant)
     model.graph.node[1].input[0] = "xq"
+    for name in ("scale", "zero", "bits"):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(1), name))
     assert sites(model) == [ScanSite("scan", 1, 6, 2, 3)]
     assert lower(model, "opaque").graph == model.graph
 

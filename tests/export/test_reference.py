@@ -103,8 +103,8 @@ def test_a_damaged_file_is_told_from_a_fault_of_ours(tmp_path, monkeypatch):
     def fail(exported):
         raise ValueError("cannot reshape")
 
-    monkeypatch.setattr("lmaunet.export.cpu_form.runtime_adds_without_saturation", lambda: True)
-    monkeypatch.setattr("lmaunet.export.cpu_form.signed_weights", fail)
+    monkeypatch.setattr("lmaunet.export.saturation.runtime_adds_without_saturation", lambda: True)
+    monkeypatch.setattr("lmaunet.export.saturation.signed_weights", fail)
     made = model()
     made.graph.initializer[0].raw_data = b""
     with pytest.raises(UserError, match="ONNX Runtime cannot load"):

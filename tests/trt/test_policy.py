@@ -73,7 +73,7 @@ def test_a_network_without_depthwise_convolutions_stays():
 def test_a_transposed_convolution_is_refused():
     model = small_network(scan=False)
     model.graph.node.append(
-        helper.make_node("ConvTranspose", ["image", "w"], ["up"], name="/up/ConvTranspose")
+        helper.make_node("ConvTranspose", ["image", "image"], ["up"], name="/up/ConvTranspose")
     )
     with pytest.raises(UserError, match=r"/up/ConvTranspose is a transposed convolution, .*Resize"):
         policy.apply(model)

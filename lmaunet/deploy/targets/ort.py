@@ -70,8 +70,8 @@ def build_options(cpu: str | None = None, operators: bool | None = None) -> dict
         UserError: for an unknown ``cpu``.
         ToolNotFound: where operators are asked for and there is no compiler.
     """
-    from lmaunet.export.cpu_file import CPUS
     from lmaunet.export.operators import FIX, compiler
+    from lmaunet.export.saturation import CPUS
 
     if cpu is not None and cpu not in CPUS:
         raise UserError(f"unknown --cpu {cpu!r}; use one of: {', '.join(CPUS)}")
@@ -222,7 +222,7 @@ def optimized_nodes(model: onnx.ModelProto | Path, operators: Path | None = None
     """Return the operators that ONNX Runtime makes of a model, and how many of each."""
     import onnx
 
-    from lmaunet.export.function import all_nodes
+    from lmaunet.export.model_messages import all_nodes
     from lmaunet.export.reference import open_session
 
     with tempfile.TemporaryDirectory() as folder:
@@ -237,9 +237,9 @@ def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int, operators: bool) -> Any:
-    from lmaunet.export.cpu_form import runtime_adds_without_saturation, signed_weights
     from lmaunet.export.model_messages import read_messages
     from lmaunet.export.reference import open_session
+    from lmaunet.export.saturation import runtime_adds_without_saturation, signed_weights
 
     library = path.with_name(OPERATORS) if operators else None
     model: Any = path

@@ -101,21 +101,27 @@ class GraphNames(Pass):
     name = "names of the graph"
 
     def rewrite(self, model: ir.Model) -> int:
-        """Rename them, unless two would have the same name."""
-        values = list(dict.fromkeys([
-            *model.graph.initializers.values(), *(v for node in model.graph for v in node.outputs)
-        ]))  # fmt: skip
-        names = [_graph_name(value.name or "") for value in values]
-        if len(set(names)) < len(names):
-            return 0
-        ir.convenience.rename_values(values, names)
+        """Rename them."""
+        values = [value for value in _values(model.graph) if _graph_name(value.name) != value.name]
+        ir.convenience.rename_values(values, [_graph_name(value.name) for value in values])
         for node in model.graph:
-            node.name = _graph_name(node.name or "")
-        return len(names)
+            node.name = _graph_name(node.name)
+        return len(values)
+
+    def violations(self, model: ir.Model) -> Iterator[str]:
+        """Yield each that is named after a module."""
+        for named in (*model.graph, *_values(model.graph)):
+            if _graph_name(named.name) != named.name:
+                yield f"{named.name!r} is a module's name"
 
 
-def _graph_name(name: str) -> str:
-    return re.sub(r"^(layers|kept)\./", "/", name).replace("//", "/")
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    outputs = (value for node in graph for value in node.outputs)
+    return list(dict.fromkeys((*graph.initializers.values(), *outputs)))
+
+
+def _graph_name(name: str | None) -> str | None:
+    return name and re.sub(r"^(layers|kept)\./", "/", name).replace("//", "/")
 
 
 class Identities(Pass):

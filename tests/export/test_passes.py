@@ -32,7 +32,15 @@ from lmaunet.export.cpu_form import (
 from lmaunet.export.cpu_layout import ChannelsLast, MoveQuantizers
 from lmaunet.export.function import ScanFunction
 from lmaunet.export.lower import ScanLowering
-from lmaunet.export.network import PadFolding, Shapes, StateMatrices, StoredConstants
+from lmaunet.export.network import (
+    GraphNames,
+    Identities,
+    PadFolding,
+    ScanFunctionIfAny,
+    Shapes,
+    StateMatrices,
+    StoredConstants,
+)
 from lmaunet.export.openvino_file import Int4Weights
 from lmaunet.export.packing import WeightPacking, WeightUnpacking, pack_weights
 from lmaunet.export.passes import DeadNodes, NodeNames, Pass, UnreadConstants, run
@@ -81,6 +89,28 @@ def upsampled():
     return prepare(net.model(net.op("Add", x, x), 8, 1))
 
 
+def named_after_modules():
+    def renamed(name):
+        return f"layers.{name}" if name.endswith(".bias") else name.replace("/stem", "//stem")
+
+    model = convolutions_only()
+    for node in model.graph.node:
+        node.name = node.name.replace("/stem", "//stem")
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for tensor in model.graph.initializer:
+        tensor.name = renamed(tensor.name)
+    return model
+
+
+def bias_by_another_name():
+    model = convolutions_only()
+    conv = next(node for node in model.graph.node if node.name == "/stem")
+    model.graph.node.insert(0, helper.make_node("Identity", [conv.input[2]], ["same"], name="id"))
+    conv.input[2] = "same"
+    return model
+
+
 def laid_out():
     net = Network()
     x = net.op("Reshape", "image", net.constant("/tokens", np.array([1, 1, 1, 64])))
@@ -112,6 +142,8 @@ CASES = {
     DeadNodes(): unread,
     UnreadConstants(): lambda: unread(nodes=False),
     StoredConstants(): constant_node,
+    GraphNames(): named_after_modules,
+    Identities(): bias_by_another_name,
     PadFolding(): padded,
     WeightClips(): lambda: small_network(clip=True),
     StateMatrices(): computed_state,
@@ -184,6 +216,27 @@ def test_a_pass_leaves_a_model_without_its_places_alone(step):
         assert run([step], model).graph == run([], model).graph
     else:
         assert run([step], model) == run([], model)
+
+
+def test_names_are_those_of_the_graph():
+    named, plain = run([GraphNames()], named_after_modules()), run([], convolutions_only())
+    assert list(named.graph.node) == list(plain.graph.node)
+    stored = [
+        {tensor.name: tensor.SerializeToString() for tensor in model.graph.initializer}
+        for model in (named, plain)
+    ]
+    assert stored[0] == stored[1]
+
+
+def test_a_name_that_stands_for_another_is_read_by_nobody():
+    model = run([Identities()], bias_by_another_name())
+    assert model == run([Identities()], convolutions_only())
+
+
+def test_a_network_without_scans_needs_no_function():
+    assert run([ScanFunctionIfAny()], convolutions_only()) == run([], convolutions_only())
+    model = scan_model(random_arrays(1, 4, 2, 2))
+    assert run([ScanFunctionIfAny()], model) == run([ScanFunction()], model)
 
 
 class Broken(Pass):

@@ -4,7 +4,7 @@
 
 The network is one of few channels and random weights, on an image of 32x32; each convolution of
 its decoder has a quantizer of weights and one behind it. Wall-clock and processor seconds of the
-calls that a stage consists of; what is indented is a part of the line above it.
+calls that a stage consists of; what is indented is a part of the next line that is not.
 """
 
 from __future__ import annotations

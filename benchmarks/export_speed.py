@@ -32,7 +32,7 @@ from lmaunet.export.cpu_file import cpu_file
 from lmaunet.export.passes import Pass
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import calibrate
-from lmaunet.quant.network import QuantLMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.spec import NetSpec
 
 Seconds = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ def quantized_network(decoder_convs: int, width: int) -> tuple[torch.nn.Module, 
     spec = NetSpec("many quantizers", widths, states=2, kernels=(3, 3, 3, 3), input_size=(32, 32),
                    decoder_convs=decoder_convs)  # fmt: skip
     images = load_phantom(size=spec.input_size, seed=0).train.images[:16]
-    quantized = QuantLMaUNet(LMaUNet(spec).eval())
+    quantized = QuantNetwork.from_module(LMaUNet(spec).eval(), images.shape)
     calibrate(quantized, images)
     return quantized.eval(), images[:1]
 

@@ -135,7 +135,8 @@ def shorten_names(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with short names of tensors and none of nodes.
 
     The graph's inputs and outputs keep their names. The codes of a weight are called after the
-    convolution that reads them, as ``stages.0/mamba/in_x``. Every other tensor gets a few letters.
+    convolution that reads them, as ``stages/0/mamba/in_proj/0``. Every other tensor gets a few
+    letters.
     """
     result = _copy(model)
     graph = result.graph

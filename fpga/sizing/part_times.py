@@ -24,7 +24,8 @@ def parts_of(nodes: Sequence[FoldedNode], origins: Mapping[str, str]) -> dict[st
     behind = "output"
     for node in reversed(nodes):
         places = origins[node.name].strip("/").split("/")
-        behind = places[0].removeprefix("quant_") if len(places) > 1 else behind
+        if len(places) > 1:  # the path of a module, /shallow/0/..., and of no module /Mul_1
+            behind = ".".join(places[:2] if places[1].isdecimal() else places[:1])
         modules[node.name] = behind
     with_scan = {modules[node.name] for node in nodes if isinstance(node.operator, SelectiveScan)}
     found: dict[str, str] = {}

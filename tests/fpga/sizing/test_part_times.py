@@ -12,17 +12,17 @@ from lmaunet.fpga.sizing.schedule import schedule
 
 # name, op, inputs, the QONNX node that it comes from
 NODES = [
-    ("pad", "FMPadding", ["image"], "/shallow.0/conv/Conv"),
-    ("conv", "MVAU", ["pad"], "/shallow.0/conv/Conv"),
-    ("codes", "Requantize", ["conv"], "/quant_shallow.0/act_quant/export_handler/Quant"),
+    ("pad", "FMPadding", ["image"], "//shallow/0/conv/conv/Conv"),
+    ("conv", "MVAU", ["pad"], "//shallow/0/conv/conv/Conv"),
+    ("codes", "Requantize", ["conv"], "//shallow/0/relu/act_quant/export_handler/Quant"),
     ("pool", "Pool", ["codes"], "/MaxPool"),
-    ("local", "VVAU", ["pool"], "/stages.0/local/conv/Conv"),
-    ("x", "MVAU", ["local"], "/stages.0/mamba/in_x/conv/Conv"),
-    ("y", "SelectiveScan", ["x"], "/stages.0/mamba/quant_y/act_quant/export_handler/Quant"),
-    ("z", "MVAU", ["local"], "/stages.0/mamba/in_z/conv/Conv"),
-    ("gated", "ElementwiseMul", ["y", "z"], "/stages.0/mamba/Mul_2"),
-    ("sum", "ElementwiseAdd", ["local", "gated"], "/stages.0/Add"),
-    ("logits", "MVAU", ["sum"], "/head/conv/Conv"),
+    ("local", "VVAU", ["pool"], "//stages/0/local/conv/Conv"),
+    ("x", "MVAU", ["local"], "//stages/0/mamba/in_proj/0/conv/Conv"),
+    ("y", "SelectiveScan", ["x"], "//stages/0/mamba/scan/act_quant/export_handler/Quant"),
+    ("z", "MVAU", ["local"], "//stages/0/mamba/in_proj/1/conv/Conv"),
+    ("gated", "ElementwiseMul", ["y", "z"], "//stages/0/mamba/mul/act_quant/export_handler/Quant"),
+    ("sum", "ElementwiseAdd", ["local", "gated"], "//stages/0/add/act_quant/export_handler/Quant"),
+    ("logits", "MVAU", ["sum"], "//head/conv/Conv"),
 ]
 PARTS = {
     "pad": "shallow.0", "conv": "shallow.0", "codes": "shallow.0",

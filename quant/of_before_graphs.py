@@ -64,10 +64,15 @@ def of_before_graphs(
     graph, weights = capture(LMaUNet(spec), (1, spec.in_channels, *spec.input_size))
     names = [layer.name for layer in weight_layers(graph)]
     new_bits = dict(zip(names, bits.values(), strict=False))
-    groups = QuantNetwork(graph, weights).rounding.groups
-    renamed = {}
-    for name, tensor in state.items():
-        renamed[_renamed(name, groups)] = tensor
+    network = QuantNetwork(graph, weights)
+    groups = network.rounding.groups
+    renamed = {_renamed(name, groups): tensor for name, tensor in state.items()}
+    # a skip that has a convolution had the scale of what that one takes
+    for node in network.graph.nodes:
+        if re.fullmatch(r"decoder\.\d+\.skip", node.name):
+            own, taken = (_quantizer(groups[value]) for value in (node.name, *node.inputs))
+            copies = {name: name.removeprefix(taken) for name in renamed if name.startswith(taken)}
+            renamed |= {f"{own}{rest}": renamed[name] for name, rest in copies.items()}
     return graph, new_bits, renamed
 
 
@@ -76,11 +81,16 @@ def _renamed(name: str, groups: Mapping[str, str]) -> str:
     path, marker, rest = name.partition(".act_quant.")
     if marker:
         value = _translated(path, _QUANTIZERS)
-        return f"quantizers.{module_key(groups[value])}{marker}{rest}" if value in groups else name
+        return f"{_quantizer(groups[value])}{rest}" if value in groups else name
     if re.fullmatch(r"stages\.\d+\.mamba\.(A_log|D)", name):
         return f"kept.{module_key(name)}"
     path, marker, rest = name.partition(".conv.")
     return f"layers.{module_key(_translated(path, _LAYERS) or path)}{marker}{rest}"
+
+
+def _quantizer(group: str) -> str:
+    """Return what the names of a group's tensors begin with."""
+    return f"quantizers.{module_key(group)}.act_quant."
 
 
 def _translated(path: str, table: tuple[tuple[str, str], ...]) -> str:

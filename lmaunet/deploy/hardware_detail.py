@@ -75,7 +75,8 @@ def _called(layer: Mapping[str, Any]) -> tuple[str, str]:
     name, origin = str(layer["name"]), layer.get("origin")
     if not isinstance(origin, str) or not origin:
         return name, str(layer.get("op", ""))
-    return re.sub(r"/(conv/Conv|act_quant/export_handler\w*/Quant)$", "", origin).strip("/"), name
+    place = re.sub(r"/(conv/Conv|act_quant/export_handler\w*/Quant)$", "", origin)
+    return place.strip("/").replace("/", "."), name
 
 
 def slowest_layers(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -205,7 +206,8 @@ def integers(detail: Mapping[str, Any]) -> Iterable[tuple[str, Shown, str]]:
         shown = Shown("classes", _percent(network["classes_equal"]), "", "measured")
         yield "Pixels with the same class", shown, "as the quantized network gives them"
     for scan in _rows(detail, "scans", "sqnr_db", "ideal_sqnr_db"):
-        name = re.sub(r"/quant_y/.*", "", str(scan.get("origin", ""))).strip("/")
+        name = re.sub(r"(/scan)?/act_quant/.*", "", str(scan.get("origin", "")))
+        name = name.strip("/").replace("/", ".")
         note = f"{scan['ideal_sqnr_db']:.1f} dB measured if only its output were rounded"
         if counts(scan.get("n_total")) and isinstance(scan.get("n_differ"), int):
             note += f"; {scan['n_differ']:,} of {scan['n_total']:,} codes differ"

@@ -4,10 +4,15 @@ import subprocess
 from pathlib import Path
 
 import fpga_design as benchmark
+import onnx
 import pytest
 
+from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.fpga.build import Built
+from lmaunet.graph.file import topology_digest, topology_json
+from lmaunet.graph_spec import GraphSpec
+from lmaunet.net.checkpoint import save_checkpoint
 
 DETAIL = {
     "board": "ZCU104", "part": "xczu7ev", "clock_mhz": 250.0, "clock_status": "assumed",
@@ -70,6 +75,47 @@ def test_an_untrained_network_is_that_of_the_spec():
     assert made[0].bits["shallow.1.conv"] == 4 and made[0].bits["stages.0.local"] == 8
     first, second = (dict(m.state_dict()) for m in made)
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_checkpoint_is_exported_at_another_size(
+    monkeypatch, tmp_path, tiny_spec, tiny_quantized, tiny_data
+):
+    """With the same weights and scales; a network of others has its one size."""
+    import torch
+
+    path = tmp_path / "model.pt"
+    save_checkpoint(
+        path, tiny_spec, tiny_quantized, kind="quantized", bits=tiny_quantized.bits,
+        scales=tiny_quantized.scales, graph=topology_json(tiny_quantized.source),
+    )  # fmt: skip
+    large = benchmark.resized(tiny_quantized, tiny_spec.replace(input_size=(64, 64)))
+    again = benchmark.resized(large, tiny_spec)
+    images = torch.from_numpy(tiny_data.val.images[:2])
+    with torch.no_grad():
+        assert large(torch.zeros(1, 1, 64, 64)).shape == (1, 9, 64, 64)
+        assert torch.equal(again(images), tiny_quantized(images))
+    exported = {}
+
+    def build(path, images, folder, options, progress):
+        shape = onnx.load(path).graph.input[0].type.tensor_type.shape
+        exported.update(shape=[d.dim_value for d in shape.dim], images=images.shape)
+        return Built((), DETAIL)
+
+    monkeypatch.setattr(benchmark, "build", build)
+    load = DataSource.load
+    phantom = DataSource(None, None)
+    monkeypatch.setattr(DataSource, "load", lambda source, spec: load(phantom, spec))
+    words = ["--model", str(path), "--data", "x", "--input-size", "64", "-o", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", ["fpga_design.py", *words])
+    assert benchmark.main(benchmark.parse()) == 0
+    assert exported == {"shape": [1, 1, 64, 64], "images": (2, 1, 64, 64)}
+    foreign = GraphSpec("of others", 1, 9, (32, 32), topology_digest(tiny_quantized.source))
+    save_checkpoint(
+        path, foreign, tiny_quantized, kind="quantized", bits=tiny_quantized.bits,
+        scales=tiny_quantized.scales, graph=topology_json(tiny_quantized.source),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="network of others: input 64x64; its graph is for 32x32"):
+        benchmark.main(benchmark.parse())
 
 
 def test_a_spec_may_be_some_fields_of_a_named_one(tmp_path):

@@ -16,10 +16,11 @@ DETAIL = {
     },
     "usable": {"lut": 161_280.0, "bram36": 280.8},
     "slowest": [
-        {"name": "MVAU_rtl_7", "op": "MVAU", "origin": "/stages.0/proj/conv/Conv", "cycles": 777_1},
+        {"name": "MVAU_rtl_7", "op": "MVAU", "origin": "//stages/0/proj/conv/Conv",
+         "cycles": 777_1},
     ],
     "largest": [
-        {"name": "MVAU_rtl_3", "op": "MVAU", "origin": "/head/conv/Conv", "resource": "dsp",
+        {"name": "MVAU_rtl_3", "op": "MVAU", "origin": "//head/conv/Conv", "resource": "dsp",
          "used": 162, "share": 0.09375},
         {"name": "Pool_1", "op": "Pool", "origin": "/MaxPool_1", "resource": "bram36",
          "used": 3.5, "share": 0.008},
@@ -41,7 +42,7 @@ DETAIL = {
     },
     "network": {"logits_sqnr_db": 45.52, "classes_equal": 0.999999},
     "scans": [
-        {"origin": "/stages.0/mamba/quant_y/act_quant/x", "sqnr_db": 58.27,
+        {"origin": "//stages/0/mamba/scan/act_quant/x", "sqnr_db": 58.27,
          "ideal_sqnr_db": 58.31, "n_differ": 14, "n_total": 15_728},
     ],
     "simulation": {"bit_exact": True},
@@ -81,7 +82,7 @@ LEVELS = {
     "limits": {"levels": 6, "enable_loads": 256}, "modules": 61, "not_synthesised": ["a", "b"],
     "exceeding": 1, "most_enable_loads": 252, "clock_suggested_mhz": 223.5,
     "deepest": [
-        {"name": "conv3", "operator": "MVAU", "origin": "/stages.1/proj/conv/Conv", "count": 3,
+        {"name": "conv3", "operator": "MVAU", "origin": "//stages/1/proj/conv/Conv", "count": 3,
          "levels": 7, "luts": 6, "carries": 3, "enable_loads": 244},
         {"name": "q7_out", "operator": "FIFO", "origin": "", "count": 9,
          "levels": 3, "luts": 3, "carries": 0, "enable_loads": 1065},
@@ -93,7 +94,7 @@ LEVELS = {
 def test_the_deepest_modules_stand_beside_what_the_clock_allows(form):
     text = " ".join(FORMS[form](reported(levels=LEVELS)).split()).replace("(est.)", "est.")
     assert "7 levels, enable of 244 est." in text and "3 levels, enable of 1,065 est." in text
-    for part in ("59 of 61 distinct modules", "allow 6 levels and 256 loads", "stages.1/proj",
+    for part in ("59 of 61 distinct modules", "allow 6 levels and 256 loads", "stages.1.proj",
                  "1 of them exceed a limit"):  # fmt: skip
         assert part in text
     within = " ".join(FORMS[form](reported(levels=LEVELS | {"exceeding": 0})).split())
@@ -104,7 +105,7 @@ def test_a_module_beyond_the_limit_is_marked_and_levels_of_another_form_are_not_
     found = hardware_detail.deepest_modules({"levels": LEVELS})
     assert [row["share"] for row in found["rows"]] == [7 / 6, 0.5]
     assert [(row["name"], row["op"]) for row in found["rows"]] == [
-        ("stages.1/proj", "conv3"), ("q7_out", "FIFO")
+        ("stages.1.proj", "conv3"), ("q7_out", "FIFO")
     ]  # fmt: skip
     assert render.html(reported(levels=LEVELS)).count("over-limit") == 2 + 1  # and the block RAM
     for wrong in (
@@ -131,7 +132,7 @@ def test_the_memory_map_tells_depths_from_places(form):
 def test_an_op_is_called_by_its_part_of_the_network():
     found = hardware_detail.inside(DETAIL)
     assert [(row["name"], row["op"]) for row in found["slowest"] + found["largest"]] == [
-        ("stages.0/proj", "MVAU_rtl_7"), ("head", "MVAU_rtl_3"), ("MaxPool_1", "Pool_1"),
+        ("stages.0.proj", "MVAU_rtl_7"), ("head", "MVAU_rtl_3"), ("MaxPool_1", "Pool_1"),
     ]  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def test_nearly_all_is_not_called_all():
     assert next(shown.number for _, shown, _ in hardware_detail.integers(equal)) == "100%"
     differs = DETAIL | {"simulation": {"bit_exact": False}}
     labels = [label for label, _, _ in hardware_detail.integers(differs)]
-    assert "Scan of stages.0/mamba" in labels and "RTL of the whole design" not in labels
+    assert "Scan of stages.0.mamba" in labels and "RTL of the whole design" not in labels
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -96,7 +96,7 @@ def test_a_scan_that_is_given_the_wrong_map_is_caught(forms, tiny_data, library,
     model.CopyFrom(forms.fused)
     scan = next(node for node in model.graph.node if node.op_type == SCAN_CODES)
     scan.input[7:10], scan.input[10:13] = list(scan.input[10:13]), list(scan.input[7:10])
-    with pytest.raises(Disagreement, match="quant_y"):
+    with pytest.raises(Disagreement, match="mamba/scan"):
         segments(model, forms.rounded, tiny_data.train.images[:1], tmp_path, operators=library)
 
 

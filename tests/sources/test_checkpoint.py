@@ -126,9 +126,9 @@ def other_axis(content):
         (lambda c: c.update(graph=topology_json(capture(nn.Conv2d(1, 3, 1), SHAPE)[0])),
          "it names network of others, .* its graph is another; give the file as it was written"),
         (lambda c: c["spec"].update(graph="0" * 64), "it names network of others, 000000000000, "),
-        (lambda c: c["spec"].update(classes=4), "its graph is another"),
-        (lambda c: c["spec"].update(in_channels=2), "its graph is another"),
-        (lambda c: c["spec"].update(input_size=[12, 8]), "its graph is another"),
+        (lambda c: c["spec"].update(classes=4), "it names .* its graph is another"),
+        (lambda c: c["spec"].update(in_channels=2), "it names .* its graph is another"),
+        (lambda c: c["spec"].update(input_size=[12, 8]), "it names .* its graph is another"),
     ],
 )  # fmt: skip
 def test_a_graph_that_was_altered_is_refused(written, change, said):
@@ -141,9 +141,9 @@ def test_a_graph_that_was_altered_is_refused(written, change, said):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda state: state.pop("w:/first/0/weight"),
-        lambda state: state.update({"w:/more": torch.zeros(3)}),
-        lambda state: state.update({"w:/first/0/weight": torch.zeros(4, 1, 3, 1)}),
+        lambda state: state.pop("w:first/0/weight"),
+        lambda state: state.update({"w:more": torch.zeros(3)}),
+        lambda state: state.update({"w:first/0/weight": torch.zeros(4, 1, 3, 1)}),
     ],
 )
 def test_other_weights_than_the_graphs_are_refused(written, change):

@@ -12,10 +12,10 @@ from lmaunet.fpga.sizing.schedule import schedule
 
 # name, op, inputs, the QONNX node that it comes from
 NODES = [
-    ("pad", "FMPadding", ["image"], "/shallow.0/conv/Conv"),
-    ("conv", "MVAU", ["pad"], "/shallow.0/conv/Conv"),
+    ("pad", "FMPadding", ["image"], "/shallow/0/conv/conv/Conv"),
+    ("conv", "MVAU", ["pad"], "/shallow/0/conv/conv/Conv"),
     ("codes", "Requantize", ["conv"], "/shallow/0/relu/act_quant/export_handler/Quant"),
-    ("pool", "Pool", ["codes"], "/MaxPool"),
+    ("pool", "Pool", ["codes"], "/pool/MaxPool"),
     ("local", "VVAU", ["pool"], "/stages/0/local/conv/Conv"),
     ("x", "MVAU", ["local"], "/stages/0/mamba/in_proj/0/conv/Conv"),
     ("y", "SelectiveScan", ["x"], "/stages/0/mamba/scan/act_quant/export_handler/Quant"),

@@ -31,7 +31,8 @@ from robustness_images import Rng, pick
 TIMES = tuple(
     f"detail.{part}"
     for part in ("latency", "load", *(f"float32.{n}" for n in (
-        "speed_up", "median_ms", "min_ms", "p90_ms", "spread", "load_average", "threads",
+        "speed_up", "median_ms", "min_ms", "p90_ms", "spread", "unsteady", "load_average",
+        "threads",
     )))
 )  # fmt: skip
 VOLATILE: dict[str, tuple[str, ...]] = {

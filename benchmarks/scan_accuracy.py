@@ -43,11 +43,12 @@ from lmaunet.data.dataset import Dataset
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.errors import UserError
+from lmaunet.graph.module import to_tokens
 from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import calibrate, choose_slices
 from lmaunet.quant.integer_network import integer_scans, record_scans, replaced_scans, scan_sites
-from lmaunet.quant.network import QuantNetwork, to_tokens
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.quant.qat import load_quantized
 from lmaunet.quant.scan_formats import TARGET_DB, SiteFormats, choose_for_network, read_formats
 from lmaunet.sampling import evenly_spread, labelled_first

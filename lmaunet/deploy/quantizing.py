@@ -74,6 +74,7 @@ class QuantizedRun:
 
     run: Path
     source: DataSource
+    settings: QatSettings
     quantized: Outcome
     control: Outcome
 
@@ -103,7 +104,7 @@ def quantize_run(
             lambda fraction, line: progress(QAT_SHARE + (1 - QAT_SHARE) * fraction, line), stated,
             options.weights,
         )  # fmt: skip
-    return QuantizedRun(run, source, outcome, trained)
+    return QuantizedRun(run, source, settings, outcome, trained)
 
 
 def result_of(done: QuantizedRun) -> dict[str, Any]:
@@ -115,9 +116,10 @@ def result_of(done: QuantizedRun) -> dict[str, Any]:
         content: dict[str, Any] = read_json(folder / "qat.json")
         content["scores"] = {**scores, **content["scores"]}
         content["checkpoint"] = read_json(folder / ORIGIN_FILE)
-        for name in ("allocation", "explain"):
-            if (folder / f"{name}.json").exists():
-                content[name] = read_json(folder / f"{name}.json")
+        asked = {
+            "allocation": done.settings.budget_bytes is not None, "explain": done.settings.explain
+        }  # fmt: skip
+        content |= {name: read_json(folder / f"{name}.json") for name in asked if asked[name]}
     return content
 
 

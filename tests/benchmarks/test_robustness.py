@@ -309,3 +309,15 @@ def test_a_share_of_it(tmp_path):
     content = robustness.json.loads(out.read_text())
     assert content["cases"] == 45 and content["bad"] == 0 and content["seed"] == 20
     assert sum(kind["verified"] for kind in content["kinds"].values()) >= 10
+
+
+def test_all_that_a_time_can_change_may_differ():
+    """What stands beside a float network's time: all of it but its size and what computes it."""
+    from lmaunet.deploy.timing import beside_float32
+
+    timing = {
+        "min_ms": 1.0, "median_ms": 2.0, "p90_ms": 3.0, "runs": 9, "spread": 3.0, "unsteady": True,
+    }  # fmt: skip
+    volatile = {name.rpartition(".")[2] for name in kills.TIMES}
+    fixed = {"runs", "size_mb", "form", "compression"}
+    assert set(beside_float32(timing, timing, 1.0, 4.0, "x")) - volatile == fixed

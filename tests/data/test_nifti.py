@@ -175,6 +175,19 @@ def test_a_bitpix_that_is_wrong_is_read_only_where_the_length_says_so(tmp_path):
         read_volume(path)
 
 
+def test_half_a_turn_is_one_though_float32_rounds_it(tmp_path):
+    """Its rows and columns are exchanged; rounding would tilt them by 0.015 degree."""
+    exchanged = np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1.0]])
+    path = write(tmp_path / "a.nii", quatern=quaternion(exchanged), sform_code=0)
+    stored = nibabel.load(path).header
+    assert 0 < 1 - sum(float(stored[f"quatern_{part}"]) ** 2 for part in "bcd") < 3e-7
+    image = read_volume(path)
+    write_labels(tmp_path / "s.nrrd", np.ones(image.array.shape, np.uint8), image.geometry)
+    mask = SimpleITK.ReadImage(str(tmp_path / "s.nrrd"))
+    direction = np.array(mask.GetDirection()).reshape(3, 3)
+    assert set(np.abs(direction).ravel().tolist()) == {0.0, 1.0}
+
+
 def test_a_mask_has_no_meaning_that_the_image_had(tmp_path):
     """An image may be a map of z-scores, and is scaled; its mask is labels."""
     path = write(tmp_path / "a.nii", intent_code=5, scl_slope=2.0, scl_inter=7.0)

@@ -47,7 +47,7 @@ def controlled(monkeypatch, tmp_path):
         (tmp_path / "control" / f"{name}.pt").write_text(name)
     monkeypatch.setattr(measuring, "matching_control", lambda run: run / "control")
     monkeypatch.setattr("lmaunet.net.checkpoint.load_checkpoint", lambda path: path.stem)
-    monkeypatch.setattr("lmaunet.net.checkpoint.restore", lambda loaded, path: loaded)
+    monkeypatch.setattr("lmaunet.sources.checkpoint.restore", lambda loaded, path: loaded)
 
     def measure(images, **dice):
         shifts = dict(zip(("float32", "control"), (0, 1), strict=True))

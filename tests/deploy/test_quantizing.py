@@ -154,7 +154,9 @@ def quantized(monkeypatch, tmp_path):
     scores = {"ptq": {"dice": 0.3}, "qat": {"dice": None}}
     (tmp_path / "q").mkdir()
     (tmp_path / "k").mkdir()
-    write_json(tmp_path / "q" / "qat.json", {"scores": scores, "notices": ["few slices"]})
+    write_json(
+        tmp_path / "q" / "qat.json", {"scores": scores, "notices": ["few slices"], "joins": []}
+    )
     write_json(tmp_path / "q" / ORIGIN_FILE, {"line": "is ours", "notes": ["no classes"]})
     write_json(tmp_path / "q" / "allocation.json", allocation())
     row = {"quantizer": "q0", "kind": "weights", "divergence": 0.5, "foreground_changed": 0.25}

@@ -36,13 +36,14 @@ def test_what_is_not_said_is_plain_int8():
     settings = QatSettings(SCHEDULE)
     assert settings.to_json() == {
         "schedule": SCHEDULE.to_json(), "bits": [], "budget_bytes": None, "scales": "free",
-        "distillation": 0.0, "keep_norms": True, "explain": False,
+        "distillation": 0.0, "keep_norms": True, "explain": False, "joins": "",
     }  # fmt: skip
 
 
 def test_settings_are_written_as_they_were_given():
     given = {"bits": (("a.b", 4), ("*", 2)), "budget_bytes": None, "scales": "pow2",
-             "distillation": 0.5, "keep_norms": False, "explain": True}  # fmt: skip
+             "distillation": 0.5, "keep_norms": False, "explain": True,
+             "joins": "scaled"}  # fmt: skip
     assert QatSettings(SCHEDULE, **given).to_json() == given | {
         "schedule": SCHEDULE.to_json(), "bits": [["a.b", 4], ["*", 2]],
     }  # fmt: skip

@@ -314,7 +314,9 @@ def _qform(header: Any, sizes: np.ndarray, name: str) -> np.ndarray:
             "axis of the qform runs; correct the header"
         )
     affine = np.eye(4)
-    rotation = quat2mat([math.sqrt(max(0.0, 1 - squared)), *bcd])
+    # what rounding leaves of 1 beside half a turn is no turn of its own; nibabel's threshold
+    rest, lost = 1 - squared, 3 * float(np.finfo(header["quatern_b"].dtype).eps)
+    rotation = quat2mat([math.sqrt(rest) if rest >= lost else 0.0, *bcd])
     affine[:3, :3] = rotation * sizes * [1, 1, -1 if sign < 0 else 1]
     affine[:3, 3] = offset
     return affine

@@ -167,13 +167,13 @@ def in_shell(text, tmp_path, **environment):
 @pytest.mark.parametrize(
     ("text", "status"),
     [
-        ("LINE spec base --json | head -1", 0),
-        ("LINE spec base --json | true", 0),
+        ("LINE doctor --json | head -1", 0),
+        ("LINE doctor --json | true", 0),
         ("LINE --help | head -1", 0),
-        ("LINE spec base >&-", 0),
-        ("LINE spec base <&- 2>&-", 0),
+        ("LINE doctor >&-", 0),
+        ("LINE doctor <&- 2>&-", 0),
         ("LINE spec nothing >&- 2>&-", 2),
-        ("LINE spec base >/dev/full", 2),
+        ("LINE doctor >/dev/full", 2),
     ],
 )
 def test_closed_and_full_streams(tmp_path, text, status):

@@ -115,7 +115,7 @@ class Turned(nn.Module):
         # a function of a table takes integers
         ([conv(), nn.SiLU(), conv()], ["image", "0", "1.silu"]),
         ([conv(), nn.InstanceNorm2d(2), nn.GELU(), conv()], ["image", "1.norm", "2.gelu"]),
-        # a ReLU of integers gives integers of the same scale
+        # a pool and a ReLU are done in float where nothing before needs integers
         ([conv(), nn.MaxPool2d(2), nn.ReLU(), nn.MaxPool2d(2), conv()], ["image", "2.relu"]),
         ([nn.ReLU(), conv()], ["0.relu"]),
         # nothing needs what the last layers give
@@ -128,6 +128,38 @@ def test_a_function_is_done_before_the_rounding_where_that_is_free(layers, round
     (entry,) = graph.inputs
     names = {entry: "image"}
     assert [names.get(value, value) for value in places(graph)] == rounded
+
+
+class Taken(nn.Module):
+    """A value that a convolution takes as it is, and another one behind a function of it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.second, self.third, self.function = conv(), conv(), conv(), function
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x) * self.third(self.function(x))
+
+
+def test_a_relu_of_integers_gives_integers_of_the_same_scale():
+    graph = quantized_form(Taken(nn.ReLU()), (1, 2, 8, 8))
+    assert places(graph) == ["image", "first", "second", "third"]
+    assert rounding_of(graph).groups["function.relu"] == "first"
+    graph = quantized_form(Taken(nn.LeakyReLU(0.1)), (1, 2, 8, 8))
+    assert places(graph) == ["image", "first", "second", "function.leaky_relu", "third"]
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return 2 * x + 1
+
+
+def test_a_sum_with_numbers_is_done_before_the_rounding():
+    graph = quantized_form(nn.Sequential(conv(), Scaled(), conv()), (1, 2, 8, 8))
+    found = rounding_of(graph)
+    assert "0" not in found.groups and graph.nodes[-1].inputs[0] in found.rounded
+    assert len(found.rounded) == 2
 
 
 def test_a_scan_gives_integers_whatever_takes_them(graph):

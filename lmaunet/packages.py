@@ -24,6 +24,7 @@ from lmaunet.errors import ToolNotFound, UserError
 DISTRIBUTION = "lmaunet-deploy"
 MODULES = {
     "cuda-bindings": "cuda",
+    "dynamic-network-architectures": "dynamic_network_architectures",
     "finn-plus": "finn",
     "import-linter": "importlinter",
     "mamba-ssm": "mamba_ssm",

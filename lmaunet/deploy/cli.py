@@ -16,6 +16,7 @@ from lmaunet.spec import SPECS
 try:
     import typer
 
+    from lmaunet.deploy import import_command
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -169,6 +170,9 @@ def spec(
     from lmaunet.deploy.describe import describe
 
     console.show(*describe(name), as_json)
+
+
+import_command.register(app)
 
 
 @command(app)

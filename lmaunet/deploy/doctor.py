@@ -32,13 +32,15 @@ PURPOSES = {
     "pydicom": "DICOM",
     "highdicom": "DICOM segmentations",
     "mamba-ssm": "fast training scan on CUDA",
+    "dynamic-network-architectures": "nnU-Net's networks, for import",
 }
-OPTIONAL = ("qat", "dicom", "cuda")
+OPTIONAL = ("qat", "dicom", "cuda", "nnunet")
 """The extras whose packages are nobody's target."""
 COMMANDS = {
     "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
     "spec, train, qat, export, build, measure, demo": "qat",
+    "import": "nnunet",
 }
 """The extra that commands need, "" where they need none. A target's tools come on top."""
 

@@ -216,7 +216,7 @@ def _network_and_data(
     from lmaunet.net.checkpoint import load_checkpoint
     from lmaunet.net.network import LMaUNet
     from lmaunet.net.norm_statistics import check_statistics
-    from lmaunet.sources.checkpoint import restore
+    from lmaunet.sources.checkpoint import notes_of, restore
 
     loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
@@ -235,19 +235,9 @@ def _network_and_data(
     }
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
-    notes = list(loaded.origin.notes)
+    notes = notes_of(loaded, data.classes)
     if isinstance(model, LMaUNet):
         notes += check_statistics(model, checkpoint)
-    if classes is None:
-        notes.append(
-            "the checkpoint names no classes: its outputs are taken in the order of the data's, "
-            + ", ".join(data.classes)
-        )
-    if not loaded.origin.ours:
-        notes.append(
-            "the checkpoint does not say how its images were normalized: they are normalized as "
-            "this program does for training"
-        )
     return model, images, options, dataclasses.replace(loaded.origin, notes=tuple(notes))
 
 

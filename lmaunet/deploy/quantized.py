@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy.quantizing import QatOptions, quantize_run, result_of
 from lmaunet.deploy.run_lock import in_use
-from lmaunet.deploy.runs import DataSource
+from lmaunet.deploy.runs import IMPORTED, DataSource
 from lmaunet.errors import UserError
 from lmaunet.packages import missing_packages_named
 from lmaunet.stage import record_of
@@ -21,7 +21,6 @@ from lmaunet.train.schedule import Progress
 if TYPE_CHECKING:
     from torch.nn import Module
 
-IMPORTED = Path("import") / "network.pt"
 PHANTOM = "phantom"
 
 

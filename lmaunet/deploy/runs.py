@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 DEFAULT_DATA = Path("calibration_data")
+IMPORTED = Path("import") / "network.pt"
+"""Where in a run a network is that another program trained."""
 
 
 def find_run(run: Path | None) -> Path:
@@ -50,14 +52,16 @@ def run_for_training(run: Path | None, spec: NetworkSpec, source: DataSource | N
 def run_for_checkpoint(run: Path | None, checkpoint: Path) -> Path:
     """Return the run that a checkpoint is quantized in.
 
-    It is the given one, else the run that trained the checkpoint, else the newest if it quantized
-    the same file before, else one named after the file and its digest: another network never takes
-    a run's place unasked, and the same command goes on in the same folder.
+    It is the given one, else the run that trained or imported the checkpoint, else the newest if
+    it quantized the same file before, else one named after the file and its digest: another network
+    never takes a run's place unasked, and the same command goes on in the same folder.
     """
     if run is not None:
         _is_folder(run)
         return run
     if checkpoint.parent.name == "train" and (checkpoint.parent / "manifest.json").exists():
+        return checkpoint.parent.parent
+    if checkpoint.parts[-2:] == IMPORTED.parts:
         return checkpoint.parent.parent
     digest, newest = sha256(checkpoint), _newest()
     if newest is not None and _quantized(newest) == digest:

@@ -124,7 +124,7 @@ def _foreign_checkpoint(
     if not is_whole(sets[0]):
         raise UserError(_partial(path, sets))
     chosen = choose_weights(sets, weights, path)
-    _check_state(path, chosen.tensors)
+    check_state(path, chosen.tensors)
     state, filled = _with_counters(chosen.tensors)
     inferred = infer_spec(state, stated, path)
     spec = inferred.spec
@@ -208,7 +208,7 @@ def _own_checkpoint(
     state: Any = content.get("state")
     if isinstance(state, Mapping):
         state = {k: Tensor.detach(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-    _check_state(path, state)
+    check_state(path, state)
     said: list[str] = _conversion(state) if content["kind"] == "float32" else []
     spec = own
     if stated is not None:
@@ -237,7 +237,7 @@ def _all_text(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(v, str) for v in values)
 
 
-def _check_state(path: Path, state: Any) -> None:
+def check_state(path: Path, state: Any) -> None:
     """Raise :class:`UserError` unless this is a dictionary of dense tensors of real numbers."""
     if (
         not isinstance(state, Mapping)

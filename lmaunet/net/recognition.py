@@ -61,7 +61,9 @@ FAMILIES = (
     Family("a VMamba (SS2D) network", (r"A_logs$|x_proj_weight",)),
     Family("UltraLight-VM-UNet", (r"(?:^|\.)(?:encoder|decoder)\d\.\d+\.mamba\.A_log",)),
     Family("nnU-Net (PlainConvUNet or ResidualEncoderUNet)",
-           (r"(?:^|\.)encoder\.(?:stages|stem)\.", r"(?:^|\.)decoder\.seg_layers\.")),
+           (r"(?:^|\.)encoder\.(?:stages|stem)\.", r"(?:^|\.)decoder\.seg_layers\."),
+           "import the folder that nnUNetv2_train wrote: lmaunet-deploy import "
+           "nnUNet_results/DatasetXXX_NAME/TRAINER__PLANS__2d (docs/nnunet.md)"),
     Family("the generic U-Net of nnU-Net v1",
            (r"conv_blocks_context\.", r"conv_blocks_localization\.|seg_outputs\.")),
     Family("MONAI's SwinUNETR", (r"swinViT\.",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from lmaunet.graph.module import GraphModule
 from lmaunet.graph_spec import GraphSpec, NetworkSpec
 from lmaunet.net import checkpoint
 from lmaunet.net.checkpoint import LoadedCheckpoint, load_state, save_checkpoint
+
+NNUNET = "nnunet"
+"""The note of a checkpoint that says how nnU-Net prepared images for it."""
 
 
 def graph_in(loaded: LoadedCheckpoint, path: Path) -> Graph | None:
@@ -69,6 +73,27 @@ def spec_of(graph: Graph, name: str) -> GraphSpec:
             "(N, classes, H, W)"
         )
     return GraphSpec(name, taken[1], given[1], (taken[2], taken[3]), topology_digest(graph))
+
+
+def notes_of(loaded: LoadedCheckpoint, classes: Sequence[str]) -> list[str]:
+    """Return what to know of a checkpoint that is quantized with data of some classes."""
+    notes = list(loaded.origin.notes)
+    if loaded.notes.get("classes") is None:
+        notes.append(
+            "the checkpoint names no classes: its outputs are taken in the order of the data's, "
+            + ", ".join(classes)
+        )
+    if NNUNET in loaded.notes:
+        notes.append(
+            "the network was trained on images that nnU-Net prepared; here they are prepared as "
+            "this program does for training, so that Dice differs from nnU-Net's (docs/nnunet.md)"
+        )
+    elif not loaded.origin.ours:
+        notes.append(
+            "the checkpoint does not say how its images were normalized: they are normalized as "
+            "this program does for training"
+        )
+    return notes
 
 
 def save_network(

@@ -10,7 +10,16 @@ import pytest
 import typer
 from command_line import runner
 
-from lmaunet.deploy import cli, commands, console, data_commands, describe, doctor, quantizing
+from lmaunet.deploy import (
+    cli,
+    commands,
+    console,
+    data_commands,
+    describe,
+    doctor,
+    importing,
+    quantizing,
+)
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
 from lmaunet.spec import named_spec
@@ -26,6 +35,9 @@ OPTIONS = {
     "data fetch": {"--to": Path("calibration_data"), "--phantom": False},
     "data info": {**DATA, "--json": False},
     "spec": {"name": NEEDED, "--json": False},
+    "import": {
+        "folder": NEEDED, "--fold": None, "--checkpoint": None, "--run -o": None, "--json": False,
+    },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
         "--batch-size": 8, "--seed": 0, "--json": False,
@@ -102,6 +114,7 @@ PLACES = {
     "train": (commands, "train"), "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
     "report": (commands, "report"), "demo": (commands, "demo"),
+    "import": (importing, "import_folder"), "bench": (commands, "bench"),
 }  # fmt: skip
 WITH_A_STATUS = ("doctor", "report", "demo")
 DEMO = named_spec("demo")
@@ -115,6 +128,9 @@ CALLS = [
     ("data info", "--phantom", (DataSource(None),)),
     ("data info", "--data d --class-map m.json", (OWN,)),
     ("spec", "edge", ("edge",)),
+    ("bench", "--build b", (Path("b"),)),
+    ("import", "f", (Path("f"), None, None, None)),
+    ("import", "f --fold 2 --checkpoint c -o r", (Path("f"), "2", "c", Path("r"))),
     ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0)),
     (
         "train", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --class-map m.json "

@@ -235,10 +235,9 @@ def _network_and_data(
     }
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
-    notes = notes_of(loaded, data.classes)
-    if isinstance(model, LMaUNet):
-        notes += check_statistics(model, checkpoint)
-    return model, images, options, dataclasses.replace(loaded.origin, notes=tuple(notes))
+    norms = check_statistics(model, checkpoint) if isinstance(model, LMaUNet) else ()
+    notes = (*norms, *notes_of(loaded, data.classes))
+    return model, images, options, dataclasses.replace(loaded.origin, notes=notes)
 
 
 def export(run: Path, source: DataSource, progress: Progress) -> Outcome:

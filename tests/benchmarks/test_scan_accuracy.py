@@ -13,6 +13,7 @@ import scan_leaning as leaning
 import torch
 
 from lmaunet.errors import UserError
+from lmaunet.graph.file import topology_json
 from lmaunet.net.checkpoint import save_checkpoint
 from lmaunet.quant.integer_network import record_scans, replaced_scans, scan_sites
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, read_formats, write_formats
@@ -139,7 +140,8 @@ def test_the_command_writes_a_table(run, table_of, capsys):
 def quantized_run(run, tiny_quantized, tiny_spec):
     (run / "qat").mkdir()
     save_checkpoint(run / "qat" / "model.pt", tiny_spec, tiny_quantized, kind="quantized",
-                    bits=tiny_quantized.bits, scales="free")  # fmt: skip
+                    graph=topology_json(tiny_quantized.source), bits=tiny_quantized.bits,
+                    scales="free")  # fmt: skip
     source = {"path": None, "class_map": None, "seed": 0}
     write_json(run / "qat" / "manifest.json", MANIFEST | {"options": {"data": source}})
     return run

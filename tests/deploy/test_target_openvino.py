@@ -213,18 +213,15 @@ def test_a_wrong_form_is_caught(tmp_path, monkeypatch):
 
 @needs_openvino
 def test_a_file_of_other_weights_than_its_form_is_caught(tmp_path, monkeypatch):
-    original = openvino_file.store_int4
+    original = openvino_file._int4_weights
 
-    def one_code_off(model):
-        copy = original(model)
-        tensor = next(t for t in copy.graph.initializer if t.data_type == onnx.TensorProto.INT4)
-        raw = bytearray(tensor.raw_data or bytes(tensor.int32_data))
-        raw[0] ^= 1
-        tensor.ClearField("int32_data")
-        tensor.raw_data = bytes(raw)
-        return copy
+    def one_code_off(graph):
+        for index, (value, codes) in enumerate(original(graph)):
+            changed = codes.copy()
+            changed.reshape(-1)[0] ^= index == 0
+            yield value, changed
 
-    monkeypatch.setattr(openvino_file, "store_int4", one_code_off)
+    monkeypatch.setattr(openvino_file, "_int4_weights", one_code_off)
     with pytest.raises(Disagreement, match=r"openvino file and its form, logits: "):
         get_target("openvino").build(request(tmp_path / "openvino", narrow_network()))
 

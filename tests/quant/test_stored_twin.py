@@ -29,7 +29,7 @@ BOUND = 1e-12
 """Of the largest logit: another processor may sum in another order."""
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=["local", pytest.param("bins", marks=pytest.mark.slow)])
 def stored(request, tmp_path):
     """What is stored of a network, its checkpoint as a file."""
     with np.load(STORED / f"{request.param}.npz") as content:

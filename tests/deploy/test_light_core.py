@@ -172,7 +172,7 @@ def test_the_wheel_alone_is_small_and_segments_and_reports(tmp_path, record_prop
     done = call(program, "doctor", "--json", cwd=box, env=environment)
     assert done.returncode == 0, done.stdout
     works = {c["commands"].split()[0]: c["works"] for c in json.loads(done.stdout)["commands"]}
-    assert works["infer,"] and not works["train,"]
+    assert works["infer,"] and not works["spec,"]
     before = read_json(box / finished_run.RUN / "report.json")
     done = call(program, "report", "--json", cwd=box, env=environment)
     assert done.returncode in (0, 1), done.stderr

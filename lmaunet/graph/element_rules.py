@@ -80,6 +80,18 @@ def activation(function: str, **fixed: Any) -> Rule:
     return rule
 
 
+def prelu(call: Call) -> str:
+    """A leaky ReLU whose slope is a weight: one for all channels."""
+    slope = needed(call, "weight")
+    if slope.tensor.numel() != 1:
+        raise UserError(
+            f"its weight has {slope.tensor.numel()} slopes; expected one for all channels, as "
+            "num_parameters=1 gives"
+        )
+    operator = Activation("leaky_relu", float(slope.tensor))
+    return call.builder.elementwise(call.name("leaky_relu"), operator, [call.value()])
+
+
 def _factor(call: Call, value: str, factor: float, offset: float = 0.0) -> str:
     if (factor, offset) == (1.0, 0.0):
         return value

@@ -34,6 +34,7 @@ RULES: dict[str, Rule] = {
     "aten.layer_norm": element.layer_norm,
     "aten.relu": element.activation("relu"),
     "aten.leaky_relu": element.activation("leaky_relu"),
+    "aten.prelu": element.prelu,
     "aten.gelu": element.activation("gelu"),
     "aten.silu": element.activation("silu"),
     "aten.sigmoid": element.activation("sigmoid"),

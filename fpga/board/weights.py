@@ -32,7 +32,7 @@ def weights_beyond(graph: Graph, board: str) -> tuple[str, int, str, str] | None
     remedies = [
         *(f"qat --bits {bits} ({count * bits / MBIT:.3g} Mbit)" for bits in fewer[:1]),
         *(f"--board {b.name} ({b.memory_bits / MBIT:.3g} Mbit)" for b in larger[:1]),
-        f"a network with at most {chip.memory_bits // BITS[0] / 1e6:.2g} M weights",
+        f"a network with at most {chip.memory_bits // BITS[0] / 1e6:.3g} M weights",
     ]
     why = (
         f"{count * BITS[0] / MBIT:.3g} Mbit at {BITS[0]} bits, all of them on the chip; a "

@@ -43,7 +43,7 @@ from lmaunet.export.network import (
     StoredConstants,
 )
 from lmaunet.export.normed_convolutions import NormedConvolutions
-from lmaunet.export.openvino_file import Int4Weights
+from lmaunet.export.openvino_file import FloatMeans, Int4Weights
 from lmaunet.export.packing import WeightPacking, WeightUnpacking, pack_weights
 from lmaunet.export.passes import DeadNodes, NodeNames, Pass, UnreadConstants, run
 from lmaunet.export.pixel_shuffles import PixelShuffles
@@ -120,6 +120,12 @@ def laid_out():
     return net.model(net.op("Reshape", x, net.constant("/map", np.array([1, 1, 8, 8]))), 8, 1)
 
 
+def averaged():
+    net = Network()
+    x = net.op("AveragePool", net.quantized("image"), kernel_shape=[2, 2], strides=[2, 2])
+    return prepare(net.model(net.quantized(x), 4, 1))
+
+
 def silu():
     net = Network()
     x = net.quantized("image")
@@ -171,6 +177,7 @@ CASES = {
     Text(): two_equal_constants,
     Defaults(): two_equal_constants,
     ShortNames(): convolutions_only,
+    FloatMeans(): averaged,
     Int4Weights(): narrow_network,
     policy.PooledWeights(): depthwise,
     policy.FloatInputs(): lambda: run([policy.PooledWeights()], depthwise()),

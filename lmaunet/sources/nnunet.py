@@ -33,6 +33,7 @@ from lmaunet.net.checkpoint_file import read_file
 from lmaunet.net.unwrapping import printable
 from lmaunet.packages import install_extra
 from lmaunet.sources.checkpoint import NNUNET, save_network, spec_of
+from lmaunet.sources.nnunet_folds import held_out
 from lmaunet.sources.nnunet_plans import PLANS_FILE, NnunetPlan, read_plan
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -373,7 +374,9 @@ def import_network(network: NnunetNetwork, path: Path) -> Imported:
         "checkpoint": network.checkpoint.name,
         "network": plan.network,
         "channels": list(network.channels),
-    }
+        "held_out": None if (cases := held_out(network.checkpoint, plan.dataset)) is None
+        else list(cases),
+    }  # fmt: skip
     module = GraphModule(graph, weights).eval()
     notes: dict[str, Any] = {"classes": list(network.classes), NNUNET: note}
     save_network(path, spec, module, **notes)

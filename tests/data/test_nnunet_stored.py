@@ -103,7 +103,6 @@ def test_from_the_image_to_the_mask(stored, name):
             "columns",
         ),
         (nnunet_preparation, "filled_mask(volumes)[box] if masked", "None if masked", "mr"),
-        (nnunet_preparation, "box = nonzero_box(volumes)", "box = np.s_[:, :, :]", "ct"),
         (
             nnunet_preparation,  # normalised after it was resampled
             "self.forth(self._normalised(channel, at), known)",

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 KIND = "nnunet"
 FLAT_SPACING = 999
 """Times its largest spacing is what nnU-Net takes a 2-D image to be thick."""
-DIGITS = 12
-"""Of a spacing: what is beyond is the rounding of a matrix's norms."""
+DECIMALS, ROUNDING = 8, 1e-12
+"""Digits of a spacing that a person wrote, and what a matrix's norm is off by, of the spacing."""
 TAKEN_IN_AXES_OF_TRAINING = ("DICOM", "array")
 """What nnU-Net does not read: its users convert it, to the axes of their other files."""
 
@@ -171,7 +171,7 @@ class NnunetImage(ReadyVolume):
 
     def cover(self, images: np.ndarray, run: Run, *, overlap: float, batch: int) -> np.ndarray:
         """Return the logits of slices; nnU-Net's step is what windows do not overlap."""
-        step = round(1 - overlap, DIGITS)
+        step = round(1 - overlap, DECIMALS)
         return predict(images, self.volume.recipe.patch_size, run, batch=batch, step=step)
 
     def labels(self, logits: np.ndarray) -> np.ndarray:
@@ -208,13 +208,15 @@ def reader_spacing(
 def exact_mm(mm: float) -> float:
     """Return a spacing without the rounding of the matrix that it was read from.
 
-    NIfTI's are float32, other formats' are decimals: half a pixel more or less decides how large a
-    slice becomes.
+    NIfTI's are float32, those of other formats mostly decimals of a few digits: half a pixel more
+    or less decides how large a slice becomes.
     """
     import numpy as np
 
-    single = float(np.float32(mm))
-    return single if f"{single:.{DIGITS}g}" == f"{mm:.{DIGITS}g}" else float(f"{mm:.{DIGITS}g}")
+    for simple in (float(np.float32(mm)), float(f"{mm:.{DECIMALS}g}")):
+        if abs(simple - mm) <= ROUNDING * mm:
+            return simple
+    return mm
 
 
 def kinds_of(recipe: NnunetRecipe) -> list[dict[str, Any]]:

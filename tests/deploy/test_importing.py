@@ -47,7 +47,7 @@ def test_a_folder_becomes_a_checkpoint_in_a_run(run, folder):
     assert content["network"]["name"] == "nnunet-Dataset007_Tiny-2d"
     # all that is learned but the output of the lower level
     assert content["params"] > 1000 and content["macs"] > 100_000
-    lines = importing._lines(read_nnunet(folder), content)
+    lines = importing._nnunet_lines(read_nnunet(folder), content)
     assert lines[0].startswith("network: nnunet-Dataset007_Tiny-2d, PlainConvUNet with ")
     assert "classes: background, liver, left kidney" in lines
     assert lines[3].endswith("PET (ZScoreNormalization, inside the filled non-zero voxels)")

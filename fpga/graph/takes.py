@@ -27,8 +27,6 @@ from lmaunet.graph.rounding import Rounding, rounding_of
 
 CODE_BITS = 8
 MBIT = 1 << 20
-SUM_TABLE_PIXELS = 16
-"""Pixels of a bin whose sums of 8-bit codes still address a table: 12 bits."""
 
 
 @dataclass(frozen=True)
@@ -200,17 +198,14 @@ def _affine(form: _Form, node: Node) -> _Reason | None:
 def _activation(form: _Form, node: Node) -> _Reason | None:
     operator, value = node.operator, node.inputs[0]
     assert isinstance(operator, op.Activation)
-    source = form.operator(value)
-    sums = isinstance(source, op.Add) or (
-        isinstance(source, grid.Pool)
-        and source.kind == "average"
-        and math.prod(source.kernel) <= SUM_TABLE_PIXELS
-    )
-    refused = isinstance(source, op.Norm)  # in its own name
-    if operator.function == "relu" or value in form.rounding.groups or sums or refused:
+    refused = isinstance(form.operator(value), op.Norm)  # in its own name
+    if value in form.rounding.groups or operator.function == "relu" or refused:
+        return None
+    if operator.function == "leaky_relu" and operator.slope > 0:
         return None
     return _Reason(
-        f"activation ({operator.function})", "a table takes 12 bits at most, products have more",
+        f"activation ({operator.function})",
+        "a table takes codes of 8 bits, a requantization of more a positive slope",
         "use relu, or put a convolution between",
     )  # fmt: skip
 

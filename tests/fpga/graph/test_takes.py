@@ -95,9 +95,8 @@ CASES = {
     "gelu, silu": (lambda x: F.silu(F.gelu(x)), []),
     "gelu of a product": (lambda x: F.gelu(x * x.relu()), []),
     "leaky relu of a sum": (lambda x: F.leaky_relu(x + x.relu()), []),
-    "leaky relu of a product": (
-        lambda x: F.leaky_relu(x * x.relu()), ["activation (leaky_relu)"],
-    ),
+    "leaky relu of a product": (lambda x: F.leaky_relu(x * x.relu()), []),
+    "a falling slope": (lambda x: F.leaky_relu(x * x.relu(), -0.1), ["activation (leaky_relu)"]),
     "a gate": (Gate(), ["reduce", "mul (broadcast)"]),
     "max pooling": (nn.MaxPool2d(3, 2, 1), []),
     "bins": (nn.AvgPool2d(2), []),

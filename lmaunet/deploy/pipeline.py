@@ -19,6 +19,7 @@ from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
+from lmaunet.deploy.export_images import CALIBRATION, read_images, samples_of, write_calibration
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from lmaunet.train.schedule import Progress, Schedule
 
 ALLOCATION_PLOT = "allocation.svg"
-
-SAMPLES = 4
-"""Training images that go along with an export, to compare its forms and calibrate targets."""
 
 
 def train(
@@ -248,8 +246,8 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     """Export the quantized network into ``RUN/export`` and check it against torch.
 
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
-    ``samples.npz`` (training images), ``interface.json`` (what the network takes and gives) and
-    ``export.json``.
+    ``samples.npz`` and ``calibration.npz`` (training images), ``interface.json`` (what the network
+    takes and gives) and ``export.json``.
 
     Raises:
         UserError: where the data are not those that the network was quantized with.
@@ -293,6 +291,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         interface = Interface.of(loaded.spec, digest, data, came_from)
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
+        write_calibration(out, data)
         formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]
         for name in (network.QCDQ, network.QONNX) if formats else ():
             write_scan_formats(out / name, formats)
@@ -310,12 +309,6 @@ def require_data(options: Mapping[str, Any], images: RunData, folder: Path) -> N
             f"the data in {images.source.path} have changed since {folder} was made; run "
             "lmaunet-deploy qat again, or put the data back"
         )
-
-
-def samples_of(data: Dataset) -> np.ndarray:
-    """Return the training images with the most foreground; held-out images stay held out."""
-    foreground = (data.train.labels > 0).sum((1, 2))
-    return data.train.images[np.sort(np.argsort(-foreground, kind="stable")[:SAMPLES])]
 
 
 def write_graphs(
@@ -358,14 +351,18 @@ def build(
     # only what a build reads makes it stale
     if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
         inputs["float32"] = folder / "network.float32.onnx"
+    if options.get("precision") == "fp16" and (folder / CALIBRATION).exists():
+        inputs["calibration"] = folder / CALIBRATION
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
-        with record_of(folder), np.load(inputs["samples"]) as samples:
-            images = samples["images"]
+        images = {
+            name: read_images(inputs[name]) for name in ("samples", "calibration") if name in inputs
+        }
         request = BuildRequest(
-            out, inputs["qcdq"], inputs["qonnx"], images, options, progress, inputs.get("float32")
-        )
+            out, inputs["qcdq"], inputs["qonnx"], images["samples"], options, progress,
+            inputs.get("float32"), images.get("calibration"),
+        )  # fmt: skip
         built = target.build(request)
         with record_of(folder):
             content = read_json(inputs["interface"])

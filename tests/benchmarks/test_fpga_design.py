@@ -77,6 +77,7 @@ def test_an_untrained_network_is_that_of_the_spec():
     assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_at_another_size(
     monkeypatch, tmp_path, tiny_spec, tiny_quantized, tiny_data
 ):

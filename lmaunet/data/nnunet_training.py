@@ -88,7 +88,7 @@ def usual_folds(cases: Sequence[str]) -> list[list[str]]:
         UserError: for fewer cases than folds.
 
     >>> usual_folds(["f", "e", "d", "c", "b", "a"])[0]
-    ['a', 'b']
+    ['d', 'f']
     """
     import numpy as np
 

@@ -36,8 +36,8 @@ def held_out(checkpoint: Path, dataset: str) -> tuple[str, ...] | None:
     if not fold.isdecimal() or len(fold) > LONGEST_FOLD:
         return None
     said = read_user_json(checkpoint.parents[1] / DATASET_FILE)
-    ending = said.get("file_ending") if isinstance(said, dict) else None
-    ending = ending if is_name(ending) else ".nii.gz"
+    stated = said.get("file_ending") if isinstance(said, dict) else None
+    ending = str(stated) if is_name(stated) else ".nii.gz"
     masks = (checkpoint.parent / VALIDATION).glob(f"*{ending}")
     seen = {path.name.removesuffix(ending) for path in masks}
     for folder in _preprocessed(checkpoint):

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from lmaunet.artifacts import Build
 from lmaunet.deploy import timing
 from lmaunet.deploy.pipeline import samples_of
 from lmaunet.deploy.runs import DataSource
-from lmaunet.deploy.targets import BuildRequest
+from lmaunet.deploy.targets import BuildRequest, Target
 from lmaunet.deploy.targets.openvino import TARGET as OPENVINO
 from lmaunet.deploy.targets.ort import TARGET as ORT
+from lmaunet.stage import read_json, sha256, write_json
 
 WARM_UP_ROUNDS = 3
 REFERENCE = "ort fp32"
+SAID = "build_row.json"
 
 Works = Mapping[str, Callable[[], object]]
 
@@ -38,7 +41,8 @@ def measure_builds(
 
     Returns:
         ``rows`` by ``TARGET PRECISION``: median time, the median over the rounds of the ratio to
-        ONNX Runtime's FP32 within a round, size, agreement; and the ``conditions``.
+        ONNX Runtime's FP32 within a round, the same in processor time, size, agreement; and the
+        ``conditions``.
     """
     import onnx
     import torch
@@ -51,7 +55,6 @@ def measure_builds(
     from lmaunet.export.operators import cached_library
     from lmaunet.export.reference import open_session, read_model
     from lmaunet.net.checkpoint import load_checkpoint
-    from lmaunet.quant.qat import load_quantized
     from lmaunet.sources.checkpoint import restore
 
     loaded = load_checkpoint(run / "control" / "control.pt")
@@ -76,38 +79,69 @@ def measure_builds(
         works |= {name: _session_work(session, image) for name, session in sessions.items()}
         works["openvino fp32"] = lambda: compiled([image])
         for method in methods:
-            qcdq = folder / f"{method}.onnx"
-            quantized = load_quantized(run / method / "qat" / "model.pt")
-            network.export_qcdq(quantized, torch.from_numpy(image), qcdq)
             for target in (ORT, OPENVINO):
-                place = run / method / "build" / target.name
-                shutil.rmtree(place, ignore_errors=True)
-                place.mkdir(parents=True)
-                options = target.options()
-                request = BuildRequest(place, qcdq, qcdq, samples, options, lambda line: None)
-                build = target.build(request)
                 name = f"{target.name} {method}"
+                build, builds[name] = built(run / method, target, samples, folder)
                 works[name] = lambda target=target, build=build: target.run(build, image)
-                builds[name] = {
-                    "size_mb": build.ships_mb(),
-                    "model_mb": build.shipped.stat().st_size / 1e6,
-                    "agreement": _agreement(build),
-                    "kernels": build.detail["convolutions"],
-                    "float_nodes": build.detail.get("float_nodes"),
-                    "operators": build.detail.get("operators"),
-                }
         times = time_rounds(works, rounds)
     rows = {
         name: {
-            **timing.summary(times[name]),
-            "ratio": statistics.median(
-                own / other for own, other in zip(times[name], times[REFERENCE], strict=True)
-            ),
+            **timing.summary(wall),
+            "processor_ms": statistics.median(processor),
+            "ratio": ratio(wall, times[REFERENCE][0]),
+            "processor_ratio": ratio(processor, times[REFERENCE][1]),
             **builds.get(name, {}),
         }
-        for name in works
+        for name, (wall, processor) in times.items()
     }
     return {"rows": rows, "conditions": timing.conditions(), "rounds": rounds}
+
+
+def built(
+    run: Path, target: Target, samples: np.ndarray, temporary: Path
+) -> tuple[Build, dict[str, Any]]:
+    """Return a method's build for a target and what is said of it; one that is there is kept.
+
+    Args:
+        run: has ``qat``; the build goes into ``build/TARGET``.
+        target: what to build for.
+        samples: what it is checked on.
+        temporary: where its export goes.
+    """
+    import torch
+
+    from lmaunet.export.network import export_qcdq
+    from lmaunet.quant.qat import load_quantized
+
+    place, checkpoint = run / "build" / target.name, run / "qat" / "model.pt"
+    said, digest = place / SAID, sha256(checkpoint)
+    row = read_json(said) if said.exists() else {}
+    if row.get("checkpoint") == digest:
+        return Build(target.name, place, place / row["file"], ()), row
+    qcdq = temporary / f"{run.name}.onnx"
+    if not qcdq.exists():
+        export_qcdq(load_quantized(checkpoint), torch.from_numpy(samples[:1]), qcdq)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    request = BuildRequest(place, qcdq, qcdq, samples, target.options(), lambda line: None)
+    build = target.build(request)
+    row = {
+        "checkpoint": digest,
+        "file": build.shipped.name,
+        "size_mb": build.ships_mb(),
+        "model_mb": build.shipped.stat().st_size / 1e6,
+        "agreement": _agreement(build),
+        "kernels": build.detail["convolutions"],
+        "float_nodes": build.detail.get("float_nodes"),
+        "operators": build.detail.get("operators"),
+    }
+    write_json(said, row)
+    return build, row
+
+
+def ratio(own: Sequence[float], reference: Sequence[float]) -> float:
+    """Return the median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(own, reference, strict=True))
 
 
 def _session_work(session: Any, image: np.ndarray) -> Callable[[], object]:
@@ -116,15 +150,21 @@ def _session_work(session: Any, image: np.ndarray) -> Callable[[], object]:
     return lambda: run_images(session, image)
 
 
-def time_rounds(works: Works, rounds: int) -> dict[str, list[float]]:
-    """Return each work's times in ms, one for each round; all run once in a round, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in works}
+def time_rounds(works: Works, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Return each work's times in ms, one for each round; all run once in a round, in turn.
+
+    First those of the clock, then those of the processor, of all of this process's threads: with
+    one thread on a busy machine these are what the work took, without what others did meanwhile.
+    """
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in works}
     for place in range(WARM_UP_ROUNDS + rounds):
         for name, work in works.items():
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             work()
+            used, ended = time.process_time() - used, time.perf_counter()
             if place >= WARM_UP_ROUNDS:
-                times[name].append(1e3 * (time.perf_counter() - started))
+                for kept, spent in zip(times[name], (ended - started, used), strict=True):
+                    kept.append(1e3 * spent)
     return times
 
 

@@ -9,8 +9,9 @@
 last whole epoch where it was interrupted. ``quantize`` trains the FP32 control and the quantized
 networks for the same extra epochs (methods as in ``benchmarks/accuracy.py``) and scores all on the
 held-out patients. ``measure`` builds each for ONNX Runtime and OpenVINO, with the agreement that a
-build asks for, and times them beside the FP32 control; ``--repeat`` times again. ``table`` gathers
-the rows. Parts that are there are found again, as the stages of a run are.
+build asks for, and times them beside the FP32 control, each time that it is called; with
+``taskset -c 0`` before it they get one thread. ``table`` gathers the rows. Parts that are there
+are found again, as the stages of a run are.
 """
 
 from __future__ import annotations
@@ -132,7 +133,10 @@ def measure(arguments: argparse.Namespace) -> int:
     kept = read_json(path)["runs"] if path.exists() else []
     write_json(path, {"runs": [*kept, {**times, "made": _made()}]})
     for name, row in times["rows"].items():
-        print(f"{name}: {row['median_ms']:.2f} ms, {row['ratio']:.3f}")
+        print(
+            f"{name}: {row['median_ms']:.2f} ms, {row['ratio']:.3f}; processor "
+            f"{row['processor_ms']:.2f} ms, {row['processor_ratio']:.3f}"
+        )
     return 0
 
 
@@ -161,8 +165,8 @@ def _made() -> dict[str, Any]:
 def rows_of(accuracy: dict[str, Any], times: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a network's rows: each method, calibrated and trained, on each target.
 
-    A latency ratio is the median of the runs' ratios; where a machine is busy it may differ from
-    run to run, and ``latency_ratios`` has them all.
+    A latency ratio is that of the last run with one thread, in processor time: on a busy machine
+    the clock's also tells what others did meanwhile. ``latency_ratios`` has those of all runs.
     """
     networks = accuracy["networks"]
     control = networks["control"]["scores"]
@@ -200,13 +204,23 @@ def _built(times: dict[str, Any], method: str, target: str) -> dict[str, Any]:
     """Return what was measured of a build, None where it was not."""
     runs = [run for run in times["runs"] if f"{target} {method}" in run["rows"]]
     if not runs:
-        return {"size_mb": None, "latency_ratio": None, "agreement": None}
-    ratios = sorted(run["rows"][f"{target} {method}"]["ratio"] for run in runs)
+        return {"size_mb": None, "model_mb": None, "latency_ratio": None, "agreement": None}
+    name, last = f"{target} {method}", runs[-1]["rows"][f"{target} {method}"]
+    ratios = [
+        {
+            "threads": run["conditions"]["threads"], "load": run["conditions"]["load_average"],
+            "clock": run["rows"][name]["ratio"],
+            "processor": run["rows"][name].get("processor_ratio"),
+        }
+        for run in runs
+    ]  # fmt: skip
+    alone = [r["processor"] for r in ratios if r["threads"] == 1 and r["processor"] is not None]
     return {
-        "size_mb": runs[-1]["rows"][f"{target} {method}"]["size_mb"],
-        "latency_ratio": ratios[len(ratios) // 2],
+        "size_mb": last["size_mb"],
+        "model_mb": last["model_mb"],
+        "latency_ratio": alone[-1] if alone else None,
         "latency_ratios": ratios,
-        "agreement": runs[-1]["rows"][f"{target} {method}"]["agreement"],
+        "agreement": last["agreement"],
     }
 
 

@@ -32,13 +32,14 @@ def accuracy():
     }  # fmt: skip
 
 
-def timed(ratio):
-    row = {"ratio": ratio, "size_mb": 1.5, "agreement": {"passed": True}}
-    return {"rows": {"ort w8": row}}
+def timed(threads, ratio):
+    row = {"ratio": 0.9, "processor_ratio": ratio, "size_mb": 1.5, "model_mb": 1.2,
+           "agreement": {"passed": True}}  # fmt: skip
+    return {"rows": {"ort w8": row}, "conditions": {"threads": threads, "load_average": 3.0}}
 
 
 def test_a_row_says_what_was_lost_and_what_was_won():
-    rows = networks.rows_of(accuracy(), {"runs": [timed(r) for r in (0.5, 0.3, 0.4)]})
+    rows = networks.rows_of(accuracy(), {"runs": [timed(1, 0.5), timed(1, 0.4), timed(2, 0.3)]})
     assert [(r["precision"], r["target"]) for r in rows] == [
         ("w8 calibrated", "torch"), ("w8 trained", "ort"), ("w8 trained", "openvino"),
     ]  # fmt: skip
@@ -48,19 +49,21 @@ def test_a_row_says_what_was_lost_and_what_was_won():
     assert ort["interval"] == pytest.approx((0.2, 0.2))
     assert (ort["patients"], ort["gmac"], ort["dice_fp32"]) == (5, 0.005, pytest.approx(84))
     assert ort["dice_fp32_as_trained"] == pytest.approx(84.5)
-    assert (ort["latency_ratio"], ort["latency_ratios"]) == (0.4, [0.3, 0.4, 0.5])
+    assert ort["latency_ratio"] == 0.4  # one thread, the last
+    assert ort["latency_ratios"][2] == {"threads": 2, "load": 3.0, "clock": 0.9, "processor": 0.3}
     assert ort["size_mb"] == 1.5 and ort["agreement"] == {"passed": True}
     # what was not measured is no number
     assert openvino["latency_ratio"] is None and openvino["size_mb"] is None
 
 
 def test_each_file_runs_once_a_round(monkeypatch):
-    clock = iter(range(1000))
+    clock, processor = iter(range(1000)), iter(range(0, 1000, 2))
     monkeypatch.setattr(network_times.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(network_times.time, "process_time", lambda: next(processor))
     seen = []
     works = {name: lambda name=name: seen.append(name) for name in "ab"}
     times = network_times.time_rounds(works, 4)
-    assert times == {"a": [1000.0] * 4, "b": [1000.0] * 4}
+    assert times == {name: ([1000.0] * 4, [2000.0] * 4) for name in "ab"}
     assert seen == ["a", "b"] * (4 + network_times.WARM_UP_ROUNDS)
 
 
@@ -107,4 +110,4 @@ def test_the_whole_way_on_a_phantom(tmp_path, monkeypatch):
     assert len(rows) == 3
     for row in rows[1:]:
         assert row["agreement"]["passed"] and row["agreement"]["equal_codes"] > 0.99
-        assert row["latency_ratio"] > 0 and row["size_mb"] > 0.05
+        assert row["latency_ratios"][0]["processor"] > 0 and row["size_mb"] > 0.05

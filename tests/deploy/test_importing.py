@@ -41,22 +41,22 @@ def test_a_folder_becomes_a_checkpoint_in_a_run(run, folder):
     status, out, err = run("import", folder, "-o", "r", "--json")
     assert status == 0, err
     content = json.loads(out)
-    assert content["checkpoint"] == "r/import/network.pt" and Path("r/import/network.pt").is_file()
+    assert content["checkpoint"] == "r/import/model.pt" and Path("r/import/model.pt").is_file()
     assert content["agreement"]["passed"] and content["recipe"]["patch_size"] == [16, 24]
     assert content["trainer"] == "nnUNetTrainer" and content["fold"] == "0"
     assert content["network"]["name"] == "nnunet-Dataset007_Tiny-2d"
     # all that is learned but the output of the lower level
     assert content["params"] > 1000 and content["macs"] > 100_000
-    lines = importing._lines(read_nnunet(folder), content)
+    lines = importing._nnunet_lines(read_nnunet(folder), content)
     assert lines[0].startswith("network: nnunet-Dataset007_Tiny-2d, PlainConvUNet with ")
     assert "classes: background, liver, left kidney" in lines
     assert lines[3].endswith("PET (ZScoreNormalization, inside the filled non-zero voxels)")
     assert lines[4].endswith("windows of 16x24, mirrored along rows and columns in training")
     assert lines[-1] == (
-        "wrote r/import/network.pt; next: lmaunet-deploy qat --ckpt r/import/network.pt --data "
+        "wrote r/import/model.pt; next: lmaunet-deploy qat --ckpt r/import/model.pt --data "
         "nnUNet_raw/Dataset007_Tiny"
     )
-    assert run_for_checkpoint(None, Path("r/import/network.pt")) == Path("r")
+    assert run_for_checkpoint(None, Path("r/import/model.pt")) == Path("r")
 
 
 def test_what_is_refused_leaves_no_run(run, tmp_path):

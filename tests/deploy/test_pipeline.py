@@ -199,8 +199,8 @@ def test_without_foreground_in_the_held_out_labels_the_gates_are_open(
 
     load = DataSource.load
 
-    def empty(self, spec):
-        data = load(self, spec)
+    def empty(self, spec, training):
+        data = load(self, spec, training)
         return dataclasses.replace(
             data, val=dataclasses.replace(data.val, labels=np.zeros_like(data.val.labels))
         )

@@ -7,7 +7,7 @@ from lmaunet.graph.rewrites import Network, as_maps, rewritten, split_by_slices
 from lmaunet.graph.transposed import norms_before_shuffles, shuffle_transposed
 
 FORMS = (shuffle_transposed, norms_before_shuffles, split_by_slices, as_maps)
-"""The rewrites that bring a graph into it, in order; batch normalizations are still to be folded."""
+"""The rewrites that bring a graph into it, in order; batch normalizations still stand."""
 
 
 def integer_form(graph: Graph, weights: Weights) -> Network:

@@ -22,13 +22,12 @@ from lmaunet.graph import relayouts as move
 from lmaunet.graph import resampling as grid
 from lmaunet.graph.base_operator import Operator
 from lmaunet.graph.graph import Graph, Node
-from lmaunet.graph.rewrites import as_maps, fold_norms, rewritten, split_by_slices
+from lmaunet.graph.integer_form import integer_form
+from lmaunet.graph.rewrites import fold_norms
 from lmaunet.graph.rounding import Rounding, rounding_of
 
 CODE_BITS = 8
 MBIT = 1 << 20
-SUM_TABLE_PIXELS = 16
-"""Pixels of a bin whose sums of 8-bit codes still address a table: 12 bits."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ class _Form:
 
     def __init__(self, graph: Graph) -> None:
         zeros = {name: np.zeros(w.shape, np.float32) for name, w in graph.weights.items()}
-        passes = [split_by_slices, as_maps, fold_norms]
-        self.graph = rewritten(graph, zeros, passes)[0]
+        self.graph = fold_norms(*integer_form(graph, zeros))[0]
         self.nodes: Mapping[str, Node] = {node.name: node for node in self.graph.nodes}
 
     @cached_property
@@ -163,13 +161,6 @@ def _conv(form: _Form, node: Node) -> _Reason | None:
     return None
 
 
-def _transposed(form: _Form, node: Node) -> _Reason | None:
-    return _Reason(
-        "transposed_conv", "its blocks overlap, or do not fill the map",
-        "use a kernel that equals the stride, or nearest upsampling and a convolution",
-    )  # fmt: skip
-
-
 _NORMS = {
     "instance": ("every channel's whole map must be there before its first output: {mbit}",
                  "qat --norm batch, which folds its statistics into the convolution"),
@@ -200,17 +191,14 @@ def _affine(form: _Form, node: Node) -> _Reason | None:
 def _activation(form: _Form, node: Node) -> _Reason | None:
     operator, value = node.operator, node.inputs[0]
     assert isinstance(operator, op.Activation)
-    source = form.operator(value)
-    sums = isinstance(source, op.Add) or (
-        isinstance(source, grid.Pool)
-        and source.kind == "average"
-        and math.prod(source.kernel) <= SUM_TABLE_PIXELS
-    )
-    refused = isinstance(source, op.Norm)  # in its own name
-    if operator.function == "relu" or value in form.rounding.groups or sums or refused:
+    refused = isinstance(form.operator(value), op.Norm)  # in its own name
+    if value in form.rounding.groups or operator.function == "relu" or refused:
+        return None
+    if operator.function == "leaky_relu" and operator.slope > 0:
         return None
     return _Reason(
-        f"activation ({operator.function})", "a table takes 12 bits at most, products have more",
+        f"activation ({operator.function})",
+        "a table takes codes of 8 bits, a requantization of more a positive slope",
         "use relu, or put a convolution between",
     )  # fmt: skip
 
@@ -300,7 +288,7 @@ def _pixel_shuffle(form: _Form, node: Node) -> _Reason | None:
 Check = Callable[[_Form, Node], _Reason | None]
 CHECKS: Mapping[type[Operator], Check] = {
     op.Conv: _conv,
-    op.TransposedConv: _transposed,
+    op.TransposedConv: _taken,  # in this form it is a convolution and a pixel shuffle
     op.Scan: _taken,
     op.Add: _join,
     op.Mul: _join,

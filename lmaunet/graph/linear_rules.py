@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
 from lmaunet.errors import UserError
 from lmaunet.graph.builder import spatial_shape
 from lmaunet.graph.calls import Call, Constant, constant, needed, wide
@@ -119,7 +113,7 @@ def einsum(call: Call) -> str:
 
 
 def transposed_conv(call: Call) -> str:
-    """A transposed convolution; a convolution and a pixel shuffle where its blocks fill the map."""
+    """A transposed convolution; a 1x1 and a pixel shuffle where kernel and stride are equal."""
     weight, bias = needed(call, "weight"), constant(call, "bias")
     rank = weight.tensor.dim() - 2
     stride, padding, extra, dilation = (
@@ -127,14 +121,13 @@ def transposed_conv(call: Call) -> str:
     )
     build, name = call.builder, call.layer(weight, "conv")
     kernel = tuple(weight.tensor.shape[2:])
-    dense = call["groups"] == 1 and set(dilation) == {1}
-    sizes = build.shape(call.value())[2:]
-    axes = [
-        _Blocks.of(*numbers) for numbers in zip(sizes, kernel, stride, padding, extra, strict=True)
-    ]
-    if dense and (kernel != stride or any(padding) or any(extra)) and all(axes):
-        return _overlapping(call, weight, bias, [axis for axis in axes if axis])
-    if not dense or kernel != stride or any(padding) or any(extra):
+    if (
+        kernel != stride
+        or any(padding)
+        or any(extra)
+        or call["groups"] != 1
+        or set(dilation) != {1}
+    ):
         operator = TransposedConv(stride, padding, extra, dilation, call["groups"])
         names = call.weights(weight=weight, bias=bias)
         return build.emit(name, operator, [call.value()], names, renewed=(1,))
@@ -145,66 +138,6 @@ def transposed_conv(call: Call) -> str:
     repeated = bias and Constant(bias.tensor.repeat_interleave(copies), bias.name, bias.learned)
     mapped = _pointwise(call, call.value(), point, repeated)
     return build.emit(f"{name}.shuffle", PixelShuffle(stride), [mapped])
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """One axis of a transposed convolution, as a convolution that gives a block for each position.
-
-    Output ``stride * m + r`` is the sum over taps j of input ``m - j`` by the weight's element
-    ``stride * j + r + padding``, where there is one.
-    """
-
-    stride: int
-    first: int  # the least tap of any r, and the largest
-    last: int
-    padding: tuple[int, int]
-    offset: int
-
-    @staticmethod
-    def of(size: int, kernel: int, stride: int, padding: int, extra: int) -> _Blocks | None:
-        """Return it; None where blocks do not fill the output, or more than the input is cut."""
-        output = (size - 1) * stride - 2 * padding + kernel + extra
-        first = -((stride - 1 + padding) // stride)
-        last = (kernel - 1 - padding) // stride
-        pads = last, output // stride - size - first
-        if output % stride or min(pads) < 0 or last < first:
-            return None
-        return _Blocks(stride, first, last, pads, padding)
-
-    def elements(self, kernel: int) -> Tensor:
-        """Return the weight's element or -1, for each r and each tap from the last to the first."""
-        taps = torch.arange(self.last, self.first - 1, -1)
-        found = self.stride * taps + torch.arange(self.stride)[:, None] + self.offset
-        return torch.where((found >= 0) & (found < kernel), found, -1)
-
-
-def _overlapping(call: Call, weight: Constant, bias: Constant | None, axes: list[_Blocks]) -> str:
-    """Return a transposed convolution as a convolution of its blocks' elements, and a shuffle."""
-    build, name = call.builder, call.layer(weight, "conv")
-    block = weight.tensor.movedim(0, 1)  # (out, in, *kernel)
-    for axis in axes:
-        # the axis becomes two, the element of the block and the tap; both move to the end
-        chosen = axis.elements(block.shape[2])
-        taken = block.index_select(2, chosen.clamp(min=0).flatten())
-        taken = taken.unflatten(2, chosen.shape)
-        shown = (chosen >= 0).reshape(1, 1, *chosen.shape, *[1] * (taken.dim() - 4))
-        block = (taken * shown).movedim((2, 3), (-2, -1))
-    rank = len(axes)
-    order = [2 * place for place in range(rank)], [2 * place + 1 for place in range(rank)]
-    rows, taps = ([2 + place for place in places] for places in order)
-    block = block.permute(0, *rows, 1, *taps)
-    factors = tuple(axis.stride for axis in axes)
-    kernel = Constant(block.flatten(0, rank), weight.name, weight.learned)
-    repeated = bias and Constant(
-        bias.tensor.repeat_interleave(math.prod(factors)), bias.name, bias.learned
-    )
-    operator = Conv((1,) * rank, tuple(axis.padding for axis in axes), (1,) * rank, 1)
-    names = call.weights(weight=kernel, bias=repeated)
-    mapped = build.emit(name, operator, [call.value()], names, renewed=(1,))
-    if math.prod(factors) == 1:
-        return mapped
-    return build.emit(f"{name}.shuffle", PixelShuffle(factors), [mapped])
 
 
 def scan(call: Call) -> str:

@@ -34,6 +34,7 @@ from lmaunet.sources.foreign import Captured, Request, run_foreign
 from lmaunet.sources.imported import Imported, described, write
 from lmaunet.sources.loading import load_strictly, lower_heads, unwrapped
 from lmaunet.sources.nnunet_code import Trainer, find_trainer
+from lmaunet.sources.nnunet_folds import held_out
 from lmaunet.sources.nnunet_plans import PLANS_FILE, NnunetPlan, read_plan
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -320,6 +321,7 @@ def import_network(
     plan = network.plan
     captured = _captured(network, path.parent, progress)
     described(captured.graph, network.name, network.classes)
+    cases = held_out(network.checkpoint, plan.dataset)
     note: dict[str, Any] = {
         "recipe": plan.recipe.to_json(),
         "dataset": plan.dataset,
@@ -330,6 +332,7 @@ def import_network(
         "checkpoint": network.checkpoint.name,
         "network": captured.network,
         "channels": list(network.channels),
+        "held_out": None if cases is None else list(cases),
     }
     return write(
         captured.graph, captured.weights, captured.agreement, captured.network, path,

@@ -42,7 +42,7 @@ def test_a_folder_becomes_a_checkpoint_in_a_run(run, folder):
     status, out, err = run("import", folder, "-o", "r", "--json")
     assert status == 0, err
     content = json.loads(out)
-    assert content["checkpoint"] == "r/import/network.pt" and Path("r/import/network.pt").is_file()
+    assert content["checkpoint"] == "r/import/model.pt" and Path("r/import/model.pt").is_file()
     assert content["agreement"]["passed"] and content["recipe"]["patch_size"] == [16, 24]
     assert content["trainer"] == "nnUNetTrainer" and content["fold"] == "0"
     assert content["network"]["name"] == "nnunet-Dataset007_Tiny-2d"
@@ -54,10 +54,10 @@ def test_a_folder_becomes_a_checkpoint_in_a_run(run, folder):
     assert lines[3].endswith("PET (ZScoreNormalization, inside the filled non-zero voxels)")
     assert lines[4].endswith("windows of 16x24, mirrored along rows and columns in training")
     assert lines[-1] == (
-        "wrote r/import/network.pt; next: lmaunet-deploy qat --ckpt r/import/network.pt --data "
+        "wrote r/import/model.pt; next: lmaunet-deploy qat --ckpt r/import/model.pt --data "
         "nnUNet_raw/Dataset007_Tiny"
     )
-    assert run_for_checkpoint(None, Path("r/import/network.pt")) == Path("r")
+    assert run_for_checkpoint(None, Path("r/import/model.pt")) == Path("r")
 
 
 def test_what_is_refused_leaves_no_run(run, tmp_path):
@@ -91,7 +91,7 @@ def test_a_factory_becomes_a_checkpoint_after_a_warning(run, monkeypatch):
     content = json.loads(out)
     assert err == (
         "warning: to build the network, the code of small_nets:make of theirs is run once, with "
-        "your rights; runs/make-w/import/network.pt is loaded without it afterwards\n"
+        "your rights; runs/make-w/import/model.pt is loaded without it afterwards\n"
     )
     assert content["run"] == "runs/make-w" and content["architecture"] == "Sequential"
     assert content["network"]["input_size"] == [8, 12] and content["classes"] is None

@@ -76,7 +76,7 @@ class Pieces(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.up = nn.ConvTranspose2d(4, 4, 3, 2, 1, 1, groups=2)
+        self.up = nn.ConvTranspose2d(4, 4, 3, 2, 1, 1)
         self.einsum = nn.Parameter(torch.randn(2, 3, 2))
         self.directions = nn.Parameter(torch.randn(5, 8))
         self.wide = nn.Conv2d(3, 8, 3, padding="same", dilation=2)

@@ -91,6 +91,8 @@ class BuildRequest:
         progress: called with a line on what is being done.
         float32: ONNX of the float network, the FP32 control, with the scan as one local function;
             None where there is none.
+        calibration: float32 ``(n, channels, H, W)``, the training images that QAT calibrated with;
+            None where they were not kept.
     """
 
     folder: Path
@@ -100,6 +102,7 @@ class BuildRequest:
     options: Mapping[str, Any]
     progress: Callable[[str], None]
     float32: Path | None = None
+    calibration: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ exported graph's: none off by more than one, and next to none off at all.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,7 +187,8 @@ def check_segments(
             :func:`exported_values`, or those of torch from :func:`torch_values`.
         image: one image ``(1, channels, H, W)``.
         evidence: the folder in which tensors that disagree are saved.
-        share: the share of each quantizer's codes that may differ, by one.
+        share: the share of the codes that may differ, by one; of each quantizer's as
+            :func:`allowed_steps` says.
         optimize, float_biases, operators: as in :func:`lmaunet.export.reference.open_session`.
 
     Returns:
@@ -230,24 +232,39 @@ def check_segments_in(
     for fed, codes in outputs.items():
         pair, label = (got[codes], feeds[fed]), f"{name}, codes of {codes}"
         near.append(require_agreement(label, *pair, 1, evidence=evidence))
-        allowed = max(1, int(share * feeds[fed].size))
+        allowed = allowed_steps(share, feeds[fed].size)
         exact.append(require_agreement(label, *pair, 0, evidence=evidence, allowed=allowed))
     scale = float(abs(values[logits]).max())
     last = require_agreement(
         f"{name}, logits from the same codes", got[logits], values[logits],
         LOGIT_TOLERANCE * scale, evidence=evidence,
     )  # fmt: skip
-    return _sum(f"{name}, codes within one", near), _sum(f"{name}, codes", exact), last
+    total = allowed_steps(share, sum(part.n_total for part in exact))
+    codes = _sum(f"{name}, codes", exact, max(total, len(exact)))
+    return _sum(f"{name}, codes within one", near, 0), codes, last
 
 
-def _sum(name: str, parts: list[Agreement]) -> Agreement:
-    """Return one agreement for the codes of all quantizers, each of which agrees."""
-    return Agreement(
-        name,
-        max(part.max_abs for part in parts),
-        sum(part.n_differ for part in parts),
-        sum(part.n_total for part in parts),
-        parts[0].tolerance,
-        all(part.passed for part in parts),
-        sum(part.allowed for part in parts),
-    )
+def allowed_steps(share: float, codes: int) -> int:
+    """Return how many of a tensor's codes may be a step off where a share of all codes may.
+
+    Codes that lie on an edge fall where they fall: a small tensor may have three deviations (of
+    Poisson's distribution) more than its part, and at least one.
+    """
+    mean = share * codes
+    return max(1, int(mean + 3 * math.sqrt(mean)))
+
+
+def _sum(name: str, parts: list[Agreement], allowed: int) -> Agreement:
+    """Return one agreement for the codes of all quantizers, each of which agrees.
+
+    Raises:
+        Disagreement: where more differ in all of them together.
+    """
+    differ, total = (sum(getattr(part, key) for part in parts) for key in ("n_differ", "n_total"))
+    if differ > allowed:
+        raise Disagreement(
+            f"{name}: {differ} of {total} elements differ in all quantizers together (at most "
+            f"{allowed} may)"
+        )
+    largest = max(part.max_abs for part in parts)
+    return Agreement(name, largest, differ, total, parts[0].tolerance, True, allowed)

@@ -10,12 +10,20 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 from qcdq_nets import DENSE, DEPTHWISE, Network, images, small_network
 
+from lmaunet.artifacts import Agreement
 from lmaunet.errors import Disagreement, UserError
 from lmaunet.export.convolutions import prepare
 from lmaunet.export.cpu_form import unsigned_activations
 from lmaunet.export.lower import lower
 from lmaunet.export.reference import compare_classes, open_session, unsteady_share
-from lmaunet.export.segments import activations, check_segments, cut, exported_values
+from lmaunet.export.segments import (
+    _sum,
+    activations,
+    allowed_steps,
+    check_segments,
+    cut,
+    exported_values,
+)
 
 IMAGE = images(1)
 
@@ -109,6 +117,18 @@ def test_a_float_network_has_no_segments(tmp_path):
         check_segments(
             "form", model, exported_values(model, IMAGE), IMAGE, tmp_path, share=0, optimize=False
         )
+
+
+def test_a_small_tensor_may_have_three_deviations_more_than_its_part():
+    assert [allowed_steps(1e-4, n) for n in (0, 1000, 8192, 65536, 10**6)] == [1, 1, 3, 14, 130]
+    assert allowed_steps(0.0, 10**6) == 1
+
+
+def test_all_quantizers_together_are_held_to_the_share(tmp_path):
+    parts = [Agreement("part", 1.0, 3, 8192, 0, True, 3) for _ in range(4)]
+    assert _sum("codes", parts, 12).n_differ == 12
+    with pytest.raises(Disagreement, match="12 of 32768 elements differ in all quantizers tog"):
+        _sum("codes", parts, 11)
 
 
 def test_classes_may_differ_in_one_pixel_of_a_hundred(tmp_path):

@@ -8,7 +8,8 @@
 The network is convolutional, so that one that was trained on smaller crops serves at another size.
 It is exported anew at ``--input-size`` and built as ``build --target fpga`` builds it, on slices of
 the training part. With ``--spec`` it is an untrained network in place of a checkpoint, a named spec
-or a JSON file with fields of one, calibrated on the phantom unless there is ``--data``: cycles do
+or a JSON file with fields of one or of a network of nnU-Net's structure (``nnunet_network.py``),
+calibrated on the phantom unless there is ``--data``: cycles do
 not depend on the weights, resources hardly, and the accuracy says nothing. ``--beside`` keeps what
 a result file says of another design, such as a narrower one that was simulated, under ``beside``.
 Prints the figures and writes them as JSON; the build stays in ``--folder``.
@@ -32,7 +33,9 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import neutral
+from nnunet_network import BATCH, NORM_IMAGES, is_nnunet, nnunet, settle, with_weights
 from resized import resized
+from torch import nn
 
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.export_images import samples_of
@@ -41,7 +44,7 @@ from lmaunet.errors import UserError
 from lmaunet.export.network import export_qonnx
 from lmaunet.export.scan_metadata import write_scan_formats
 from lmaunet.fpga.build import build, check_options
-from lmaunet.graph_spec import NetworkSpec
+from lmaunet.graph_spec import GraphSpec, NetworkSpec
 from lmaunet.net.checkpoint import load_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.bits import read_rules, resolve_bits
@@ -53,8 +56,6 @@ from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, sha256, tool_versions, write_json
 
 MUTANTS = "tests/fpga/simulation/test_proof_mutants.py"
-# Images that an untrained network sees: for its norms, and of a batch.
-NORM_IMAGES, BATCH = 12, 4
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -73,11 +74,24 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"--model {arguments.model} without --data; give the data it was trained on"
         )
+    if arguments.weights and not (arguments.spec and arguments.data):
+        raise UserError(
+            f"--weights {arguments.weights} without --spec and --data; give a file of a network of "
+            "nnU-Net's structure, and the data it was trained on"
+        )
     beside = read_json(arguments.beside) if arguments.beside else None
     size = arguments.input_size
     model = load_quantized(arguments.model) if arguments.model else None
     spec: NetworkSpec
-    spec = load_checkpoint(arguments.model).spec if arguments.model else spec_of(arguments.spec)
+    network: nn.Module | None = None
+    if arguments.model:
+        spec = load_checkpoint(arguments.model).spec
+    else:
+        spec, network = spec_of(arguments.spec, size)
+    if arguments.weights:
+        if network is None or not isinstance(spec, GraphSpec):
+            raise UserError(f"--weights for {arguments.spec}; only nnU-Net's structure takes them")
+        network = with_weights(network, spec, arguments.weights)
     if size is not None and spec.input_size != (size, size):
         if not isinstance(spec, NetSpec):
             spec.check_size(size, size)
@@ -86,7 +100,7 @@ def main(arguments: argparse.Namespace) -> int:
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
     if model is None:
-        model = untrained(spec, arguments.bits, data.train.images)
+        model = untrained(spec, arguments.bits, data.train.images, network)
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name) / "build"
         folder.mkdir(parents=True)
@@ -104,7 +118,7 @@ def main(arguments: argparse.Namespace) -> int:
         **(
             {"model_sha256": sha256(arguments.model)}
             if arguments.model
-            else {"weights": "untrained", "bits": arguments.bits}
+            else {"weights": weights_of(arguments.weights), "bits": arguments.bits}
         ),
         "spec": spec.to_json(),
         "data": data.name,
@@ -130,6 +144,17 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def weights_of(path: Path | None) -> str:
+    """Return what the result file says of weights that ``qat`` did not quantize."""
+    if path is None:
+        return "untrained"
+    return (
+        f"of a trained network ({sha256(path)[:16]}), its norms now batch normalizations with the "
+        f"statistics of {NORM_IMAGES} training images; not trained further, so that the accuracy "
+        "says nothing"
+    )
+
+
 def mutants_caught() -> int:
     """Return how many faults the proof names, each a test; raises :class:`UserError` where not all.
 
@@ -147,27 +172,37 @@ def mutants_caught() -> int:
     return len(named)
 
 
-def spec_of(text: str) -> NetSpec:
+def spec_of(text: str, size: int | None = None) -> tuple[NetworkSpec, nn.Module | None]:
     """Return a named spec, or that of a JSON file: all fields, or some and ``base`` for a name.
+
+    Of a file that describes a network of nnU-Net's structure, that network too, for images of
+    ``size`` x ``size`` pixels where that is given.
 
     Raises:
         UserError: for an unknown name, or a file that holds no spec.
     """
     if not text.endswith(".json"):
-        return named_spec(text)
+        return named_spec(text), None
     content = read_json(Path(text))
+    if is_nnunet(content):
+        return nnunet(content if size is None else content | {"input_size": [size, size]})
     start = named_spec(content.pop("base")).to_json() if "base" in content else {}
-    return NetSpec.from_json(start | content)
+    return NetSpec.from_json(start | content), None
 
 
-def untrained(spec: NetSpec, bits: str, images: np.ndarray) -> QuantNetwork:
-    """Return a quantized network with random weights, calibrated on images ``(n, C, H, W)``."""
-    torch.manual_seed(0)
-    model = LMaUNet(spec).train()
-    with torch.no_grad():  # statistics of the norms, so that activations stay moderate
-        for start in range(0, NORM_IMAGES, BATCH):
-            model(torch.from_numpy(images[start : start + BATCH]))
-    graph, weights = graph_of(model.eval(), images.shape)
+def untrained(
+    spec: NetworkSpec, bits: str, images: np.ndarray, network: nn.Module | None = None
+) -> QuantNetwork:
+    """Return a quantized network with random weights, calibrated on images ``(n, C, H, W)``.
+
+    ``network``: that of a spec which is none of our own.
+    """
+    if network is None:
+        assert isinstance(spec, NetSpec)
+        torch.manual_seed(0)
+        network = LMaUNet(spec)
+    settle(network, images)
+    graph, weights = graph_of(network, images.shape)
     quantized = QuantNetwork(graph, weights, resolve_bits(graph, read_rules(bits)))
     calibrate(quantized, images[:BATCH])
     return quantized.eval()
@@ -219,6 +254,7 @@ def parse() -> argparse.Namespace:
     network.add_argument("--model", type=Path, help="a quantized checkpoint, RUN/qat/model.pt")
     network.add_argument("--spec", help="an untrained network: base, edge, demo or a JSON file")
     add("--bits", default="8", help="of an untrained network's weights, such as 3x3=4")
+    add("--weights", type=Path, help="a float checkpoint for the --spec's nnU-Net, with any norms")
     add("--data", type=Path, help="NAME_train.npz beside NAME_val.npz, or a folder")
     add("--beside", type=Path, help="a result file of another design to keep in this one's")
     add("--input-size", type=int, help="height and width; the checkpoint's if not given")

@@ -15,18 +15,17 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from lmaunet.export import compact
-from lmaunet.export.convolutions import grid_of, preparation
+from lmaunet.export.averages import ExactAverages
+from lmaunet.export.convolutions import preparation
 from lmaunet.export.cpu_form import UnsignedActivations, UnsignedWeights, saturating
-from lmaunet.export.lower import ScanLowering, static_shapes
+from lmaunet.export.lower import ScanLowering
 from lmaunet.export.passes import (
     Pass,
     UnreadConstants,
     add_constant,
     constant,
-    label,
     new_node,
     read,
-    replace,
     run,
 )
 
@@ -85,61 +84,12 @@ def _int4_weights(graph: ir.Graph) -> Iterator[tuple[ir.Value, np.ndarray]]:
             yield value, codes
 
 
-class FloatMeans(Pass):
-    """Make each average pooling of quantized values a depthwise convolution in float.
-
-    OpenVINO averages codes where a DequantizeLinear stands before, and rounds the means to codes,
-    though nothing in the graph rounds there: behind a LayerNorm of means, codes were off by 5. It
-    convolves in float where weights are in float. Left as they are: a pooling that pads without
-    counting the border, or rounds its size up.
-    """
-
-    name = "means in float"
-
-    def rewrite(self, model: ir.Model) -> int:
-        """Put convolutions in their places."""
-        graph, found = model.graph, list(_means_of_codes(model.graph))
-        shapes = static_shapes(ir.to_proto(model)) if found else {}
-        for node in found:
-            sides = node.attributes["kernel_shape"].as_ints()
-            channels = shapes[node.inputs[0].name][1]
-            weights = np.full((channels, 1, *sides), 1 / np.prod(sides), np.float32)
-            name = "mean/" + "x".join(map(str, weights.shape))
-            kept = {k: list(node.attributes[k].as_ints()) for k in SHAPE_OF_WINDOWS if
-                    k in node.attributes}  # fmt: skip
-            inputs = [node.inputs[0], add_constant(graph, name, weights)]
-            conv = new_node("Conv", inputs, f"{node.outputs[0].name}/mean", name=node.name,
-                            group=channels, **kept)  # fmt: skip
-            graph.insert_before(node, [conv])
-            replace(node.outputs[0], conv.outputs[0])
-        return len(found)
-
-    def violations(self, model: ir.Model) -> Iterator[str]:
-        """Yield each that is left."""
-        yield from (f"{label(n)} averages codes" for n in _means_of_codes(model.graph))
-
-
-SHAPE_OF_WINDOWS = ("kernel_shape", "strides", "pads", "dilations")
-
-
-def _means_of_codes(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph:
-        if node.op_type != "AveragePool" or grid_of(node.inputs[0]) is None:
-            continue
-        given = {key: node.attributes[key] for key in node.attributes}
-        pads = given["pads"].as_ints() if "pads" in given else ()
-        counted = "count_include_pad" in given and given["count_include_pad"].as_int()
-        up = "ceil_mode" in given and given["ceil_mode"].as_int()
-        if not up and "auto_pad" not in given and (counted or not any(pads)):
-            yield node
-
-
 def form_passes(*, vnni: bool) -> tuple[Pass, ...]:
     """Return the passes from a QCDQ graph to :func:`openvino_form`."""
     weights = () if vnni else (UnsignedWeights(),)
     return (
-        *preparation(), FloatMeans(), UnsignedActivations(), *weights, UnreadConstants(),
-        ScanLowering(LOWERING),
+        *preparation(), UnsignedActivations(), *weights, UnreadConstants(), ScanLowering(LOWERING),
+        ExactAverages(),
     )  # fmt: skip
 
 

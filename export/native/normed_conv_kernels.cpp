@@ -298,6 +298,19 @@ ALWAYS_INLINE Bytes codes_of(Floats value, float slope, float zero) {
   return __builtin_convertvector(__builtin_convertvector(value, Ints), Bytes);
 }
 
+#if defined(__AVX512BW__)
+// The same for 16 channels. What is too large for 32 bits would come back as the smallest number,
+// so that it is cut off before; half to even is how conversions round.
+ALWAYS_INLINE void store_codes(uint8_t* to, __m512 value, float slope, int zero) {
+  const __mmask16 negative = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_LT_OQ);
+  value = _mm512_mask_mul_ps(value, negative, value, _mm512_set1_ps(slope));
+  value = _mm512_max_ps(_mm512_set1_ps(-1000.0f), _mm512_min_ps(_mm512_set1_ps(1000.0f), value));
+  const __m512i code = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(zero));
+  const __m512i positive = _mm512_max_epi32(code, _mm512_setzero_si512());
+  lanes::store(to, _mm512_cvtusepi32_epi8(positive));
+}
+#endif
+
 void normalize(const Image& image, int64_t chunk) {
   const Geometry& g = *image.geometry;
   const int64_t channels = image.packed->out_channels;
@@ -308,6 +321,14 @@ void normalize(const Image& image, int64_t chunk) {
     const float* sums = image.sums + at * channels;
     uint8_t* y = image.y + at * g.out_channels;
     int64_t c = 0;
+#if defined(__AVX512BW__)
+    for (; c + 16 <= g.out_channels; c += 16) {
+      const __m512 value = _mm512_fmadd_ps(_mm512_loadu_ps(sums + c),
+                                           _mm512_loadu_ps(image.factor + c),
+                                           _mm512_loadu_ps(image.shift + c));
+      store_codes(y + c, value, slope, image.y_zero);
+    }
+#endif
     for (; c + lanes::LANES <= g.out_channels; c += lanes::LANES) {
       const Floats value = lanes::load<Floats>(sums + c) * lanes::load<Floats>(image.factor + c) +
                            lanes::load<Floats>(image.shift + c);

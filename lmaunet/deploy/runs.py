@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 DEFAULT_DATA = Path("calibration_data")
-IMPORTED = Path("import") / "network.pt"
+IMPORTED = Path("import") / "model.pt"
 """Where in a run a network is that another program trained."""
 
 

@@ -133,13 +133,14 @@ def test_openvino_loops_over_all_of_them(exported, tmp_path):
 
 
 def test_means_that_openvino_rounds_are_a_disagreement(exported, tmp_path):
-    """The mutant: its form without the pass that keeps them in float."""
+    """The mutant: its form without the pass that keeps them exact."""
     pytest.importorskip("openvino")
-    from lmaunet.export.openvino_file import FloatMeans, form_passes
+    from lmaunet.export.averages import ExactAverages
+    from lmaunet.export.openvino_file import form_passes
     from lmaunet.export.openvino_runtime import compile_model, run_once
 
     model, image = exported
-    form = run([p for p in form_passes(vnni=True) if not isinstance(p, FloatMeans)], model)
+    form = run([p for p in form_passes(vnni=True) if not isinstance(p, ExactAverages)], model)
     with pytest.raises(Disagreement, match="scan_of_means/norm"):
         check_segments_in(
             lambda cut, feeds, outputs: run_once(compile_model(cut), feeds, outputs), "openvino",

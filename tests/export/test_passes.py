@@ -20,6 +20,7 @@ import lmaunet.export.cpu_file
 import lmaunet.export.openvino_file
 from lmaunet.errors import UserError
 from lmaunet.export import network
+from lmaunet.export.averages import ExactAverages
 from lmaunet.export.code_functions import CodeFunctions, FunctionDefinitions
 from lmaunet.export.compact import Defaults, SharedConstants, ShortNames, Text, WeightZeroPoints
 from lmaunet.export.convolutions import InputQuantizers, WeightClips, prepare
@@ -43,7 +44,7 @@ from lmaunet.export.network import (
     StoredConstants,
 )
 from lmaunet.export.normed_convolutions import NormedConvolutions
-from lmaunet.export.openvino_file import FloatMeans, Int4Weights
+from lmaunet.export.openvino_file import Int4Weights
 from lmaunet.export.packing import WeightPacking, WeightUnpacking, pack_weights
 from lmaunet.export.passes import DeadNodes, NodeNames, Pass, UnreadConstants, run
 from lmaunet.export.pixel_shuffles import PixelShuffles
@@ -123,7 +124,7 @@ def laid_out():
 def averaged():
     net = Network()
     x = net.op("AveragePool", net.quantized("image"), kernel_shape=[2, 2], strides=[2, 2])
-    return prepare(net.model(net.quantized(x), 4, 1))
+    return prepare(net.model(net.quantized(net.op("Abs", x)), 4, 1))
 
 
 def silu():
@@ -177,7 +178,7 @@ CASES = {
     Text(): two_equal_constants,
     Defaults(): two_equal_constants,
     ShortNames(): convolutions_only,
-    FloatMeans(): averaged,
+    ExactAverages(): averaged,
     Int4Weights(): narrow_network,
     policy.PooledWeights(): depthwise,
     policy.FloatInputs(): lambda: run([policy.PooledWeights()], depthwise()),

@@ -140,7 +140,11 @@ def build(request: BuildRequest) -> Build:
         )  # fmt: skip
     packing, nodes, got = check_packing(forms.fused, shipped, images, evidence, operators)
     expected = reference.reference_logits(exported, images)
-    agreements += [*packing, reference.compare_classes("ort file", got, expected, evidence)]
+    unsteady = functools.partial(reference.unsteady_share, exported, images)
+    agreements += [
+        *packing,
+        reference.compare_classes("ort file", got, expected, evidence, unsteady),
+    ]
     widths = Counter(weight_bits_of(model).values())
     detail = {
         "lowering": LOWERING,

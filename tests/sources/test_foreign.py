@@ -240,6 +240,25 @@ def test_a_signature_that_is_not_known(code, results, here):
     assert "build_network_architecture of nnUNetTrainerOdd takes number_of_moons" in answer["error"]
 
 
+def test_a_causal_convolution_stands_in(tmp_path):
+    """Each channel sees its past, in the order in which taps are given."""
+    from lmaunet.graph.stand_ins import causal_conv1d_fn, stand_ins
+
+    x, weight, bias = torch.randn(2, 3, 7), torch.randn(3, 4), torch.randn(3)
+    got = causal_conv1d_fn(x, weight, bias, "silu")
+    past = torch.nn.functional.pad(x, (3, 0))
+    sums = sum(past[..., tap : tap + 7] * weight[:, tap, None] for tap in range(4))
+    expected = torch.nn.functional.silu(sums + bias[:, None])
+    assert torch.allclose(got, expected, atol=1e-6)
+    with pytest.raises(UserError, match="activation='gelu'; expected silu or None"):
+        causal_conv1d_fn(x, weight, bias, "gelu")
+    with stand_ins():
+        import causal_conv1d
+
+        assert causal_conv1d.causal_conv1d_fn is causal_conv1d_fn
+    assert "causal_conv1d" not in sys.modules
+
+
 def test_where_a_trainer_is(tmp_path, code):
     """The package may be given, or what holds it; nothing of it runs."""
     found = find_trainer(code, foreign_tree.TRAINER)

@@ -164,6 +164,14 @@ def test_an_unmapped_operator_is_refused_by_name(tmp_path):
     )  # fmt: skip
 
 
+def test_a_norm_of_the_map_is_refused_with_what_to_do(tmp_path):
+    net = Net()
+    ones, zeros = (net.constant(np.full(4, value)) for value in (1, 0))
+    normed = net.op("InstanceNormalization", net.conv(net.image(), 4, 4), ones, zeros)
+    with pytest.raises(UserError, match=r"InstanceNormalization .* mapping; .*; qat --norm batch"):
+        lowered(net, net.conv(quantized(net, normed), 4, 2), tmp_path)
+
+
 def test_an_unquantized_tensor_is_refused(tmp_path):
     net = Net()
     float_map = net.conv(net.image(), 4, 4)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -241,8 +242,31 @@ def table(arguments: argparse.Namespace) -> int:
     if not rows:
         raise UserError(f"{arguments.runs} has no NAME/{ACCURACY}; quantize a network first")
     write_json(arguments.output, {"rows": rows, "networks": networks})
-    print(f"wrote {arguments.output}: {len(rows)} rows")
+    print("\n".join(markdown(rows)))
     return 0
+
+
+def markdown(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of the table that docs/networks.md shows."""
+    lines = [
+        "| network | weights | target | Dice, FP32 control | Dice | drop, points | 95% interval "
+        "over patients | MB | time to FP32 | equal codes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        low, high = row["interval"] or (math.nan, math.nan)  # of one patient there is none
+        agreement = row["agreement"]
+        lines.append(
+            f"| {row['network']} | {row['precision']} | {row['target']} | {row['dice_fp32']:.2f} "
+            f"| {row['dice']:.2f} | {row['drop_points']:+.2f} | {low:+.2f} to {high:+.2f} "
+            f"| {_shown(row['model_mb'], '.3f')} | {_shown(row['latency_ratio'], '.2f')} "
+            f"| {_shown(agreement and 100 * agreement['equal_codes'], '.4f', '%')} |"
+        )
+    return lines
+
+
+def _shown(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:

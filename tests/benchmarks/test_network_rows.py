@@ -51,7 +51,14 @@ def test_a_row_says_what_was_lost_and_what_was_won():
     assert ort["dice_fp32_as_trained"] == pytest.approx(84.5)
     assert ort["latency_ratio"] == 0.4  # one thread, the last
     assert ort["latency_ratios"][2] == {"threads": 2, "load": 3.0, "clock": 0.9, "processor": 0.3}
-    assert ort["size_mb"] == 1.5 and ort["agreement"] == {"passed": True}
+    assert ort["size_mb"] == 1.5 and ort["agreement"]["passed"]
+    ort["agreement"]["equal_codes"] = 0.999
+    shown = networks.markdown(rows)
+    assert shown[3] == (
+        "| plain | w8 trained | ort | 84.00 | 83.80 | +0.20 | +0.20 to +0.20 | 1.200 | 0.40 "
+        "| 99.9000% |"
+    )
+    assert shown[4].endswith("| openvino | 84.00 | 83.80 | +0.20 | +0.20 to +0.20 |  |  |  |")
     # what was not measured is no number
     assert openvino["latency_ratio"] is None and openvino["size_mb"] is None
 

@@ -38,7 +38,7 @@ from resized import resized
 from torch import nn
 
 from lmaunet.deploy.console import run_command
-from lmaunet.deploy.pipeline import samples_of
+from lmaunet.deploy.export_images import samples_of
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.export.network import export_qonnx

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from lmaunet.export.agreement import FLOAT32_TOLERANCE
 from lmaunet.export.passes import array_of, read
 from lmaunet.export.reference import open_session, reference_logits, run_images
 from lmaunet.trt.float_forms import Product, copy_named, products
+from lmaunet.trt.half_emulation import emulated
 from lmaunet.trt.layer_table import EngineLayer, EngineTensor
 from lmaunet.trt.precision import CONVOLVES
 
@@ -22,12 +23,18 @@ if TYPE_CHECKING:
 
 HALF_ROUNDOFF = 2.0**-11
 FLOAT_ROUNDOFF = 2.0**-24
+HALF_CHAIN = ("/to_half", "/to_half/rounded", "", "/to_float/rounded", "/to_float")
+"""What is added to the name of a product for the nodes that it becomes in half, in their order."""
 GENERATED = "(generated)"
 """The input of a product that a generated kernel computes among other things."""
 
 
 def check_half(
-    form: onnx.ModelProto, model: onnx.ModelProto, image: np.ndarray, evidence: Path
+    form: onnx.ModelProto,
+    model: onnx.ModelProto,
+    image: np.ndarray,
+    evidence: Path,
+    in_float: Collection[str] = (),
 ) -> Agreement:
     """Require each product in half to be what FP16 can make of the float graph's input to it.
 
@@ -42,6 +49,7 @@ def check_half(
         model: the float graph that it was made of, lowered.
         image: ``(1, channels, H, W)``.
         evidence: where the tensors go that disagree.
+        in_float: the products that were left in FP32.
 
     Raises:
         Disagreement: naming the product.
@@ -49,21 +57,20 @@ def check_half(
     import numpy as np
 
     named = copy_named(model)
-    found = products(named)
+    found = [product for product in products(named) if product.node not in in_float]
     nodes = {node.name: node for node in named.graph.node}
     ends = [(nodes[p.node].input[0], nodes[p.node].output[0]) for p in found]
     values = _values(named, [name for pair in ends for name in pair], image)
-    halves = {node.name: node for node in form.graph.node}
+    rounded = emulated(form)
+    halves = {node.name: node for node in rounded.graph.node}
     total, worst = 0, 0.0
     for product in found:
         node = nodes[product.node]
         x, y = values[node.input[0]], values[node.output[0]]
         if product.node not in halves or f"{product.node}/to_half" not in halves:
             raise Disagreement(f"{product.node} is not in half in the form; build again")
-        got = _single(
-            form, [halves[f"{product.node}/{part}"] if part else halves[product.node]
-                   for part in ("to_half", "", "to_float")], x, y.shape,
-        )  # fmt: skip
+        chain = [product.node + part for part in HALF_CHAIN]
+        got = _single(rounded, [halves[name] for name in chain], x, y.shape)
         bound = _bound(named, node, x, y.shape, product.terms)
         agreed = require_agreement(
             f"trt graph in half, {product.node}, difference over its bound",
@@ -185,7 +192,10 @@ def check_float(
 
 
 def check_products(
-    layers: Sequence[EngineLayer], found: Sequence[Product], precision: str
+    layers: Sequence[EngineLayer],
+    found: Sequence[Product],
+    precision: str,
+    in_float: Collection[str] = (),
 ) -> list[dict[str, str | int]]:
     """Return what the engine made of each product, each in the precision that was asked for.
 
@@ -193,6 +203,7 @@ def check_products(
         layers: the engine's layer table.
         found: the products of the float graph.
         precision: ``fp32``, ``fp16`` or ``int4-weights``.
+        in_float: the products that are FP32 whatever the precision.
 
     Raises:
         Disagreement: where no layer computes a product, or one multiplies another type, or stores
@@ -205,7 +216,7 @@ def check_products(
             "fp32": ("Float", "Float"),
             "fp16": ("Half", "Half"),
             "int4-weights": ("Float", "Float" if product.depthwise else "Int4"),
-        }[precision]
+        }["fp32" if product.node in in_float else precision]
         layer, operand = _computing(layers, product, kept)
         stored = operand.datatype
         if operand in layer.inputs:

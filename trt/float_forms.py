@@ -6,7 +6,7 @@ for them. The scan stays FP32 in each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,14 +77,23 @@ def _products(graph: ir.Graph) -> dict[ir.Node, Product]:
 class HalfProducts(Pass):
     """Let convolutions and matrix products multiply FP16 by FP16.
 
-    Casts stand around each; all else, the scan among it, stays FP32.
+    Casts stand around each; all else, the scan and the norms among it, stays FP32.
+
+    Args:
+        in_float: the products, by their nodes' names, that stay FP32 too.
     """
 
     name = "products in half"
 
+    def __init__(self, in_float: Collection[str] = ()) -> None:
+        self.in_float = frozenset(in_float)
+
+    def _found(self, graph: ir.Graph) -> list[ir.Node]:
+        return [node for node in _products(graph) if node.name not in self.in_float]
+
     def rewrite(self, model: ir.Model) -> int:
         """Cast; raises :class:`UserError` where a weight is beyond the range of FP16."""
-        graph, found = model.graph, _products(model.graph)
+        graph, found = model.graph, self._found(model.graph)
         for node in found:
             name, output = node.name, node.outputs[0]
             for index in range(1, len(node.inputs)):
@@ -115,7 +124,7 @@ class HalfProducts(Pass):
 
     def violations(self, model: ir.Model) -> Iterator[str]:
         """Yield each product that is still one of FP32."""
-        yield from (f"{label(node)} multiplies float32" for node in _products(model.graph))
+        yield from (f"{label(node)} multiplies float32" for node in self._found(model.graph))
 
 
 class Int4Products(Pass):
@@ -182,7 +191,6 @@ def _int4(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return codes, scale, spread
 
 
-HALF: tuple[Pass, ...] = (NodeNames(), HalfProducts(), UnreadConstants())
 INT4: tuple[Pass, ...] = (NodeNames(), Int4Products(stored=True), UnreadConstants())
 INT4_REFERENCE: tuple[Pass, ...] = (NodeNames(), Int4Products(stored=False), UnreadConstants())
 
@@ -192,9 +200,9 @@ def copy_named(model: onnx.ModelProto) -> onnx.ModelProto:
     return run([NodeNames()], model)
 
 
-def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+def in_half(model: onnx.ModelProto, in_float: Collection[str] = ()) -> onnx.ModelProto:
     """Return a float graph after :class:`HalfProducts`; raises as that does."""
-    return run(HALF, model)
+    return run((NodeNames(), HalfProducts(in_float), UnreadConstants()), model)
 
 
 def in_int4(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -9,6 +9,9 @@ from lmaunet.deploy.figures import WORDS, Shown, number_text
 from lmaunet.deploy.gates import latency_conditions
 from lmaunet.deploy.timing import SPREAD
 
+NAMED = 3
+"""How many layers a line names."""
+
 
 def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
     """Yield a line for each entry of a target's detail that this module knows."""
@@ -48,6 +51,38 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
     precisions = detail.get("precisions")
     if isinstance(precisions, Mapping) and precisions:
         yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
+    yield from _engine_layers(detail)
+    yield from _half_range(detail)
+
+
+def _engine_layers(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield how many layers of an engine compute in each precision, and how many normalize."""
+    found = detail.get("layer_precisions")
+    rows = found.get("by_precision") if isinstance(found, Mapping) else None
+    if not isinstance(rows, Mapping) or not rows:
+        return
+    if all(isinstance(row, Mapping) and {"layers", "norms"} <= set(row) for row in rows.values()):
+        said = [
+            f"{row['layers']} {name}" + (f" ({row['norms']} with a norm)" if row["norms"] else "")
+            for name, row in rows.items()
+        ]
+        yield "Layers of the engine", ", ".join(said)
+
+
+def _half_range(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield which products of an FP16 engine stay FP32 because their values would not fit."""
+    found = detail.get("half_range")
+    if not isinstance(found, Mapping) or not isinstance(found.get("in_fp32"), list):
+        return
+    kept = [str(row["node"]) for row in found["in_fp32"] if isinstance(row, Mapping)]
+    said = f"all {found.get('products')} products fit"
+    if kept:
+        more = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
+        said = (
+            f"{len(kept)} of {found.get('products')} products stay FP32, their values come near "
+            f"65504: {', '.join(kept[:NAMED])}{more}"
+        )
+    yield f"FP16 range, {found.get('images')} training images", said
 
 
 def _steadiness(timing: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

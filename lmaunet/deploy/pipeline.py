@@ -19,6 +19,7 @@ from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
+from lmaunet.deploy.export_images import CALIBRATION, read_images, samples_of, write_calibration
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -27,7 +28,7 @@ from lmaunet.deploy.outcome import (
     run_stage,
     write_origin,
 )
-from lmaunet.deploy.run_data import RunData
+from lmaunet.deploy.run_data import TRAINING, RunData, training_in
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from lmaunet.train.schedule import Progress, Schedule
 
 ALLOCATION_PLOT = "allocation.svg"
-
-SAMPLES = 4
-"""Training images that go along with an export, to compare its forms and calibrate targets."""
 
 
 def train(
@@ -216,11 +214,12 @@ def _network_and_data(
     from lmaunet.net.checkpoint import load_checkpoint
     from lmaunet.net.network import LMaUNet
     from lmaunet.net.norm_statistics import check_statistics
-    from lmaunet.sources.checkpoint import notes_of, restore
+    from lmaunet.sources.checkpoint import notes_of, restore, training_of
 
     loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
-    images = RunData(run, source, loaded.spec)
+    training = training_of(loaded, checkpoint)
+    images = RunData(run, source, loaded.spec, training)
     data = images.load()
     classes = loaded.notes.get("classes")
     if classes is not None and list(classes) != list(data.classes):
@@ -233,10 +232,13 @@ def _network_and_data(
         "data": source.to_json(),
         "data_sha256": images.sha256,
     }
+    if training is not None:
+        options[TRAINING] = training.to_json()
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
     norms = check_statistics(model, checkpoint) if isinstance(model, LMaUNet) else ()
-    notes = (*norms, *notes_of(loaded, data.classes))
+    of_data = () if training is None else data.notes
+    notes = (*norms, *notes_of(loaded, data.classes), *of_data)
     return model, images, options, dataclasses.replace(loaded.origin, notes=notes)
 
 
@@ -244,8 +246,8 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
     """Export the quantized network into ``RUN/export`` and check it against torch.
 
     Writes ``network.qcdq.onnx``, ``network.qonnx.onnx``, ``network.float32.onnx``,
-    ``samples.npz`` (training images), ``interface.json`` (what the network takes and gives) and
-    ``export.json``.
+    ``samples.npz`` and ``calibration.npz`` (training images), ``interface.json`` (what the network
+    takes and gives) and ``export.json``.
 
     Raises:
         UserError: where the data are not those that the network was quantized with.
@@ -277,7 +279,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         quantized = load_quantized(folder / "model.pt")
         loaded = load_checkpoint(inputs["control"])
         float32 = restore(loaded, inputs["control"])
-        images = RunData(run, source, loaded.spec)
+        images = RunData(run, source, loaded.spec, training_in(manifest["options"]))
         require_data(manifest["options"], images, folder)
         data = images.load()
         samples = samples_of(data)
@@ -289,6 +291,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         interface = Interface.of(loaded.spec, digest, data, came_from)
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
+        write_calibration(out, data)
         formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]
         for name in (network.QCDQ, network.QONNX) if formats else ():
             write_scan_formats(out / name, formats)
@@ -306,12 +309,6 @@ def require_data(options: Mapping[str, Any], images: RunData, folder: Path) -> N
             f"the data in {images.source.path} have changed since {folder} was made; run "
             "lmaunet-deploy qat again, or put the data back"
         )
-
-
-def samples_of(data: Dataset) -> np.ndarray:
-    """Return the training images with the most foreground; held-out images stay held out."""
-    foreground = (data.train.labels > 0).sum((1, 2))
-    return data.train.images[np.sort(np.argsort(-foreground, kind="stable")[:SAMPLES])]
 
 
 def write_graphs(
@@ -354,14 +351,18 @@ def build(
     # only what a build reads makes it stale
     if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
         inputs["float32"] = folder / "network.float32.onnx"
+    if options.get("precision") == "fp16" and (folder / CALIBRATION).exists():
+        inputs["calibration"] = folder / CALIBRATION
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
-        with record_of(folder), np.load(inputs["samples"]) as samples:
-            images = samples["images"]
+        images = {
+            name: read_images(inputs[name]) for name in ("samples", "calibration") if name in inputs
+        }
         request = BuildRequest(
-            out, inputs["qcdq"], inputs["qonnx"], images, options, progress, inputs.get("float32")
-        )
+            out, inputs["qcdq"], inputs["qonnx"], images["samples"], options, progress,
+            inputs.get("float32"), images.get("calibration"),
+        )  # fmt: skip
         built = target.build(request)
         with record_of(folder):
             content = read_json(inputs["interface"])

@@ -24,6 +24,9 @@ from lmaunet.graph.layouts import Layout
 Network = tuple[Graph, dict[str, Array]]
 """A graph and its weights by name."""
 
+STATISTICS = ("mean", "variance")
+"""The weights of a batch normalization that are not learned, by role."""
+
 
 def norm_of(graph: Graph, conv: Node) -> Node | None:
     """Return the batch normalization that alone takes what a convolution gives; None without."""
@@ -47,7 +50,7 @@ def fold_norms(graph: Graph, weights: Weights) -> Network:
     ``w' = w * g / sqrt(var + eps)``, ``b' = (b - mean) * g / sqrt(var + eps) + shift``, after
     Jacob et al., arXiv 1712.05877, section 3.2. What a norm gave, its convolution gives.
     """
-    new = _Rewrite(graph)
+    new = Rewrite(graph)
     for node in graph.nodes:
         norm = norm_of(graph, node)
         arrays = {role: weights[name] for role, name in node.weights.items()}
@@ -71,7 +74,7 @@ def split_by_slices(graph: Graph, weights: Weights) -> Network:
     So each part has a scale of its own where it is rounded. Mamba's ``in_proj`` and ``x_proj`` are
     such. A convolution stays whole where anything takes it whole, or where parts overlap.
     """
-    new = _Rewrite(graph)
+    new = Rewrite(graph)
     for node in graph.nodes:
         arrays = {role: weights[name] for role, name in node.weights.items()}
         if node.name in new.renamed:
@@ -112,7 +115,7 @@ def as_maps(graph: Graph, weights: Weights) -> Network:
     Integer kernels are for convolutions with two spatial axes. Inputs and values of other ranks
     stay.
     """
-    new = _Rewrite(graph)
+    new = Rewrite(graph)
     for node in graph.nodes:
         arrays = {role: weights[name] for role, name in node.weights.items()}
         operator = node.operator
@@ -186,7 +189,7 @@ def _beside(weight: str, role: str) -> str:
     return f"{weight.removesuffix('.weight')}.{role}"
 
 
-class _Rewrite:
+class Rewrite:
     """A graph that is written anew. ``renamed`` has the new name of each value that is gone."""
 
     def __init__(self, graph: Graph) -> None:
@@ -205,24 +208,28 @@ class _Rewrite:
         names = {}
         for role, array in arrays.items():
             name = node.weights.get(role) or _beside(node.weights["weight"], role)
-            names[role] = self._weight(name, np.asarray(array, np.float32), variant)
+            learned = role not in STATISTICS
+            names[role] = self._weight(name, np.asarray(array, np.float32), variant, learned)
         inputs = tuple(self.renamed.get(value, value) for value in node.inputs)
         self.nodes.append(replace(node, inputs=inputs, weights=names))
 
-    def _weight(self, name: str, array: Array, variant: Hashable) -> str:
+    def _weight(self, name: str, array: Array, variant: Hashable, learned: bool) -> str:
         number, unique = 1, name
         while self.variants.setdefault(unique, variant) != variant:
             number += 1
             unique = f"{name}#{number}"
         before = self.graph.weights.get(name)
-        self.arrays[unique], self.learned[unique] = array, before.learned if before else True
+        self.arrays[unique], self.learned[unique] = array, before.learned if before else learned
         return unique
 
-    def network(self) -> Network:
-        """Return the graph and its weights."""
+    def network(self, sizes: Mapping[str, int] | None = None) -> Network:
+        """Return the graph and its weights; ``sizes`` of its symbols, where there are new ones."""
         weights = {n: Weight(a.shape, self.learned[n]) for n, a in self.arrays.items()}
         outputs = tuple(self.renamed.get(value, value) for value in self.graph.outputs)
-        graph = replace(self.graph, nodes=tuple(self.nodes), outputs=outputs, weights=weights)
+        graph = replace(
+            self.graph, sizes=sizes or self.graph.sizes, nodes=tuple(self.nodes), outputs=outputs,
+            weights=weights,
+        )  # fmt: skip
         return graph, self.arrays
 
 

@@ -136,3 +136,29 @@ def test_megabytes_are_millions_of_bytes(sizes, text):
     assert lines({"bytes": {**parts, "kernel_count": 71}}) == {
         "Engine, unpacked": f"{text} the rest"
     }
+
+
+def test_an_engine_s_layers_are_counted_by_precision_with_their_norms():
+    rows = {"INT8": {"layers": 14, "norms": 0}, "FP32": {"layers": 17, "norms": 6}}
+    found = {"by_precision": rows, "norms_in_the_network": 6}
+    assert lines({"layer_precisions": found}) == {
+        "Layers of the engine": "14 INT8, 17 FP32 (6 with a norm)"
+    }
+    for other in ({}, {"by_precision": {}}, {"by_precision": {"INT8": {"layers": 1}}}, 3):
+        assert lines({"layer_precisions": other}) == {}
+
+
+def test_products_that_stay_float_in_half_are_named():
+    rows = [{"node": f"/c{i}", "input": 1.0, "sums": 3e4} for i in range(5)]
+    found = {"images": 32, "margin": 4.0, "products": 9, "in_fp32": rows[:2]}
+    assert lines({"half_range": found}) == {
+        "FP16 range, 32 training images": "2 of 9 products stay FP32, their values come near "
+        "65504: /c0, /c1"
+    }
+    said = lines({"half_range": found | {"in_fp32": rows}})["FP16 range, 32 training images"]
+    assert said.endswith("5 of 9 products stay FP32, their values come near 65504: /c0, /c1, /c2 "
+                         "and 2 more")  # fmt: skip
+    assert lines({"half_range": found | {"in_fp32": []}}) == {
+        "FP16 range, 32 training images": "all 9 products fit"
+    }
+    assert lines({"half_range": {"in_fp32": None}}) == lines({"half_range": 3}) == {}

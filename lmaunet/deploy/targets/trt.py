@@ -13,7 +13,7 @@ from lmaunet.artifacts import Agreement, Build, Figure, Measurement, Provenance
 from lmaunet.deploy import timing
 from lmaunet.deploy.defaults import PRECISIONS, SMS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
-from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.stage import write_json
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def build(request: BuildRequest) -> Build:
     onnx.save(form.network, path)
     engine = build_engine(path, request.folder, sms, request.progress)
     checked = form.check(engine.layers)
-    write_json(request.folder / TABLE, {"convolutions": checked.rows})
+    counted = checked.detail["layer_precisions"]
+    write_json(request.folder / TABLE, {"convolutions": checked.rows, "layers": counted})
     bytes_of = engine.record["bytes"]
     reason = _no_gpu(engine.record["sms"])
     detail: dict[str, Any] = {
@@ -151,6 +152,7 @@ def _int8_form(request: BuildRequest) -> Form:
     from lmaunet.export.convolutions import float_convolutions
     from lmaunet.export.lower import lower
     from lmaunet.trt import policy
+    from lmaunet.trt.layer_precision import check_norms, norm_nodes
     from lmaunet.trt.precision import check_policy, constant_bytes, summary
 
     exported = reference.read_model(request.qcdq)
@@ -162,6 +164,7 @@ def _int8_form(request: BuildRequest) -> Form:
         table = check_policy(layers, planned)
         detail = {
             **summary(layers, table),
+            "layer_precisions": check_norms(layers, norm_nodes(network)).to_json(),
             "float_convolutions": float_convolutions(exported),
             "policy": [asdict(rule) for rule in policy.RULES],
         }
@@ -171,10 +174,13 @@ def _int8_form(request: BuildRequest) -> Form:
 
 
 def _float_form(request: BuildRequest, precision: str) -> Form:
-    """Return the FP32 control in another precision, with the scan in FP32."""
+    """Return the FP32 control in another precision, with the scan and the norms in FP32."""
+    import numpy as np
+
     from lmaunet.export import reference
     from lmaunet.export.lower import lower
-    from lmaunet.trt import float_checks, float_forms
+    from lmaunet.trt import float_checks, float_forms, half_emulation, half_range
+    from lmaunet.trt.layer_precision import check_norms, norm_nodes
     from lmaunet.trt.precision import constant_bytes
 
     if request.float32 is None:
@@ -188,9 +194,15 @@ def _float_form(request: BuildRequest, precision: str) -> Form:
     images = request.samples[:CHECKED_IMAGES]
     evidence = reference.evidence_folder(request.folder)
     agreements: tuple[Agreement, ...]
+    in_float: tuple[str, ...] = ()
+    extra: dict[str, Any] = {}
     if precision == "fp16":
-        network = float_forms.in_half(model)
-        agreements = (float_checks.check_half(network, model, images[:1], evidence),)
+        tried = request.samples if request.calibration is None else request.calibration
+        ranges = half_range.half_ranges(model, found, tried)
+        in_float = tuple(entry.node for entry in half_range.kept_in_float(ranges))
+        extra = {"half_range": half_range.range_detail(ranges, len(tried))}
+        network = float_forms.in_half(model, in_float)
+        agreements = (float_checks.check_half(network, model, images[:1], evidence, in_float),)
     elif precision == "int4-weights":
         network, same = float_forms.in_int4(model)
         agreements = float_checks.check_int4(network, same, images, evidence)
@@ -198,15 +210,23 @@ def _float_form(request: BuildRequest, precision: str) -> Form:
         network = model
         agreements = (float_checks.check_float(network, exported, images, evidence),)
     classes = reference.reference_logits(exported, images).argmax(1)
-    session = reference.open_session(network, optimize=True)
-    differing = float((reference.run_images(session, images).argmax(1) != classes).mean())
+    session = reference.open_session(half_emulation.emulated(network), optimize=True)
+    logits = reference.run_images(session, images)
+    if not np.isfinite(logits).all():
+        raise Disagreement(
+            f"the engine's graph in {precision} computes NaN or infinity where the float network "
+            "does not; build with --precision int8 or fp32"
+        )
+    differing = float((logits.argmax(1) != classes).mean())
 
     def check(layers: Sequence[EngineLayer]) -> Checked:
-        rows = float_checks.check_products(layers, found, precision)
+        rows = float_checks.check_products(layers, found, precision, in_float)
         stored = Counter(str(row["weights"]) for row in rows)
         detail = {
             "precisions": {f"{name} weights": count for name, count in stored.items()},
             "pixels_that_fp32_classifies_otherwise": differing,
+            "layer_precisions": check_norms(layers, norm_nodes(network)).to_json(),
+            **extra,
         }
         return Checked([dict(row) for row in rows], detail, constant_bytes(layers, ()))
 
@@ -234,7 +254,8 @@ def _agreements(
     session = reference.open_session(network, optimize=True, float_biases=True)
     got = reference.run_images(session, images)
     expected = reference.reference_logits(exported, images)
-    agreements.append(reference.compare_classes("trt graph", got, expected, evidence))
+    unsteady = functools.partial(reference.unsteady_share, exported, images)
+    agreements.append(reference.compare_classes("trt graph", got, expected, evidence, unsteady))
     return tuple(agreements)
 
 
@@ -252,9 +273,10 @@ def _record(build: Build) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int) -> Any:
-    from lmaunet.export.reference import open_session
+    from lmaunet.export.reference import open_session, read_model
+    from lmaunet.trt.half_emulation import emulated
 
-    return open_session(path, optimize=True, float_biases=True)
+    return open_session(emulated(read_model(path)), optimize=True, float_biases=True)
 
 
 def run(build: Build, images: np.ndarray) -> np.ndarray:
@@ -262,12 +284,23 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 
     The engine computes them where a GPU that it was built for is here; elsewhere its graph does in
     ONNX Runtime on the CPU, with float biases as in the engine.
+
+    Raises:
+        UserError: where an FP16 engine gives NaN or infinity: the image is unlike those whose range
+            its build looked at.
     """
+    import numpy as np
+
     from lmaunet.trt.runner import infer
 
-    if _no_gpu(_record(build).record["sms"]) is None:
-        return infer(build.shipped, images)
-    return _run_graph(build, images)
+    here = _no_gpu(_record(build).record["sms"]) is None
+    logits = infer(build.shipped, images) if here else _run_graph(build, images)
+    if build.detail.get("precision") == "fp16" and not np.isfinite(logits).all():
+        raise UserError(
+            f"{build.shipped}: this image takes the engine beyond FP16's range, 65504; compare its "
+            "intensities with those of training, or build with --precision int8 or fp32"
+        )
+    return logits
 
 
 def _run_graph(build: Build, images: np.ndarray) -> np.ndarray:

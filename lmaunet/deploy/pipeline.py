@@ -28,7 +28,7 @@ from lmaunet.deploy.outcome import (
     run_stage,
     write_origin,
 )
-from lmaunet.deploy.run_data import RunData
+from lmaunet.deploy.run_data import TRAINING, RunData, training_in
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -214,11 +214,12 @@ def _network_and_data(
     from lmaunet.net.checkpoint import load_checkpoint
     from lmaunet.net.network import LMaUNet
     from lmaunet.net.norm_statistics import check_statistics
-    from lmaunet.sources.checkpoint import notes_of, restore
+    from lmaunet.sources.checkpoint import notes_of, restore, training_of
 
     loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
-    images = RunData(run, source, loaded.spec)
+    training = training_of(loaded, checkpoint)
+    images = RunData(run, source, loaded.spec, training)
     data = images.load()
     classes = loaded.notes.get("classes")
     if classes is not None and list(classes) != list(data.classes):
@@ -231,10 +232,13 @@ def _network_and_data(
         "data": source.to_json(),
         "data_sha256": images.sha256,
     }
+    if training is not None:
+        options[TRAINING] = training.to_json()
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
     norms = check_statistics(model, checkpoint) if isinstance(model, LMaUNet) else ()
-    notes = (*norms, *notes_of(loaded, data.classes))
+    of_data = () if training is None else data.notes
+    notes = (*norms, *notes_of(loaded, data.classes), *of_data)
     return model, images, options, dataclasses.replace(loaded.origin, notes=notes)
 
 
@@ -275,7 +279,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         quantized = load_quantized(folder / "model.pt")
         loaded = load_checkpoint(inputs["control"])
         float32 = restore(loaded, inputs["control"])
-        images = RunData(run, source, loaded.spec)
+        images = RunData(run, source, loaded.spec, training_in(manifest["options"]))
         require_data(manifest["options"], images, folder)
         data = images.load()
         samples = samples_of(data)

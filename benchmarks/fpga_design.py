@@ -8,7 +8,8 @@
 The network is convolutional, so that one that was trained on smaller crops serves at another size.
 It is exported anew at ``--input-size`` and built as ``build --target fpga`` builds it, on slices of
 the training part. With ``--spec`` it is an untrained network in place of a checkpoint, a named spec
-or a JSON file with fields of one, calibrated on the phantom unless there is ``--data``: cycles do
+or a JSON file with fields of one or of a network of nnU-Net's structure (``nnunet_network.py``),
+calibrated on the phantom unless there is ``--data``: cycles do
 not depend on the weights, resources hardly, and the accuracy says nothing. ``--beside`` keeps what
 a result file says of another design, such as a narrower one that was simulated, under ``beside``.
 Prints the figures and writes them as JSON; the build stays in ``--folder``.
@@ -32,7 +33,9 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import neutral
+from nnunet_network import BATCH, is_nnunet, nnunet, settle
 from resized import resized
+from torch import nn
 
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.export_images import samples_of
@@ -53,8 +56,6 @@ from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, sha256, tool_versions, write_json
 
 MUTANTS = "tests/fpga/simulation/test_proof_mutants.py"
-# Images that an untrained network sees: for its norms, and of a batch.
-NORM_IMAGES, BATCH = 12, 4
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -77,7 +78,11 @@ def main(arguments: argparse.Namespace) -> int:
     size = arguments.input_size
     model = load_quantized(arguments.model) if arguments.model else None
     spec: NetworkSpec
-    spec = load_checkpoint(arguments.model).spec if arguments.model else spec_of(arguments.spec)
+    network: nn.Module | None = None
+    if arguments.model:
+        spec = load_checkpoint(arguments.model).spec
+    else:
+        spec, network = spec_of(arguments.spec, size)
     if size is not None and spec.input_size != (size, size):
         if not isinstance(spec, NetSpec):
             spec.check_size(size, size)
@@ -86,7 +91,7 @@ def main(arguments: argparse.Namespace) -> int:
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
     if model is None:
-        model = untrained(spec, arguments.bits, data.train.images)
+        model = untrained(network or LMaUNet(spec), arguments.bits, data.train.images)
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name) / "build"
         folder.mkdir(parents=True)
@@ -147,27 +152,28 @@ def mutants_caught() -> int:
     return len(named)
 
 
-def spec_of(text: str) -> NetSpec:
+def spec_of(text: str, size: int | None) -> tuple[NetworkSpec, nn.Module | None]:
     """Return a named spec, or that of a JSON file: all fields, or some and ``base`` for a name.
+
+    Of a file that describes a network of nnU-Net's structure, that network too, for images of
+    ``size`` x ``size`` pixels where that is given.
 
     Raises:
         UserError: for an unknown name, or a file that holds no spec.
     """
     if not text.endswith(".json"):
-        return named_spec(text)
+        return named_spec(text), None
     content = read_json(Path(text))
+    if is_nnunet(content):
+        return nnunet(content if size is None else content | {"input_size": [size, size]})
     start = named_spec(content.pop("base")).to_json() if "base" in content else {}
-    return NetSpec.from_json(start | content)
+    return NetSpec.from_json(start | content), None
 
 
-def untrained(spec: NetSpec, bits: str, images: np.ndarray) -> QuantNetwork:
+def untrained(network: nn.Module, bits: str, images: np.ndarray) -> QuantNetwork:
     """Return a quantized network with random weights, calibrated on images ``(n, C, H, W)``."""
-    torch.manual_seed(0)
-    model = LMaUNet(spec).train()
-    with torch.no_grad():  # statistics of the norms, so that activations stay moderate
-        for start in range(0, NORM_IMAGES, BATCH):
-            model(torch.from_numpy(images[start : start + BATCH]))
-    graph, weights = graph_of(model.eval(), images.shape)
+    settle(network, images)
+    graph, weights = graph_of(network, images.shape)
     quantized = QuantNetwork(graph, weights, resolve_bits(graph, read_rules(bits)))
     calibrate(quantized, images[:BATCH])
     return quantized.eval()

@@ -1,4 +1,4 @@
-"""Masks of a network of nnU-Net's, computed by this project in float, beside nnU-Net's own.
+"""Masks of a network of nnU-Net's, computed in float as a build computes them, beside its own.
 
     nnUNetv2_predict -d 1 -c 2d -f 0 -i imagesTs -o theirs -device cpu --disable_tta
     python benchmarks/nnunet_masks.py --network nnUNet_results/.../nnUNetTrainer__nnUNetPlans__2d \
@@ -16,42 +16,42 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-import SimpleITK
 import torch
 
-from lmaunet.data.nnunet_preparation import prepare
-from lmaunet.data.nnunet_windows import mirrored, predict
+from lmaunet.artifacts import Build
+from lmaunet.data.images.volumes import read_labels
+from lmaunet.data.inference import prepare_volume
+from lmaunet.data.nnunet_inference import NnunetPreparation
+from lmaunet.data.nnunet_recipe import NnunetRecipe
+from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP
+from lmaunet.deploy.segmenter import Network, Timer, segment
+from lmaunet.deploy.targets import Target
 from lmaunet.errors import UserError
 from lmaunet.graph.capture import capture
 from lmaunet.graph.module import GraphModule
 from lmaunet.sources.nnunet import read_nnunet
 
 LEAST = 0.9995
-BATCH = 4
 
 
-def read(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """An image's array, axes as nnU-Net's SimpleITKIO has them, and their spacing."""
-    image = SimpleITK.ReadImage(str(path))
-    return SimpleITK.GetArrayFromImage(image), image.GetSpacing()[::-1]
+def float_network(module: torch.nn.Module, checkpoint: Path, classes: int) -> Network:
+    """A float network as the program calls that of a build."""
 
-
-def mask_of(network: torch.nn.Module, recipe, files: list[Path], tta: bool) -> np.ndarray:
-    """The mask of a case whose channels are files."""
-    images, spacings = zip(*map(read, files), strict=True)
-    volume = prepare(images, spacings[0], recipe)
-
-    def run(slices: np.ndarray) -> np.ndarray:
+    def run(build: Build, images):
         with torch.no_grad():
-            return network(torch.from_numpy(slices)).numpy()
+            return module(torch.from_numpy(images)).numpy()
 
-    net = mirrored(run, recipe.mirror_axes if tta else ())
-    labels = [
-        volume.labels(predict(volume.images(z, z + 1), recipe.patch_size, net, batch=BATCH))
-        for z in range(len(volume))
-    ]
-    return volume.mask(np.concatenate(labels))
+    target = Target("float", "", list, None, run, None, lambda build: "float32 in torch")
+    return Network(target, Build("float", checkpoint.parent, checkpoint, ()), classes, Timer())
+
+
+def mask_of(network: Network, recipe: NnunetRecipe, files: list[Path], tta: bool):
+    """The mask of a case whose channels are files, as a build makes it, in LPS."""
+    volume = prepare_volume(files, NnunetPreparation(recipe), len(files))
+    return segment(
+        volume, network, overlap=OVERLAP, batch=INFER_BATCH, say=lambda share, line: None,
+        mirror_axes=recipe.mirror_axes if tta else (),
+    )  # fmt: skip
 
 
 def main() -> int:
@@ -65,17 +65,16 @@ def main() -> int:
     given = parser.parse_args()
     found = read_nnunet(given.network, given.fold)
     recipe = found.recipe
-    if recipe.reader != "SimpleITKIO":
-        raise UserError(f"images were read by {recipe.reader}; this reads them as SimpleITKIO does")
     graph, weights = capture(found.module, (1, len(recipe.channels), *recipe.patch_size))
-    network, rows = GraphModule(graph, weights).eval(), []
+    module, rows = GraphModule(graph, weights).eval(), []
     masks = sorted(given.masks.glob("*.nii.gz"))
     if not masks:
         raise UserError(f"{given.masks} has no .nii.gz; give the folder of nnUNetv2_predict")
     for path in masks:
         case = path.name.removesuffix(".nii.gz")
         files = [given.images / f"{case}_{c:04d}.nii.gz" for c in range(len(recipe.channels))]
-        theirs, _ = read(path)
+        theirs, _ = read_labels(path)
+        network = float_network(module, found.checkpoint, len(found.classes))
         ours = mask_of(network, recipe, files, given.tta)
         differ = int((ours != theirs).sum())
         share = 1 - differ / theirs.size

@@ -9,6 +9,9 @@ each such place becomes one call of a function of the domain ``ai.lmaunet`` from
                        C, C_scale, C_zero, D, y_scale, y_zero) -> y              codes
     SiluCodes(x, x_scale, x_zero, y_scale, y_zero) -> y                          codes
 
+Those of :mod:`lmaunet.export.normed_convolutions` and :mod:`lmaunet.export.pixel_shuffles` go
+before them.
+
 The file defines all of them in standard operators, so it runs anywhere as it is. ONNX Runtime asks
 for a kernel of a function's name first and looks into its definition only where there is none: a
 session that has registered the library of operators runs the same file several times faster.
@@ -28,7 +31,13 @@ import onnx_ir as ir
 from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST, order_of
 from lmaunet.export.function import DOMAIN, OPSET, define, is_scan, undefined_calls
 from lmaunet.export.lowerings.unrolled import scan_function
+from lmaunet.export.normed_convolutions import (
+    NORMED_CONV,
+    NormedConvolutions,
+    normed_conv_function,
+)
 from lmaunet.export.passes import Pass, constant, label, new_node, replace, run
+from lmaunet.export.pixel_shuffles import SHUFFLE, PixelShuffles, shuffle_function
 
 SCAN_CODES, SILU_CODES = "SelectiveScanCodes", "SiluCodes"
 
@@ -176,7 +185,7 @@ def _transpose(value: ir.Value, after: str, order: list[int]) -> ir.Node:
 
 
 class FunctionDefinitions(Pass):
-    """Define each function of this module that the model calls, and no other.
+    """Define each function over codes that the model calls, and no other.
 
     ``SelectiveScan`` gets the form of the lowering ``unrolled``, for scans of any size.
     """
@@ -190,6 +199,8 @@ class FunctionDefinitions(Pass):
         definitions: dict[str, Callable[[], ir.Function | onnx.FunctionProto]] = {
             SCAN_CODES: lambda: onnx.parser.parse_function(_SCAN_CODES % opset),
             SILU_CODES: lambda: onnx.parser.parse_function(_SILU_CODES % opset),
+            NORMED_CONV: lambda: normed_conv_function(opset),
+            SHUFFLE: lambda: shuffle_function(opset),
             "SelectiveScan": lambda: scan_function(opset),
         }
         if SCAN_CODES in called:
@@ -206,8 +217,10 @@ class FunctionDefinitions(Pass):
 
 
 def fuse_codes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model after :class:`CodeFunctions`, with the definitions."""
-    return run([CodeFunctions(), FunctionDefinitions()], model)
+    """Return a copy of a model with every function over codes, and their definitions."""
+    return run(
+        [PixelShuffles(), NormedConvolutions(), CodeFunctions(), FunctionDefinitions()], model
+    )
 
 
 def define_functions(model: onnx.ModelProto) -> onnx.ModelProto:

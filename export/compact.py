@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
 
+from lmaunet.export.normed_convolutions import NORMED_CONV, WEIGHT
 from lmaunet.export.packing import is_unpack
 from lmaunet.export.passes import DeadNodes, Pass, array_of, label, read, run
 
@@ -167,12 +168,14 @@ def _convolution_of_weights(graph: ir.Graph) -> dict[ir.Value, str]:
     """Return a name for the tensor of codes of each weight, after the convolution's node."""
     found: dict[ir.Value, str] = {}
     for node in graph:
+        codes = node.inputs[WEIGHT] if node.op_type == NORMED_CONV else None
         dequantize = node.inputs[1].producer() if node.op_type == "Conv" else None
         if dequantize is not None and dequantize.op_type == "DequantizeLinear":
-            # torch names a module's node MODULE/conv/Conv
-            name = (node.name or "").strip("/").removesuffix("/Conv").removesuffix("/conv")
-            if name:
-                found.setdefault(dequantize.inputs[0], name)
+            codes = dequantize.inputs[0]
+        # torch names a module's node MODULE/conv/Conv
+        name = (node.name or "").strip("/").removesuffix("/Conv").removesuffix("/conv")
+        if name and codes is not None:
+            found.setdefault(codes, name)
     return found
 
 
@@ -225,6 +228,9 @@ def bytes_by_purpose(model: onnx.ModelProto) -> dict[str, int]:
             if source is None or is_unpack(source):
                 purposes[node.inputs[0]] = "weights"
                 purposes.setdefault(node.inputs[1], "scales")
+        elif node.op_type == NORMED_CONV:
+            purposes[node.inputs[WEIGHT]] = "weights"
+            purposes.setdefault(node.inputs[WEIGHT + 1], "scales")
         elif node.op_type == "Conv" and len(node.inputs) > 2:
             purposes.setdefault(node.inputs[2], "biases")
     totals = dict.fromkeys(("weights", "scales", "biases", "scans", "integers"), 0)

@@ -16,8 +16,10 @@ from lmaunet.export.code_functions import CodeFunctions, FunctionDefinitions
 from lmaunet.export.convolutions import preparation
 from lmaunet.export.cpu_form import IntegerBiases, UnsignedActivations, UnsignedWeights, WideCodes
 from lmaunet.export.cpu_layout import ChannelsLast, MoveQuantizers
+from lmaunet.export.normed_convolutions import NormedConvolutions
 from lmaunet.export.packing import WeightPacking
 from lmaunet.export.passes import Pass, UnreadConstants, run
+from lmaunet.export.pixel_shuffles import PixelShuffles
 from lmaunet.export.saturation import CPUS
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class CpuForms:
     Args:
         codes: UINT8 activations, laid out for integer kernels; every value as exported.
         rounded: the same with biases rounded to integers of the accumulators.
-        fused: the same with SiLU and scans as functions from codes to codes.
+        fused: the same with normed convolutions, pixel shuffles, SiLU and
+            scans as functions from codes to codes.
     """
 
     codes: onnx.ModelProto
@@ -52,8 +55,21 @@ CODES: tuple[Pass, ...] = (
 )
 ROUNDED: tuple[Pass, ...] = (IntegerBiases(), UnreadConstants())
 FUSED: dict[str, tuple[Pass, ...]] = {
-    "any": (UnsignedWeights(), UnreadConstants(), CodeFunctions(), FunctionDefinitions()),
-    "vnni": (CodeFunctions(), FunctionDefinitions()),
+    "any": (
+        PixelShuffles(),
+        NormedConvolutions(),
+        UnsignedWeights(),
+        UnreadConstants(),
+        CodeFunctions(),
+        FunctionDefinitions(),
+    ),
+    "vnni": (
+        PixelShuffles(),
+        NormedConvolutions(),
+        UnreadConstants(),
+        CodeFunctions(),
+        FunctionDefinitions(),
+    ),
 }
 FILE: tuple[Pass, ...] = (WeightPacking(), *compact.PASSES)
 """From a QCDQ graph to the file, in four parts; between them the build compares segments."""

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     import onnx
 
 QUANTIZABLE = frozenset({"Add", "Mul", "Concat", "MaxPool"})
+UPSAMPLINGS = frozenset({"DepthToSpace", "Resize"})
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 class MoveQuantizers(Pass):
-    """Put a quantizer behind each Resize that an Add or the like reads.
+    """Put a quantizer behind each Resize or DepthToSpace that an Add or the like reads.
 
     A Resize that takes the nearest value, between a DequantizeLinear and such an operator, would
     move floats. With a QuantizeLinear and DequantizeLinear of the same scale behind it, it moves
-    codes, and the Add behind it adds codes. The model is one after
+    codes, and the Add behind it adds codes. So does a DepthToSpace. The model is one after
     :func:`lmaunet.export.convolutions.preparation`.
     """
 
@@ -47,15 +48,15 @@ class MoveQuantizers(Pass):
         return len(found)
 
     def violations(self, model: ir.Model) -> Iterator[str]:
-        """Yield each Resize that still has none."""
+        """Yield each Resize and DepthToSpace that still has none."""
         for resize, _ in _moved_floats(model.graph):
             yield f"no quantizer stands behind {label(resize)}"
 
 
 def _moved_floats(graph: ir.Graph) -> Iterator[tuple[ir.Node, list[ir.Usage]]]:
-    """Yield each Resize of values on a grid that an Add or the like reads, and these readings."""
+    """Yield what moves values on a grid that an Add or the like reads, and these readings."""
     for node in graph:
-        if node.op_type == "Resize" and grid_of(node.outputs[0]) is not None:
+        if node.op_type in UPSAMPLINGS and grid_of(node.outputs[0]) is not None:
             uses = [u for u in node.outputs[0].uses() if u.node.op_type in QUANTIZABLE]
             if uses:
                 yield node, uses

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from lmaunet.export import compact
+from lmaunet.export.averages import ExactAverages
 from lmaunet.export.convolutions import preparation
 from lmaunet.export.cpu_form import UnsignedActivations, UnsignedWeights, saturating
 from lmaunet.export.lower import ScanLowering
@@ -87,7 +88,8 @@ def form_passes(*, vnni: bool) -> tuple[Pass, ...]:
     """Return the passes from a QCDQ graph to :func:`openvino_form`."""
     weights = () if vnni else (UnsignedWeights(),)
     return (
-        *preparation(), UnsignedActivations(), *weights, UnreadConstants(), ScanLowering(LOWERING)
+        *preparation(), UnsignedActivations(), *weights, UnreadConstants(), ScanLowering(LOWERING),
+        ExactAverages(),
     )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ VARIANTS = {
         "skylake_avx512": ("-march=skylake-avx512",),
     },
 }
+DOT_PRODUCTS = {"x86_64": {"cascadelake": ("-march=cascadelake",)}}
+"""For the kernels that sum products of codes, beside those of :data:`VARIANTS`."""
 COMPILE_SECONDS = 300
 
 
@@ -74,10 +76,12 @@ def build_library(path: Path) -> Path:
     variants = VARIANTS.get(platform.machine(), {"default": ()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".operators-") as folder:
-        units = [("operators.cpp", "operators", ())]
+        dots = {**variants, **DOT_PRODUCTS.get(platform.machine(), {})}
+        units = [("operators.cpp", "operators", ()), ("normed_conv.cpp", "normed_conv", ())]
         units += [
-            ("scan_kernels.cpp", name, (*options, f"-DINSTRUCTIONS={name}"))
-            for name, options in variants.items()
+            (source, f"{Path(source).stem}_{name}", (*options, f"-DINSTRUCTIONS={name}"))
+            for source, sets in (("scan_kernels.cpp", variants), ("normed_conv_kernels.cpp", dots))
+            for name, options in sets.items()
         ]
         objects = [f"{name}.o" for _, name, _ in units]
         running = [
@@ -134,7 +138,14 @@ def cached_library() -> Path:
 def _digest(tool: str) -> str:
     """Return what the library depends on, as a hash: sources, options, compiler, processor."""
     digest = hashlib.sha256()
-    for text in (tool, _output(tool, "--version"), platform.machine(), repr(FLAGS), repr(VARIANTS)):
+    for text in (
+        tool,
+        _output(tool, "--version"),
+        platform.machine(),
+        repr(FLAGS),
+        repr(VARIANTS),
+        repr(DOT_PRODUCTS),
+    ):
         digest.update(text.encode())
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in (".cpp", ".hpp"):

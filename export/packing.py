@@ -30,6 +30,7 @@ import onnx_ir as ir
 
 from lmaunet.errors import UserError
 from lmaunet.export.function import DOMAIN, OPSET, define
+from lmaunet.export.normed_convolutions import reads_weight
 from lmaunet.export.passes import (
     Pass,
     UnreadConstants,
@@ -121,7 +122,8 @@ def is_unpack(node: ir.Node) -> bool:
 class WeightPacking(Pass):
     """Store each weight in the fewest bits that hold its codes.
 
-    A weight is an INT8 initializer that a DequantizeLinear of the main graph reads. What needs more
+    A weight is an INT8 initializer that a DequantizeLinear of the main graph reads, or a call of
+    :mod:`lmaunet.export.normed_convolutions`. What needs more
     than 4 bits, is so small that packing saves nothing or is an input of the graph as well (which a
     caller may replace) stays as it is. Every tensor keeps its name and its values.
     """
@@ -223,11 +225,10 @@ def weight_bits_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _weights(graph: ir.Graph) -> list[ir.Value]:
-    """Return the INT8 and UINT8 initializers that a DequantizeLinear of the main graph reads."""
+    """Return the INT8 and UINT8 initializers that the main graph reads as the codes of weights."""
     kinds = ir.DataType.INT8, ir.DataType.UINT8
     return [
         value
         for value in graph.initializers.values()
-        if value.const_value.dtype in kinds
-        and any(use.node.op_type == "DequantizeLinear" and use.idx == 0 for use in value.uses())
+        if value.const_value.dtype in kinds and any(reads_weight(use) for use in value.uses())
     ]

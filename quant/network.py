@@ -24,8 +24,12 @@ from lmaunet.graph.layers import layer_name, weight_layers
 from lmaunet.graph.module import RUN, Context, GraphModule, last_uses, rates_of
 from lmaunet.graph.rewrites import as_maps, fold_norms, rewritten, split_by_slices
 from lmaunet.graph.rounding import rounding_of
+from lmaunet.graph.transposed import norms_before_shuffles, shuffle_transposed
 from lmaunet.quant.convolution import QuantConv, Scales, quantizer
 from lmaunet.quant.float_layers import float_layer, is_one_sided
+
+FORMS = (shuffle_transposed, norms_before_shuffles, split_by_slices, as_maps)
+"""What brings a graph into the form that integer kernels take."""
 
 WatchScan = Callable[[str, Sequence[Tensor]], Tensor | None]
 """Is given a scan's name and its x, dt, B and C; what it returns takes the place of the result."""
@@ -71,7 +75,7 @@ class QuantNetwork(nn.Module):
         self.source, self.scales = graph, scales
         self.bits = weight_bits(graph, bits or {})
         self.separate = tuple(separate)
-        with_norms = rewritten(graph, weights, [split_by_slices, as_maps])
+        with_norms = rewritten(graph, weights, FORMS)
         self.graph, arrays = fold_norms(*with_norms)
         self.rounding = rounding_of(self.graph, separate)
         self.watch_scan: WatchScan | None = None
@@ -220,14 +224,6 @@ def check_quantizable(graph: Graph) -> None:
             f"images with {len(layout) - 2} spatial axis can't be quantized; give (N, C, H, W) or "
             "(N, C, D, H, W)"
         )
-    for node in graph.nodes:
-        if isinstance(node.operator, op.TransposedConv):
-            kernel = graph.weights[node.weights["weight"]].shape[2:]
-            raise UserError(
-                f"{node.name}: a transposed convolution with kernel {kernel} and stride "
-                f"{node.operator.stride} can't be quantized; use a kernel that equals the stride, "
-                "or upsampling and a convolution"
-            )
 
 
 def weight_bits(graph: Graph, chosen: Mapping[str, int]) -> dict[str, int]:

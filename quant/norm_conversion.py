@@ -29,8 +29,9 @@ from lmaunet.graph.batch_norms import (
 from lmaunet.graph.graph import Array, Graph, Node, Weights
 from lmaunet.graph.module import RUN, Context, GraphModule, last_uses
 from lmaunet.graph.operators import Norm
-from lmaunet.graph.rewrites import Network
+from lmaunet.graph.rewrites import Network, rewritten
 from lmaunet.net.checkpoint import load_checkpoint
+from lmaunet.quant.network import FORMS
 from lmaunet.quant.settings import NORM_RATE, QatSettings
 from lmaunet.sources.checkpoint import restore, save_network, spec_of
 from lmaunet.stage import read_json, record_of, write_json
@@ -199,7 +200,9 @@ def convert_norms(
     with record_of(folder):
         record = read_json(folder / RECORD)
     notices = _kept(counts)
-    if left := unfolded_norms(loaded.graph):
+    # a norm behind a pixel shuffle moves before it, to the convolution
+    ready, _ = rewritten(loaded.graph, loaded.weights(), FORMS)
+    if left := unfolded_norms(ready):
         notices.append(
             f"{len(left)} batch normalizations are not behind a convolution that they alone take "
             f"and can't be folded: {', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"

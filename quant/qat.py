@@ -38,7 +38,7 @@ from lmaunet.quant.norm_conversion import convert_norms
 from lmaunet.quant.of_before_graphs import of_before_graphs
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
 from lmaunet.quant.settings import QatSettings
-from lmaunet.sources.checkpoint import graph_in, save_network, spec_of
+from lmaunet.sources.checkpoint import NNUNET, graph_in, save_network, spec_of
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
@@ -318,4 +318,5 @@ def part(progress: Progress, start: float, share: float) -> Progress:
 
 
 def _notes(data: Dataset) -> dict[str, Any]:
-    return {"classes": list(data.classes), "normalization": dict(data.normalization)}
+    made = {} if data.recipe is None else {NNUNET: {"recipe": data.recipe.to_json()}}
+    return {"classes": list(data.classes), "normalization": dict(data.normalization), **made}

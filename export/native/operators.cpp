@@ -6,20 +6,21 @@
 //   SelectiveScanCodes(x, x_scale, x_zero, dt, dt_scale, dt_zero, A, B, B_scale, B_zero,
 //                      C, C_scale, C_zero, D, y_scale, y_zero) -> y      UINT8 codes
 //   SiluCodes(x, x_scale, x_zero, y_scale, y_zero) -> y                  UINT8 codes
+//   PixelShuffleCodes(x, blocks, shape) -> y                             UINT8 codes
+//   NormedConvCodes, in normed_conv.cpp                                  UINT8 codes
 //
 // The maps of codes are (batch, 1, tokens, channels); shapes of SelectiveScan are in Sizes.
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <initializer_list>
 
-#include "runtime_abi.hpp"
+#include "operators.hpp"
 #include "scan_tensors.hpp"
 
 using runtime::Element;
 using runtime::ErrorCode;
 using runtime::Interface;
 using runtime::KernelContext;
+using runtime::KernelInfo;
 using runtime::Operator;
 using runtime::Status;
 
@@ -30,132 +31,20 @@ const scan::Kernels& kernels() {
   return chosen;
 }
 
-// The tensors of one call. The first error stays in `status`, and nothing is read after it.
-class Call {
- public:
-  Call(const Interface* api, KernelContext* context) : api_(api), context_(context) {}
-
-  struct Tensor {
-    const void* data = nullptr;
-    int64_t sizes[4] = {0, 0, 0, 0};
-    std::size_t rank = 0;
-
-    int64_t count() const {
-      int64_t product = 1;
-      for (std::size_t i = 0; i < rank; ++i) product *= sizes[i];
-      return product;
-    }
+// Runs `kernel` on each block of channels.
+template <class Tensors>
+void run_blocks(Call& call, void (*kernel)(const scan::Sizes&, const Tensors&, int64_t),
+                const scan::Sizes& sizes, const Tensors& tensors) {
+  struct Job {
+    void (*kernel)(const scan::Sizes&, const Tensors&, int64_t);
+    const scan::Sizes& sizes;
+    const Tensors& tensors;
+  } job{kernel, sizes, tensors};
+  const auto task = [](void* data, std::size_t block) {
+    const Job& given = *static_cast<const Job*>(data);
+    given.kernel(given.sizes, given.tensors, static_cast<int64_t>(block));
   };
-
-  Tensor input(std::size_t index) {
-    Tensor tensor;
-    const runtime::Value* value = nullptr;
-    runtime::TypeAndShape* shape = nullptr;
-    void* data = nullptr;
-    if (!good(api_->input(context_, index, &value)) || !good(api_->shape(value, &shape))) {
-      return tensor;
-    }
-    if (good(api_->rank(shape, &tensor.rank))) {
-      if (tensor.rank > 4) {
-        fail("input %zu has rank %zu; expected at most 4", index, tensor.rank);
-      } else {
-        good(api_->dimensions(shape, tensor.sizes, tensor.rank));
-      }
-    }
-    api_->release(shape);
-    // the interface has one function for reading and writing
-    if (!status && good(api_->data(const_cast<runtime::Value*>(value), &data))) tensor.data = data;
-    return tensor;
-  }
-
-  void* output(const Tensor& like) {
-    runtime::Value* value = nullptr;
-    void* data = nullptr;
-    if (!status && good(api_->output(context_, 0, like.sizes, like.rank, &value))) {
-      good(api_->data(value, &data));
-    }
-    return data;
-  }
-
-  // A scalar, or a tensor of one element.
-  template <class T>
-  T scalar(std::size_t index) {
-    const Tensor tensor = input(index);
-    if (!status && tensor.count() != 1) {
-      fail("input %zu has %zu elements; expected 1", index,
-           static_cast<std::size_t>(tensor.count()));
-    }
-    return status ? T{} : *static_cast<const T*>(tensor.data);
-  }
-
-  scan::Grid grid(std::size_t index) {
-    const float scale = scalar<float>(index);
-    return scan::Grid{scale, scalar<uint8_t>(index + 1)};
-  }
-
-  void require(const Tensor& tensor, std::size_t index, std::initializer_list<int64_t> expected) {
-    if (status) return;
-    bool same = tensor.rank == expected.size();
-    std::size_t axis = 0;
-    for (int64_t size : expected) {
-      same = same && tensor.sizes[axis] == size;
-      ++axis;
-    }
-    if (!same) {
-      fail("input %zu has %zu elements in rank %zu, which does not fit the scan's sizes", index,
-           static_cast<std::size_t>(tensor.count()), tensor.rank);
-    }
-  }
-
-  template <class... Values>
-  void fail(const char* format, Values... values) {
-    if (status) return;
-    char text[200];
-    std::snprintf(text, sizeof text, format, values...);
-    status = api_->create_status(ErrorCode::kInvalidArgument, text);
-  }
-
-  // Runs `kernel` on each block of channels.
-  template <class Tensors>
-  void run(void (*kernel)(const scan::Sizes&, const Tensors&, int64_t), const scan::Sizes& sizes,
-           const Tensors& tensors) {
-    struct Job {
-      void (*kernel)(const scan::Sizes&, const Tensors&, int64_t);
-      const scan::Sizes& sizes;
-      const Tensors& tensors;
-    } job{kernel, sizes, tensors};
-    const auto task = [](void* data, std::size_t block) {
-      const Job& given = *static_cast<const Job*>(data);
-      given.kernel(given.sizes, given.tensors, static_cast<int64_t>(block));
-    };
-    run_each(static_cast<std::size_t>(sizes.batch * sizes.blocks()), task, &job);
-  }
-
-  template <class Job>
-  void run_each(std::size_t count, void (*task)(void*, std::size_t), Job* job) {
-    if (!status) good(api_->parallel_for(context_, task, count, job));
-  }
-
-  Status* status = nullptr;
-
- private:
-  bool good(Status* result) {
-    if (!result) return true;
-    if (status) {
-      api_->release(result);
-    } else {
-      status = result;
-    }
-    return false;
-  }
-
-  const Interface* api_;
-  KernelContext* context_;
-};
-
-template <class T>
-const T* as(const Call::Tensor& tensor) {
-  return static_cast<const T*>(tensor.data);
+  call.run_each(static_cast<std::size_t>(sizes.batch * sizes.blocks()), task, &job);
 }
 
 scan::Sizes sizes_of(Call& call, int64_t batch, int64_t tokens, const Call::Tensor& A,
@@ -181,7 +70,7 @@ Status* compute_scan(const Interface* api, KernelContext* context) {
   call.require(C, 4, {sizes.batch, sizes.tokens, sizes.states});
   const scan::FloatTensors tensors{as<float>(x), as<float>(dt), as<float>(B), as<float>(C),
                                    static_cast<float*>(call.output(x))};
-  call.run(kernels().floats, sizes, tensors);
+  run_blocks(call, kernels().floats, sizes, tensors);
   return call.status;
 }
 
@@ -210,7 +99,7 @@ Status* compute_scan_codes(const Interface* api, KernelContext* context) {
                                              (dt_value > 0 ? dt_value : 0.0));
   }
   tensors.y = static_cast<uint8_t*>(call.output(x));
-  call.run(kernels().codes, sizes, tensors);
+  run_blocks(call, kernels().codes, sizes, tensors);
   return call.status;
 }
 
@@ -249,32 +138,109 @@ Status* compute_silu_codes(const Interface* api, KernelContext* context) {
   return call.status;
 }
 
+// Channels that are (C, rows of a block, columns of a block) become pixels.
+struct Shuffle {
+  const uint8_t* from;
+  uint8_t* to;
+  int64_t width, channels, rows, columns;  // of x; of y; of a block
+};
+
+// A row of x to `rows` rows of y.
+void shuffle_row(void* data, std::size_t row) {
+  const Shuffle& job = *static_cast<const Shuffle*>(data);
+  const int64_t block = job.rows * job.columns, inside = job.channels * block;
+  const uint8_t* from = job.from + static_cast<int64_t>(row) * job.width * inside;
+  uint8_t* to = job.to + static_cast<int64_t>(row) * job.width * inside;
+  for (int64_t y = 0; y < job.rows; ++y) {
+    for (int64_t x = 0; x < job.width; ++x) {
+      for (int64_t column = 0; column < job.columns; ++column) {
+        const uint8_t* codes = from + x * inside + y * job.columns + column;
+        for (int64_t c = 0; c < job.channels; ++c) *to++ = codes[c * block];
+      }
+    }
+  }
+}
+
+Status* compute_shuffle_codes(const Interface* api, KernelContext* context) {
+  Call call(api, context);
+  const Call::Tensor x = call.input(0), blocks = call.input(1), shape = call.input(2);
+  call.require(blocks, 1, {6});
+  call.require(shape, 2, {4});
+  if (call.status) return call.status;
+  Call::Tensor like = x;
+  std::memcpy(like.sizes, shape.data, sizeof like.sizes);
+  const int64_t rows = as<int64_t>(blocks)[4], columns = as<int64_t>(blocks)[5];
+  const bool fits = x.rank == 4 && rows > 0 && columns > 0 && like.sizes[0] == x.sizes[0] &&
+                    like.sizes[1] == x.sizes[1] * rows && like.sizes[2] == x.sizes[2] * columns &&
+                    like.sizes[3] * rows * columns == x.sizes[3];
+  if (!fits) {
+    call.fail("%zu codes in blocks of %zu rows and %zu columns do not give the shape",
+              static_cast<std::size_t>(x.count()), static_cast<std::size_t>(rows),
+              static_cast<std::size_t>(columns));
+    return call.status;
+  }
+  Shuffle job{as<uint8_t>(x), static_cast<uint8_t*>(call.output(like)), x.sizes[2], like.sizes[3],
+              rows, columns};
+  call.run_each(static_cast<std::size_t>(x.sizes[0] * x.sizes[1]), shuffle_row, &job);
+  return call.status;
+}
+
+// An operator that keeps nothing from one run to the next.
+template <Status* (*COMPUTE)(const Interface*, KernelContext*)>
+Definition stateless(const char* name, const char* inputs, Element output) {
+  return define(
+      name, inputs, output,
+      [](const Interface*, const KernelInfo*, void** state) -> Status* {
+        *state = nullptr;
+        return nullptr;
+      },
+      [](void*, const Interface* api, KernelContext* context) { return COMPUTE(api, context); },
+      [](void*) {});
+}
+
 struct Kernel {
   const Interface* api;
+  const Definition* operation;
+  void* state;
 };
 
-// A letter for each input: F for float32, C for UINT8 codes.
-struct Definition : Operator {
-  const char* op_name;
-  const char* inputs;
-  Element output;
+const Definition kOperators[] = {
+    stateless<compute_scan>("SelectiveScan", "FFFFFF", Element::kFloat),
+    stateless<compute_scan_codes>("SelectiveScanCodes", "CFCCFCFCFCCFCFFC", Element::kUint8),
+    stateless<compute_silu_codes>("SiluCodes", "CFCFC", Element::kUint8),
+    stateless<compute_shuffle_codes>("PixelShuffleCodes", "CLL", Element::kUint8),
 };
 
-template <Status* (*COMPUTE)(const Interface*, KernelContext*)>
-Definition define(const char* name, const char* inputs, Element output) {
+}  // namespace
+
+Definition define(const char* name, const char* inputs, Element output,
+                  Status* (*create)(const Interface*, const KernelInfo*, void**),
+                  Status* (*compute)(void*, const Interface*, KernelContext*),
+                  void (*destroy)(void*)) {
   Definition made{};
   made.version = runtime::kInterfaceVersion;
   made.op_name = name;
   made.inputs = inputs;
   made.output = output;
+  made.create_state = create;
+  made.compute_state = compute;
+  made.destroy_state = destroy;
   made.name = [](const Operator* op) { return static_cast<const Definition*>(op)->op_name; };
   made.execution_provider = [](const Operator*) -> const char* { return nullptr; };
   made.input_count = [](const Operator* op) {
     return std::strlen(static_cast<const Definition*>(op)->inputs);
   };
   made.input_type = [](const Operator* op, std::size_t index) {
-    const char letter = static_cast<const Definition*>(op)->inputs[index];
-    return letter == 'F' ? Element::kFloat : Element::kUint8;
+    switch (static_cast<const Definition*>(op)->inputs[index]) {
+      case 'F':
+        return Element::kFloat;
+      case 'I':
+        return Element::kInt8;
+      case 'L':
+        return Element::kInt64;
+      default:
+        return Element::kUint8;
+    }
   };
   made.output_count = [](const Operator*) -> std::size_t { return 1; };
   made.output_type = [](const Operator* op, std::size_t) {
@@ -288,25 +254,25 @@ Definition define(const char* name, const char* inputs, Element output) {
   made.variadic_output_minimum = made.variadic_output_homogeneous = one;
   made.start_version = one;
   made.end_version = [](const Operator*) { return INT32_MAX; };
-  made.create_kernel_2 = [](const Operator*, const Interface* api, const runtime::KernelInfo*,
+  made.create_kernel_2 = [](const Operator* op, const Interface* api, const KernelInfo* info,
                             void** kernel) -> Status* {
-    *kernel = new Kernel{api};
-    return nullptr;
+    const Definition* definition = static_cast<const Definition*>(op);
+    void* state = nullptr;
+    Status* status = definition->create_state(api, info, &state);
+    if (!status) *kernel = new Kernel{api, definition, state};
+    return status;
   };
   made.compute_2 = [](void* kernel, KernelContext* context) {
-    return COMPUTE(static_cast<Kernel*>(kernel)->api, context);
+    const Kernel& own = *static_cast<Kernel*>(kernel);
+    return own.operation->compute_state(own.state, own.api, context);
   };
-  made.destroy_kernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  made.destroy_kernel = [](void* kernel) {
+    Kernel* own = static_cast<Kernel*>(kernel);
+    own->operation->destroy_state(own->state);
+    delete own;
+  };
   return made;
 }
-
-const Definition kOperators[] = {
-    define<compute_scan>("SelectiveScan", "FFFFFF", Element::kFloat),
-    define<compute_scan_codes>("SelectiveScanCodes", "CFCCFCFCFCCFCFFC", Element::kUint8),
-    define<compute_silu_codes>("SiluCodes", "CFCFC", Element::kUint8),
-};
-
-}  // namespace
 
 // What ONNX Runtime calls when a session registers the library.
 extern "C" __attribute__((visibility("default"))) Status* RegisterCustomOps(
@@ -321,5 +287,6 @@ extern "C" __attribute__((visibility("default"))) Status* RegisterCustomOps(
   for (const Definition& op : kOperators) {
     if (!status) status = api->add_operator(domain, &op);
   }
+  if (!status) status = api->add_operator(domain, normed::definition());
   return status ? status : api->add_domain(options, domain);
 }

@@ -25,7 +25,7 @@ constexpr uint32_t kInterfaceVersion = 17;  // ONNX Runtime 1.17: the first with
 constexpr std::size_t kFunctions = 275;
 
 enum class ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum class Element : int { kFloat = 1, kUint8 = 2 };
+enum class Element : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt64 = 7 };
 
 // The table of functions. A function is called through `at<Type>(place)`.
 struct Interface {
@@ -59,6 +59,18 @@ struct Interface {
   }
   Status* shape(const Value* value, TypeAndShape** shape) const {
     return at<Status* (*)(const Value*, TypeAndShape**)>(65)(value, shape);
+  }
+  // An attribute of a node: a number, or as many as `count`.
+  Status* attribute(const KernelInfo* info, const char* name, float* value) const {
+    return at<Status* (*)(const KernelInfo*, const char*, float*)>(85)(info, name, value);
+  }
+  Status* attribute(const KernelInfo* info, const char* name, int64_t* value) const {
+    return at<Status* (*)(const KernelInfo*, const char*, int64_t*)>(86)(info, name, value);
+  }
+  Status* attribute(const KernelInfo* info, const char* name, int64_t* values,
+                    std::size_t count) const {
+    return at<Status* (*)(const KernelInfo*, const char*, int64_t*, std::size_t*)>(163)(
+        info, name, values, &count);
   }
   Status* input(const KernelContext* context, std::size_t index, const Value** value) const {
     return at<Status* (*)(const KernelContext*, std::size_t, const Value**)>(90)(context, index,

@@ -179,7 +179,16 @@ class NodeCheck:
             x = self.accumulators.pop(rounding.source)
             real = x * rounding.ratio + rounding.bias
             error = rescaling_error(x, rounding.rescaling, rounding.ratio, rounding.bias)
-            return _near_half(real, error + rounding.reference_error)
+            near = _near_half(real, error + rounding.reference_error)
+            if rounding.slope == 1:
+                return near
+            below = np.zeros(want.shape, bool)
+            if rounding.below is not None:
+                ratio, bias = rounding.slope * rounding.ratio, rounding.slope * rounding.bias
+                error = rescaling_error(x, rounding.below, ratio, bias)
+                error = error + rounding.slope * rounding.reference_error
+                below = _near_half(rounding.slope * real, error)
+            return np.where(real < 0, below, near)
         if mapping.table_values is not None:
             # which entries are near a tie says which codes of the output may differ
             entries = mapping.table_values

@@ -15,6 +15,7 @@ from lmaunet.fpga.graph.values import Codes, Value, map_layout
 from lmaunet.fpga.operators.arithmetic import Rescaling
 
 V = TypeVar("V", bound=Value)
+Stream = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Rounding:
     """How a tensor of codes was rounded, exactly: what an agreement needs to derive its tolerance.
 
     The real value of element ``x`` is ``x * ratio[c] + bias[c]`` in units of a code;
-    ``reference_error`` bounds, per channel, what float32 does to it in the QONNX model.
+    ``reference_error`` bounds, per channel, what float32 does to it in the QONNX model. Of a
+    LeakyReLU a negative one is multiplied by ``slope``, and rounded by ``below``.
     """
 
     source: str
@@ -32,6 +34,8 @@ class Rounding:
     high: int
     rescaling: Rescaling
     reference_error: np.ndarray
+    slope: float = 1.0
+    below: Rescaling | None = None
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,35 @@ class HardwareGraph:
             if np.array_equal(value.layout, map_layout(stream)):
                 tensor = self.streamed_as(value, stream)
                 return dataclasses.replace(value, tensor=tensor, stream=stream)
+            if _are_blocks(value, stream):
+                tensor = self._as_blocks(value, stream)
+                layout = map_layout(stream)
+                return dataclasses.replace(value, tensor=tensor, stream=stream, layout=layout)
         raise UserError(
             f"{user}: its input {value.origin} of shape {value.shape} is not streamed pixel by "
             "pixel with the channels innermost; a hardware node would have to reorder it"
         )
+
+    def _as_blocks(self, value: Value, stream: Stream) -> str:
+        """Return the tensor of a map whose blocks of pixels are the channels of the stream."""
+        key = (value.tensor, stream)
+        if key not in self._reshaped:
+            dtype = self.dtypes[value.tensor]
+            (_, height, width, _), (_, tall, wide, channels) = value.stream, stream
+            tensor = self._reshaped[key] = self.emit(
+                "DepthToSpace", [value.tensor], stream, dtype, f"{value.tensor}_blocks",
+                ImgDim=[height, width], Factors=[tall // height, wide // width],
+                NumChannels=channels, PE=1, inputDataType=dtype,
+            )  # fmt: skip
+            # the same codes of the QONNX model, elsewhere in the stream
+            moved = np.empty(value.layout.size, np.int64)
+            moved[value.layout.ravel()] = map_layout(stream).ravel()
+            self.mappings += [
+                Mapping(tensor, m.origin, m.scale, moved[m.layout], "exact")
+                for m in self.mappings
+                if m.tensor == value.tensor
+            ]
+        return self._reshaped[key]
 
     def as_tokens(self, value: V, user: str) -> V:
         """Return the value ``(1, L, C)`` with stream ``(1, 1, L, C)``; raises where it is not."""
@@ -154,3 +183,16 @@ class HardwareGraph:
             Mapping(value.tensor, value.origin, value.scale, value.layout, kind, **details)
         )
         return value
+
+
+def _are_blocks(value: Value, stream: Stream) -> bool:
+    """Return whether each pixel's channels are a block of the map, rows before columns.
+
+    A block of one row is in the map's order as it is.
+    """
+    (_, height, width, _), (_, tall, wide, channels) = value.stream, stream
+    if tall <= height or tall % height or wide % width:
+        return False
+    shape = (height, width, tall // height, wide // width, channels)
+    blocks = np.arange(value.layout.size).reshape(shape).transpose(4, 0, 2, 1, 3)
+    return np.array_equal(value.layout, blocks.reshape(1, channels, tall, wide))

@@ -8,7 +8,17 @@ import numpy as np
 
 from lmaunet.errors import UserError
 from lmaunet.fpga.graph.builder import HardwareGraph
-from lmaunet.fpga.graph.values import Accumulators, Codes, Padded, Value, Weights, map_layout
+from lmaunet.fpga.graph.joins import refuse_unequal
+from lmaunet.fpga.graph.shuffle import block_order
+from lmaunet.fpga.graph.values import (
+    Accumulators,
+    Codes,
+    Joined,
+    Padded,
+    Value,
+    Weights,
+    map_layout,
+)
 from lmaunet.fpga.operators.arithmetic import integer_bits
 
 
@@ -72,6 +82,7 @@ def convolution(
     bias: np.ndarray | None,
     attributes: dict[str, Any],
     origin: str,
+    blocks: tuple[int, int] = (1, 1),
 ) -> Accumulators:
     """Lower a convolution of codes with quantized weights to accumulators.
 
@@ -82,10 +93,14 @@ def convolution(
         bias: ``(O,)`` reals or None.
         attributes: the ONNX node's.
         origin: the ONNX node's output.
+        blocks: of pixels that the channels become, which are then put out in the order of
+            :func:`lmaunet.fpga.graph.shuffle.block_order`.
     """
     user = graph.current
     border = value.pads if isinstance(value, Padded) else (0, 0, 0, 0)
     codes = value.codes if isinstance(value, Padded) else value
+    if isinstance(codes, Joined):
+        refuse_unequal(user, "Concat", [part.codes for part in codes.parts])
     if not isinstance(codes, Codes):
         raise UserError(
             f"{user}: its input {value.origin} is not quantized; give it an activation quantizer"
@@ -107,6 +122,8 @@ def convolution(
             f"{user}: group={group} with {mapped.stream[3]} inputs and {out_channels} outputs; "
             "only dense (group=1) and depthwise (group=channels) convolutions are mapped"
         )
+    order = block_order(out_channels, blocks)
+    weights = _reordered(weights, order)
     tensor, stream = pad(graph, mapped, pads)  # type: ignore[arg-type]
     if kernel != (1, 1) or strides != (1, 1):
         tensor, stream = window(
@@ -121,16 +138,24 @@ def convolution(
     return Accumulators(
         tensor=output,
         stream=result,
-        layout=map_layout(result),
+        layout=map_layout(result)[:, np.argsort(order)],
         origin=origin,
         dtype=f"INT{bits}",
         low=int(low.min()),
         high=int(high.max()),
         scale=scale * mapped.scale,
-        bias=np.zeros(out_channels) if bias is None else bias.astype(np.float64),
+        bias=np.zeros(out_channels) if bias is None else bias.astype(np.float64)[order],
         terms=in_channels * kernel[0] * kernel[1],
         magnitude=magnitude,
     )
+
+
+def _reordered(weights: Weights, order: np.ndarray) -> Weights:
+    """Return weights ``(O, ...)`` with their output channels in another order."""
+    scale = weights.scale
+    if scale.size > 1:
+        scale = scale.reshape(-1)[order]
+    return Weights(weights.codes[order], scale, weights.bits)
 
 
 def _reach(weights: np.ndarray, codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

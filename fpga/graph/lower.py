@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 
 from lmaunet.errors import UserError
 from lmaunet.fpga.environment import DOMAIN
-from lmaunet.fpga.graph import convolution, maps, pointwise
+from lmaunet.fpga.graph import convolution, function_rules, maps, pointwise, shuffle
 from lmaunet.fpga.graph.builder import HardwareGraph
 from lmaunet.fpga.graph.onnx_file import SCAN_DOMAIN, SCAN_OP, attributes_of, load
+from lmaunet.fpga.graph.rules import RULES, Walk, constant, rule
 from lmaunet.fpga.graph.values import (
     Accumulators,
     Codes,
@@ -23,6 +24,8 @@ from lmaunet.fpga.graph.values import (
     Value,
     Weights,
 )
+
+__all__ = ["RULES", "Host", "Lowered", "function_rules", "lower"]
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
@@ -56,28 +59,6 @@ class Lowered:
     host: Host
 
 
-@dataclass
-class _Walk:
-    graph: HardwareGraph
-    values: dict[str, Any]
-    calibration: Mapping[str, np.ndarray]
-    input_name: str = ""
-    quantized_input: Codes | None = None
-
-
-Rule = Callable[[_Walk, Any, dict[str, Any], list[Any]], Any]
-RULES: dict[str, Rule] = {}
-
-
-def _rule(*op_types: str) -> Callable[[Rule], Rule]:
-    def register(function: Rule) -> Rule:
-        for op_type in op_types:
-            RULES[op_type] = function
-        return function
-
-    return register
-
-
 def lower(path: Path, calibration: Mapping[str, np.ndarray]) -> Lowered:
     """Lower a QONNX file to a graph of hardware operators in integers.
 
@@ -93,7 +74,7 @@ def lower(path: Path, calibration: Mapping[str, np.ndarray]) -> Lowered:
     from onnx import numpy_helper
 
     model = load(path)
-    walk = _Walk(HardwareGraph(), {}, calibration)
+    walk = Walk(HardwareGraph(), {}, calibration, shuffle.blocks_of(model))
     for initializer in model.graph.initializer:
         walk.values[initializer.name] = numpy_helper.to_array(initializer)
     inputs = [i for i in model.graph.input if i.name not in walk.values]
@@ -120,7 +101,7 @@ def _image(name: str, shape: tuple[int, ...]) -> Value:
     return Value(name, stream, layout, name)
 
 
-def _apply(walk: _Walk, node: Any) -> None:
+def _apply(walk: Walk, node: Any) -> None:
     label = node.name or node.output[0]
     walk.graph.current = label
     inputs = [walk.values[name] if name else None for name in node.input]
@@ -128,15 +109,15 @@ def _apply(walk: _Walk, node: Any) -> None:
     if node.op_type not in ("Quant", SCAN_OP) and all(isinstance(v, np.ndarray) for v in present):
         walk.values.update(zip(node.output, _evaluate(node, inputs), strict=True))
         return
-    rule = RULES.get(node.op_type)
+    lowered = RULES.get(node.op_type)
     known = node.domain in ("", "ai.onnx", SCAN_DOMAIN, *QUANT_DOMAINS)
-    if rule is None or not known:
+    if lowered is None or not known:
         raise UserError(
             f"operator {node.op_type} (node {label}) has no hardware mapping; mapped are: "
             f"{', '.join(sorted(RULES))}; change the network's specification, or add a rule in "
             "fpga/graph/lower.py"
         )
-    walk.values[node.output[0]] = rule(walk, node, attributes_of(node), inputs)
+    walk.values[node.output[0]] = lowered(walk, node, attributes_of(node), inputs)
 
 
 def _evaluate(node: Any, inputs: list[Any]) -> list[np.ndarray]:
@@ -146,28 +127,22 @@ def _evaluate(node: Any, inputs: list[Any]) -> list[np.ndarray]:
     return evaluate(node, {n: v for n, v in zip(node.input, inputs, strict=True) if n})
 
 
-def _constant(walk: _Walk, value: Any, what: str) -> np.ndarray:
-    if not isinstance(value, np.ndarray):
-        raise UserError(f"{walk.graph.current}: {what} is not a constant")
-    return value
-
-
-@_rule("Shape")
-def _shape(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> np.ndarray:
+@rule("Shape")
+def _shape(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> np.ndarray:
     shape = inputs[0].shape[attributes.get("start", 0) : attributes.get("end")]
     return np.array(shape, np.int64)
 
 
-@_rule("Identity")
-def _identity(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("Identity")
+def _identity(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     return inputs[0].renamed(node.output[0])
 
 
-@_rule("Quant")
-def _quant(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Any:
+@rule("Quant")
+def _quant(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Any:
     label = walk.graph.current
     value = inputs[0]
-    scale, zero_point, bits = (_constant(walk, v, "a quantizer's parameter") for v in inputs[1:4])
+    scale, zero_point, bits = (constant(walk, v, "a quantizer's parameter") for v in inputs[1:4])
     if zero_point.any():
         raise UserError(f"{label}: zero point {zero_point.reshape(-1)[0]}; only 0 is mapped")
     width = int(bits.reshape(-1)[0])
@@ -191,7 +166,7 @@ def _quant(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]
 
 
 def _quantize_input(
-    walk: _Walk, value: Value, quantizer: Quantizer, origin: str
+    walk: Walk, value: Value, quantizer: Quantizer, origin: str
 ) -> Codes:  # fmt: skip
     tensor = walk.graph.name(f"{walk.input_name}_codes")
     walk.graph.shapes[tensor] = value.stream
@@ -204,20 +179,23 @@ def _quantize_input(
     return codes
 
 
-@_rule("Conv")
-def _conv(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("Conv")
+def _conv(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     weights = inputs[1]
     if not isinstance(weights, Weights):
         raise UserError(f"{walk.graph.current}: its weights are not quantized; quantize them")
-    bias = _constant(walk, inputs[2], "the bias") if len(inputs) > 2 else None
-    return convolution.convolution(walk.graph, inputs[0], weights, bias, attributes, node.output[0])
+    bias = constant(walk, inputs[2], "the bias") if len(inputs) > 2 else None
+    return convolution.convolution(
+        walk.graph, inputs[0], weights, bias, attributes, node.output[0],
+        walk.blocks.get(node.output[0], (1, 1)),
+    )  # fmt: skip
 
 
-@_rule("Pad")
-def _pad(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("Pad")
+def _pad(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     label = walk.graph.current
     codes = maps.require_codes(walk.graph, inputs[0], "Pad")
-    amounts = [int(v) for v in _constant(walk, inputs[1], "the amount of padding")]
+    amounts = [int(v) for v in constant(walk, inputs[1], "the amount of padding")]
     value = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(1)
     if attributes.get("mode", b"constant") != b"constant" or np.any(value):
         raise UserError(f"{label}: only zero padding is mapped")
@@ -231,72 +209,39 @@ def _pad(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) 
     return Padded(codes.tensor, codes.stream, layout, node.output[0], codes, pads)
 
 
-@_rule("Relu")
-def _relu(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
-    return pointwise.relu(walk.graph, inputs[0], node.output[0])
-
-
-def _sigmoid(v: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * v))
-
-
-@_rule("Sigmoid")
-def _sigmoid_rule(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
-    return pointwise.unary(walk.graph, inputs[0], _sigmoid, node.output[0])
-
-
-@_rule("LeakyRelu")
-def _leaky_relu(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
-    slope = attributes.get("alpha", 0.01)  # ONNX' default
-    return pointwise.unary(
-        walk.graph, inputs[0], lambda v: np.where(v < 0, slope * v, v), node.output[0]
-    )
-
-
-@_rule("Mul", "Add")
-def _binary(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
-    for value in inputs:
-        if isinstance(value, np.ndarray):
-            raise UserError(
-                f"{walk.graph.current}: {node.op_type} with a constant; fold it into a convolution "
-                "or a quantizer before the export"
-            )
-    return pointwise.binary(walk.graph, node.op_type, inputs[0], inputs[1], node.output[0])
-
-
-@_rule("MaxPool")
-def _max_pool(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("MaxPool")
+def _max_pool(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     return maps.max_pool(walk.graph, inputs[0], attributes, node.output[0])
 
 
-@_rule("AveragePool", "GlobalAveragePool")
-def _average_pool(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("AveragePool", "GlobalAveragePool")
+def _average_pool(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     return maps.average_pool(walk.graph, inputs[0], attributes, node.output[0])
 
 
-@_rule("Resize")
-def _resize(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("Resize")
+def _resize(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     label = walk.graph.current
     mode = attributes.get("mode", b"nearest")
     if mode != b"nearest":
         raise UserError(f"{label}: Resize {mode.decode()}; only nearest is mapped")
     if len(inputs) > 3 and inputs[3] is not None:
-        sizes = _constant(walk, inputs[3], "the size")
+        sizes = constant(walk, inputs[3], "the size")
         factors = [float(s) / d for s, d in zip(sizes, inputs[0].shape, strict=True)]
     else:
-        factors = [float(v) for v in _constant(walk, inputs[2], "the factor")]
+        factors = [float(v) for v in constant(walk, inputs[2], "the factor")]
     if factors[:2] != [1, 1] or any(f != int(f) or f < 1 for f in factors[2:]):
         raise UserError(f"{label}: Resize by {factors}; only whole factors of H and W are mapped")
     return maps.upsample(walk.graph, inputs[0], (int(factors[2]), int(factors[3])), node.output[0])
 
 
-@_rule("Concat")
-def _concat(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("Concat")
+def _concat(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     return maps.concat(walk.graph, inputs, attributes["axis"], node.output[0])
 
 
-@_rule("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
-def _relayout(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+def _relayout(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     value = inputs[0]
     if isinstance(value, Padded):
         raise UserError(f"{walk.graph.current}: a reshape between Pad and Conv is not mapped")
@@ -304,8 +249,20 @@ def _relayout(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[A
     return maps.relayout(value, layout, node.output[0])
 
 
-@_rule(SCAN_OP)
-def _scan(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
+@rule("DepthToSpace")
+def _depth_to_space(
+    walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]
+) -> Value:  # fmt: skip
+    value = inputs[0]
+    if isinstance(value, Padded):
+        raise UserError(f"{walk.graph.current}: a shuffle between Pad and Conv is not mapped")
+    size, mode = attributes["blocksize"], attributes.get("mode", b"DCR")
+    layout = shuffle.shuffled(value.layout, (size, size), columns_last=mode == b"CRD")
+    return maps.relayout(value, layout, node.output[0])
+
+
+@rule(SCAN_OP)
+def _scan(walk: Walk, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> Value:
     from lmaunet.export.scan_metadata import read_scan_formats
 
     label = walk.graph.current
@@ -317,7 +274,7 @@ def _scan(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any])
             raise UserError(f"{label}: its input {name} is not quantized; quantize it to INT8")
         streams.append(walk.graph.as_tokens(value, label))
     x, dt, b, c = streams
-    rates, skip = (_constant(walk, v, n) for v, n in ((inputs[2], "A"), (inputs[5], "D")))
+    rates, skip = (constant(walk, v, n) for v, n in ((inputs[2], "A"), (inputs[5], "D")))
     formats = read_scan_formats(node)
     ranges = (*node.input[:2], node.input[3]) if formats is None else ()
     missing = [name for name in ranges if name not in walk.calibration]
@@ -329,10 +286,10 @@ def _scan(walk: _Walk, node: Any, attributes: dict[str, Any], inputs: list[Any])
     )
 
 
-def _host(walk: _Walk, name: str, output: Any, shape: tuple[int, ...]) -> Host:
+def _host(walk: Walk, name: str, output: Any, shape: tuple[int, ...]) -> Host:
     if walk.quantized_input is None:
         raise UserError("the image is not quantized; put a quantizer on the network's input")
-    if not isinstance(output, Accumulators) or output.relu:
+    if not isinstance(output, Accumulators) or output.relu or output.slope != 1:
         raise UserError(
             f"output {name} does not come straight from a convolution's accumulators; "
             "end the network with a convolution without an output quantizer"

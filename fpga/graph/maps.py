@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from lmaunet.errors import UserError
+from lmaunet.fpga.graph import joins
 from lmaunet.fpga.graph.builder import HardwareGraph
 from lmaunet.fpga.graph.convolution import pad, window
-from lmaunet.fpga.graph.pointwise import require_equal_scales
-from lmaunet.fpga.graph.values import Accumulators, Codes, Value, map_layout
+from lmaunet.fpga.graph.values import Accumulators, Codes, Joined, Value, map_layout
 from lmaunet.fpga.operators.arithmetic import type_bits
 from lmaunet.fpga.operators.bin_sum import sum_type
 
@@ -21,6 +21,8 @@ FLOAT32_BITS = 25
 
 def require_codes(graph: HardwareGraph, value: Value, what: str) -> Codes:
     """Return the value as a map of codes; raises :class:`UserError` where it is not quantized."""
+    if isinstance(value, Joined):
+        joins.refuse_unequal(graph.current, "Concat", [part.codes for part in value.parts])
     if not isinstance(value, Codes):
         raise UserError(
             f"{graph.current}: its input {value.origin} is not quantized; put an activation "
@@ -128,27 +130,12 @@ def upsample(
     return graph.record(result, "exact")
 
 
-def concat(graph: HardwareGraph, values: list[Value], axis: int, origin: str) -> Codes:
-    """Lower a concatenation of maps of codes with equal scales along the channels."""
+def concat(graph: HardwareGraph, values: list[Value], axis: int, origin: str) -> Value:
+    """Lower a concatenation of maps of codes along the channels."""
     codes = [require_codes(graph, value, "Concat") for value in values]
     if axis not in (1, -3):
         raise UserError(f"{graph.current}: Concat along axis {axis}; only channels (1) are mapped")
-    require_equal_scales(graph.current, "Concat", codes)
-    if len({c.dtype for c in codes}) > 1:
-        raise UserError(
-            f"{graph.current}: Concat of {', '.join(f'{c.origin} {c.dtype}' for c in codes)}; "
-            "give them one quantizer, signed or unsigned"
-        )
-    shape = (*codes[0].stream[:3], sum(c.stream[3] for c in codes))
-    output = graph.emit(
-        "StreamingConcat", [c.tensor for c in codes], shape, codes[0].dtype, f"{origin}_codes",
-        SIMD=1, ChannelsPerStream=[c.stream[3] for c in codes],
-        inputDataTypes=[c.dtype for c in codes], numInputVectors=list(shape[:3]),
-    )  # fmt: skip
-    low, high = min(c.low for c in codes), max(c.high for c in codes)
-    result = Codes(output, shape, map_layout(shape), origin, codes[0].dtype, low, high,
-                   codes[0].scale)  # fmt: skip
-    return graph.record(result, "exact")
+    return joins.concat(graph, codes, origin)
 
 
 def relayout(value: Value, layout: np.ndarray, origin: str) -> Value:

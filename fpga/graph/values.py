@@ -67,8 +67,10 @@ class Function(Value):
 class Accumulators(Value):
     """Integers of type ``dtype``; the real value is ``x * scale[c] + bias[c]``, then ReLU or not.
 
+    A negative one is multiplied by ``slope``, which a LeakyReLU makes something else than 1.
     ``terms`` is how many products or codes were summed and ``magnitude`` bounds, per channel, the
-    sum of their magnitudes; both are for the error of the floating-point reference.
+    sum of their magnitudes; both are for the error of the floating-point reference. ``error``
+    bounds by how much an integer differs from the exact sum, in its own unit.
     """
 
     dtype: str
@@ -79,6 +81,19 @@ class Accumulators(Value):
     terms: int
     magnitude: np.ndarray
     relu: bool = False
+    error: float = 0.0
+    slope: float = 1.0
+
+
+@dataclass(frozen=True)
+class Joined(Value):
+    """Functions of codes of several streams, one after the other along the channels.
+
+    What the next quantizer makes tables of, one for each stream, before they are joined. ``tensor``
+    is empty: there is none yet.
+    """
+
+    parts: tuple[Function, ...]
 
 
 @dataclass(frozen=True)

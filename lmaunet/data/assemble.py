@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lmaunet.data import normalization as norm
+from lmaunet.data.chosen import Chosen, check_memory, choose
 from lmaunet.data.dataset import Dataset, SliceSet
 from lmaunet.data.framing import SPACING_TOLERANCE, Framing, zoom_to
 from lmaunet.data.images.intensity import Recorder
+from lmaunet.data.nnunet_recipe import NnunetRecipe
+from lmaunet.data.nnunet_slices import nnunet_slices
 from lmaunet.data.patients import alone
+from lmaunet.data.sliced import Sliced, common_spacing
 from lmaunet.data.source import Source, Volume
-from lmaunet.data.split import GAP, split_by_blocks, useful_slices
+from lmaunet.data.split import GAP
 from lmaunet.errors import UserError
 
 CROP_LOSS_LIMIT = 0.1
@@ -27,6 +29,7 @@ def assemble(
     classes: int | None = None,
     spacing_mm: float | None = None,
     fit: bool | None = None,
+    recipe: NnunetRecipe | None = None,
 ) -> Dataset:
     """Return the dataset of a source; arguments and errors as for ``loaders.load``."""
     if classes is not None and classes != len(source.classes):
@@ -37,11 +40,54 @@ def assemble(
         )
     if len(size) != 2 or min(size) < 1:
         raise UserError(f"size={size}; give a positive height and width")
-    notes = list(source.notes)
+    if recipe is None:
+        made = _own_slices(source, size, spacing_mm, fit)
+    else:
+        made = nnunet_slices(source, recipe)
+    notes, spacings = [*source.notes, *made.notes], list(made.spacings.values())
+    spacing = common_spacing(spacings)
+    if np.isnan(spacing[1:]).any() and np.isfinite(spacings).all():
+        notes.append(
+            "cases that validate differ in in-plane spacing; distances in mm are by each case's own"
+        )
+    for name, side in (("training", made.train), ("held-out", made.val)):
+        absent = sorted(set(range(1, len(source.classes))) - set(np.unique(side.labels).tolist()))
+        if absent:
+            notes.append(f"no {name} slice shows {', '.join(source.classes[i] for i in absent)}")
+    patients = source.patients or alone([v.case for v in source.volumes])
+    return Dataset(
+        name=source.name,
+        label_source=source.label_source,
+        classes=source.classes,
+        spacing_mm=spacing,
+        case_spacing_mm=made.spacings,
+        train=made.train,
+        val=made.val,
+        split=" ".join(s for s in (source.split, *made.sentences) if s),
+        synthetic=source.synthetic,
+        normalization=made.normalization,
+        layout=source.layout,
+        gap=GAP if any(v.role == "blocks" for v in source.volumes) else 0,
+        notes=tuple(notes),
+        channels=source.channels,
+        patients={v.case: patients.of[v.case] for v in source.volumes},
+        told_apart=patients.how,
+        resampled_mm=made.resampled_mm,
+        fit=made.fit,
+        intensity=made.intensity,
+        recipe=recipe,
+        axes=made.axes,
+    )
+
+
+def _own_slices(
+    source: Source, size: tuple[int, int], spacing_mm: float | None, fit: bool | None
+) -> Sliced:
+    """Return the slices of a source as this program prepares them for its networks."""
+    notes: list[str] = []
     target_mm = _target_spacing(source.volumes, spacing_mm, notes)
     fit = source.fit if fit is None else fit
-    chosen = [_choose(volume) for volume in source.volumes]
-    split = " ".join(s for s in (source.split, *(c.sentence for c in chosen)) if s)
+    chosen = [choose(volume, volume.labels) for volume in source.volumes]
     if fit is None:
         lost = _crop_loss(source.volumes, chosen, size, target_mm)
         fit = lost > CROP_LOSS_LIMIT
@@ -58,63 +104,15 @@ def assemble(
     recorder = Recorder(source.normalization)
     watched = recorder.watch(source, [c.train for c in chosen])
     train, val, spacings = _slices(watched, chosen, size, target_mm, fit)
-    spacing = _common(list(spacings.values()))
-    if np.isnan(spacing[1:]).any() and np.isfinite(list(spacings.values())).all():
-        notes.append(
-            "cases that validate differ in in-plane spacing; distances in mm are by each case's own"
-        )
-    for name, side in (("training", train), ("held-out", val)):
-        absent = sorted(set(range(1, len(source.classes))) - set(np.unique(side.labels).tolist()))
-        if absent:
-            notes.append(f"no {name} slice shows {', '.join(source.classes[i] for i in absent)}")
     normalization = norm.with_statistics(source.normalization, train.images)
     for side in (train, val):
         for index in range(len(source.channels)):
             images = side.images[:, index]
             images[:] = norm.standardize(images, norm.channel(normalization, index))
-    patients = source.patients or alone([v.case for v in source.volumes])
-    return Dataset(
-        name=source.name,
-        label_source=source.label_source,
-        classes=source.classes,
-        spacing_mm=spacing,
-        case_spacing_mm=spacings,
-        train=train,
-        val=val,
-        split=split,
-        synthetic=source.synthetic,
-        normalization=normalization,
-        layout=source.layout,
-        gap=GAP if any(v.role == "blocks" for v in source.volumes) else 0,
-        notes=tuple(notes),
-        channels=source.channels,
-        patients={v.case: patients.of[v.case] for v in source.volumes},
-        told_apart=patients.how,
-        resampled_mm=target_mm,
-        fit=fit,
-        intensity=recorder.record(),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    train: np.ndarray
-    val: np.ndarray
-    sentence: str = ""
-
-
-def _choose(volume: Volume) -> _Chosen:
-    """Return the positions of a volume's slices that train and that validate."""
-    nothing = np.zeros(0, np.int64)
-    pixels = np.stack([np.bincount(s.ravel(), minlength=256) for s in volume.labels])
-    if volume.role == "blocks":
-        try:
-            split = split_by_blocks(pixels)
-        except UserError as error:
-            raise UserError(f"{volume.case}: {error}") from error
-        return _Chosen(split.train, split.val, f"{volume.case}: {split.sentence}.")
-    kept = np.arange(len(pixels)) if volume.keep_all else useful_slices(pixels)
-    return _Chosen(kept, nothing) if volume.role == "train" else _Chosen(nothing, kept)
+    return Sliced(
+        train, val, spacings, tuple(c.sentence for c in chosen), normalization, target_mm, fit,
+        recorder.record(), tuple(notes),
+    )  # fmt: skip
 
 
 def _target_spacing(
@@ -151,7 +149,7 @@ def _framing(
 
 def _crop_loss(
     volumes: Sequence[Volume],
-    chosen: Sequence[_Chosen],
+    chosen: Sequence[Chosen],
     size: tuple[int, int],
     target_mm: tuple[float, float] | None,
 ) -> float:
@@ -178,7 +176,7 @@ def _inside(have: int, scaled: int, want: int) -> slice:
 
 def _slices(
     source: Source,
-    chosen: Sequence[_Chosen],
+    chosen: Sequence[Chosen],
     size: tuple[int, int],
     target_mm: tuple[float, float] | None,
     fit: bool,
@@ -188,7 +186,7 @@ def _slices(
     for side, count in counts.items():
         if count == 0:
             raise UserError(f"{source.name}: no slice is left to {side}; give more cases")
-    _check_memory(sum(counts.values()), len(source.channels), size, source.name)
+    check_memory(sum(counts.values()), len(source.channels), size, source.name)
     images, labels = (
         {side: np.empty((count, *shape), kind) for side, count in counts.items()}
         for shape, kind in (((len(source.channels), *size), np.float32), (size, np.uint8))
@@ -231,26 +229,3 @@ def _slices(
         for side in counts
     )
     return train, val, spacings
-
-
-def _check_memory(slices: int, channels: int, size: tuple[int, int], name: str) -> None:
-    """Raise UserError where the slices alone would not fit into the machine's memory."""
-    needed = slices * channels * size[0] * size[1] * np.dtype(np.float32).itemsize
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return
-    if needed > there:
-        raise UserError(
-            f"{name}: {slices} slices of {channels}x{size[0]}x{size[1]} would run out of memory "
-            f"({needed / 2**30:.1f} GiB, the machine has {there / 2**30:.1f}); give fewer cases or "
-            "a network of a smaller --input-size"
-        )
-
-
-def _common(spacings: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Return the spacing that all have, NaN along an axis where they differ or one is unknown."""
-    table = np.array(spacings)
-    same = (np.abs(table / table[0] - 1) <= SPACING_TOLERANCE).all(0)
-    z, y, x = np.where(same, table[0], np.nan).tolist()
-    return z, y, x

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lmaunet.data.nnunet_recipe import NnunetRecipe
 from lmaunet.data.patients import patient_of
 from lmaunet.data.split import check_gap
 
@@ -79,6 +80,9 @@ class Dataset:
         patients: the patient of each case; none trains and validates, but for a volume that is
             divided by blocks.
         told_apart: a clause on how patients were told apart.
+        recipe: how nnU-Net prepares images, where these were prepared so; ``normalization`` then
+            names it.
+        axes: those in which nnU-Net reads the training images' files.
     """
 
     name: str
@@ -100,6 +104,8 @@ class Dataset:
     channels: tuple[str, ...] = ("image",)
     patients: Mapping[str, str] = field(default_factory=dict)
     told_apart: str = ""
+    recipe: NnunetRecipe | None = None
+    axes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):

@@ -75,9 +75,9 @@ def divide_cases(shows: Mapping[str, frozenset[int]], patients: Patients, seed: 
     chosen = frozenset(case for case in shows if patients.of[case] in val)
     return Division(
         chosen,
-        f"{_tally(shows, chosen, patients)}, drawn by seed {seed}; no patient is on both sides: "
+        f"{tally(shows, chosen, patients)}, drawn by seed {seed}; no patient is on both sides: "
         f"{patients.how}.",
-        _without_labels(shows),
+        without_labels(shows),
     )
 
 
@@ -127,19 +127,20 @@ def divide_as_listed(
                 "correct or remove the file"
             )
     unused = frozenset(shows) - used.keys()
-    notes = _without_labels(used)
+    notes = without_labels(used)
     if unused:
         notes += (f"fold 0 of {path.name} leaves {len(unused)} case(s) out: {_named(unused)}",)
     return Division(
         chosen,
-        f"{_tally(used, chosen, patients)}, as fold 0 of {path.name} says; no patient is on both "
+        f"{tally(used, chosen, patients)}, as fold 0 of {path.name} says; no patient is on both "
         f"sides: {patients.how}.",
         notes,
         unused,
     )
 
 
-def _tally(shows: Mapping[str, Any], val: frozenset[str], patients: Patients) -> str:
+def tally(shows: Mapping[str, Any], val: frozenset[str], patients: Patients) -> str:
+    """Return how many cases train and validate, and of how many patients, in words."""
     train = [case for case in shows if case not in val]
     trained = "1 case trains" if len(train) == 1 else f"{len(train)} cases train"
     held = "1 validates" if len(val) == 1 else f"{len(val)} validate"
@@ -155,6 +156,7 @@ def _named(cases: Collection[str]) -> str:
     return ", ".join(names[:NAMED_CASES]) + (" ..." if len(names) > NAMED_CASES else "")
 
 
-def _without_labels(shows: Mapping[str, frozenset[int]]) -> tuple[str, ...]:
+def without_labels(shows: Mapping[str, frozenset[int]]) -> tuple[str, ...]:
+    """Return a note on the cases whose labels show no class, where there are any."""
     empty = sorted(case for case in shows if not shows[case])
     return (f"{len(empty)} case(s) have no label of a class: {_named(empty)}",) if empty else ()

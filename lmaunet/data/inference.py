@@ -13,14 +13,9 @@ from lmaunet.data import normalization as norm
 from lmaunet.data.framing import AxisOperator, Framing, zoom_to
 from lmaunet.data.images.geometry import Geometry
 from lmaunet.data.images.intensity import compare
-from lmaunet.data.images.masks import (
-    SEGMENTATION_SUFFIX,
-    check_format,
-    suffix_of,
-    write_labels,
-    write_segmentation,
-)
 from lmaunet.data.images.volumes import Image, read_pixels
+from lmaunet.data.preparation import ImagePreparation, ReadyVolume, Run
+from lmaunet.data.windows import cover
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,10 +44,43 @@ class Preparation:
     fit: bool
     intensity: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """None: training here never mirrors, because left and right organs have their classes."""
+        return ()
+
+    def ready(self, images: Sequence[Image], names: Sequence[str]) -> PreparedVolume:
+        """Return an image, one for each channel on one grid, as the slices of training were made.
+
+        Raises:
+            UserError: where its spacing makes slices that are too large or too small.
+        """
+        first = images[0].geometry
+        framing, of_framing = _framing(first, self, names[0])
+        arrays = tuple(image.array for image in images)
+        intensity, of_values = compare(
+            arrays, self.intensity, self.normalization, [i.modality for i in images]
+        )
+        doubts = (*notes_of(names, images), *of_values)
+        return PreparedVolume(
+            arrays, first, framing, self, (*doubts, *of_framing), images[0].kind, images[0].source,
+            intensity, doubts,
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a build's ``deployment.json`` says of it."""
+        return {
+            "normalization": dict(self.normalization),
+            "resampled_mm": None if self.resampled_mm is None else list(self.resampled_mm),
+            "shrunk_to_fit": self.fit,
+            "intensity": [dict(channel) for channel in self.intensity],
+            "recipe": None,
+        }
+
 
 @dataclass(frozen=True, eq=False)
-class PreparedVolume:
-    """A volume that gives its slices as the network takes them, some at a time.
+class PreparedVolume(ReadyVolume):
+    """A volume that gives its slices as a network of this program's takes them.
 
     Args:
         channels: one float32 ``(z, y, x)`` for each channel, as read.
@@ -102,43 +130,32 @@ class PreparedVolume:
             framed.append(norm.standardize(images, kind))
         return np.stack(framed, 1)
 
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """Height and width of the slices at the network's spacing."""
+        return self.framing.scaled
+
+    @property
+    def windowed(self) -> bool:
+        """Whether windows cover the slices."""
+        return self.framing.size != self.preparation.size
+
+    def cover(self, images: np.ndarray, run: Run, *, overlap: float, batch: int) -> np.ndarray:
+        """Return the logits of slices, those of windows averaged by a Gaussian weight."""
+        return cover(images, self.preparation.size, run, overlap=overlap, batch=batch)
+
     def labels(self, logits: np.ndarray) -> np.ndarray:
         """Return the classes ``(n, y, x)`` of logits ``(n, classes, H, W)`` on the image's grid."""
         return self.framing.classes(logits)
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the softmax of logits ``(n, classes, H, W)`` on the image's grid.
-
-        Logits are interpolated first, as for :meth:`labels`: float32 ``(n, classes, y, x)``.
-        """
-        import numpy as np
-
-        found = self.framing.logits(logits)
-        found = np.exp(found - found.max(1, keepdims=True))
-        shares: np.ndarray = found / found.sum(1, keepdims=True)
-        return shares
-
-    def check_output(self, path: Path) -> tuple[str, ...]:
-        """Return notes on a mask's format; raise UserError where it cannot hold the grid."""
-        return check_format(path, self.geometry, self.source)
-
-    def write(self, path: Path, labels: np.ndarray, classes: Sequence[str], network: str) -> Path:
-        """Write labels ``(z, y, x)`` to a file that lies on the image.
-
-        Args:
-            path: the file; its suffix chooses the format.
-            labels: indices of ``classes``.
-            classes: names by index, the background first.
-            network: the name of what computed them; both are kept where the format has a place.
-        """
-        if suffix_of(path) == SEGMENTATION_SUFFIX:
-            return write_segmentation(path, labels, self.geometry, self.source, classes, network)
-        return write_labels(path, labels, self.geometry)
+    def logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return logits ``(n, classes, y, x)`` on the image's grid."""
+        return self.framing.logits(logits)
 
 
 def prepare_volume(
-    paths: Sequence[Path], preparation: Preparation, channels: int = 1
-) -> PreparedVolume:
+    paths: Sequence[Path], preparation: ImagePreparation, channels: int = 1
+) -> ReadyVolume:
     """Read an image and make it like the slices that a network was trained on.
 
     Args:
@@ -163,8 +180,8 @@ def require_channels(count: int, channels: int) -> None:
 
 
 def prepare_images(
-    images: Sequence[Image], names: Sequence[str], preparation: Preparation
-) -> PreparedVolume:
+    images: Sequence[Image], names: Sequence[str], preparation: ImagePreparation
+) -> ReadyVolume:
     """Make an image that was read like the slices that a network was trained on.
 
     Args:
@@ -183,26 +200,10 @@ def prepare_images(
                 f"expected {first.shape}, or another place); resample it onto "
                 f"{Path(names[0]).name}"
             )
-    framing, of_framing = _framing(first, preparation, names[0])
-    arrays = tuple(image.array for image in images)
-    intensity, of_values = compare(
-        arrays, preparation.intensity, preparation.normalization, [i.modality for i in images]
-    )
-    doubts = (*_notes_of(names, images), *of_values)
-    return PreparedVolume(
-        arrays,
-        first,
-        framing,
-        preparation,
-        (*doubts, *of_framing),
-        images[0].kind,
-        images[0].source,
-        intensity,
-        doubts,
-    )
+    return preparation.ready(images, names)
 
 
-def _notes_of(names: Sequence[str], images: Sequence[Image]) -> list[str]:
+def notes_of(names: Sequence[str], images: Sequence[Image]) -> list[str]:
     """Return the notes on how images were read, with the file's name where there are several."""
     return [
         note if len(names) == 1 else f"{Path(name).name}: {note}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lmaunet.data.layouts.fetched import read_fetched
 from lmaunet.data.layouts.folders import hidden, is_folder, named, understood, visible
 from lmaunet.data.layouts.nnunet import is_nnunet, read_nnunet
 from lmaunet.data.layouts.pairs import PAIR_FOLDERS, read_pairs
+from lmaunet.data.nnunet_training import SEEN, NnunetTraining
 from lmaunet.data.phantom import phantom_source
 from lmaunet.data.source import Source
 from lmaunet.errors import UserError
@@ -31,6 +33,7 @@ def load(
     class_map: str | Path | None = None,
     spacing_mm: float | None = None,
     fit: bool | None = None,
+    training: NnunetTraining | None = None,
 ) -> Dataset:
     """Load a folder of labelled images whatever its layout; ``Dataset.layout`` says which.
 
@@ -46,6 +49,8 @@ def load(
         spacing_mm: in-plane spacing to resample to; None keeps that of the files.
         fit: shrink slices that are larger than ``size`` instead of cropping them; None does so
             where cropping would lose more than a tenth of the labelled pixels.
+        training: of a network that nnU-Net trained: images are prepared by its recipe, and those
+            cases validate that it has not seen.
 
     Raises:
         UserError: for an empty or unknown folder, a damaged or unfitting file, NaN, shapes that
@@ -53,19 +58,29 @@ def load(
     """
     if spacing_mm is not None and not spacing_mm > 0:
         raise UserError(f"spacing_mm={spacing_mm}; give a positive number of millimetres")
-    raw = read_source(Path(source), seed=seed, class_map=class_map, classes=classes)
-    return assemble(raw, size=size, classes=classes, spacing_mm=spacing_mm, fit=fit)
+    raw = read_source(
+        Path(source), seed=seed, class_map=class_map, classes=classes, training=training
+    )
+    return assemble(
+        raw, size=size, classes=classes, spacing_mm=spacing_mm, fit=fit,
+        recipe=None if training is None else training.recipe,
+    )  # fmt: skip
 
 
-def load_phantom(*, size: tuple[int, int], seed: int = 0, classes: int | None = None) -> Dataset:
+def load_phantom(
+    *, size: tuple[int, int], seed: int = 0, classes: int | None = None,
+    training: NnunetTraining | None = None,
+) -> Dataset:  # fmt: skip
     """Return the synthetic abdomen drawn from ``seed``, divided like the real volume.
 
     Args:
         size: height and width that the network takes.
         seed: draws the anatomy and the noise.
         classes: how many classes the network has; raises UserError unless it is the phantom's.
+        training: of a network that nnU-Net trained, whose recipe prepares the images.
     """
-    return assemble(phantom_source(seed), size=size, classes=classes)
+    recipe = None if training is None else training.recipe
+    return assemble(phantom_source(seed), size=size, classes=classes, recipe=recipe)
 
 
 def read_source(
@@ -74,8 +89,13 @@ def read_source(
     seed: int = 0,
     class_map: str | Path | None = None,
     classes: int | None = None,
+    training: NnunetTraining | None = None,
 ) -> Source:
     """Detect the layout of ``path`` and read it; arguments and errors as for :func:`load`."""
+    if training is not None and not is_nnunet(path):
+        # names of cases are nnU-Net's in its own folders alone
+        found = read_source(path, seed=seed, class_map=class_map, classes=classes)
+        return dataclasses.replace(found, notes=(*found.notes, SEEN))
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder with {understood()}")
     if not path.is_dir():
@@ -90,7 +110,7 @@ def read_source(
             )
         return read_fetched(path)
     if is_nnunet(path):
-        return read_nnunet(path, _given_map(path, class_map), classes, seed)
+        return read_nnunet(path, _given_map(path, class_map), classes, seed, training)
     for images, labels in PAIR_FOLDERS:
         if (path / images).is_dir() and (path / labels).is_dir():
             given = _given_map(path, class_map)

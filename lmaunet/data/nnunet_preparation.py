@@ -9,7 +9,7 @@ hold each step to arrays that nnunetv2 computed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Box = tuple[slice, slice, slice]
+LARGEST_SIDE = 4096
+"""Of a slice at the network's spacing, in pixels."""
 LEAST_DEVIATION = 1e-8
 """What a deviation of less is taken for, so that an image of one value becomes zeros."""
 
@@ -60,45 +62,83 @@ def filled_mask(channels: Sequence[np.ndarray]) -> np.ndarray:
     return SimpleITK.GetArrayFromImage(filled).astype(bool)
 
 
-def normalise(volume: np.ndarray, recipe: ChannelRecipe, mask: np.ndarray | None) -> np.ndarray:
-    """Return a cropped channel ``(z, y, x)`` with its values as the network takes them, float32.
+@dataclass(frozen=True)
+class Normaliser:
+    """What is done to the values of a channel: clipped, less ``shift``, over ``scale``, float32.
 
     Args:
-        volume: the channel, as in the file.
+        shift, scale: in the channel's values.
+        clip: the least and the largest value that stays; None for all.
+        masked: whether what is outside the mask stays as it is.
+    """
+
+    shift: float = 0.0
+    scale: float = 1.0
+    clip: tuple[float, float] | None = None
+    masked: bool = False
+
+    def __call__(self, values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Return values of any shape as the network takes them; ``mask`` is what is inside."""
+        import numpy as np
+
+        given = values.astype(np.float32)
+        found = given if self.clip is None else np.clip(given, *self.clip)
+        found = (found - np.float32(self.shift)) / np.float32(self.scale)
+        return np.where(mask, found, given) if self.masked and mask is not None else found
+
+
+def normaliser(volume: np.ndarray, recipe: ChannelRecipe, mask: np.ndarray | None) -> Normaliser:
+    """Return what normalises a cropped channel, by the statistics that its scheme needs.
+
+    Args:
+        volume: the channel ``(z, y, x)``, as in the file; it is read slice by slice.
         recipe: by its scheme: a z-score of the volume, or of the voxels of the mask, the others
             left as they are; of CT the values between two percentiles of training less their mean,
             over their deviation; nothing; the least value to 0 and the largest to 1; or 0..255 to
             0..1.
-        mask: what is inside, where ``recipe.masked``.
+        mask: what is inside, ``(z, y, x)``, where ``recipe.masked``.
 
     Raises:
         UserError: for values that are no colours where the scheme is for such.
     """
-    import numpy as np
-
-    values = volume.astype(np.float32)
     scheme = recipe.scheme
     if scheme == "ZScoreNormalization":
-        inside = mask if recipe.masked and mask is not None else np.s_[:, :, :]
-        part = values[inside]
-        if part.size:
-            values[inside] = (part - part.mean()) / max(part.std(), LEAST_DEVIATION)
-    elif scheme == "CTNormalization":
+        masked = recipe.masked and mask is not None
+        mean, deviation = _moments(volume, mask if masked else None)
+        return Normaliser(mean, max(deviation, LEAST_DEVIATION), masked=masked)
+    if scheme == "CTNormalization":
         known = recipe.fingerprint
-        np.clip(values, known["percentile_00_5"], known["percentile_99_5"], out=values)
-        values -= known["mean"]
-        values /= max(known["std"], LEAST_DEVIATION)
-    elif scheme == "RescaleTo01Normalization":
-        values -= values.min()
-        values /= max(values.max(), LEAST_DEVIATION)
-    elif scheme == "RGBTo01Normalization":
-        if values.min() < 0 or values.max() > 255:
-            raise UserError(
-                f"values from {values.min():g} to {values.max():g}; the network was trained on "
-                "colours, expected 0 to 255; give the image in these"
-            )
-        values /= 255.0
-    return values
+        return Normaliser(
+            known["mean"], max(known["std"], LEAST_DEVIATION),
+            (known["percentile_00_5"], known["percentile_99_5"]),
+        )  # fmt: skip
+    if scheme == "NoNormalization":
+        return Normaliser()
+    low, high = float(volume.min()), float(volume.max())
+    if scheme == "RescaleTo01Normalization":
+        return Normaliser(low, max(high - low, LEAST_DEVIATION))
+    if low < 0 or high > 255:
+        raise UserError(
+            f"values from {low:g} to {high:g}; the network was trained on colours, expected 0 to "
+            "255; give the image in these"
+        )
+    return Normaliser(scale=255.0)
+
+
+def _moments(volume: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:
+    """Return mean and deviation of a volume, or of what is inside a mask; 0 and 1 of nothing."""
+    import numpy as np
+
+    def parts() -> Iterator[np.ndarray]:
+        for at, image in enumerate(volume):
+            yield np.asarray(image if mask is None else image[mask[at]], np.float64)
+
+    count = volume.size if mask is None else int(np.count_nonzero(mask))
+    if not count:
+        return 0.0, 1.0
+    mean = sum(float(part.sum()) for part in parts()) / count
+    square = sum(float(((part - mean) ** 2).sum()) for part in parts()) / count
+    return mean, square**0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +171,26 @@ class PlaneResampling:
             shape, wanted, separate_axis(spacing, wanted_spacing, how.force), how
         )
 
-    def ranges(self, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the least and the largest values that a cubic spline through ``(z, y, x)`` is
-        clipped to, for ``__call__``: of the volume, or of each section across an axis in the slice
-        that is resampled apart. None where each slice is clipped to its own, or nothing is.
+    def ranges(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the least and the largest values that a cubic spline through a volume, given as
+        its slices ``(y, x)``, is clipped to, for ``__call__``: of the volume, or of each section
+        across an axis in the slice that is resampled apart. None where each slice is clipped to its
+        own, or nothing is.
         """
+        import numpy as np
+
         if self.how.order < 3 or self.apart == 0:
             return None
-        axes = tuple(axis for axis in range(3) if axis != self.apart)
-        keep = self.apart is not None
-        low, high = volume.min(axes, keepdims=keep), volume.max(axes, keepdims=keep)
-        return (low[0], high[0]) if keep else (low, high)
+        axis = None if self.apart is None else 2 - self.apart
+        found: tuple[np.ndarray, np.ndarray] | None = None
+        for image in images:
+            low, high = (
+                np.asarray(extreme(image, axis=axis, keepdims=True)) for extreme in (np.min, np.max)
+            )
+            if found is not None:
+                low, high = np.minimum(low, found[0]), np.maximum(high, found[1])
+            found = low, high
+        return found
 
     def __call__(
         self, image: np.ndarray, ranges: tuple[np.ndarray, np.ndarray] | None = None
@@ -164,15 +213,22 @@ class PlaneResampling:
 class NnunetVolume:
     """An image that gives the slices that the network takes, and takes its logits back.
 
+    Slices are normalised and resampled as they are asked for: beside the image itself only the mask
+    of a masked normalization is kept.
+
     Args:
-        values: normalised, float32 ``(channels, z, y, x)``, transposed and cropped.
+        channels: as in the file, each ``(z, y, x)``, transposed and cropped.
+        normalisers: what is done to the values of each.
+        filled: what is inside, bool ``(z, y, x)``, where a normalization asks; None else.
         box: where they lie in the transposed image.
         shape: of the transposed image.
         recipe: the network's.
         forth, back: how slices are resampled, and how logits are.
     """
 
-    values: np.ndarray
+    channels: tuple[np.ndarray, ...]
+    normalisers: tuple[Normaliser, ...]
+    filled: np.ndarray | None
     box: Box
     shape: tuple[int, ...]
     recipe: NnunetRecipe
@@ -180,11 +236,20 @@ class NnunetVolume:
     back: PlaneResampling
 
     def __len__(self) -> int:
-        return self.values.shape[1]
+        return len(self.channels[0])
+
+    def _normalised(self, channel: int, at: int) -> np.ndarray:
+        inside = None if self.filled is None else self.filled[at]
+        return self.normalisers[channel](self.channels[channel][at], inside)
 
     @functools.cached_property
     def _ranges(self) -> list[tuple[np.ndarray, np.ndarray] | None]:
-        return [self.forth.ranges(channel) for channel in self.values]
+        if self.forth.shape == self.forth.wanted:
+            return [None] * len(self.channels)
+        return [
+            self.forth.ranges(self._normalised(channel, at) for at in range(len(self)))
+            for channel in range(len(self.channels))
+        ]
 
     def images(self, start: int, stop: int) -> np.ndarray:
         """Return slices ``start`` to ``stop`` of the crop: float32 ``(n, channels, H, W)``."""
@@ -192,18 +257,30 @@ class NnunetVolume:
 
         return np.stack([
             np.stack([
-                self.forth(channel[at], known)
-                for channel, known in zip(self.values, self._ranges, strict=True)
+                self.forth(self._normalised(channel, at), known)
+                for channel, known in enumerate(self._ranges)
             ])
             for at in range(start, stop)
         ])  # fmt: skip
+
+    def logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return logits ``(n, classes, H, W)`` on the crop's grid, ``(n, classes, y, x)``."""
+        import numpy as np
+
+        return np.stack([np.stack([self.back(of_class) for of_class in one]) for one in logits])
 
     def labels(self, logits: np.ndarray) -> np.ndarray:
         """Return the classes ``(n, y, x)`` in the crop of logits ``(n, classes, H, W)``."""
         import numpy as np
 
-        found = [np.stack([self.back(of_class) for of_class in image]) for image in logits]
-        return np.stack([image.argmax(0) for image in found])
+        # an image at a time: all of its classes' logits are large
+        return np.stack([self.logits(one[None])[0].argmax(0) for one in logits])
+
+    def within(self, output: np.ndarray) -> np.ndarray:
+        """Return a view of the crop's slices in an array ``(..., z, y, x)`` in the file's axes."""
+        lead = output.ndim - 3
+        turned = output.transpose([*range(lead), *(lead + axis for axis in self.recipe.transpose)])
+        return turned[..., *self.box]
 
     def mask(self, labels: np.ndarray) -> np.ndarray:
         """Return the mask of the image, in its file's axes; 0, the background, outside the crop.
@@ -213,9 +290,9 @@ class NnunetVolume:
         """
         import numpy as np
 
-        mask = np.zeros(self.shape, labels.dtype)
-        mask[self.box] = labels
-        return mask.transpose(self.recipe.transpose_back)
+        mask = np.zeros([self.shape[axis] for axis in self.recipe.transpose_back], labels.dtype)
+        self.within(mask)[:] = labels
+        return mask
 
 
 def prepare(
@@ -242,24 +319,28 @@ def prepare(
     volumes = [np.asarray(channel).transpose(recipe.transpose) for channel in channels]
     spacing = [float(spacing_mm[axis]) for axis in recipe.transpose]
     box = nonzero_box(volumes)
-    cropped = [volume[box] for volume in volumes]
     masked = any(channel.masked for channel in recipe.channels)
     # holes are those of the whole image: what the crop's faces touch is open there too
     mask = filled_mask(volumes)[box] if masked else None
-    values = np.stack([
-        normalise(volume, how, mask) for volume, how in zip(cropped, recipe.channels, strict=True)
-    ])  # fmt: skip
+    cropped = tuple(volume[box] for volume in volumes)
+    normalisers = tuple(
+        normaliser(volume, how, mask) for volume, how in zip(cropped, recipe.channels, strict=True)
+    )
     wanted = [spacing[0], *recipe.spacing_mm]
-    height, width = values.shape[2:]
-    _, *sides = resized_shape(values.shape[1:], spacing, wanted)
-    if min(sides) < 1:
+    height, width = cropped[0].shape[1:]
+    exact = [n * a / b for n, a, b in zip((height, width), spacing[1:], wanted[1:], strict=True)]
+    if (
+        max(exact) > LARGEST_SIDE
+        or min(sides := resized_shape((height, width), spacing[1:], wanted[1:])) < 1
+    ):
         raise UserError(
-            f"slices of {height}x{width} at {spacing[1]:g}x{spacing[2]:g} mm have no pixel at the "
-            f"network's {wanted[1]:g}x{wanted[2]:g} mm; correct the spacing in the file"
+            f"slices of {height}x{width} at {spacing[1]:g}x{spacing[2]:g} mm are "
+            f"{exact[0]:.3g}x{exact[1]:.3g} pixels at the network's {wanted[1]:g}x{wanted[2]:g} "
+            f"mm; expected 1 to {LARGEST_SIDE}; correct the spacing in the file"
         )
     here, there = (height, width), (sides[0], sides[1])
     return NnunetVolume(
-        values, box, volumes[0].shape, recipe,
+        cropped, normalisers, mask, box, volumes[0].shape, recipe,
         PlaneResampling.of(here, there, spacing, wanted, recipe.images),
         PlaneResampling.of(there, here, wanted, spacing, recipe.logits),
     )  # fmt: skip

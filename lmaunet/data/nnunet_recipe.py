@@ -20,6 +20,12 @@ SCHEMES = ("ZScoreNormalization", "CTNormalization", "NoNormalization",
 CT = "CTNormalization"
 FINGERPRINT = ("mean", "std", "percentile_00_5", "percentile_99_5")
 """What a channel's intensities were in the labelled voxels of training; CT's scheme reads these."""
+READERS: Mapping[str, str | None] = {
+    "SimpleITKIO": None, "NibabelIO": None, "SimpleITKIOWithReorient": "RAS",
+    "NibabelIOWithReorient": "RAS",
+}  # fmt: skip
+"""nnU-Net's classes that read files, and to which axes each turns them: where they run to, the
+fastest one's first; None for those of the file. Others read pictures (PNG, TIFF)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,13 @@ class ChannelRecipe:
             raise UserError(
                 f"{CT} needs the intensities of training, {', '.join(lacking)} lack; give the plan "
                 "that the network was trained with, with foreground_intensity_properties"
+            )
+        known_ct = dict(self.fingerprint) if self.scheme == CT else {}
+        low, high = known_ct.get("percentile_00_5", 0.0), known_ct.get("percentile_99_5", 0.0)
+        if low > high or known_ct.get("std", 0.0) < 0:
+            raise UserError(
+                f"{CT} by {shown(known_ct)}; expected percentiles in their order and a deviation "
+                "of 0 or more; give the plan that the network was trained with"
             )
 
 
@@ -114,10 +127,20 @@ class NnunetRecipe:
             (order, "transposition", self.transpose, "an order of the axes 0, 1 and 2"),
             (mirror, "mirroring axes", self.mirror_axes, "0 for rows, 1 for columns, or none"),
             (bool(self.channels), "channels", self.channels, "at least one"),
-            (isinstance(self.reader, str), "reader", self.reader, "a name"),
+            (
+                isinstance(self.reader, str) and self.reader in READERS,
+                "reader",
+                self.reader,
+                f"one of {', '.join(READERS)}, which read volumes; convert the images to .nii.gz, "
+                "plan and train again",
+            ),
         ):
             if not right:
                 raise UserError(f"{name} {shown(value)}; expected {expected}")
+
+    def read_in(self, orientation: str) -> str:
+        """Return the axes in which nnU-Net reads a file whose own axes are given."""
+        return READERS[self.reader] or orientation
 
     @property
     def transpose_back(self) -> tuple[int, ...]:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from lmaunet.data.preparation import Run
 
 if TYPE_CHECKING:
     import numpy as np
-
-Run = Callable[["np.ndarray"], "np.ndarray"]
-"""A network: float32 ``(n, channels, H, W)`` to float32 ``(n, classes, H, W)``."""
 
 STEP = 0.5
 """How far a window is from its neighbour at most, as a share of its side."""
@@ -86,17 +85,20 @@ def mirrored(run: Run, axes: Sequence[int]) -> Run:
     return average
 
 
-def predict(images: np.ndarray, patch: tuple[int, int], run: Run, *, batch: int = 4) -> np.ndarray:
+def predict(
+    images: np.ndarray, patch: tuple[int, int], run: Run, *, batch: int = 4, step: float = STEP
+) -> np.ndarray:
     """Return the logits of slices of any size, float16 ``(n, classes, H, W)``.
 
-    A slice below the patch is padded with zeros around it, a larger one covered by windows half a
-    patch apart, whose logits are averaged by :func:`window_weight`.
+    A slice below the patch is padded with zeros around it, a larger one covered by windows, whose
+    logits are averaged by :func:`window_weight`.
 
     Args:
         images: float32 ``(n, channels, H, W)``.
         patch: height and width that the network takes.
         run: the network, perhaps :func:`mirrored`.
         batch: windows in a call of it.
+        step: how far windows are apart at most, as a share of the patch's side.
 
     Where ten times the logits are too large for half precision, at about 6550, which nnU-Net
     refuses, sums are in single precision, and so is the result.
@@ -105,7 +107,7 @@ def predict(images: np.ndarray, patch: tuple[int, int], run: Run, *, batch: int 
 
     around = [padding(*sides) for sides in zip(images.shape[2:], patch, strict=True)]
     padded = np.pad(images, [(0, 0), (0, 0), *around])
-    starts = [window_starts(*sides) for sides in zip(padded.shape[2:], patch, strict=True)]
+    starts = [window_starts(*sides, step) for sides in zip(padded.shape[2:], patch, strict=True)]
     windows = [
         (slice(y, y + patch[0]), slice(x, x + patch[1])) for y, x in itertools.product(*starts)
     ]

@@ -8,9 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lmaunet.data.images.geometry import ORIENTATION
 from lmaunet.data.patients import Patients
 
 Role = Literal["train", "val", "blocks"]
+
+
+def _no_file() -> tuple[str, int]:
+    return ORIENTATION, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +31,7 @@ class Volume:
         spacing_mm: z, y, x; NaN where unknown.
         z: ``(n,)`` slice numbers where they are not 0 .. n-1.
         keep_all: whether slices without a label all stay, instead of every eighth.
+        axes: returns those of the image's file, such as ``RAS``, and its dimensions.
     """
 
     case: str
@@ -35,6 +41,7 @@ class Volume:
     spacing_mm: tuple[float, float, float] = (float("nan"),) * 3
     z: np.ndarray | None = None
     keep_all: bool = False
+    axes: Callable[[], tuple[str, int]] = _no_file
 
 
 @dataclass(frozen=True, eq=False)

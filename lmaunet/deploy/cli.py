@@ -297,12 +297,13 @@ def infer(
     output: Annotated[Path, typer.Option("--output", "-o", help="The segmentation: .nii.gz, .nii, .nrrd, .mha, or .dcm for DICOM SEG.")],  # noqa: E501
     overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
     batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored images, for a network of nnU-Net's that was trained so; slower.")] = False,  # noqa: E501
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""
     from lmaunet.deploy import commands
 
-    console.show(*commands.infer(folder, images, output, overlap, batch), as_json)
+    console.show(*commands.infer(folder, images, output, overlap, batch, tta), as_json)
 
 
 @command(app)

@@ -130,12 +130,16 @@ def measure(run: Path | None, target: str | None) -> Shown:
     return content, table(["target", "Dice", "size", "latency"], rows)
 
 
-def infer(folder: Path, images: list[Path], output: Path, overlap: float, batch: int) -> Shown:
+def infer(
+    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False
+) -> Shown:
     """Segment an image with a build."""
     from lmaunet.deploy import inferring
 
     with progress_bar("segmenting") as progress:
-        return inferring.infer(folder, images, output, overlap=overlap, batch=batch, say=progress)
+        return inferring.infer(
+            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta
+        )
 
 
 def bench(folder: Path) -> Shown:

@@ -56,6 +56,11 @@ def tell(text: str) -> None:
         _tell(text)
 
 
+def warn(text: str) -> None:
+    """Print what even ``--quiet`` shows, on standard error."""
+    _tell(text)
+
+
 def _tell(text: str) -> None:
     """Print a line on standard error; where nobody reads it any more, work goes on."""
     with contextlib.suppress(OSError, ValueError):

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build
-from lmaunet.data import normalization as norm
-from lmaunet.data.images.intensity import check_record
-from lmaunet.data.inference import Preparation
+from lmaunet.data.preparation import ImagePreparation
+from lmaunet.data.preparations import preparation_of, read_preparation
 from lmaunet.errors import UserError
 from lmaunet.graph_spec import NetworkSpec, network_spec_of
 from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json
@@ -48,7 +47,7 @@ class Interface:
     network: NetworkSpec
     graph: str
     classes: tuple[str, ...]
-    preparation: Preparation
+    preparation: ImagePreparation
     spacing_mm: tuple[float | None, float | None, float | None]
     data: Mapping[str, Any]
     digests: Mapping[str, str]
@@ -58,10 +57,7 @@ class Interface:
         network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str]
     ) -> Interface:
         """Return the interface of a network that was trained on a data set."""
-        preparation = Preparation(
-            network.input_size, dict(data.normalization), data.resampled_mm, data.fit,
-            data.intensity,
-        )  # fmt: skip
+        preparation = preparation_of(data)
         z, y, x = (None if math.isnan(mm) else float(mm) for mm in data.spacing_mm)
         named = {
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
@@ -76,10 +72,7 @@ class Interface:
             "graph": self.graph,
             "classes": list(self.classes),
             "input": {"channels": self.network.in_channels, "size": list(ready.size)},
-            "normalization": dict(ready.normalization),
-            "resampled_mm": None if ready.resampled_mm is None else list(ready.resampled_mm),
-            "shrunk_to_fit": ready.fit,
-            "intensity": [dict(channel) for channel in ready.intensity],
+            **ready.to_json(),
             "spacing_mm": list(self.spacing_mm),
             "data": dict(self.data),
             "sha256": dict(self.digests),
@@ -96,19 +89,9 @@ class Interface:
             network = network_spec_of(content["network"])
             classes = tuple(_strings(content["classes"]))
             given = content["input"]["channels"], tuple(content["input"]["size"])
-            kind = dict(content["normalization"])
-            resampled = content["resampled_mm"]
-            target = None
-            if resampled is not None:
-                height, width = _lengths(resampled, 2)
-                target = (height, width)
-            z, y, x = (None if mm is None else _lengths([mm], 1)[0] for mm in content["spacing_mm"])
-            fit, data, digests = content["shrunk_to_fit"], content["data"], content["sha256"]
-            # builds of before have no record
-            intensity = check_record(content.get("intensity", []))
-            checked = norm.check_trained(kind, where, network.in_channels)
-            if not isinstance(fit, bool):
-                raise TypeError(f"shrunk_to_fit {fit!r}")
+            z, y, x = (None if mm is None else _length(mm) for mm in content["spacing_mm"])
+            data, digests = content["data"], content["sha256"]
+            preparation = read_preparation(content, where, network.input_size, network.in_channels)
             named = {
                 "name": str(data["name"]),
                 "label_source": str(data["label_source"]),
@@ -126,7 +109,6 @@ class Interface:
                 f"{network.in_channels} channel(s), {network.input_size} and {network.classes} "
                 f"classes; {MEND}"
             )
-        preparation = Preparation(network.input_size, checked, target, fit, intensity)
         return Interface(network, graph, classes, preparation, (z, y, x), named, digests)
 
 
@@ -214,10 +196,10 @@ def _strings(values: Any) -> list[str]:
     return found
 
 
-def _lengths(values: Any, count: int) -> tuple[float, ...]:
-    found = tuple(float(v) for v in values)
-    if len(found) != count or not all(math.isfinite(v) and v > 0 for v in found):
-        raise ValueError(f"{values!r}: expected {count} positive length(s)")
+def _length(value: Any) -> float:
+    found = float(value)
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"{value!r}: expected a positive length")
     return found
 
 

@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.images.held import image_of_sitk, images_of_array, to_sitk
-from lmaunet.data.inference import (
-    PreparedVolume,
-    prepare_images,
-    prepare_volume,
-    require_channels,
-)
+from lmaunet.data.inference import prepare_images, prepare_volume, require_channels
+from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.deployment import Interface
 from lmaunet.errors import UserError
 
@@ -25,7 +21,7 @@ TAKES = "expected a numpy array, a SimpleITK image, a path, or a list of images 
 
 def prepare(
     given: Any, spacing: Sequence[float] | None, interface: Interface
-) -> tuple[PreparedVolume, Any]:
+) -> tuple[ReadyVolume, Any]:
     """Return what was given as a volume to segment, and the first of the images given.
 
     Args:
@@ -81,7 +77,7 @@ def _kind(given: Any) -> str:
     return f"a {type(given).__module__}.{type(given).__qualname__}".replace("builtins.", "")
 
 
-def mask_like(values: np.ndarray, volume: PreparedVolume, given: Any) -> Any:
+def mask_like(values: np.ndarray, volume: ReadyVolume, given: Any) -> Any:
     """Return classes ``(z, y, x)`` or probabilities ``(k, z, y, x)`` in the kind of the image."""
     import numpy as np
     import SimpleITK

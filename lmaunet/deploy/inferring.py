@@ -18,7 +18,7 @@ from lmaunet.data.images.masks import (
     suffix_of,
 )
 from lmaunet.data.images.volumes import kind_of
-from lmaunet.data.inference import PreparedVolume
+from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.console import table
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
@@ -26,9 +26,18 @@ from lmaunet.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+MIRRORED = ("rows", "columns")
+
 
 def infer(
-    folder: Path, images: Sequence[Path], output: Path, *, overlap: float, batch: int, say: Say
+    folder: Path,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    overlap: float,
+    batch: int,
+    say: Say,
+    tta: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
@@ -41,6 +50,7 @@ def infer(
             larger than the network's input.
         batch: slices, and windows of them, at a time.
         say: called with the share that is done and a line.
+        tta: average the logits over mirrored images, where training mirrored.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -62,12 +72,13 @@ def infer(
     say(0.0, "opening the build")
     with timer.phase("open"):
         opened = load(folder)
+    axes = opened.mirrored_along(tta)
     say(0.0, f"reading {images[0].name}")
     with timer.phase("read"):
         volume = opened.read(images)
         of_output = volume.check_output(output)
     labels, _, network = opened.compute(
-        volume, overlap=overlap, batch=batch, timer=timer,
+        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes,
         say=lambda share, line: say(0.05 + 0.9 * share, line),
     )  # fmt: skip
     say(0.95, f"writing {output.name}")
@@ -80,7 +91,7 @@ def infer(
         "build": _build_json(opened),
         "geometry": _geometry_json(volume),
         "intensity": list(volume.intensity),
-        "slices": _slices_json(volume, network, overlap),
+        "slices": _slices_json(volume, network, opened.input_size, overlap, axes),
         "classes": _count(labels, opened.classes, volume.geometry.voxel_ml),
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
@@ -101,7 +112,7 @@ def _build_json(opened: Segmenter) -> dict[str, Any]:
     }
 
 
-def _geometry_json(volume: PreparedVolume) -> dict[str, Any]:
+def _geometry_json(volume: ReadyVolume) -> dict[str, Any]:
     grid = volume.geometry.grid
     return {
         "format": volume.kind,
@@ -113,14 +124,17 @@ def _geometry_json(volume: PreparedVolume) -> dict[str, Any]:
     }
 
 
-def _slices_json(volume: PreparedVolume, network: Network, overlap: float) -> dict[str, Any]:
-    windowed = volume.framing.size != volume.preparation.size
+def _slices_json(
+    volume: ReadyVolume, network: Network, size: Sequence[int], overlap: float, axes: Sequence[int]
+) -> dict[str, Any]:
     return {
         "count": len(volume),
-        "at_network_spacing": list(volume.framing.scaled),
-        "window": list(volume.preparation.size),
-        "windows_per_slice": network.images // len(volume),
-        "overlap": overlap if windowed else None,
+        "at_network_spacing": list(volume.scaled),
+        "window": list(size),
+        # mirroring along each axis or not
+        "windows_per_slice": network.images // (len(volume) << len(axes)),
+        "overlap": overlap if volume.windowed else None,
+        "mirrored": [MIRRORED[axis] for axis in axes],
     }
 
 
@@ -148,6 +162,9 @@ def _lines(content: dict[str, Any], synthetic: bool) -> list[str]:
             f"slices of {height}x{width} in {slices['windows_per_slice']} windows of "
             f"{window[0]}x{window[1]}, {100 * slices['overlap']:.0f}% overlap"
         )
+    if slices.get("mirrored"):
+        along = " and ".join(slices["mirrored"])
+        lines.append(f"averaged over images that are mirrored along {along}")
     lines += content["notes"]
     if synthetic:
         lines.append("the network was trained on synthetic images: its labels mean nothing")

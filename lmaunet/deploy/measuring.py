@@ -19,7 +19,7 @@ from lmaunet.deploy.pipeline import (
     require_data,
     run_stage,
 )
-from lmaunet.deploy.run_data import RunData
+from lmaunet.deploy.run_data import RunData, training_in
 from lmaunet.deploy.runs import DataSource, choose_data
 from lmaunet.deploy.targets import BUILD_CODE, get_target
 from lmaunet.errors import Disagreement, UserError
@@ -49,7 +49,7 @@ def open_run_data(run: Path) -> RunData:
     options = read_stage(run / "qat")["options"]
     spec = network_spec_of(options.get("spec", {}))
     source = choose_data(run, None)
-    images = RunData(run, source, spec)
+    images = RunData(run, source, spec, training_in(options))
     require_data(options, images, run / "qat")
     images.remember()
     return images

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy.console import note
-from lmaunet.deploy.run_data import RunData
+from lmaunet.deploy.run_data import RunData, training_in
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.graph_spec import NetworkSpec, network_spec_of
@@ -119,8 +119,8 @@ def current_outcome(
     noted = noted_spec(run, name, checkpoint, asked)
     if noted is None:
         return None
-    images = RunData(run, source, noted)
     options = dict(read_stage(run / name)["options"])
+    images = RunData(run, source, noted, training_in(options))
     options |= {"data": source.to_json(), "data_sha256": images.sha256, **own}
     stage = Stage(run, name, {"checkpoint": checkpoint}, options, seed)
     if not stage.is_current():

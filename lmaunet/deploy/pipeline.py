@@ -19,7 +19,7 @@ from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
-from lmaunet.deploy.export_images import CALIBRATION, read_images, samples_of, write_calibration
+from lmaunet.deploy.export_images import calibration_of, images_of, samples_of, write_calibration
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -28,7 +28,7 @@ from lmaunet.deploy.outcome import (
     run_stage,
     write_origin,
 )
-from lmaunet.deploy.run_data import RunData
+from lmaunet.deploy.run_data import TRAINING, RunData, training_in
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -214,11 +214,12 @@ def _network_and_data(
     from lmaunet.net.checkpoint import load_checkpoint
     from lmaunet.net.network import LMaUNet
     from lmaunet.net.norm_statistics import check_statistics
-    from lmaunet.sources.checkpoint import notes_of, restore
+    from lmaunet.sources.checkpoint import notes_of, restore, training_of
 
     loaded = load_checkpoint(checkpoint, stated, weights)
     model = restore(loaded, checkpoint)
-    images = RunData(run, source, loaded.spec)
+    training = training_of(loaded, checkpoint)
+    images = RunData(run, source, loaded.spec, training)
     data = images.load()
     classes = loaded.notes.get("classes")
     if classes is not None and list(classes) != list(data.classes):
@@ -231,10 +232,13 @@ def _network_and_data(
         "data": source.to_json(),
         "data_sha256": images.sha256,
     }
+    if training is not None:
+        options[TRAINING] = training.to_json()
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
     norms = check_statistics(model, checkpoint) if isinstance(model, LMaUNet) else ()
-    notes = (*norms, *notes_of(loaded, data.classes))
+    of_data = () if training is None else data.notes
+    notes = (*norms, *notes_of(loaded, data.classes), *of_data)
     return model, images, options, dataclasses.replace(loaded.origin, notes=notes)
 
 
@@ -275,7 +279,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         quantized = load_quantized(folder / "model.pt")
         loaded = load_checkpoint(inputs["control"])
         float32 = restore(loaded, inputs["control"])
-        images = RunData(run, source, loaded.spec)
+        images = RunData(run, source, loaded.spec, training_in(manifest["options"]))
         require_data(manifest["options"], images, folder)
         data = images.load()
         samples = samples_of(data)
@@ -347,17 +351,14 @@ def build(
     # only what a build reads makes it stale
     if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
         inputs["float32"] = folder / "network.float32.onnx"
-    if options.get("precision") == "fp16" and (folder / CALIBRATION).exists():
-        inputs["calibration"] = folder / CALIBRATION
+    inputs |= calibration_of(folder, options)
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
-        images = {
-            name: read_images(inputs[name]) for name in ("samples", "calibration") if name in inputs
-        }
+        samples, calibration = images_of(inputs)
         request = BuildRequest(
-            out, inputs["qcdq"], inputs["qonnx"], images["samples"], options, progress,
-            inputs.get("float32"), images.get("calibration"),
+            out, inputs["qcdq"], inputs["qonnx"], samples, options, progress,
+            inputs.get("float32"), calibration,
         )  # fmt: skip
         built = target.build(request)
         with record_of(folder):

@@ -216,8 +216,10 @@ def _joins(rows: list[dict[str, Any]]) -> list[str]:
         if row["choice"] == "scaled":
             how = f"one scale, an input's producer scaled by {row['factor']:g}"
         lines.append(f"scales at {row['join']}: {how} ({gain:+.1f} dB of the logits)")
-    if rows and len(lines) < len(rows):
-        lines.append(f"scales at the other {len(rows) - len(lines)} joins: one for all inputs")
+    left = len(rows) - len(lines)
+    if left:
+        others = f"the other {left}" if lines else f"all {left}"
+        lines.append(f"scales at {others} joins: one for all inputs")
     return lines
 
 

@@ -17,7 +17,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from lmaunet.train.processes import process_rank
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
+    from lmaunet.data.nnunet_training import NnunetTraining
     from lmaunet.deploy.runs import DataSource
     from lmaunet.graph_spec import NetworkSpec
 
@@ -61,6 +62,18 @@ def fingerprint(data: Dataset) -> str:
     return digest.hexdigest()
 
 
+TRAINING = "nnunet"
+"""The option of a stage that has what nnU-Net did for its network; of its own networks none."""
+
+
+def training_in(options: Mapping[str, Any]) -> NnunetTraining | None:
+    """Return what a stage's options say that nnU-Net did for its network; None for no such."""
+    from lmaunet.data.nnunet_training import NnunetTraining
+
+    noted = options.get(TRAINING)
+    return None if noted is None else NnunetTraining.from_json(noted)
+
+
 @dataclass
 class RunData:
     """The images of a run.
@@ -69,11 +82,13 @@ class RunData:
         run: the run's folder.
         source: where they come from.
         spec: the network that they are prepared for.
+        training: what nnU-Net did for it, where it trained it: it says how.
     """
 
     run: Path
     source: DataSource
     spec: NetworkSpec
+    training: NnunetTraining | None = None
     _files: str | None = field(default=None, init=False)
 
     def load(self) -> Dataset:
@@ -83,7 +98,7 @@ class RunData:
     @functools.cached_property
     def _loaded(self) -> Dataset:
         before = self._files_digest()
-        data = self.source.load(self.spec)
+        data = self.source.load(self.spec, self.training)
         # files that change while they are read came to nothing that could be noted
         self._files = before if before == self._files_digest() else None
         noted = self.__dict__.get("sha256")
@@ -127,6 +142,7 @@ class RunData:
             "files": files,
             "source": self.source.to_json(),
             "network": [list(spec.input_size), spec.in_channels, spec.classes],
+            "training": None if self.training is None else self.training.to_json(),
             "code": [source_digest("lmaunet.data"), source_digest("lmaunet.deploy")],
             "readers": _versions(),
         }

@@ -11,11 +11,12 @@ from lmaunet.stage import DamagedStage, read_manifest, sha256
 
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
+    from lmaunet.data.nnunet_training import NnunetTraining
     from lmaunet.graph_spec import NetworkSpec
 
 RUNS = Path("runs")
 DEFAULT_DATA = Path("calibration_data")
-IMPORTED = Path("import") / "network.pt"
+IMPORTED = Path("import") / "model.pt"
 """Where in a run a network is that another program trained."""
 
 
@@ -138,14 +139,20 @@ class DataSource:
                 "lmaunet-deploy qat --ckpt FILE --data DIR"
             ) from error
 
-    def load(self, spec: NetworkSpec) -> Dataset:
-        """Load the images in the network's input size, checked against its channels and classes."""
+    def load(self, spec: NetworkSpec, training: NnunetTraining | None = None) -> Dataset:
+        """Load the images in the network's input size, checked against its channels and classes.
+
+        Those of a network that nnU-Net trained are prepared as its ``training`` says.
+        """
         from lmaunet.data.loaders import load, load_phantom
 
         if self.path is None:
-            data = load_phantom(size=spec.input_size, seed=self.seed)
+            data = load_phantom(size=spec.input_size, seed=self.seed, training=training)
         else:
-            data = load(self.path, size=spec.input_size, seed=self.seed, class_map=self.class_map)
+            data = load(
+                self.path, size=spec.input_size, seed=self.seed, class_map=self.class_map,
+                training=training,
+            )  # fmt: skip
         channels = data.train.images.shape[1]
         if channels != spec.in_channels:
             other = "" if len(data.classes) == spec.classes else f" --classes {len(data.classes)}"

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from lmaunet.artifacts import Build
-from lmaunet.data.inference import PreparedVolume, prepare_volume
-from lmaunet.data.windows import check_overlap, cover
+from lmaunet.data.inference import prepare_volume
+from lmaunet.data.nnunet_windows import mirrored
+from lmaunet.data.preparation import ReadyVolume
+from lmaunet.data.windows import check_overlap
 from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP
 from lmaunet.deploy.deployment import Deployment, open_build
 from lmaunet.deploy.targets import Target, get_target
@@ -98,8 +100,8 @@ class Network:
 
 
 def segment(
-    volume: PreparedVolume, network: Network, *, overlap: float, batch: int, say: Say,
-    shares: np.ndarray | None = None,
+    volume: ReadyVolume, network: Network, *, overlap: float, batch: int, say: Say,
+    mirror_axes: Sequence[int] = (), shares: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return the classes of a volume's voxels, ``(z, y, x)`` in LPS.
 
@@ -109,12 +111,20 @@ def segment(
         overlap: the share of a window's side that its neighbour covers too.
         batch: slices, and windows of them, at a time.
         say: called with the share that is done and a line.
+        mirror_axes: of a slice, along which logits are averaged over mirrored images.
         shares: receives the classes' probabilities, float32 ``(classes, z, y, x)``, where given.
     """
     import numpy as np
 
-    timer, size = network.timer, volume.preparation.size
-    labels = np.empty(volume.geometry.shape, np.uint8 if network.classes <= 256 else np.uint16)
+    timer, run = network.timer, mirrored(network, mirror_axes)
+    # what no slice of the network's covers is background
+    kind = np.uint8 if network.classes <= 256 else np.uint16
+    mask = np.zeros(volume.geometry.shape, kind)
+    labels = volume.within(mask)
+    if shares is not None:
+        shares[:] = 0
+        shares[0] = 1
+        inside = volume.within(shares)
     # the first slice goes alone: what the first call costs beside the network is seen best so
     starts = [0, *range(1, len(volume), batch)]
     for start, stop in zip(starts, [*starts[1:], len(volume)], strict=True):
@@ -122,12 +132,12 @@ def segment(
         with timer.phase("prepare"):
             images = volume.images(start, stop)
         with timer.phase("blend"):
-            logits = cover(images, size, network, overlap=overlap, batch=batch)
+            logits = volume.cover(images, run, overlap=overlap, batch=batch)
         with timer.phase("restore"):
             labels[start:stop] = volume.labels(logits)
             if shares is not None:
-                shares[:, start:stop] = volume.probabilities(logits).swapaxes(0, 1)
-    return labels
+                inside[:, start:stop] = volume.probabilities(logits).swapaxes(0, 1)
+    return mask
 
 
 def check_options(overlap: float, batch: int) -> None:
@@ -205,6 +215,11 @@ class Segmenter:
         return self.deployment.interface.preparation.resampled_mm
 
     @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """The axes of a slice that ``tta`` mirrors along, 0 rows and 1 columns; empty: none."""
+        return self.deployment.interface.preparation.mirror_axes
+
+    @property
     def synthetic(self) -> bool:
         """Whether it was trained on synthetic images, so that its labels mean nothing."""
         return bool(self.deployment.interface.data["synthetic"])
@@ -214,21 +229,23 @@ class Segmenter:
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
+        tta: bool = ...,
     ) -> np.ndarray: ...  # fmt: skip
     @overload
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
-        probabilities: Literal[True], overlap: float = ..., batch: int = ...,
+        probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
+        tta: bool = ...,
     ) -> SimpleITK.Image: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
-        probabilities: Literal[True], overlap: float = ..., batch: int = ...,
+        probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
     @missing_packages_named()
     def __call__(
@@ -239,6 +256,7 @@ class Segmenter:
         probabilities: bool = False,
         overlap: float = OVERLAP,
         batch: int = INFER_BATCH,
+        tta: bool = False,
     ) -> Any:
         """Segment an image; the mask has the image's kind and lies on its grid.
 
@@ -257,6 +275,8 @@ class Segmenter:
             overlap: the share of a window's side that its neighbour covers too, 0 to 0.9, where
                 slices are larger than the network's input.
             batch: slices, and windows of them, at a time.
+            tta: average the logits over mirrored images too, for a network that nnU-Net trained so
+                (:attr:`mirror_axes`); two or four times the work.
 
         Returns:
             For an array an array ``(D, H, W)``; for an image or a path a SimpleITK image. With
@@ -282,26 +302,41 @@ class Segmenter:
         from lmaunet.deploy.given import mask_like, prepare
 
         check_options(overlap, batch)
+        axes = self.mirrored_along(tta)
         volume, first = prepare(image, spacing, self.deployment.interface)
         for doubt in volume.doubts:
             warnings.warn(doubt, stacklevel=3)
         labels, shares, _ = self.compute(
-            volume, overlap=overlap, batch=batch, probabilities=probabilities
+            volume, overlap=overlap, batch=batch, probabilities=probabilities, mirror_axes=axes
         )
         mask = mask_like(labels, volume, first)
         return mask if shares is None else (mask, mask_like(shares, volume, first))
 
-    def read(self, images: Sequence[Path]) -> PreparedVolume:
+    def mirrored_along(self, tta: bool) -> tuple[int, ...]:
+        """Return the axes to mirror along, none without ``tta``.
+
+        Raises:
+            UserError: where it is asked for and training did not mirror.
+        """
+        if tta and not self.mirror_axes:
+            raise UserError(
+                f"tta asks for mirrored images, and {self.network} was not trained on such: left "
+                "and right are not the same for it; leave it out"
+            )
+        return self.mirror_axes if tta else ()
+
+    def read(self, images: Sequence[Path]) -> ReadyVolume:
         """Return a file, or a DICOM folder, for each channel as one volume to segment."""
         interface = self.deployment.interface
         return prepare_volume(images, interface.preparation, self.channels)
 
     def compute(
         self,
-        volume: PreparedVolume,
+        volume: ReadyVolume,
         *,
         overlap: float,
         batch: int,
+        mirror_axes: Sequence[int] = (),
         probabilities: bool = False,
         timer: Timer | None = None,
         say: Say = lambda share, line: None,
@@ -315,7 +350,10 @@ class Segmenter:
         network = Network(self.backend, self.build, len(self.classes), timer or Timer())
         shape = (len(self.classes), *volume.geometry.shape)
         shares = np.empty(shape, np.float32) if probabilities else None
-        labels = segment(volume, network, overlap=overlap, batch=batch, say=say, shares=shares)
+        labels = segment(
+            volume, network, overlap=overlap, batch=batch, say=say, mirror_axes=mirror_axes,
+            shares=shares,
+        )  # fmt: skip
         return labels, shares, network
 
 

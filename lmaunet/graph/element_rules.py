@@ -80,6 +80,24 @@ def activation(function: str, **fixed: Any) -> Rule:
     return rule
 
 
+def prelu(call: Call) -> str:
+    """PReLU: LeakyReLU of the slope that was learned; ``relu(x) - a * relu(-x)`` for several."""
+    slope = needed(call, "weight")
+    numbers = slope.tensor.reshape(-1)
+    build, name = call.builder, call.layer(slope, "prelu")
+    if bool((numbers == numbers[0]).all()):
+        operator = Activation("leaky_relu", float(numbers[0]))
+        return build.elementwise(name, operator, [call.value()])
+    value, rank = call.value(), len(build.shape(call.value()))
+    relu = Activation("relu", 0.0)
+    above = build.elementwise(f"{name}.above", relu, [value])
+    turned = build.elementwise(f"{name}.turned", Affine(-1.0, 0.0), [value])
+    below = build.elementwise(f"{name}.below", relu, [turned])
+    # a weight of an affine lies along the last axes, a slope along the channels
+    along = Constant(-numbers.reshape(-1, *[1] * (rank - 2)), slope.name, slope.learned)
+    return build.elementwise(name, Add(), [above, _affine(call, below, "scale", along)])
+
+
 def _factor(call: Call, value: str, factor: float, offset: float = 0.0) -> str:
     if (factor, offset) == (1.0, 0.0):
         return value

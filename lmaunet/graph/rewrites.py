@@ -222,11 +222,14 @@ class Rewrite:
         self.arrays[unique], self.learned[unique] = array, before.learned if before else learned
         return unique
 
-    def network(self) -> Network:
-        """Return the graph and its weights."""
+    def network(self, sizes: Mapping[str, int] | None = None) -> Network:
+        """Return the graph and its weights; ``sizes`` of its symbols, where there are new ones."""
         weights = {n: Weight(a.shape, self.learned[n]) for n, a in self.arrays.items()}
         outputs = tuple(self.renamed.get(value, value) for value in self.graph.outputs)
-        graph = replace(self.graph, nodes=tuple(self.nodes), outputs=outputs, weights=weights)
+        graph = replace(
+            self.graph, sizes=sizes or self.graph.sizes, nodes=tuple(self.nodes), outputs=outputs,
+            weights=weights,
+        )  # fmt: skip
         return graph, self.arrays
 
 

@@ -33,6 +33,8 @@ RULES: dict[str, Rule] = {
     "aten.group_norm": element.group_norm,
     "aten.layer_norm": element.layer_norm,
     "aten.relu": element.activation("relu"),
+    "aten.prelu": element.prelu,
+    "aten._prelu_kernel": element.prelu,
     "aten.leaky_relu": element.activation("leaky_relu"),
     "aten.gelu": element.activation("gelu"),
     "aten.silu": element.activation("silu"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lmaunet.data.nnunet_training import NnunetTraining
 from lmaunet.errors import UserError
 from lmaunet.graph.file import topology_digest, topology_json, topology_of
 from lmaunet.graph.graph import Graph
@@ -75,6 +76,28 @@ def spec_of(graph: Graph, name: str) -> GraphSpec:
     return GraphSpec(name, taken[1], given[1], (taken[2], taken[3]), topology_digest(graph))
 
 
+def training_of(loaded: LoadedCheckpoint, path: Path) -> NnunetTraining | None:
+    """Return what nnU-Net did for a checkpoint's network; None where nnU-Net did not train it.
+
+    Raises:
+        UserError: for a note that is none, or that is of another network.
+    """
+    if NNUNET not in loaded.notes:
+        return None
+    try:
+        training = NnunetTraining.from_json(loaded.notes[NNUNET])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    recipe, spec = training.recipe, loaded.spec
+    said = (recipe.patch_size, len(recipe.channels))
+    if said != (spec.input_size, spec.in_channels):
+        raise UserError(
+            f"{path}: its recipe is for {said[0]} and {said[1]} channel(s), its network takes "
+            f"{spec.input_size} and {spec.in_channels}; give the file as it was written"
+        )
+    return training
+
+
 def notes_of(loaded: LoadedCheckpoint, classes: Sequence[str]) -> list[str]:
     """Return what to know of a checkpoint that is quantized with data of some classes."""
     notes = list(loaded.origin.notes)
@@ -83,12 +106,7 @@ def notes_of(loaded: LoadedCheckpoint, classes: Sequence[str]) -> list[str]:
             "the checkpoint names no classes: its outputs are taken in the order of the data's, "
             + ", ".join(classes)
         )
-    if NNUNET in loaded.notes:
-        notes.append(
-            "the network was trained on images that nnU-Net prepared; here they are prepared as "
-            "this program does for training, so that Dice differs from nnU-Net's (docs/nnunet.md)"
-        )
-    elif not loaded.origin.ours:
+    if NNUNET not in loaded.notes and not loaded.origin.ours:
         notes.append(
             "the checkpoint does not say how its images were normalized: they are normalized as "
             "this program does for training"

@@ -1,41 +1,44 @@
 """A network that nnU-Net v2 trained, from the folder in which its trainer left it.
 
 The folder is ``nnUNet_results/DatasetXXX_NAME/TRAINER__PLANS__CONFIGURATION``, with plans.json,
-dataset.json and a folder for each fold. No code of nnU-Net runs: the network is built from the plan
-by dynamic-network-architectures, which nnU-Net builds it with, the weights are read as data, and
-from the capture on the network is a graph.
+dataset.json and a folder for each fold. For the trainers that come with nnU-Net no code of it runs:
+the network is built from the plan by dynamic-network-architectures, which nnU-Net builds it with.
+Other trainers' networks are built by their own code, once. The weights are read as data, and from
+the capture on the network is a graph.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lmaunet.artifacts import Agreement
 from lmaunet.data.dataset_json import DATASET_FILE, parse_dataset_json
 from lmaunet.data.nnunet_recipe import NnunetRecipe
 from lmaunet.data.user_json import is_whole, read_user_json, shown
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.graph.agreement import check_capture
 from lmaunet.graph.capture import capture
-from lmaunet.graph.graph import Graph
-from lmaunet.graph.module import GraphModule
-from lmaunet.graph_spec import GraphSpec
 from lmaunet.net.checkpoint import check_state
 from lmaunet.net.checkpoint_file import read_file
 from lmaunet.net.unwrapping import printable
 from lmaunet.packages import install_extra
-from lmaunet.sources.checkpoint import NNUNET, save_network, spec_of
+from lmaunet.sources.checkpoint import NNUNET
+from lmaunet.sources.foreign import Captured, Request, run_foreign
+from lmaunet.sources.imported import Imported, described, write
+from lmaunet.sources.loading import load_strictly, lower_heads, unwrapped
+from lmaunet.sources.nnunet_code import Trainer, find_trainer
+from lmaunet.sources.nnunet_folds import held_out
 from lmaunet.sources.nnunet_plans import PLANS_FILE, NnunetPlan, read_plan
 
 CHECKPOINT = "checkpoint_final.pth"
+ONE_TRAINING = f"give the checkpoint and the {PLANS_FILE} of one training"
 FOLDER = "nnUNet_results/DatasetXXX_NAME/TRAINER__PLANS__2d"
 BATCH_NORM = "nnUNetTrainerBN"
 STOCK = re.compile(
@@ -49,7 +52,6 @@ STOCK = re.compile(
     r"|nnUNet_Trainer_BS8"
 )
 """Trainers that come with nnU-Net and train the plan's network; BATCH_NORM its own norms in it."""
-_LOWER_HEAD = re.compile(r"decoder\.seg_layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,18 @@ class NnunetNetwork:
     """A trained network of nnU-Net's.
 
     Args:
-        module: in evaluation mode, one output.
+        module: in evaluation mode, one output; None where only its trainer's code can build it.
         plan: what it was built by, with the checkpoint's mirroring axes.
         trainer, fold: what trained it, on which of the folds.
         checkpoint: the file.
         classes: names by index, the background first.
         channels: names, in the order of the network's channels.
         notices: what a user should know.
+        folder: that it was read from.
+        code: where the trainer's class is, where its code builds the network.
     """
 
-    module: nn.Module
+    module: nn.Module | None
     plan: NnunetPlan
     trainer: str
     fold: str
@@ -74,6 +78,8 @@ class NnunetNetwork:
     classes: tuple[str, ...]
     channels: tuple[str, ...]
     notices: tuple[str, ...]
+    folder: Path
+    code: Trainer | None = None
 
     @property
     def recipe(self) -> NnunetRecipe:
@@ -87,14 +93,19 @@ class NnunetNetwork:
 
 
 def read_nnunet(
-    folder: Path, fold: str | None = None, checkpoint: str = CHECKPOINT
+    folder: Path,
+    fold: str | None = None,
+    checkpoint: str = CHECKPOINT,
+    code: Path | None = None,
 ) -> NnunetNetwork:
-    """Read a trained network.
+    """Read a trained network; no code of its trainer runs.
 
     Args:
         folder: as FOLDER.
         fold: 0 to 4 mostly, or ``all``; not needed where one fold was trained.
         checkpoint: the file's name within the fold's folder.
+        code: the folder of the package nnunetv2 whose trainer builds the network, where the plan
+            alone does not say it.
 
     Raises:
         UserError: where something lacks, is of another training, or can't be deployed.
@@ -103,24 +114,35 @@ def read_nnunet(
     dataset = _dataset(folder)
     chosen, path = _checkpoint(folder, fold, checkpoint)
     content = read_file(path)
-    trainer, configuration = _training(content, folder, path)
+    trainer, configuration = _training(content, folder, chosen, path)
+    if code is None and not STOCK.fullmatch(trainer):
+        raise UserError(
+            f"{path} was trained by {printable(trainer)}, which does not come with nnU-Net, so "
+            "that its plan may not say its network; give --code DIR, the folder that holds the "
+            "nnunetv2 which trained it: its code is then run once (docs/nnunet.md)"
+        )
+    theirs = None if code is None else find_trainer(code, trainer)
     classes, ignored, channels = _classes(dataset, folder / DATASET_FILE)
-    plan = read_plan(folder / PLANS_FILE, configuration, len(channels))
+    plan = read_plan(folder / PLANS_FILE, configuration, len(channels), network=theirs is None)
+    _check_plan(content, plan, path)
     mirror = _mirror_axes(content.get("inference_allowed_mirroring_axes"), path)
     plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, mirror_axes=mirror))
-    if trainer == BATCH_NORM:
-        norm = {"norm_op": "BatchNorm2d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
-        plan = dataclasses.replace(plan, arguments={**plan.arguments, **norm})
-    with torch.device("meta"):
-        module = build(plan, len(channels), len(classes))
     state = content["network_weights"]
     check_state(path, state)
-    _load(module, _unwrapped(state), path)
-    notices = [*_lower_heads(module)]
+    notices = []
     if ignored:
         notices.append(f"label {ignored} is for training alone: the network has no output for it")
+    module = None
+    if theirs is None:
+        if trainer == BATCH_NORM:
+            norm = {"norm_op": "BatchNorm2d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
+            plan = dataclasses.replace(plan, arguments={**plan.arguments, **norm})
+        with torch.device("meta"):
+            module = build(plan, len(channels), len(classes)).eval()
+        load_strictly(module, unwrapped(state), path, maker=PLANS_FILE, remedy=ONE_TRAINING)
+        notices = [*lower_heads(module.state_dict()), *notices]
     return NnunetNetwork(
-        module.eval(), plan, trainer, chosen, path, classes, channels, tuple(notices)
+        module, plan, trainer, chosen, path, classes, channels, tuple(notices), folder, theirs
     )
 
 
@@ -178,7 +200,7 @@ def _checkpoint(folder: Path, fold: str | None, name: str) -> tuple[str, Path]:
     return chosen, path
 
 
-def _training(content: Any, folder: Path, path: Path) -> tuple[str, str]:
+def _training(content: Any, folder: Path, fold: str, path: Path) -> tuple[str, str]:
     """Return the trainer and the configuration that a checkpoint names, held to its folder."""
     said = content.get("init_args") if isinstance(content, Mapping) else None
     trainer = content.get("trainer_name") if isinstance(content, Mapping) else None
@@ -189,12 +211,6 @@ def _training(content: Any, folder: Path, path: Path) -> tuple[str, str]:
             f"{path} is no checkpoint of nnU-Net v2: it has no network_weights, trainer_name and "
             "init_args with a configuration; give a file that nnUNetv2_train wrote"
         )
-    if not STOCK.fullmatch(trainer):
-        raise UserError(
-            f"{path} was trained by {printable(trainer)}, which does not come with nnU-Net, so "
-            "that its plan may not say its network; build the network with its own code, load the "
-            "weights, and give it to lmaunet.quantize (docs/nnunet.md)"
-        )
     parts = folder.resolve().name.split("__")
     if len(parts) == 3 and (parts[0], parts[2]) != (trainer, configuration):
         raise UserError(
@@ -202,7 +218,27 @@ def _training(content: Any, folder: Path, path: Path) -> tuple[str, str]:
             f"{printable(configuration)}; its folder is of {parts[0]} and {parts[2]}: give the "
             "file in the folder where nnUNetv2_train left it"
         )
+    trained_on = said.get("fold") if isinstance(said, Mapping) else None
+    if isinstance(trained_on, (int, str)) and str(trained_on) != fold:
+        raise UserError(
+            f"{path} was trained on fold {printable(str(trained_on))}, and is in fold_{fold}; give "
+            "the file in the folder where nnUNetv2_train left it"
+        )
     return trainer, configuration
+
+
+def _check_plan(content: Mapping[str, Any], plan: NnunetPlan, path: Path) -> None:
+    """Raise UserError where a checkpoint names another plan or data set than plans.json."""
+    said = content["init_args"].get("plans")
+    if not isinstance(said, Mapping):
+        return
+    for key, own in (("plans_name", plan.name), ("dataset_name", plan.dataset)):
+        theirs = said.get(key, own)
+        if theirs != own:
+            raise UserError(
+                f"{path} was trained with {key} {shown(theirs)}; {PLANS_FILE} says {own!r}: "
+                f"{ONE_TRAINING}"
+            )
 
 
 def _classes(content: Any, path: Path) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
@@ -268,101 +304,24 @@ def build(plan: NnunetPlan, channels: int, classes: int) -> nn.Module:
     return made
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without the prefixes of DistributedDataParallel and torch.compile."""
-    return {re.sub(r"^(?:module\.|_orig_mod\.)+", "", name): value for name, value in state.items()}
-
-
-def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Give a network without numbers its weights; names, shapes and twins must be right."""
-    own = module.state_dict(keep_vars=True)
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or surplus:
-        raise UserError(
-            f"{path} is not of the network that {PLANS_FILE} says: {len(missing)} tensors lack "
-            f"{missing[:2]}, {len(surplus)} are unknown {list(map(printable, surplus[:2]))}; give "
-            f"the checkpoint and the {PLANS_FILE} of one training"
-        )
-    wrong = [name for name in own if own[name].shape != state[name].shape]
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"{path} is of another plan than {PLANS_FILE}: {len(wrong)} tensors have other shapes, "
-            f"{name} {tuple(state[name].shape)}, expected {tuple(own[name].shape)}; give the "
-            f"checkpoint and the {PLANS_FILE} of one training"
-        )
-    broken = [
-        name for name, value in state.items()
-        if value.is_floating_point() and not value.float().isfinite().all()
-    ]  # fmt: skip
-    if broken:
-        raise UserError(
-            f"{path} holds weights that are not finite: {broken[:3]}; its training diverged; give "
-            "another checkpoint, such as checkpoint_best.pth"
-        )
-    # one tensor under two names, as decoder.encoder. beside encoder.
-    first: dict[int, str] = {}
-    for name, tensor in own.items():
-        twin = first.setdefault(id(tensor), name)
-        if twin != name and not torch.equal(state[twin], state[name]):
-            raise UserError(
-                f"{path} holds two tensors for one: {twin} and {name} differ; it was altered; give "
-                "the file as nnUNetv2_train wrote it"
-            )
-    numbers = {
-        name: value.float() if own[name].is_floating_point() else value
-        for name, value in state.items()
-    }
-    module.load_state_dict(numbers, assign=True)
-
-
-def _lower_heads(module: nn.Module) -> list[str]:
-    """Return what to say of the outputs for deep supervision, which a graph leaves out."""
-    heads = {
-        int(found[1])
-        for name in module.state_dict()
-        if (found := _LOWER_HEAD.match(name)) is not None
-    }
-    lower = sorted(heads - {max(heads, default=0)})
-    if not lower:
-        return []
-    names = ", ".join(f"decoder.seg_layers.{level}" for level in lower)
-    return [f"left out, they were for training alone (deep supervision): {names}"]
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A network that was captured and written.
-
-    Args:
-        path: the checkpoint.
-        spec: what the program needs to know of it.
-        graph: its graph.
-        agreement: the graph's output beside that of the network as nnU-Net has it.
-    """
-
-    path: Path
-    spec: GraphSpec
-    graph: Graph
-    agreement: Agreement
-
-
-def import_network(network: NnunetNetwork, path: Path) -> Imported:
+def import_network(
+    network: NnunetNetwork, path: Path, progress: Callable[[str], None] = lambda text: None
+) -> Imported:
     """Capture a network, hold the graph to it, and write it as a checkpoint of this program.
 
     The checkpoint's notes have the ``classes`` and, under NNUNET, how images are prepared and what
-    trained it. What both computed is saved beside ``path`` where they disagree.
+    trained it. What both computed is saved beside ``path`` where they disagree. Where the network
+    has a ``code``, that is run, in a process of its own.
 
     Raises:
-        UserError: where the network has an operator that no graph has.
+        UserError: where the network has an operator that no graph has, or its code gives none.
+        ToolNotFound: where its code needs a package that is not here.
         Disagreement: where the graph computes something else.
     """
     plan = network.plan
-    shape = (1, len(network.channels), *plan.recipe.patch_size)
-    graph, weights = capture(network.module, shape)
-    spec = spec_of(graph, network.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    agreement = check_capture(network.module, graph, weights, evidence=path.parent)
+    captured = _captured(network, path.parent, progress)
+    described(captured.graph, network.name, network.classes)
+    cases = held_out(network.checkpoint, plan.dataset)
     note: dict[str, Any] = {
         "recipe": plan.recipe.to_json(),
         "dataset": plan.dataset,
@@ -371,10 +330,34 @@ def import_network(network: NnunetNetwork, path: Path) -> Imported:
         "trainer": network.trainer,
         "fold": network.fold,
         "checkpoint": network.checkpoint.name,
-        "network": plan.network,
+        "network": captured.network,
         "channels": list(network.channels),
+        "held_out": None if cases is None else list(cases),
     }
-    module = GraphModule(graph, weights).eval()
-    notes: dict[str, Any] = {"classes": list(network.classes), NNUNET: note}
-    save_network(path, spec, module, **notes)
-    return Imported(path, spec, graph, agreement)
+    return write(
+        captured.graph, captured.weights, captured.agreement, captured.network, path,
+        name=network.name, classes=network.classes,
+        notices=(*captured.notices, *network.notices), **{NNUNET: note},
+    )  # fmt: skip
+
+
+def _captured(network: NnunetNetwork, evidence: Path, progress: Callable[[str], None]) -> Captured:
+    plan, code = network.plan, network.code
+    shape = (1, len(network.channels), *plan.recipe.patch_size)
+    if network.module is not None:
+        graph, weights = capture(network.module, shape)
+        evidence.mkdir(parents=True, exist_ok=True)
+        agreement = check_capture(network.module, graph, weights, evidence=evidence)
+        return Captured(graph, weights, agreement, plan.network)
+    assert code is not None
+    arguments = {
+        "module": code.module,
+        "trainer": code.name,
+        "plans": str((network.folder / PLANS_FILE).absolute()),
+        "dataset": str((network.folder / DATASET_FILE).absolute()),
+        "configuration": plan.configuration,
+        "channels": len(network.channels),
+        "classes": len(network.classes),
+    }
+    request = Request("nnunet", code.root, network.checkpoint, shape, arguments)
+    return run_foreign(request, evidence, progress)

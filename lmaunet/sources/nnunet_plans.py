@@ -45,7 +45,7 @@ class NnunetPlan:
     Args:
         dataset, name, configuration: what nnU-Net calls the data set, the plan and this of its
             configurations.
-        network: one of NETWORKS.
+        network: one of NETWORKS; empty where only other code can build it.
         arguments: of that class, without channels and classes; layers by their name in torch.nn.
         recipe: how images are prepared; its mirroring axes are the checkpoint's, none here.
     """
@@ -58,8 +58,10 @@ class NnunetPlan:
     recipe: NnunetRecipe
 
 
-def read_plan(path: Path, configuration: str, channels: int) -> NnunetPlan:
+def read_plan(path: Path, configuration: str, channels: int, *, network: bool = True) -> NnunetPlan:
     """Read a configuration of a ``plans.json``, for images of a number of channels.
+
+    Without ``network`` only how images are prepared: the network is what other code builds.
 
     Raises:
         UserError: where the file is no plan, has no such configuration, or one that can't be
@@ -89,7 +91,7 @@ def read_plan(path: Path, configuration: str, channels: int) -> NnunetPlan:
             f"{where} is a cascade on {shown(wanted['previous_stage'])}; one network is deployed "
             "here; give a configuration that stands alone, such as 2d"
         )
-    network, arguments = _architecture(wanted, where)
+    built_by, arguments = _architecture(wanted, where) if network else ("", {})
     try:
         recipe = _recipe(content, wanted, channels)
     except UserError as error:
@@ -98,7 +100,7 @@ def read_plan(path: Path, configuration: str, channels: int) -> NnunetPlan:
         _text(content, "dataset_name", path),
         _text(content, "plans_name", path),
         configuration,
-        network,
+        built_by,
         arguments,
         recipe,
     )
@@ -151,8 +153,8 @@ def _architecture(wanted: Mapping[str, Any], where: str) -> tuple[str, dict[str,
     if network not in NETWORKS:
         raise UserError(
             f"{where} is of network {shown(network)}; expected {' or '.join(NETWORKS)} of "
-            "dynamic_network_architectures; build any other with its own code and give it to "
-            "lmaunet.quantize (docs/api.md)"
+            "dynamic_network_architectures; give --code DIR, the folder that holds the nnunetv2 "
+            "which trained it: its code is then run once (docs/nnunet.md)"
         )
     return network, _checked(network, arguments, where)
 
@@ -214,7 +216,7 @@ def _checked(network: str, given: Mapping[str, Any], where: str) -> dict[str, An
         if not str(value).startswith("torch.nn.") or last not in allowed:
             raise UserError(
                 f"{where}: {name} {shown(value)}; expected {' or '.join(allowed)} of torch.nn; "
-                "build the network with its own code and give it to lmaunet.quantize (docs/api.md)"
+                "give --code DIR, the nnunetv2 which trained it, or the network by --module"
             )
         found[name] = last
     for name in ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs"):

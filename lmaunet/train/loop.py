@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from lmaunet.data.augment import batches
 from lmaunet.data.dataset import SliceSet
 from lmaunet.errors import UserError
+from lmaunet.graph.graph import Graph
+from lmaunet.graph.operators import Conv
 from lmaunet.net.checkpoint import read_file, save_atomically
 from lmaunet.net.norm_statistics import LOST, named, without_variance
 from lmaunet.train.metrics import divergence
@@ -98,6 +100,23 @@ def batch_dice(logits: Tensor, labels: Tensor) -> float:
     return sum(values) / len(values) if values else 1.0
 
 
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Return how a network's maps are kept while it is trained: the channels last, if that works.
+
+    It is a quarter faster on a CPU. The backward pass of a convolution of 1x1 with a stride writes
+    beyond its memory then: with torch 2.12.1 on a CPU with AVX512-VNNI, 8 or 4 channels of 64x64
+    ended in a crash.
+    """
+    graph = getattr(model, "graph", None)
+    strided = any(
+        isinstance(node.operator, Conv)
+        and max(node.operator.stride) > 1
+        and max(graph.weights[node.weights["weight"]].shape[2:]) == 1
+        for node in (graph.nodes if isinstance(graph, Graph) else ())
+    )
+    return torch.contiguous_format if strided else torch.channels_last
+
+
 def fit(
     model: nn.Module,
     data: SliceSet,
@@ -142,8 +161,8 @@ def fit(
             raise UserError(f"{error}; or delete it, to train from the start") from error
         # before anything holds the parameters: Brevitas replaces those of its quantizers here
         model.load_state_dict(state["model"])
-    # a quarter faster on a CPU
-    model.to(memory_format=torch.channels_last)
+    layout = memory_format(model)
+    model.to(memory_format=layout)
     wrapped = processes.wrap(model)
     loss_of = DiceCrossEntropy(class_weights(data.labels, classes)).to(processes.device)
     optimizer = torch.optim.AdamW(
@@ -167,7 +186,7 @@ def fit(
             fraction = (epoch + index / total) / schedule.epochs
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(fraction)
-            images = images.to(processes.device, memory_format=torch.channels_last)
+            images = images.to(processes.device, memory_format=layout)
             labels = labels.to(processes.device)
             logits = wrapped(images)
             loss = loss_of(logits, labels)

@@ -125,6 +125,7 @@ def seed(tmp_path_factory, checkpoint, tiny_spec):
     return result, run
 
 
+@pytest.mark.slow
 def test_a_seed_scores_every_network_on_the_same_cases(seed, tiny_data):
     result, run = seed
     assert list(result["networks"]) == ["float32", "control", "w8-ptq", "w8", "w2-ptq"]
@@ -141,6 +142,7 @@ def test_a_seed_scores_every_network_on_the_same_cases(seed, tiny_data):
     assert abs(dice["w8-ptq"] - dice["float32"]) < abs(dice["w2-ptq"] - dice["float32"])
 
 
+@pytest.mark.slow
 def test_calibration_alone_is_what_qat_starts_from(seed, checkpoint, tiny_spec, monkeypatch):
 
     def calibrated():

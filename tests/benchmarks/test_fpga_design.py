@@ -77,6 +77,7 @@ def test_an_untrained_network_is_that_of_the_spec():
     assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_at_another_size(
     monkeypatch, tmp_path, tiny_spec, tiny_quantized, tiny_data
 ):
@@ -104,7 +105,7 @@ def test_a_checkpoint_is_exported_at_another_size(
     monkeypatch.setattr(benchmark, "build", build)
     load = DataSource.load
     phantom = DataSource(None, None)
-    monkeypatch.setattr(DataSource, "load", lambda source, spec: load(phantom, spec))
+    monkeypatch.setattr(DataSource, "load", lambda source, spec, training=None: load(phantom, spec))
     words = ["--model", str(path), "--data", "x", "--input-size", "64", "-o", str(tmp_path / "o")]
     monkeypatch.setattr("sys.argv", ["fpga_design.py", *words])
     assert benchmark.main(benchmark.parse()) == 0

@@ -295,6 +295,7 @@ def test_shares_and_resuming(tmp_path):
     assert robustness.Log.open(tmp_path / "log.jsonl", 1).done() == set()
 
 
+@pytest.mark.slow
 def test_a_share_of_it(tmp_path):
     """Some cases of each kind that takes little time, as the command runs them."""
     out = tmp_path / "robustness.json"

@@ -112,6 +112,7 @@ def table_of(run, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table(run, table_of, capsys):
     content = table_of("--epochs", "1", "--target-db", "36")
     assert content["synthetic"] and len(content["networks"]) == 2

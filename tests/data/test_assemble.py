@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lmaunet.data.assemble import _check_memory, assemble
+from lmaunet.data.assemble import assemble
+from lmaunet.data.chosen import check_memory
 from lmaunet.data.normalization import of_channels, window, zscore
 from lmaunet.data.patients import Patients
 from lmaunet.data.source import Source, Volume
@@ -261,14 +262,14 @@ def test_memory_is_counted_by_every_length_of_the_slices(monkeypatch):
     for there, fits in ((pages, True), (pages - 1, False)):
         monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": there, "SC_PAGE_SIZE": 4096}.get)
         if fits:
-            _check_memory(7_000, 3, (512, 640), "x")
+            check_memory(7_000, 3, (512, 640), "x")
             continue
         said = r"x: 7000 slices of 3x512x640 .* \(25\.6 GiB, the machine has 25\.6\); give fewer"
         with pytest.raises(UserError, match=said):
-            _check_memory(7_000, 3, (512, 640), "x")
+            check_memory(7_000, 3, (512, 640), "x")
     monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 2**18, "SC_PAGE_SIZE": 4096}.get)
     with pytest.raises(UserError, match=r"\(25\.6 GiB, the machine has 1\.0\)"):
-        _check_memory(7_000, 3, (512, 640), "x")
+        check_memory(7_000, 3, (512, 640), "x")
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, AttributeError])
@@ -277,7 +278,7 @@ def test_where_the_memory_is_not_known_nothing_is_refused(monkeypatch, error):
         raise error(name)
 
     monkeypatch.setattr("os.sysconf", sysconf)
-    _check_memory(10**9, 3, (512, 640), "x")
+    check_memory(10**9, 3, (512, 640), "x")
 
 
 def test_a_volume_that_cannot_be_divided_is_named():

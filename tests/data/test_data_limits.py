@@ -86,7 +86,7 @@ def test_a_limit_is_changed_on_purpose(name):
 
 
 HOLD_ARRAYS = {
-    "lmaunet.data.assemble": ("_Chosen",),
+    "lmaunet.data.chosen": ("Chosen",),
     "lmaunet.data.dataset": ("SliceSet", "Dataset"),
     "lmaunet.data.framing": ("AxisOperator",),
     "lmaunet.data.inference": ("PreparedVolume",),

@@ -12,13 +12,18 @@ from lmaunet.data.nnunet_preparation import (
     PlaneResampling,
     filled_mask,
     nonzero_box,
-    normalise,
+    normaliser,
     prepare,
 )
 from lmaunet.data.nnunet_recipe import ChannelRecipe, NnunetRecipe, Resampling
 from lmaunet.data.nnunet_resampling import resize, resized_shape, separate_axis
 from lmaunet.data.nnunet_windows import mirrored, padding, predict, window_starts, window_weight
 from lmaunet.errors import UserError
+
+
+def normalise(volume, recipe, mask):
+    return normaliser(volume, recipe, mask)(volume, mask)
+
 
 CT = {"mean": 40.0, "std": 20.0, "percentile_00_5": -10.0, "percentile_99_5": 100.0}
 
@@ -194,7 +199,9 @@ def test_other_channels_and_spacings_are_refused():
     image = np.ones((3, 4, 5))
     with pytest.raises(UserError, match=r"2 image\(s\); the network takes 1"):
         prepare([image, image], (1, 1, 1), recipe_of())
-    with pytest.raises(UserError, match="have no pixel at the network's 2x1 mm"):
+    with pytest.raises(
+        UserError, match=r"are 0.15x4 pixels at the network's 2x1 mm; expected 1 to 4096"
+    ):
         prepare([image], (0.1, 1, 1), recipe_of())
 
 

@@ -103,6 +103,12 @@ def test_from_the_image_to_the_mask(stored, name):
             "columns",
         ),
         (nnunet_preparation, "filled_mask(volumes)[box] if masked", "None if masked", "mr"),
+        (
+            nnunet_preparation,  # normalised after it was resampled
+            "self.forth(self._normalised(channel, at), known)",
+            "self.normalisers[channel](self.forth(self.channels[channel][at]))",
+            "ct",
+        ),
         (nnunet_windows, "side // 2\n", "(side - 1) / 2\n", "ct"),
         (nnunet_windows, "(len(flips) + 1)", "len(flips)", "mr"),
     ],

@@ -128,7 +128,7 @@ def test_the_example_of_quantize_is_true(tmp_path, monkeypatch):
     torch.manual_seed(0)
     assert docstring_examples.run(lmaunet.quantize, network=PlainUNet()) == 3
     first = lmaunet.quantize(
-        "runs/mine/import/network.pt", "phantom", run="runs/mine", epochs=1
+        "runs/mine/import/model.pt", "phantom", run="runs/mine", epochs=1
     )  # fmt: skip
     assert first.cached and first.notices == () and len(first.graph) == 64
     assert [row["choice"] for row in first.joins] == ["shared"] * 2

@@ -62,7 +62,8 @@ def test_every_class_has_its_voxels_and_millilitres():
 def test_a_class_index_is_stored_in_a_byte_where_it_fits(classes, kind):
     """And the share that is done is said before each slice, the first of them alone."""
     volume = SimpleNamespace(
-        geometry=SimpleNamespace(shape=(6, 4, 5)), preparation=SimpleNamespace(size=(4, 5)),
+        geometry=SimpleNamespace(shape=(6, 4, 5)), within=lambda output: output,
+        cover=lambda images, run, overlap, batch: run(images),
         images=lambda start, stop: np.zeros((stop - start, 1, 4, 5), np.float32),
         labels=lambda logits: logits.argmax(1),
     )  # fmt: skip

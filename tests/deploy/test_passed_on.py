@@ -20,6 +20,7 @@ from lmaunet.deploy import (
     importing,
     quantizing,
 )
+from lmaunet.deploy.importing import ImportOptions
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
 from lmaunet.spec import named_spec
@@ -36,7 +37,9 @@ OPTIONS = {
     "data info": {**DATA, "--json": False},
     "spec": {"name": NEEDED, "--json": False},
     "import": {
-        "folder": NEEDED, "--fold": None, "--checkpoint": None, "--run -o": None, "--json": False,
+        "source": NEEDED, "--fold": None, "--checkpoint": None, "--code": None, "--module": None,
+        "--arguments": None, "--input-size": None, "--channels": None, "--class-names": None,
+        "--run -o": None, "--json": False,
     },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
@@ -58,7 +61,7 @@ OPTIONS = {
     "measure": {"--target": None, "--run": None, "--json": False},
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
-        "--json": False,
+        "--tta": False, "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -116,7 +119,7 @@ PLACES = {
     "train": (commands, "train"), "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
     "report": (commands, "report"), "demo": (commands, "demo"),
-    "import": (importing, "import_folder"), "bench": (commands, "bench"),
+    "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
 WITH_A_STATUS = ("doctor", "report", "demo")
 DEMO = named_spec("demo")
@@ -131,8 +134,12 @@ CALLS = [
     ("data info", "--data d --class-map m.json", (OWN,)),
     ("spec", "edge", ("edge",)),
     ("bench", "--build b", (Path("b"),)),
-    ("import", "f", (Path("f"), None, None, None)),
-    ("import", "f --fold 2 --checkpoint c -o r", (Path("f"), "2", "c", Path("r"))),
+    ("import", "f", (Path("f"), ImportOptions(), None)),
+    ("import", "f --fold 2 --checkpoint c --code d -o r",
+     (Path("f"), ImportOptions("2", "c", Path("d")), Path("r"))),
+    ("import", "f --module m:n --arguments {} --input-size 8x9 --channels 2 --class-names a,b",
+     (Path("f"), ImportOptions(module="m:n", arguments="{}", input_size="8x9", channels=2,
+                               class_names="a,b"), None)),
     ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0)),
     (
         "train", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --class-map m.json "
@@ -166,9 +173,9 @@ CALLS = [
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
-    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4)),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7",
-     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7)),
+    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False)),
+    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta",
+     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True)),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -190,6 +190,7 @@ def test_a_score_of_nan_is_none(trained, run, monkeypatch):
     assert "ort: the logits of 1 of" in err and "hold NaN or infinity, first of slice 3" in err
 
 
+@pytest.mark.slow
 def test_without_foreground_in_the_held_out_labels_the_gates_are_open(
     trained, run, monkeypatch, tmp_path
 ):
@@ -198,8 +199,8 @@ def test_without_foreground_in_the_held_out_labels_the_gates_are_open(
 
     load = DataSource.load
 
-    def empty(self, spec):
-        data = load(self, spec)
+    def empty(self, spec, training):
+        data = load(self, spec, training)
         return dataclasses.replace(
             data, val=dataclasses.replace(data.val, labels=np.zeros_like(data.val.labels))
         )

@@ -45,7 +45,9 @@ def loads(monkeypatch):
     """How often data were loaded."""
     count = []
     load = DataSource.load
-    monkeypatch.setattr(DataSource, "load", lambda s, spec: count.append(1) or load(s, spec))
+    monkeypatch.setattr(
+        DataSource, "load", lambda s, spec, known: count.append(1) or load(s, spec, known)
+    )
     return count
 
 
@@ -165,8 +167,8 @@ def test_data_that_change_while_a_command_runs_are_refused(data, place):
 def test_files_that_change_while_they_are_loaded_are_not_noted(data, place, monkeypatch):
     load = DataSource.load
 
-    def slow(source, spec):
-        found = load(source, spec)
+    def slow(source, spec, training):
+        found = load(source, spec, training)
         (place / "set" / "late").write_text("x")
         return found
 

@@ -31,7 +31,7 @@ SILENT = lambda fraction, line: None  # noqa: E731
 @pytest.fixture
 def data(monkeypatch, tiny_data):
     """The phantom, of which no run reads the files."""
-    monkeypatch.setattr(DataSource, "load", lambda source, spec: tiny_data)
+    monkeypatch.setattr(DataSource, "load", lambda source, spec, training=None: tiny_data)
     return tiny_data
 
 
@@ -302,7 +302,7 @@ def test_the_graphs_are_written_one_after_the_other(monkeypatch, tmp_path):
 def quantized_run(monkeypatch, tmp_path, tiny_spec, tiny_data):
     """A run up to its QAT; what an export's checks were given."""
     digest = "d"
-    monkeypatch.setattr(DataSource, "load", lambda source, spec: tiny_data)
+    monkeypatch.setattr(DataSource, "load", lambda source, spec, training=None: tiny_data)
     monkeypatch.setattr(pipeline.RunData, "sha256", digest)
     common = {"data_sha256": digest, "spec": tiny_spec.to_json()}
     (tmp_path / "c.pt").write_text("1")

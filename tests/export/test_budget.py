@@ -68,6 +68,7 @@ def test_the_file_keeps_within_the_budget(model, images, size_of, smallest):
     assert found["rest_bytes"] + found["weight_bytes"] == found["file_bytes"]
 
 
+@pytest.mark.slow
 def test_more_room_gives_more_bits(model, images, size_of, smallest):
     def mean_bits(budget):
         found = allocate_for_file(*model, images, budget, "free", size_of, SILENT)
@@ -78,6 +79,7 @@ def test_more_room_gives_more_bits(model, images, size_of, smallest):
     assert tight < 4 and wide == 8
 
 
+@pytest.mark.slow
 def test_the_smallest_size_named_can_be_asked_for(model, images, size_of, smallest):
     found = allocate_for_file(*model, images, smallest, "free", size_of, SILENT)
     assert found["file_bytes"] <= smallest
@@ -105,6 +107,7 @@ def test_where_no_choice_fits_the_fewest_bits_are_taken_and_that_is_said(model, 
     assert any("no choice of bits kept within the budget" in line for line in found["notices"])
 
 
+@pytest.mark.slow
 def test_blank_slices_among_the_images_do_not_matter(model, images, size_of, smallest):
     blank = images.copy()
     blank[:4] = blank[:4].min()

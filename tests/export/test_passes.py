@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
+from normed_models import DENSE, arrays_of, chain, shuffle_model
 from packing_models import narrow_network, weight_model
 from qcdq_nets import Network, convolutions_only, float_network, small_network
 from scan_models import info, make_model, random_arrays, scan_model, scan_node
@@ -19,6 +20,7 @@ import lmaunet.export.cpu_file
 import lmaunet.export.openvino_file
 from lmaunet.errors import UserError
 from lmaunet.export import network
+from lmaunet.export.averages import ExactAverages
 from lmaunet.export.code_functions import CodeFunctions, FunctionDefinitions
 from lmaunet.export.compact import Defaults, SharedConstants, ShortNames, Text, WeightZeroPoints
 from lmaunet.export.convolutions import InputQuantizers, WeightClips, prepare
@@ -41,9 +43,11 @@ from lmaunet.export.network import (
     StateMatrices,
     StoredConstants,
 )
+from lmaunet.export.normed_convolutions import NormedConvolutions
 from lmaunet.export.openvino_file import Int4Weights
 from lmaunet.export.packing import WeightPacking, WeightUnpacking, pack_weights
 from lmaunet.export.passes import DeadNodes, NodeNames, Pass, UnreadConstants, run
+from lmaunet.export.pixel_shuffles import PixelShuffles
 from lmaunet.trt import policy
 from lmaunet.trt.float_forms import HalfProducts, Int4Products
 
@@ -117,6 +121,12 @@ def laid_out():
     return net.model(net.op("Reshape", x, net.constant("/map", np.array([1, 1, 8, 8]))), 8, 1)
 
 
+def averaged():
+    net = Network()
+    x = net.op("AveragePool", net.quantized("image"), kernel_shape=[2, 2], strides=[2, 2])
+    return prepare(net.model(net.quantized(net.op("Abs", x)), 4, 1))
+
+
 def silu():
     net = Network()
     x = net.quantized("image")
@@ -157,6 +167,8 @@ CASES = {
     WideCodes(): narrow_network,
     UnsignedWeights(): lambda: unsigned_activations(prepare(small_network())),
     IntegerBiases(): lambda: unsigned_activations(prepare(small_network())),
+    NormedConvolutions(): lambda: chain(DENSE, arrays_of(DENSE)),
+    PixelShuffles(): lambda: shuffle_model((1, 12, 5, 7), 2),
     CodeFunctions(): silu,
     FunctionDefinitions(): lambda: scan_model(random_arrays(1, 4, 2, 2)),
     WeightPacking(): narrow_network,
@@ -166,6 +178,7 @@ CASES = {
     Text(): two_equal_constants,
     Defaults(): two_equal_constants,
     ShortNames(): convolutions_only,
+    ExactAverages(): averaged,
     Int4Weights(): narrow_network,
     policy.PooledWeights(): depthwise,
     policy.FloatInputs(): lambda: run([policy.PooledWeights()], depthwise()),

@@ -14,7 +14,7 @@ from lmaunet.errors import Disagreement, UserError
 from lmaunet.export.convolutions import prepare
 from lmaunet.export.cpu_form import unsigned_activations
 from lmaunet.export.lower import lower
-from lmaunet.export.reference import compare_classes, open_session
+from lmaunet.export.reference import compare_classes, open_session, unsteady_share
 from lmaunet.export.segments import activations, check_segments, cut, exported_values
 
 IMAGE = images(1)
@@ -121,3 +121,54 @@ def test_classes_may_differ_in_one_pixel_of_a_hundred(tmp_path):
         compare_classes("form", other, logits, tmp_path)
     with pytest.raises(Disagreement, match="form, classes: 200 of 200 elements differ"):
         compare_classes("form", np.full_like(logits, np.nan), logits, tmp_path)
+
+
+def test_classes_of_an_unsteady_network_may_differ_twice_as_much_as_its_own(tmp_path):
+    """Up to 0.8 of what chance leaves, finite, and never where the network is steady."""
+    logits = np.zeros((1, 2, 20, 10), np.float32)
+    logits[0, 1, 10:] = 1
+    other = logits.copy()
+    other[0, 1, 0, :4] = 1
+    found = compare_classes("form", other, logits, tmp_path, lambda: 0.011)
+    assert (found.n_differ, found.allowed) == (4, 4)
+    assert found.name == (
+        "form, classes, where a step of a few pixels changes 1.1% of them in the exported graph "
+        "itself"
+    )
+    with pytest.raises(Disagreement, match="form, classes: 4 of 200"):
+        compare_classes("form", other, logits, tmp_path, lambda: 0.009)
+    # half of the pixels are of each class: half would differ by chance, so 0.4 of them may
+    for rows, right in ((4, True), (5, False)):
+        other = logits.copy()
+        other[0, 1, :rows], other[0, 1, 10 : 10 + rows] = 1, -1
+        if right:
+            assert compare_classes("form", other, logits, tmp_path, lambda: 0.4).allowed == 80
+        else:
+            with pytest.raises(Disagreement, match="100 of 200"):
+                compare_classes("form", other, logits, tmp_path, lambda: 0.4)
+    with pytest.raises(Disagreement, match="200 of 200"):
+        compare_classes("form", np.full_like(logits, np.nan), logits, tmp_path, lambda: 0.5)
+
+
+def test_what_a_step_of_the_image_changes():
+    """The class is whether a pixel is above or below 0; one in a thousand is moved by a step."""
+    stored = {
+        "step": np.float32(0.5), "zero": np.int8(0),
+        "signs": np.array([1, -1], np.float32).reshape(2, 1, 1, 1),
+    }  # fmt: skip
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["image", "step", "zero"], ["codes"]),
+        onnx.helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["values"]),
+        onnx.helper.make_node("Conv", ["values", "signs"], ["logits"]),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "signs", [value("image", onnx.TensorProto.FLOAT, [1, 1, 32, 32])],
+        [value("logits", onnx.TensorProto.FLOAT, [1, 2, 32, 32])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
+    zeros = np.zeros((4, 1, 32, 32), np.float32)
+    assert 0 < unsteady_share(model, zeros) < 2 / 1000
+    assert unsteady_share(model, zeros + 9.0) == 0

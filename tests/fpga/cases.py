@@ -95,6 +95,18 @@ def upsample(
     return Case("UpsampleNearestNeighbour", attributes, (tensor,), (), simd)
 
 
+def depth_to_space(
+    height=3, width=4, factors=(2, 2), channels=6, pe=2, dtype="INT8", seed=0
+) -> Case:  # fmt: skip
+    attributes = {
+        "ImgDim": [height, width], "Factors": list(factors), "NumChannels": channels, "PE": pe,
+        "inputDataType": dtype,
+    }  # fmt: skip
+    deep = factors[0] * factors[1] * channels
+    tensor = _codes(np.random.default_rng(seed), dtype, height, width, deep)
+    return Case("DepthToSpace", attributes, (tensor,), (), pe)
+
+
 def max_pool(kernel=(2, 2), height=3, width=4, channels=6, pe=2, dtype="INT8", seed=0) -> Case:
     taps = kernel[0] * kernel[1]
     attributes = {

@@ -139,10 +139,13 @@ def whole(path: Path) -> tuple[Path, np.ndarray]:
     twice = net.op("MaxPool", once, **border)
     joined = net.op("Concat", stage, reduced, once, twice, bins, axis=1)
     out = net.quant(net.op("Relu", net.conv(joined, 14, 6)), 0.03)
+    blocks = net.quant(net.conv(out, 6, 8), 0.0313)
     up = net.quant(net.conv(out, 6, 4), 0.02)
     factors = net.constant([1, 1, 2, 2])
     up = net.op("Resize", up, "", factors, mode="nearest", nearest_mode="floor",
                 coordinate_transformation_mode="asymmetric")  # fmt: skip
     decoded = net.quant(net.op("Relu", net.op("Add", up, shallow)), 0.03, signed=0)
     decoded = net.quant(net.op("Relu", net.conv(decoded, 4, 4, (3, 3))), 0.02)
-    return net.save(path, net.conv(decoded, 4, 3)), net.images(3)
+    blocks = net.op("DepthToSpace", blocks, blocksize=2, mode="CRD")
+    last = net.op("LeakyRelu", net.op("Concat", decoded, blocks, axis=1))
+    return net.save(path, net.conv(net.quant(last, 0.0253), 6, 3)), net.images(3)

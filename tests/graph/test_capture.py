@@ -98,6 +98,27 @@ def test_a_graph_computes_what_its_module_computes(captured, name):
         assert far(execute(graph, weights, image), outputs(net, image)) <= BOUND
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    ("slopes", "operators"),
+    [
+        ([0.3], ["conv", "activation"]),
+        ([-0.2] * 3, ["conv", "activation"]),
+        ([0.1, 0.5, -0.3], ["conv", "activation", "affine", "activation", "affine", "add"]),
+    ],
+)
+def test_learned_slopes_of_negative_numbers(slopes, operators, in_place):
+    """What changes in place is captured by another operator of torch."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 1), nn.PReLU(len(slopes)), *[nn.LeakyReLU(1.0, True)] * in_place
+    ).eval()
+    net[1].weight.data.copy_(torch.tensor(slopes))
+    graph, weights = capture(net, (1, 1, 4, 6))
+    assert [node.operator.name for node in graph.nodes][: len(operators)] == operators
+    image = images((2, 1, 4, 6))
+    assert far(execute(graph, weights, image), outputs(net, image)) <= BOUND
+
+
 def test_a_capture_is_checked_for_another_number_of_images(captured, tmp_path):
     net, graph, weights = captured("plain-2d")
     agreement = check_capture(net, graph, weights, evidence=tmp_path)

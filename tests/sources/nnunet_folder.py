@@ -82,7 +82,7 @@ DATASET = {
 }  # fmt: skip
 
 
-def trained(module, configuration="2d", trainer="nnUNetTrainer", fold=0, mirror=(0, 1)):
+def trained(module, configuration="2d", trainer="nnUNetTrainer", fold=0, mirror=(0, 1), plans=None):
     """The content of a checkpoint, with numpy's scalars where nnU-Net has them."""
     return {
         "network_weights": module.state_dict(),
@@ -90,7 +90,7 @@ def trained(module, configuration="2d", trainer="nnUNetTrainer", fold=0, mirror=
         "grad_scaler_state": None,
         "logging": {"mean_fg_dice": [np.float64(0.5)], "train_losses": [np.float32(-0.25)]},
         "_best_ema": np.float64(0.625), "current_epoch": 2,
-        "init_args": {"plans": {}, "configuration": configuration, "fold": fold},
+        "init_args": {"plans": plans or {}, "configuration": configuration, "fold": fold},
         "trainer_name": trainer, "inference_allowed_mirroring_axes": mirror,
     }  # fmt: skip
 

@@ -54,7 +54,7 @@ def whole(folder, content, classes=3, **trained):
 @pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet"])
 def test_from_the_folder_to_a_checkpoint(tmp_path, unet, kind):
     folder = tmp_path / NAME
-    theirs = whole(folder, nnunet_folder.plans(kind), mirror=(1,), fold="all")
+    theirs = whole(folder, nnunet_folder.plans(kind), mirror=(1,))
     found = read_nnunet(folder)
     assert found.fold == "0" and found.trainer == "nnUNetTrainer"
     assert found.classes == ("background", "liver", "left kidney")
@@ -92,7 +92,10 @@ def test_batch_normalization_of_its_trainer(tmp_path, unet):
 def test_one_of_several_folds_and_files(tmp_path, unet):
     content, folder = nnunet_folder.plans(), tmp_path / NAME
     networks = [nnunet_folder.network(content, seed=seed) for seed in (1, 2)]
-    trained = [nnunet_folder.trained(network, mirror=None) for network in networks]
+    trained = [
+        nnunet_folder.trained(network, mirror=None, fold=fold)
+        for network, fold in zip(networks, (1, "all"), strict=True)
+    ]
     nnunet_folder.write(folder, content, trained[0], fold=1)
     nnunet_folder.write(folder, content, trained[1], fold="all", name="checkpoint_best.pth")
     with pytest.raises(UserError, match=r"has the folds 1, all; .* such as --fold 1"):
@@ -156,8 +159,8 @@ def longer(folder):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (other_plan, r"of another plan than plans.json: \d+ tensors .* \(8, .* expected \(10, "),
-        (more_classes, "of another plan than plans.json: .*seg_layers"),
+        (other_plan, r"of another network than plans.json .* tensors .* \(8, .* expected \(10, "),
+        (more_classes, "of another network than plans.json says: .*seg_layers"),
         (longer, "is not of the network that plans.json says: .* tensors lack"),
         (weights(lambda w: w.pop("decoder.seg_layers.0.bias")), "1 tensors lack"),
         (weights(lambda w: w.update(x=torch.ones(1))), r"1 are unknown \['x'\]"),
@@ -221,10 +224,17 @@ def test_without_the_package_it_says_what_installs_it(made, monkeypatch):
 @pytest.mark.parametrize(
     ("trained", "said"),
     [
-        ({"trainer": "nnUNetTrainerUMambaBot"}, "by nnUNetTrainerUMambaBot, which does not come"),
+        (
+            {"trainer": "MyTrainer", "name": "MyTrainer__nnUNetPlans__2d"},
+            "by MyTrainer, which does not come .* give --code DIR, the folder that holds the nnu",
+        ),
         ({"trainer": "nnUNetTrainer_100epochs"}, "its folder is of nnUNetTrainer and 2d"),
         ({"configuration": "2d_small"}, "in configuration 2d_small; its folder is of"),
+        ({"fold": 2}, "trained on fold 2, and is in fold_0; give the file in the folder where"),
+        ({"fold": "all"}, "trained on fold all, and is in fold_0"),
         ({"configuration": 3}, "is no checkpoint of nnU-Net v2"),
+        ({"plans": {"plans_name": "Other"}}, "plans_name 'Other'; plans.json says 'nnUNetPlans'"),
+        ({"plans": {"dataset_name": "Dataset001_A"}}, "says 'Dataset007_Tiny': give the check"),
         ({"mirror": (0, 2)}, r"mirrors along the axes \(0, 2\)"),
     ],
 )

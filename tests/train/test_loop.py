@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from lmaunet.errors import UserError
+from lmaunet.graph.capture import capture
+from lmaunet.graph.module import GraphModule
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.train import metrics
 from lmaunet.train.loop import (
     Schedule,
@@ -16,6 +19,7 @@ from lmaunet.train.loop import (
     batch_dice,
     class_weights,
     fit,
+    memory_format,
     parameter_groups,
 )
 from lmaunet.train.processes import join_processes
@@ -177,7 +181,10 @@ def test_only_weights_decay(tiny_model, tiny_quantized):
 TWO_PROCESSES = """
 import sys, torch
 from lmaunet.data.loaders import load_phantom
+from lmaunet.graph.capture import capture
+from lmaunet.graph.module import GraphModule
 from lmaunet.net.network import LMaUNet
+from lmaunet.quant.network import QuantNetwork
 from lmaunet.spec import NetSpec
 from lmaunet.train.loop import Schedule, fit
 from lmaunet.train.processes import join_processes
@@ -214,3 +221,15 @@ def test_two_processes_train_one_network(tmp_path, kind):
     results = sorted(re.findall(r"RESULT (\d/\d) (-?[0-9.e+-]+?)(?=RESULT|\s)", done.stdout))
     assert [r[0] for r in results] == ["0/2", "1/2"]
     assert results[0][1] == results[1][1]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "wanted"),
+    [(1, 2, torch.contiguous_format), (1, 1, torch.channels_last), (3, 2, torch.channels_last)],
+)
+def test_strided_convolutions_of_one_pixel_keep_their_maps_contiguous(kernel, stride, wanted):
+    """torch crashes in their backward pass otherwise, or writes beyond its memory."""
+    network = torch.nn.Conv2d(1, 2, kernel, stride, kernel // 2)
+    graph, weights = capture(network, (1, 1, 8, 8))
+    assert memory_format(GraphModule(graph, weights)) == wanted
+    assert memory_format(QuantNetwork(graph, weights)) == wanted

@@ -84,9 +84,7 @@ def to_lps(array: np.ndarray, grid: FileGrid, placement: Any = None) -> tuple[np
     image.SetDirection(grid.direction)
     if len(grid.size) == 2:
         image = SimpleITK.JoinSeries([image])
-    orientation = SimpleITK.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
-        image.GetDirection()
-    )
+    orientation = orientation_of(grid)
     image = SimpleITK.DICOMOrient(image, ORIENTATION)
     turned = SimpleITK.GetArrayFromImage(image)
     z, y, x = turned.shape
@@ -97,23 +95,68 @@ def to_lps(array: np.ndarray, grid: FileGrid, placement: Any = None) -> tuple[np
     )  # fmt: skip
 
 
-def in_file_axes(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return labels ``(z, y, x)`` in LPS along the axes of the file, slowest first.
+def orientation_of(grid: FileGrid) -> str:
+    """Return the directions that the axes of a file are nearest to, such as ``RAS``."""
+    import SimpleITK
 
-    Every axis of the file is an axis of the volume in LPS, forwards or backwards: the product of
-    the two directions is a permutation with signs.
+    direction = grid.direction
+    if len(grid.size) == 2:
+        a, b, c, d = direction
+        direction = (a, b, 0.0, c, d, 0.0, 0.0, 0.0, 1.0)
+    found: str = SimpleITK.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+    return found
+
+
+@dataclass(frozen=True)
+class AxisTurn:
+    """How a volume ``(z, y, x)`` in LPS is turned to other axes, slowest first.
+
+    Args:
+        order: the axis of the volume that each new axis is.
+        backwards: the new axes that run against it.
     """
+
+    order: tuple[int, int, int]
+    backwards: tuple[int, ...]
+
+    def view(self, volume: np.ndarray) -> np.ndarray:
+        """Return a view of ``(..., z, y, x)`` in the other axes; what is written to it is in both.
+
+        Axes before the last three stay as they are.
+        """
+        import numpy as np
+
+        lead = volume.ndim - 3
+        turned = volume.transpose([*range(lead), *(lead + axis for axis in self.order)])
+        return np.flip(turned, tuple(lead + axis for axis in self.backwards))
+
+
+_AXES = {"S": (0, False), "I": (0, True), "P": (1, False), "A": (1, True), "L": (2, False),
+         "R": (2, True)}  # fmt: skip
+
+
+def turn_to(orientation: str) -> AxisTurn:
+    """Return the turn from LPS to an orientation such as ``RAS``.
+
+    Its letters say where the axes run to, the fastest one's first, as SimpleITK has them.
+    """
+    axes = [_AXES[letter] for letter in reversed(orientation)]
+    first, second, third = (axis for axis, _ in axes)
+    return AxisTurn((first, second, third), tuple(i for i in range(3) if axes[i][1]))
+
+
+def is_orientation(text: Any) -> bool:
+    """Tell whether a value names the directions of three axes, such as ``RAS``."""
+    known = isinstance(text, str) and all(letter in _AXES for letter in text)
+    return known and sorted(_AXES[letter][0] for letter in text) == [0, 1, 2]
+
+
+def in_file_axes(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return labels ``(z, y, x)`` in LPS along the axes of the file, slowest first."""
     import numpy as np
 
-    grid = geometry.grid
-    own = np.eye(3)
-    own[: len(grid.size), : len(grid.size)] = np.reshape(grid.direction, (len(grid.size),) * 2)
-    turn = np.rint(own.T @ np.reshape(geometry.direction, (3, 3)))
-    # numpy counts axes from z, SimpleITK from x
-    turned = labels.transpose([2 - int(np.abs(turn[2 - axis]).argmax()) for axis in range(3)])
-    backwards = tuple(axis for axis in range(3) if turn[2 - axis].sum() < 0)
-    found = np.ascontiguousarray(np.flip(turned, backwards))
-    return found[0] if len(grid.size) == 2 else found
+    found = np.ascontiguousarray(turn_to(geometry.orientation).view(labels))
+    return found[0] if len(geometry.grid.size) == 2 else found
 
 
 def corners(size: tuple[int, ...]) -> np.ndarray:

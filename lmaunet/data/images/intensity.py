@@ -92,11 +92,15 @@ class Recorder:
         def measured() -> np.ndarray:
             image: np.ndarray = read()
             if len(picked):
-                kind = norm.channel(self.normalization, channel)
-                self.measured.setdefault(channel, []).append(measure(image[picked], kind))
+                self.add(channel, image[picked])
             return image
 
         return measured
+
+    def add(self, channel: int, values: np.ndarray) -> None:
+        """Measure what trains of one volume of a channel."""
+        kind = norm.channel(self.normalization, channel)
+        self.measured.setdefault(channel, []).append(measure(values, kind))
 
     def record(self) -> tuple[dict[str, list[float]], ...]:
         """Return what is kept of each channel."""

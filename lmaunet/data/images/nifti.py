@@ -105,6 +105,15 @@ def read_nifti(
     return array, grid, Placement(header, axes, apart_mm), (*notes, *more)
 
 
+def read_grid(path: Path, head: FileHead) -> FileGrid:
+    """Return an image's grid from its header alone; errors as for :func:`read_nifti`."""
+    require_nibabel()
+    header, name = _header(path, head), str(path)
+    axes, dims = _dims(header, name)
+    grid, _, _ = _grid(header, (*dims, 1)[:3], name)
+    return flat(grid) if axes == 2 else grid
+
+
 def require_nibabel() -> None:
     """Raise ToolNotFound where nibabel is not installed, which knows NIfTI's headers."""
     if importlib.util.find_spec("nibabel") is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.dicom.series import holds_dicom
-from lmaunet.data.images.geometry import FileGrid, Geometry, to_lps
+from lmaunet.data.images.geometry import FileGrid, Geometry, orientation_of, to_lps
 from lmaunet.data.images.image_file import check_name, identify
 from lmaunet.errors import UserError
 
@@ -136,6 +136,22 @@ def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
     """Return one label volume ``(z, y, x)`` in LPS with the codes of the file, and its geometry."""
     image = read_volume(path)
     return image.array, image.geometry
+
+
+def read_axes(path: Path) -> tuple[str, int]:
+    """Return the axes of an image's file, such as ``RAS``, and how many it has.
+
+    Of NIfTI the header is read alone. Errors as for :func:`read_volume`.
+    """
+    check_name(path)
+    head = None if path.is_dir() else identify(path)
+    if head is not None and head.kind == "NIfTI":
+        from lmaunet.data.images.nifti import read_grid
+
+        grid = read_grid(path, head)
+    else:
+        grid = read_volume(path).geometry.grid
+    return orientation_of(grid), len(grid.size)
 
 
 def check_finite(array: np.ndarray, where: str) -> None:

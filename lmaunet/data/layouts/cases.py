@@ -14,7 +14,15 @@ import numpy as np
 from lmaunet.data import normalization as norm
 from lmaunet.data.class_map import CLASS_FILE, ClassMap, identity_map, integral
 from lmaunet.data.division import SPLITS_FILE, divide_as_listed, divide_cases
-from lmaunet.data.images.volumes import Geometry, check_shapes, read_image, read_labels
+from lmaunet.data.images.volumes import (
+    Geometry,
+    check_shapes,
+    read_axes,
+    read_image,
+    read_labels,
+    stem,
+)
+from lmaunet.data.nnunet_training import SEEN, NnunetTraining, divide_as_trained
 from lmaunet.data.patients import (
     Patients,
     alone,
@@ -74,6 +82,7 @@ def read_cases(
     *,
     classes: int | None,
     seed: int,
+    training: NnunetTraining | None = None,
 ) -> Source:
     """Return the source of cases: labels read, patients told apart, cases divided by patient.
 
@@ -84,6 +93,7 @@ def read_cases(
         class_map: None takes label values as class indices.
         classes: how many classes the network has, where that is known.
         seed: draws the cases that validate.
+        training: of a network that nnU-Net trained; its fold then says which validate.
     """
     _check_apart(cases)
     if class_map is None:
@@ -94,7 +104,8 @@ def read_cases(
     patients = given_patients(folder, names, options.get("patients"), CLASS_FILE)
     if patients is None:
         patients = _told_apart({case.name: case.folders for case in cases})
-    volumes, split, amiss = divide_volumes(folder, volumes, patients, seed)
+    named = {case.name: stem(case.label) for case in cases}
+    volumes, split, amiss = divide_volumes(folder, volumes, patients, seed, training, named)
     notes = [*wanted.notes, *amiss]
     given = options.get("normalization", wanted.normalization)
     if given is None:
@@ -119,14 +130,17 @@ def read_cases(
 
 
 def divide_volumes(
-    folder: Path, volumes: list[Volume], patients: Patients, seed: int
-) -> tuple[list[Volume], str, tuple[str, ...]]:
+    folder: Path, volumes: list[Volume], patients: Patients, seed: int,
+    training: NnunetTraining | None = None, named: Mapping[str, str] | None = None,
+) -> tuple[list[Volume], str, tuple[str, ...]]:  # fmt: skip
     """Return the volumes with their roles, a sentence on the split, and notes.
 
-    A volume that is alone is divided by blocks, which says so itself.
+    A volume that is alone is divided by blocks, which says so itself. ``named`` are nnU-Net's names
+    of the cases, where ``training`` tells what a network has seen.
     """
     if len(volumes) == 1:
-        return [dataclasses.replace(volumes[0], role="blocks")], "", ()
+        seen = () if training is None else (SEEN,)
+        return [dataclasses.replace(volumes[0], role="blocks")], "", seen
     shows = {
         v.case: frozenset(
             (np.flatnonzero(np.bincount(v.labels.ravel(), minlength=2)[1:]) + 1).tolist()
@@ -134,7 +148,9 @@ def divide_volumes(
         for v in volumes
     }
     path = folder / SPLITS_FILE
-    if path.exists():
+    if training is not None and named is not None:
+        division = divide_as_trained(training, folder, shows, named, patients, seed)
+    elif path.exists():
         division = divide_as_listed(path, shows, patients)
     else:
         division = divide_cases(shows, patients, seed)
@@ -189,7 +205,10 @@ def pair_volume(
     codes, geometry = read_labels(label)
     labels = class_map.apply(codes, str(label))
     readers = tuple(functools.partial(_read_paired, image, label, geometry) for image in images)
-    return Volume(case, role, labels, readers, geometry.spacing_mm)  # type: ignore[arg-type]
+    axes = functools.partial(read_axes, images[0])
+    return Volume(
+        case, role, labels, readers, geometry.spacing_mm, axes=axes,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _read_paired(image_path: Path, label_path: Path, labels: Geometry) -> np.ndarray:

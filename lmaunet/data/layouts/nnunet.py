@@ -24,6 +24,7 @@ from lmaunet.data.layouts.cases import (
     read_cases,
 )
 from lmaunet.data.layouts.pairs import match_cases
+from lmaunet.data.nnunet_training import NnunetTraining
 from lmaunet.data.source import Source, Volume
 from lmaunet.errors import UserError
 
@@ -35,11 +36,15 @@ def is_nnunet(folder: Path) -> bool:
     return (folder / IMAGES).is_dir() and (folder / DATASET_FILE).is_file()
 
 
-def read_nnunet(folder: Path, class_map: ClassMap | None, classes: int | None, seed: int) -> Source:
+def read_nnunet(
+    folder: Path, class_map: ClassMap | None, classes: int | None, seed: int,
+    training: NnunetTraining | None = None,
+) -> Source:  # fmt: skip
     """Read ``imagesTr/CASE_0000.nii.gz`` ... and ``labelsTr/CASE.nii.gz`` as dataset.json says.
 
     Class names, channels and what is done to their intensities are dataset.json's; a class map
-    overrules the classes. ``imagesTs`` is not read.
+    overrules the classes. ``imagesTs`` is not read. For a network that nnU-Net trained, its recipe
+    says what is done to intensities, and its fold which cases validate.
 
     Raises:
         UserError: where dataset.json is of another form, or the folders hold other files than it
@@ -64,7 +69,9 @@ def read_nnunet(folder: Path, class_map: ClassMap | None, classes: int | None, s
     if dataset.count not in (None, len(cases)):
         notes += (f"{DATASET_FILE} says {dataset.count} training cases; there are {len(cases)}",)
 
-    for index, name in enumerate(dataset.channels):
+    if training is not None:
+        training.check_channels(dataset.channels)
+    for index, name in enumerate(dataset.channels if training is None else ()):
         if name.casefold() == CT and "normalization" not in class_map.options:
             notes += (
                 f"channel {index} ({name}) is clipped to the percentiles "
@@ -84,10 +91,12 @@ def read_nnunet(folder: Path, class_map: ClassMap | None, classes: int | None, s
         name=dataset.name or folder.resolve().name,
         layout=f"nnU-Net's raw folder ({IMAGES}/, {LABELS}/ and {DATASET_FILE})",
         channels=dataset.channels,
-        normalization=from_training,
+        normalization=from_training if training is None else {"kind": "none"},
         notes=notes,
     )
-    return read_cases(folder, cases, wanted, class_map, classes=classes, seed=seed)
+    return read_cases(
+        folder, cases, wanted, class_map, classes=classes, seed=seed, training=training
+    )
 
 
 def _checked(name: str, path: Path) -> dict[str, Any]:

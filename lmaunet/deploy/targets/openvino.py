@@ -95,7 +95,8 @@ def build(request: BuildRequest) -> Build:
     )  # fmt: skip
     found, packing, got = check_file(form, shipped, images, evidence)
     expected = reference.reference_logits(exported, images)
-    classes = reference.compare_classes("openvino file", got, expected, evidence)
+    unsteady = functools.partial(reference.unsteady_share, exported, images)
+    classes = reference.compare_classes("openvino file", got, expected, evidence, unsteady)
 
     write_json(request.folder / LAYERS, {"layers": [asdict(layer) for layer in found]})
     quantized = [convolution.node for convolution in quantized_convolutions(exported)]

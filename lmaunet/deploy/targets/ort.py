@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     import onnx
 
 SHIPPED = "model.onnx"
-CODE_FUNCTIONS = ("SelectiveScan", "SelectiveScanCodes", "SiluCodes")
+CODE_FUNCTIONS = (
+    "NormedConvCodes", "PixelShuffleCodes", "SelectiveScan", "SelectiveScanCodes", "SiluCodes",
+)  # fmt: skip
 CHECKED_IMAGES = 2
 TIMED_LOADS = 5
 # The share of a quantizer's codes that may differ by one where both sides have the same biases;
 # 0 was measured. A bias that is rounded to an integer of the accumulator may move any code by one:
 # where a channel's accumulator has few steps to a code, that is many of them.
 CODE_SHARE, ROUNDED_BIAS_SHARE = 0.0001, 1.0
-INTEGER_KERNELS = ("QLinearConv", "ConvInteger")
+INTEGER_KERNELS = ("QLinearConv", "ConvInteger", "NormedConvCodes")
 FLOAT_KERNELS = ("Conv", "FusedConv", "NhwcFusedConv")
 # what ONNX Runtime computes in float32, where it is more than moving values
 FLOAT_OPERATORS = frozenset(
@@ -138,7 +140,11 @@ def build(request: BuildRequest) -> Build:
         )  # fmt: skip
     packing, nodes, got = check_packing(forms.fused, shipped, images, evidence, operators)
     expected = reference.reference_logits(exported, images)
-    agreements += [*packing, reference.compare_classes("ort file", got, expected, evidence)]
+    unsteady = functools.partial(reference.unsteady_share, exported, images)
+    agreements += [
+        *packing,
+        reference.compare_classes("ort file", got, expected, evidence, unsteady),
+    ]
     widths = Counter(weight_bits_of(model).values())
     detail = {
         "lowering": LOWERING,

@@ -254,7 +254,8 @@ def _agreements(
     session = reference.open_session(network, optimize=True, float_biases=True)
     got = reference.run_images(session, images)
     expected = reference.reference_logits(exported, images)
-    agreements.append(reference.compare_classes("trt graph", got, expected, evidence))
+    unsteady = functools.partial(reference.unsteady_share, exported, images)
+    agreements.append(reference.compare_classes("trt graph", got, expected, evidence, unsteady))
     return tuple(agreements)
 
 

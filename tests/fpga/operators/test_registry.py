@@ -22,7 +22,7 @@ EXAMPLES = {
         cases.requantize(), cases.table_activation(), cases.elementwise(),
         cases.elementwise(multiply=False), cases.duplicate_streams(), cases.streaming_concat(),
         cases.upsample(), cases.max_pool(), cases.pad(), cases.pad(code=0), cases.depthwise_conv(),
-        cases.bin_sum(),
+        cases.bin_sum(), cases.depth_to_space(),
     )
 }  # fmt: skip
 

@@ -118,7 +118,8 @@ def test_every_operator_has_flip_flops():
               "MH": 4, "ImgDim": (4, 4), "Padding": (1, 1, 1, 1), "IsShift": 0, "Entries": 256,
               "lhs_dtype": "INT8", "rhs_dtype": "INT8", "out_dtype": "INT9", "dtype": "INT8",
               "InputDataType": "INT8", "WI": 8, "ChannelsPerStream": (4, 4),
-              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2, "Bin": (2, 2)}  # fmt: skip
+              "inputDataTypes": ("INT8", "INT8"), "NumOutputStreams": 2, "Bin": (2, 2),
+              "Factors": (2, 2)}  # fmt: skip
     for name in OPERATORS:
         for parallel in (0, 1):
             attributes = common | (scan if name == "SelectiveScan" else window)
@@ -183,6 +184,29 @@ def test_sums_of_bins_are_what_yosys_counts(bins, pixels, channels, pe, lut, ff,
     found = usually_placed(cases.bin_sum(bins, pixels, channels, pe).operator.resources())
     assert abs(found.lut - lut) <= 8 and abs(found.ff - ff) <= 6
     assert (found.bram36, found.dsp) == (bram18 / 2, 0)
+
+
+# By yosys: the map, the blocks, channels, PE; LUTs, flip-flops and block RAMs of 18 kbit.
+BLOCKS = [
+    ((8, 8), (2, 2), 96, 1, 137, 116, 2), ((8, 8), (2, 2), 96, 8, 164, 204, 2),
+    ((16, 64), (2, 2), 32, 4, 146, 153, 4), ((64, 64), (2, 2), 16, 16, 214, 321, 4),
+    ((128, 128), (2, 2), 16, 2, 136, 128, 4), ((8, 8), (2, 1), 32, 32, 470, 811, 0),
+    ((8, 8), (3, 2), 32, 4, 158, 168, 1), ((4, 4), (2, 2), 4, 1, 118, 83, 0),
+    ((8, 8), (4, 4), 16, 4, 208, 208, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "blocks", "channels", "pe", "lut", "ff", "bram18"), BLOCKS)
+def test_blocks_of_pixels_are_what_yosys_counts(size, blocks, channels, pe, lut, ff, bram18):
+    found = usually_placed(cases.depth_to_space(*size, blocks, channels, pe).operator.resources())
+    assert abs(found.lut - lut) <= 9 and abs(found.ff - ff) <= 5
+    assert (found.bram36, found.dsp) == (bram18 / 2, 0)
+
+
+def test_blocks_are_not_folded_wider_than_an_enable_reaches():
+    """By yosys 257 loads at 32 lanes of 8 bits, where 256 are the limit."""
+    lanes = [f["PE"] for f in cases.depth_to_space(channels=32, pe=1).operator.foldings()]
+    assert lanes == [1, 2, 4, 8, 16]
 
 
 # Every estimate worked by hand from what its docstring says. Sizes are odd and unequal, so that no
@@ -306,6 +330,12 @@ BY_HAND = [
     # a row of 12 pixels and three beats each; an address to 40
     ("UpsampleNearestNeighbour", {**INT8, "SIMD": 2, "WI": 12, "NumChannels": 6},
      Resources(19 + 8 * 6, 0, (Memory("row", 16, 36, decided=True),), 34 + 6 * 6 + 15)),
+    # rows of 12 pixels of 3 columns and 2 beats, 72 beats. Of three rows the first has 2/3 of one,
+    # the second a whole one, the third 4/3; 6 beats and 4 more each: 246 words
+    ("DepthToSpace", {**INT8, "PE": 3, "NumChannels": 6, "ImgDim": (5, 12), "Factors": (3, 3)},
+     Resources(27 + 12 * 8 + 3 + 7 + 8, 0,
+               (Memory("rows", 24, 48 + 72 + 96 + 3 * 10, decided=True),),
+               50 + 9 * 8 + 3 + 7 + 7)),
     ("StreamingConcat", {"SIMD": 2, "ChannelsPerStream": (4, 4, 2), "inputDataTypes": ["INT8"] * 3},
      Resources(19 + 18 + 8, 0, (), 34 + 16 + 2)),
     ("StreamingConcat", {"SIMD": 2, "ChannelsPerStream": (4, 4), "inputDataTypes": ["INT8"] * 2},

@@ -31,6 +31,9 @@ QUICK = {
     "streaming_concat": cases.streaming_concat(),
     "upsample_nearest": cases.upsample(),
     "upsample_nearest, one beat a pixel": cases.upsample(factors=(3, 1), channels=2),
+    "depth_to_space": cases.depth_to_space(),
+    "depth_to_space, three rows of a beat": cases.depth_to_space(4, 3, (3, 1), 3, 3, "UINT5"),
+    "depth_to_space, one pixel wide": cases.depth_to_space(5, 1, (2, 3), 4, 1),
     "max_pool": cases.max_pool(),
     "max_pool, 3 x 3, unsigned": cases.max_pool(kernel=(3, 3), pe=3, dtype="UINT8"),
     "bin_sum": cases.bin_sum(),
@@ -53,6 +56,8 @@ MUTANTS = {
     "duplicate_streams": ("{OUTPUTS{valid}} & ~served", "{OUTPUTS{valid}}"),
     "streaming_concat": ("beat <= last ? '0 : beat + 1'b1;", "beat <= beat + 1'b1;"),
     "upsample_nearest": ("occupied != count_t'(DEPTH)", "1'b1"),
+    "depth_to_space": ("held < count_t'(LAST - FIRST - 1)", "held < count_t'(LAST - FIRST + 3)"),
+    "depth_to_space, three rows of a beat": ("some[from]", "some[0]"),
     "max_pool": ("first || (x ^ FLIP)", "first || (x)"),
     "bin_sum": ("here <= start", "here <= here + 1'b1"),
     "bin_sum, the whole map, a beat a pixel": ("from_next = NEWEST", "from_next = STORED"),
@@ -101,6 +106,7 @@ BAD = {
     "duplicate_streams": ("NumOutputStreams", 0, "NumOutputStreams=0, expected 1 or more"),
     "streaming_concat": ("SIMD", 4, "SIMD=4 does not divide channels of input 1=2; use 1 or 2"),
     "upsample_nearest": ("HO", 7, "3 x 4 to 7 x 8, expected whole factors"),
+    "depth_to_space": ("Factors", [1, 2], "blocks of 1 x 2 pixels on a map of 3 x 4, expected two"),
     "max_pool": ("Function", "QuantAvgPool", "QuantAvgPool of INT8 to INT8, expected MaxPool"),
     "bin_sum": ("Bin", [4, 2], "bins of 4 x 2 pixels on a map of 6 x 6, expected bins that"),
     "bin_sum, two words": ("outputDataType", "INT11", "10 codes of UINT8 as INT11, expected INT13"),
@@ -130,6 +136,8 @@ BAD_PARAMETERS = {
     "duplicate_streams": ("OUTPUTS", 0, "OUTPUTS=0, expected 1 or more"),
     "streaming_concat": ("BEATS", 0x0000_0001_0002, "input 2 has no beats"),
     "upsample_nearest": ("DEPTH", 15, "DEPTH=15, expected 16 or more"),
+    "depth_to_space": ("FACTOR", 1, "FACTOR=1, expected 1, 1, 1, 2 up"),
+    "depth_to_space, one pixel wide": ("SPARE", 15, "SPARE=15, expected 16 or more"),
     "max_pool": ("TAPS", 0, "TAPS=0, expected 1 or more"),
     "bin_sum": ("BIN_W", 0, "BIN_W=0, BINS=3, expected 1 or more"),
     "bin_sum, two words": ("SUM_BITS", 7, "SUM_BITS=7, expected 8 or more"),
@@ -179,6 +187,9 @@ def any_case(draw) -> Case:
     if name == "UpsampleNearestNeighbour":
         factors = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         return cases.upsample(height, width, factors, channels, pe, dtype, seed)
+    if name == "DepthToSpace":
+        factors = draw(st.integers(2, 4)), draw(st.integers(1, 3))
+        return cases.depth_to_space(height, width, factors, channels, pe, dtype, seed)
     if name == "Pool":
         return cases.max_pool(kernel, height, width, dtype=dtype, **common)
     if name == "BinSum":

@@ -171,6 +171,7 @@ def test_a_fifo_of_one_entry_less_is_named(faulty, codes, simulations, tmp_path)
     assert re.search(message, refusal(wrong, codes, simulations, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_network_is_compiled_once(faulty, codes, tmp_path):
     """For all depths, all images and all faults."""
     prove(faulty, codes[:1], tmp_path, tmp_path, lambda line: None, tmp_path)

@@ -115,6 +115,7 @@ def test_the_deepest_and_what_exceeds_are_told():
 
 
 @needs_yosys
+@pytest.mark.slow
 def test_modules_together_have_the_levels_that_each_has(tmp_path, monkeypatch):
     """What is kept is read again; what cannot be read is not known."""
     kept = design_levels.Kept(tmp_path / "levels")

@@ -1,0 +1,66 @@
+"""A network of nnU-Net's structure whose norms are batch normalizations, for ``fpga_design.py``.
+
+The stages are those of nnU-Net's PlainConvUNet (two convolutions each, LeakyReLU of 0.01, strided
+convolutions down, transposed ones up, concatenated skips), built by dynamic-network-architectures
+as nnU-Net builds it, with random weights. ``qat --norm batch`` gives such a network with trained
+ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmaunet.errors import UserError
+from lmaunet.graph.capture import capture
+from lmaunet.graph_spec import GraphSpec
+from lmaunet.sources.checkpoint import spec_of
+
+FIELDS = {"widths", "strides", "input_size", "classes", "channels"}
+# Images that the norms' statistics are of, of a batch each, and how often.
+NORM_IMAGES, BATCH, PASSES = 12, 4, 4
+
+
+def is_nnunet(content: Mapping[str, Any]) -> bool:
+    """Return whether a JSON file's content describes such a network."""
+    return set(content) == FIELDS
+
+
+def nnunet(content: Mapping[str, Any]) -> tuple[GraphSpec, nn.Module]:
+    """Return the network and what the program needs to know of it.
+
+    Args:
+        content: ``widths`` of the stages, ``strides`` of all but the first (a number, or rows and
+            columns), ``input_size``, ``classes`` with the background, ``channels`` of the image.
+    """
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    widths, strides = content["widths"], [1, *content["strides"]]
+    if len(widths) != len(strides):
+        raise UserError(f"{len(widths)} widths and {len(strides) - 1} strides; expected one less")
+    stages = len(widths)
+    torch.manual_seed(0)
+    network = PlainConvUNet(
+        content["channels"], stages, widths, nn.Conv2d, [3] * stages, strides, 2,
+        content["classes"], 2 if stages == 2 else [2] * (stages - 1), conv_bias=True,
+        norm_op=nn.BatchNorm2d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"negative_slope": 0.01, "inplace": True},
+    )  # fmt: skip
+    network.apply(network.initialize)
+    shape = (1, content["channels"], *content["input_size"])
+    graph, _ = capture(network.eval(), shape)
+    return spec_of(graph, f"nnunet-{'-'.join(map(str, widths))}"), network
+
+
+def settle(network: nn.Module, images: np.ndarray) -> nn.Module:
+    """Give the norms the statistics of images ``(n, C, H, W)``, so that values stay moderate."""
+    network.train()
+    with torch.no_grad():
+        for _ in range(PASSES):
+            for start in range(0, NORM_IMAGES, BATCH):
+                network(torch.from_numpy(images[start : start + BATCH]))
+    return network.eval()

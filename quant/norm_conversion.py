@@ -27,11 +27,11 @@ from lmaunet.graph.batch_norms import (
     unfolded_norms,
 )
 from lmaunet.graph.graph import Array, Graph, Node, Weights
+from lmaunet.graph.integer_form import integer_form
 from lmaunet.graph.module import RUN, Context, GraphModule, last_uses
 from lmaunet.graph.operators import Norm
-from lmaunet.graph.rewrites import Network, rewritten
+from lmaunet.graph.rewrites import Network
 from lmaunet.net.checkpoint import load_checkpoint
-from lmaunet.quant.network import FORMS
 from lmaunet.quant.settings import NORM_RATE, QatSettings
 from lmaunet.sources.checkpoint import restore, save_network, spec_of
 from lmaunet.stage import read_json, record_of, write_json
@@ -201,7 +201,7 @@ def convert_norms(
         record = read_json(folder / RECORD)
     notices = _kept(counts)
     # a norm behind a pixel shuffle moves before it, to the convolution
-    ready, _ = rewritten(loaded.graph, loaded.weights(), FORMS)
+    ready, _ = integer_form(loaded.graph, loaded.weights())
     if left := unfolded_norms(ready):
         notices.append(
             f"{len(left)} batch normalizations are not behind a convolution that they alone take "

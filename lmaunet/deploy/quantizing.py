@@ -196,13 +196,13 @@ def _norms(content: dict[str, Any]) -> list[str]:
     scores = content["scores"]
     last = "distilled" if "distilled" in scores else "converted"
     dices = [scores[name]["dice"] for name in ("float32", last)]
-    cost = "is not known: no held-out slice shows a class"
+    change = "is not known: no held-out slice shows a class"
     if None not in dices:
-        cost = f"{100 * (dices[1] - dices[0]):+.2f} points of Dice on held-out slices"
+        change = f"changed by {100 * (dices[1] - dices[0]):+.2f} points"
     epochs = content["norms"]["epochs"]
-    after = f"after {epochs} epochs of distillation" if epochs else "without distillation"
-    return [f"norms: {' and '.join(kinds)} became batch normalization; what that costs {after}: "
-            f"{cost}"]  # fmt: skip
+    after = f"after {epochs} epoch(s) of distillation" if epochs else "without distillation"
+    return [f"norms: {' and '.join(kinds)} became batch normalization; {after} Dice on held-out "
+            f"slices {change}"]  # fmt: skip
 
 
 def _joins(rows: list[dict[str, Any]]) -> list[str]:

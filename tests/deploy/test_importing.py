@@ -91,7 +91,7 @@ def test_a_factory_becomes_a_checkpoint_after_a_warning(run, monkeypatch):
     content = json.loads(out)
     assert err == (
         "warning: to build the network, the code of small_nets:make of theirs is run once, with "
-        "your rights; runs/make-w/import/network.pt is loaded without it afterwards\n"
+        "your rights; runs/make-w/import/model.pt is loaded without it afterwards\n"
     )
     assert content["run"] == "runs/make-w" and content["architecture"] == "Sequential"
     assert content["network"]["input_size"] == [8, 12] and content["classes"] is None

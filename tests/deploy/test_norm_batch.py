@@ -69,8 +69,8 @@ def test_the_command_says_each_step_and_the_cost(made):
     scores = content["scores"]
     cost = 100 * (scores["distilled"]["dice"] - scores["float32"]["dice"])
     assert (
-        "norms: 3 InstanceNorm became batch normalization; what that costs after 1 epochs of "
-        f"distillation: {cost:+.2f} points of Dice on held-out slices"
+        "norms: 3 InstanceNorm became batch normalization; after 1 epoch(s) of distillation Dice "
+        f"on held-out slices changed by {cost:+.2f} points"
     ) in lines
 
 
@@ -79,8 +79,8 @@ def test_the_cost_is_said_of_the_last_step_that_there_is():
     scores = {"float32": {"dice": 0.875}, "converted": {"dice": 0.75}}
     (line,) = _norms({"norms": norms, "scores": scores})
     assert line == (
-        "norms: 2 InstanceNorm and 1 GroupNorm became batch normalization; what that costs without "
-        "distillation: -12.50 points of Dice on held-out slices"
+        "norms: 2 InstanceNorm and 1 GroupNorm became batch normalization; without distillation "
+        "Dice on held-out slices changed by -12.50 points"
     )
     scores["converted"]["dice"] = None
     assert _norms({"norms": norms, "scores": scores})[0].endswith("no held-out slice shows a class")

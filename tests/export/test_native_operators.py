@@ -211,7 +211,7 @@ def test_tensors_that_do_not_fit_are_an_error_and_no_crash(library):
             entry.CopyFrom(info(entry.name, *inputs[entry.name]))
     given = feeds(arrays) | {"B": np.zeros((1, 10, 3), np.float32)}
     session = open_session(model, optimize=False, operators=library)
-    with pytest.raises(Exception, match=r"input 3 .* does not fit the scan's sizes"):
+    with pytest.raises(Exception, match=r"input 3 .* does not fit the other inputs' sizes"):
         session.run(None, given)
 
 

@@ -73,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> int:
                     model, loaded.spec, data, settings, seed=seed, folder=folder,
                     processes=Processes(0, 1, torch.device("cpu")), progress=progress,
                 )  # fmt: skip
-        if not (folder / "control.json").exists():
+        if arguments.control and not (folder / "control.json").exists():
             with progress_bar(f"control, seed {seed}") as progress:
                 control = copy.deepcopy(model)
                 fit(
@@ -85,8 +85,8 @@ def measure(arguments: argparse.Namespace) -> int:
                 )  # fmt: skip
             write_json(folder / "control.json", evaluate(control, data).to_json())
         content = read_json(folder / "qat.json")
-        controlled = read_json(folder / "control.json")
-        scores = {"float32": read_json(before), "control": controlled, **content["scores"]}
+        control_of = {"control": read_json(folder / "control.json")} if arguments.control else {}
+        scores = {"float32": read_json(before), **control_of, **content["scores"]}
         rows.append({"seed": seed, "scores": scores, "norms": content["norms"]["converted"]})
         assert (folder / CONVERTED).exists()
     result = {
@@ -187,6 +187,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, default=8, help="passes of QAT")
     add("--rate", type=float, default=1e-4, help="peak learning rate of QAT")
     add("--batch", type=int, default=8)
+    add("--control", action=argparse.BooleanOptionalAction, default=True,
+        help="train the network as it came as long as the distillation")  # fmt: skip
     add("--runs", type=Path, default=Path("runs/norm_batch"))
     add("--machine", default="")
     add("-o", "--output", type=Path, default=Path("results/norm_batch.json"))
@@ -194,7 +196,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     arguments.shown = (
         f"--ckpt MODEL.pt --data DATA --seeds {arguments.seeds} --norm-epochs "
         f"{arguments.norm_epochs} --epochs {arguments.epochs} --rate {arguments.rate:g} "
-        f"--batch {arguments.batch}"
+        f"--batch {arguments.batch}" + ("" if arguments.control else " --no-control")
     )
     return arguments
 

@@ -118,7 +118,7 @@ def main(arguments: argparse.Namespace) -> int:
         **(
             {"model_sha256": sha256(arguments.model)}
             if arguments.model
-            else {"weights": weights_of(arguments.weights), "bits": arguments.bits}
+            else {"weights": weights_of(arguments.weights), "seed": 0, "bits": arguments.bits}
         ),
         "spec": spec.to_json(),
         "data": data.name,

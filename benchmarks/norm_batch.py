@@ -3,15 +3,18 @@
     python benchmarks/norm_batch.py --ckpt MODEL.pt --data DATA -o results/norm_batch.json
 
 For each seed the network is converted, distilled and quantized, each step scored on the held-out
-patients. The checkpoint is the same for all: a seed draws the order of the slices and their
-augmentation. A drop is against the network as it came, its interval a paired bootstrap over the
-patients (`benchmarks/accuracy_table.py`). What is finished stays under ``--runs`` and is found
+patients. Beside it a control: the network as it came, with its InstanceNorm, is trained the same
+passes as the distillation, on the same batches and with the same loss, so that the extra training
+is not counted as a merit of the conversion. The checkpoint is the same for all: a seed draws the
+order of the slices and their augmentation. The interval of a drop is a paired bootstrap over the
+patients (`benchmarks/accuracy_table.py`). What is finished stays under ``--runs``, to be found
 again.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import statistics
 import sys
@@ -25,7 +28,8 @@ from lmaunet.deploy.console import progress_bar, run_command, table
 from lmaunet.stage import read_json, sha256, tool_versions, write_json
 
 STEPS = {
-    "float32": "InstanceNorm, FP32", "converted": "converted, FP32", "distilled": "distilled, FP32",
+    "float32": "InstanceNorm, FP32", "control": "the same, trained as long as the distillation",
+    "converted": "converted, FP32", "distilled": "distilled, FP32",
     "ptq": "INT8, calibrated only", "qat": "INT8, after QAT",
 }  # fmt: skip
 
@@ -42,6 +46,7 @@ def measure(arguments: argparse.Namespace) -> int:
     from lmaunet.quant.qat import evaluate, quantize
     from lmaunet.quant.settings import QatSettings
     from lmaunet.sources.checkpoint import restore
+    from lmaunet.train.loop import Teacher, fit
     from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Schedule
 
@@ -68,8 +73,20 @@ def measure(arguments: argparse.Namespace) -> int:
                     model, loaded.spec, data, settings, seed=seed, folder=folder,
                     processes=Processes(0, 1, torch.device("cpu")), progress=progress,
                 )  # fmt: skip
+        if arguments.control and not (folder / "control.json").exists():
+            with progress_bar(f"control, seed {seed}") as progress:
+                control = copy.deepcopy(model)
+                fit(
+                    control, data.train,
+                    Schedule(arguments.norm_epochs, NORM_RATE, arguments.batch),
+                    classes=len(data.classes), seed=seed, folder=folder, name="control",
+                    processes=Processes(0, 1, torch.device("cpu")), progress=progress,
+                    teacher=Teacher(copy.deepcopy(model), 1.0),
+                )  # fmt: skip
+            write_json(folder / "control.json", evaluate(control, data).to_json())
         content = read_json(folder / "qat.json")
-        scores = {"float32": read_json(before), **content["scores"]}
+        control_of = {"control": read_json(folder / "control.json")} if arguments.control else {}
+        scores = {"float32": read_json(before), **control_of, **content["scores"]}
         rows.append({"seed": seed, "scores": scores, "norms": content["norms"]["converted"]})
         assert (folder / CONVERTED).exists()
     result = {
@@ -99,49 +116,63 @@ def measure(arguments: argparse.Namespace) -> int:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return Dice in percent and the drop against the network as it came, of each step."""
+    """Return Dice in percent of each step, and its drop against the network as it came and control.
+
+    A drop is in points, the mean over the seeds, with the worst seed and an interval over patients.
+    """
     found = {}
     for step in STEPS:
         if any(step not in row["scores"] for row in rows):
             continue
-        dices = [100 * row["scores"][step]["dice"] for row in rows]
-        before = [100 * row["scores"]["float32"]["dice"] for row in rows]
-        drops = [old - new for old, new in zip(before, dices, strict=True)]
-        pairs = [
-            (row["scores"]["float32"]["per_case"], row["scores"][step]["per_case"]) for row in rows
-        ]
-        ends = interval(pairs)
-        classes = rows[0]["scores"][step]["per_class"]
+        own = [row["scores"][step] for row in rows]
+        dices = [100 * scores["dice"] for scores in own]
         found[step] = {
             "dice": statistics.fmean(dices),
             "spread": statistics.stdev(dices) if len(dices) > 1 else None,
-            "drop_points": statistics.fmean(drops),
-            "drop_points_worst_seed": max(drops),
-            "drop_points_interval": None if ends is None else list(ends),
             "per_class": {
-                name: 100 * statistics.fmean(r["scores"][step]["per_class"][name] for r in rows)
-                for name in classes
+                name: 100 * statistics.fmean(scores["per_class"][name] for scores in own)
+                for name in own[0]["per_class"]
             },
         }
+        for reference in ("float32", "control"):
+            if reference == step or any(reference not in row["scores"] for row in rows):
+                continue
+            before = [row["scores"][reference] for row in rows]
+            drops = [
+                100 * old["dice"] - new for old, new in zip(before, dices, strict=True)
+            ]  # fmt: skip
+            ends = interval(
+                [(old["per_case"], new["per_case"]) for old, new in zip(before, own, strict=True)]
+            )
+            found[step][f"against_{reference}"] = {
+                "drop_points": statistics.fmean(drops),
+                "worst_seed": max(drops),
+                "interval": None if ends is None else list(ends),
+            }
     return found
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """Return the table that the documentation shows."""
-    header = ["network", "Dice", "drop, points", "worst seed", "95% interval over patients",
+    header = ["network", "Dice", "drop against as it came", "drop against the control",
               "by class"]  # fmt: skip
     rows = []
     for step, row in result["steps"].items():
         spread = "" if row["spread"] is None or step == "float32" else f" ± {row['spread']:.2f}"
-        ends = row["drop_points_interval"]
         rows.append([
             STEPS[step], f"{row['dice']:.2f}{spread}",
-            "" if step == "float32" else f"{row['drop_points']:.2f}",
-            "" if step == "float32" else f"{row['drop_points_worst_seed']:.2f}",
-            "" if step == "float32" or ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}",
+            *(_drop(row.get(f"against_{reference}")) for reference in ("float32", "control")),
             " / ".join(f"{value:.1f}" for value in row["per_class"].values()),
         ])  # fmt: skip
     return table(header, rows)
+
+
+def _drop(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    ends = row["interval"]
+    over = "" if ends is None else f" ({ends[0]:+.2f} to {ends[1]:+.2f})"
+    return f"{row['drop_points']:+.2f}, worst seed {row['worst_seed']:+.2f}{over}"
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -156,6 +187,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, default=8, help="passes of QAT")
     add("--rate", type=float, default=1e-4, help="peak learning rate of QAT")
     add("--batch", type=int, default=8)
+    add("--control", action=argparse.BooleanOptionalAction, default=True,
+        help="train the network as it came as long as the distillation")  # fmt: skip
     add("--runs", type=Path, default=Path("runs/norm_batch"))
     add("--machine", default="")
     add("-o", "--output", type=Path, default=Path("results/norm_batch.json"))
@@ -163,7 +196,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     arguments.shown = (
         f"--ckpt MODEL.pt --data DATA --seeds {arguments.seeds} --norm-epochs "
         f"{arguments.norm_epochs} --epochs {arguments.epochs} --rate {arguments.rate:g} "
-        f"--batch {arguments.batch}"
+        f"--batch {arguments.batch}" + ("" if arguments.control else " --no-control")
     )
     return arguments
 

@@ -77,7 +77,10 @@ def build_library(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".operators-") as folder:
         dots = {**variants, **DOT_PRODUCTS.get(platform.machine(), {})}
-        units = [("operators.cpp", "operators", ()), ("normed_conv.cpp", "normed_conv", ())]
+        units: list[tuple[str, str, tuple[str, ...]]] = [
+            ("operators.cpp", "operators", ()),
+            ("normed_conv.cpp", "normed_conv", ()),
+        ]
         units += [
             (source, f"{Path(source).stem}_{name}", (*options, f"-DINSTRUCTIONS={name}"))
             for source, sets in (("scan_kernels.cpp", variants), ("normed_conv_kernels.cpp", dots))

@@ -25,7 +25,7 @@ from lmaunet.export.convolutions import grid_of
 from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
 from lmaunet.export.function import DOMAIN
 from lmaunet.export.lower import static_shapes
-from lmaunet.export.passes import Pass, add_constant, constant, label, new_node, replace
+from lmaunet.export.passes import Pass, add_constant, array_of, constant, label, new_node, replace
 
 SHUFFLE = "PixelShuffleCodes"
 
@@ -66,8 +66,9 @@ class PixelShuffles(Pass):
             batch, channels, height, width = shapes[shuffle.outputs[0].name]
             blocks = np.array([0, 0, 0, -1, size, size], np.int64)
             shape = np.array([batch, height, width, channels], np.int64)
+            source = shuffle.inputs[0].producer()
             inside = new_node(
-                "Transpose", [shuffle.inputs[0].producer().inputs[0]], f"{prefix}/channels_last_in",
+                "Transpose", [source.inputs[0]], f"{prefix}/channels_last_in",
                 name=f"{prefix}/last", perm=CHANNELS_LAST,
             )  # fmt: skip
             inputs = [
@@ -97,12 +98,13 @@ def _shuffle(quantize: ir.Node) -> ir.Node | None:
     if node is None or node.op_type != "DepthToSpace":
         return None
     mode = node.attributes.get("mode")
-    known, source = mode is not None and mode.as_string() == "CRD", node.inputs[0].producer()
-    if not known or source is None or grid_of(node.outputs[0]) is not source:
+    source = grid_of(node.outputs[0])
+    if mode is None or mode.as_string() != "CRD" or source is None:
         return None
-    same = all(
-        np.array_equal(constant(a), constant(b))
-        for a, b in zip(source.inputs[1:3], quantize.inputs[1:3], strict=True)
-    )
-    zero = constant(source.inputs[2])
-    return node if same and zero is not None and zero.dtype == np.uint8 else None
+    if node.inputs[0].producer() is not source:
+        return None
+    grids = [[constant(value) for value in n.inputs[1:3]] for n in (source, quantize)]
+    for one, other in zip(*grids, strict=True):
+        if one is None or other is None or not np.array_equal(one, other):
+            return None
+    return node if array_of(source.inputs[2]).dtype == np.uint8 else None

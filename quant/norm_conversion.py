@@ -27,6 +27,7 @@ from lmaunet.graph.batch_norms import (
     unfolded_norms,
 )
 from lmaunet.graph.graph import Array, Graph, Node, Weights
+from lmaunet.graph.integer_form import integer_form
 from lmaunet.graph.module import RUN, Context, GraphModule, last_uses
 from lmaunet.graph.operators import Norm
 from lmaunet.graph.rewrites import Network
@@ -199,7 +200,9 @@ def convert_norms(
     with record_of(folder):
         record = read_json(folder / RECORD)
     notices = _kept(counts)
-    if left := unfolded_norms(loaded.graph):
+    # a norm behind a pixel shuffle moves before it, to the convolution
+    ready, _ = integer_form(loaded.graph, loaded.weights())
+    if left := unfolded_norms(ready):
         notices.append(
             f"{len(left)} batch normalizations are not behind a convolution that they alone take "
             f"and can't be folded: {', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"

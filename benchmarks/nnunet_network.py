@@ -2,13 +2,14 @@
 
 The stages are those of nnU-Net's PlainConvUNet (two convolutions each, LeakyReLU of 0.01, strided
 convolutions down, transposed ones up, concatenated skips), built by dynamic-network-architectures
-as nnU-Net builds it, with random weights. ``qat --norm batch`` gives such a network with trained
-ones.
+as nnU-Net builds it, with random weights or those of one that was trained with instance norms.
+``qat --norm batch`` gives such a network trained further with its new norms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import nn
 
 from lmaunet.errors import UserError
 from lmaunet.graph.capture import capture
+from lmaunet.graph.module import GraphModule
 from lmaunet.graph_spec import GraphSpec
-from lmaunet.sources.checkpoint import spec_of
+from lmaunet.net.checkpoint import load_checkpoint
+from lmaunet.sources.checkpoint import restore, spec_of
 
 FIELDS = {"widths", "strides", "input_size", "classes", "channels"}
 # Images that the norms' statistics are of, of a batch each, and how often.
@@ -54,6 +57,25 @@ def nnunet(content: Mapping[str, Any]) -> tuple[GraphSpec, nn.Module]:
     shape = (1, content["channels"], *content["input_size"])
     graph, _ = capture(network.eval(), shape)
     return spec_of(graph, f"nnunet-{'-'.join(map(str, widths))}"), network
+
+
+def with_weights(network: nn.Module, spec: GraphSpec, path: Path) -> GraphModule:
+    """Return a network with the weights of a float checkpoint of the same stages and any norms.
+
+    Raises:
+        UserError: where the checkpoint is of another network.
+    """
+    trained = restore(load_checkpoint(path), path)
+    assert isinstance(trained, GraphModule)
+    graph, weights = capture(network.eval(), (1, spec.in_channels, *spec.input_size))
+    given = trained.weights()
+    for name, array in given.items():
+        if name not in weights or weights[name].shape != array.shape:
+            raise UserError(f"{path}: {name} {array.shape} is none of the --spec's network")
+    missing = [n for n, weight in graph.weights.items() if weight.learned and n not in given]
+    if missing:
+        raise UserError(f"{path}: {missing[0]} of the --spec's network is not in it")
+    return GraphModule(graph, weights | given)
 
 
 def settle(network: nn.Module, images: np.ndarray) -> nn.Module:

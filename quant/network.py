@@ -20,16 +20,13 @@ from lmaunet.errors import UserError
 from lmaunet.graph import operators as op
 from lmaunet.graph.capture import capture
 from lmaunet.graph.graph import Array, Graph, Node, Weights, check_weights
+from lmaunet.graph.integer_form import integer_form
 from lmaunet.graph.layers import layer_name, weight_layers
 from lmaunet.graph.module import RUN, Context, GraphModule, last_uses, rates_of
-from lmaunet.graph.rewrites import as_maps, fold_norms, rewritten, split_by_slices
+from lmaunet.graph.rewrites import fold_norms
 from lmaunet.graph.rounding import rounding_of
-from lmaunet.graph.transposed import norms_before_shuffles, shuffle_transposed
 from lmaunet.quant.convolution import QuantConv, Scales, quantizer
 from lmaunet.quant.float_layers import float_layer, is_one_sided
-
-FORMS = (shuffle_transposed, norms_before_shuffles, split_by_slices, as_maps)
-"""What brings a graph into the form that integer kernels take."""
 
 WatchScan = Callable[[str, Sequence[Tensor]], Tensor | None]
 """Is given a scan's name and its x, dt, B and C; what it returns takes the place of the result."""
@@ -75,7 +72,7 @@ class QuantNetwork(nn.Module):
         self.source, self.scales = graph, scales
         self.bits = weight_bits(graph, bits or {})
         self.separate = tuple(separate)
-        with_norms = rewritten(graph, weights, FORMS)
+        with_norms = integer_form(graph, weights)
         self.graph, arrays = fold_norms(*with_norms)
         self.rounding = rounding_of(self.graph, separate)
         self.watch_scan: WatchScan | None = None

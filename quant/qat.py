@@ -19,7 +19,7 @@ from lmaunet.errors import UserError
 from lmaunet.graph.file import topology_digest, topology_json
 from lmaunet.graph.graph import Graph, Weights
 from lmaunet.graph.layers import layers
-from lmaunet.graph_spec import NetworkSpec
+from lmaunet.graph_spec import GraphSpec, NetworkSpec
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
 from lmaunet.quant.bits import resolve_bits
 from lmaunet.quant.budget import allocate_for_file
@@ -34,10 +34,11 @@ from lmaunet.quant.calibration import (
 from lmaunet.quant.explain import explain
 from lmaunet.quant.joins import SCALED, SEPARATE, applied, choose_joins
 from lmaunet.quant.network import QuantNetwork, check_quantizable, count_weight_bits, graph_of
+from lmaunet.quant.norm_conversion import convert_norms
 from lmaunet.quant.of_before_graphs import of_before_graphs
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
 from lmaunet.quant.settings import QatSettings
-from lmaunet.sources.checkpoint import NNUNET, graph_in, save_network
+from lmaunet.sources.checkpoint import NNUNET, graph_in, save_network, spec_of
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
@@ -48,6 +49,9 @@ from lmaunet.train.schedule import Progress, Schedule
 SCAN_IMAGES, EXPLAIN_IMAGES, JOIN_IMAGES = 8, 8, 8
 """Calibration images from which scans' number formats and joins' scales are chosen, and costs
 explained."""
+
+NORM_SHARE = 0.4
+"""Of the work, where norms are converted and distilled first."""
 
 FORMS = {"scaled": (SCALED,), "auto": (SEPARATE, SCALED)}
 
@@ -112,7 +116,8 @@ def quantize(
 
     Writes ``model.pt`` (the quantized network), ``qat.json`` (its scores before and after the
     training, notices, history), ``scan.json`` (the number formats of its scans in integers),
-    ``joins.json``, and where asked for ``allocation.json`` and ``explain.json``.
+    ``joins.json``, and where asked for ``allocation.json``, ``explain.json``, and the float network
+    with converted norms, ``converted.pt`` and ``norms.json``.
 
     Args:
         model: the trained FP32 network, any that a graph can be captured of.
@@ -136,6 +141,19 @@ def quantize(
     check_quantizable(graph)
     bits = resolve_bits(graph, settings.bits)
     noticed = notices(graph, weights, data, chosen)
+    scores: dict[str, Any] = {}
+    norms: dict[str, Any] = {}
+    if settings.norm == "batch":
+        progress, whole = part(progress, NORM_SHARE, 1 - NORM_SHARE), progress
+        done = convert_norms(
+            model, (graph, weights), spec.name, data, images, settings, seed=seed, folder=folder,
+            processes=processes, progress=part(whole, 0.0, NORM_SHARE),
+            evaluate=lambda network: evaluate(network, data),
+        )  # fmt: skip
+        graph, weights, norms = done.graph, done.weights, done.record
+        scores, noticed = dict(done.scores), noticed + done.notices
+        if isinstance(spec, GraphSpec):  # it names its graph
+            spec = spec_of(graph, spec.name)
     joined = _joins(graph, weights, images, spec, settings, folder, processes, progress)
     weights, separate = applied(graph, weights, joined)
     if settings.budget_bytes is not None:
@@ -152,10 +170,9 @@ def quantize(
     )  # fmt: skip
     progress(0.2, f"calibrating on {len(images)} training slices")
     calibrate(quantized, images)
-    scores: dict[str, Scores] = {}
     if processes.first:
         progress(0.22, "scoring PTQ on held-out slices")
-        scores["ptq"] = evaluate(quantized, data)
+        scores["ptq"] = evaluate(quantized, data).to_json()
     teacher = None
     if settings.distillation:
         teacher = Teacher(copy.deepcopy(model).to(processes.device), settings.distillation)
@@ -167,7 +184,8 @@ def quantize(
     quantized.fold_norms()
     if processes.first:
         progress(0.9, "scoring QAT on held-out slices")
-        scores["qat"] = evaluate(quantized, data)
+        after = evaluate(quantized, data)
+        scores["qat"] = after.to_json()
         formats: list[SiteFormats] = []
         try:
             formats = choose_for_network(
@@ -181,17 +199,18 @@ def quantize(
             write_json(folder / "explain.json", rows)
         save_checkpoint(
             folder / "model.pt", spec, quantized, kind="quantized", graph=topology_json(graph),
-            dice=scores["qat"].dice, bits=quantized.bits, scales=quantized.scales,
-            separate=list(quantized.separate), **_notes(data),
+            dice=after.dice, bits=quantized.bits, scales=quantized.scales,
+            separate=list(quantized.separate), norm=settings.norm, **_notes(data),
         )  # fmt: skip
         counts = count_weight_bits(graph, quantized.bits)
         write_json(
             folder / "qat.json",
             {
-                "scores": {name: value.to_json() for name, value in scores.items()},
+                "scores": scores,
                 "network": described(graph),
                 "weight_bits": {str(k): v for k, v in sorted(counts.items())},
                 "joins": joined,
+                **({"norms": norms} if settings.norm == "batch" else {}),
                 "notices": noticed,
                 "history": history,
                 "calibration_slices": [int(i) for i in chosen],

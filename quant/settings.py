@@ -18,6 +18,12 @@ SCALES: tuple[Scales, ...] = ("free", "pow2")
 JOINS = ("shared", "scaled", "auto")
 """How the scales at additions and concatenations may be chosen."""
 
+NORMS = ("keep", "batch")
+"""What becomes of norms whose statistics come from each image."""
+NORM_EPOCHS, NORM_RATE, MOST_NORM_EPOCHS = 8, 1e-3, 10_000
+"""Passes over the training slices in which a network with converted norms is distilled, and their
+peak learning rate: ten times that of QAT, for every norm's statistics have changed."""
+
 
 @dataclass(frozen=True)
 class QatSettings:
@@ -35,6 +41,8 @@ class QatSettings:
         joins: how values that are joined are rounded: ``shared``, with one scale; ``scaled``, or
             with a producer scaled to it; ``auto``, or with a scale each, which an FPGA can't take;
             empty for ``shared`` in an LMa-UNet and ``auto`` in any other network.
+        norm: ``keep``; or ``batch``, InstanceNorm and GroupNorm become batch normalization first.
+        norm_epochs: passes of the distillation after that; 0 for none.
     """
 
     schedule: Schedule
@@ -45,6 +53,8 @@ class QatSettings:
     keep_norms: bool = True
     explain: bool = False
     joins: str = ""
+    norm: str = "keep"
+    norm_epochs: int = NORM_EPOCHS
 
     def __post_init__(self) -> None:
         if self.bits and self.budget_bytes is not None:
@@ -57,11 +67,18 @@ class QatSettings:
             raise UserError(f"scales {self.scales!r}; use one of: {', '.join(SCALES)}")
         if self.joins not in ("", *JOINS):
             raise UserError(f"joins {self.joins!r}; use one of: {', '.join(JOINS)}")
+        if self.norm not in NORMS:
+            raise UserError(f"norm {self.norm!r}; use one of: {', '.join(NORMS)}")
+        if not 0 <= self.norm_epochs <= MOST_NORM_EPOCHS:
+            raise UserError(
+                f"norm_epochs {self.norm_epochs}; give 0 (no distillation) to {MOST_NORM_EPOCHS:,}"
+            )
         if not 0 <= self.distillation < float("inf"):
             raise UserError(f"distillation {self.distillation}; give 0 or a positive weight")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
+        """Return plain JSON; what is said of norms only where they are converted."""
+        norms = {"norm": self.norm, "norm_epochs": self.norm_epochs}
         return {
             "schedule": self.schedule.to_json(),
             "bits": [list(rule) for rule in self.bits],
@@ -71,4 +88,5 @@ class QatSettings:
             "keep_norms": self.keep_norms,
             "explain": self.explain,
             "joins": self.joins,
+            **(norms if self.norm != "keep" else {}),
         }

@@ -131,10 +131,12 @@ class HardwareGraph:
         if len(value.shape) == 4 and value.shape[0] == 1:
             _, channels, height, width = value.shape
             stream = (1, height, width, channels)
-            if np.array_equal(value.layout, map_layout(stream)):
+            # accumulators have constants of the channels that they were made with
+            whole = isinstance(value, Codes) or value.stream[3] == channels
+            if whole and np.array_equal(value.layout, map_layout(stream)):
                 tensor = self.streamed_as(value, stream)
                 return dataclasses.replace(value, tensor=tensor, stream=stream)
-            if _are_blocks(value, stream):
+            if whole and _are_blocks(value, stream):
                 tensor = self._as_blocks(value, stream)
                 layout = map_layout(stream)
                 return dataclasses.replace(value, tensor=tensor, stream=stream, layout=layout)

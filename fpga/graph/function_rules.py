@@ -30,7 +30,7 @@ _FUNCTIONS: dict[str, Real] = {
     "Softplus": _softplus,
     "Erf": np.vectorize(math.erf, otypes=[np.float64]),
 }
-_OF_TWO: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_OF_TWO: dict[str, Callable[[Any, Any], np.ndarray]] = {
     "Mul": np.multiply, "Add": np.add, "Sub": np.subtract, "Div": np.divide, "Pow": np.power,
 }  # fmt: skip
 

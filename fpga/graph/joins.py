@@ -20,7 +20,10 @@ from lmaunet.fpga.graph.values import Accumulators, Codes, Function, Joined, Val
 from lmaunet.fpga.operators.arithmetic import integer_bits, type_bits, type_range
 
 FINER = 256
-"""Of two unequal scales that are added, the parts of the wider one; codes then have 16 bits."""
+"""Of two unequal scales that are added, the parts of the wider one; codes then have 16 bits.
+
+Half as many where one is unsigned.
+"""
 
 
 def emit_table(graph: HardwareGraph, source: Codes, entries: np.ndarray, dtype: str, hint: str,
@@ -88,7 +91,8 @@ def refuse_unequal(user: str, op_type: str, codes: list[Codes]) -> None:
 
 def weighted_sum(graph: HardwareGraph, left: Codes, right: Codes, origin: str) -> Accumulators:
     """Add codes of unequal scales in a unit that is a part of the wider one."""
-    unit = max(left.scale, right.scale) / FINER
+    signed = left.dtype.startswith("INT") and right.dtype.startswith("INT")
+    unit = max(left.scale, right.scale) / (FINER if signed else FINER // 2)
     tensors, ends, error = [], [], 0.0
     for side, codes in (("left", left), ("right", right)):
         exact = np.arange(type_range(codes.dtype)[0], type_range(codes.dtype)[1] + 1) * (
@@ -98,7 +102,10 @@ def weighted_sum(graph: HardwareGraph, left: Codes, right: Codes, origin: str) -
         error += float(np.abs(entries - exact).max())
         dtype = f"INT{integer_bits(int(entries.min()), int(entries.max()))}"
         if type_bits(dtype) > type_bits("INT16"):
-            raise UserError(f"{graph.current}: {codes.origin} is {codes.dtype}; expected 8 bits")
+            raise UserError(
+                f"{graph.current}: {codes.origin} is {codes.dtype}; codes of at most 8 bits are "
+                "added with unequal scales: give both one quantizer"
+            )
         hint = f"{origin}_{side}"
         tensors.append(emit_table(graph, codes, entries, dtype, hint, hint))
         ends.append((dtype, int(entries.min()), int(entries.max())))

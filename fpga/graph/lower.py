@@ -15,6 +15,7 @@ from lmaunet.fpga.graph import convolution, function_rules, maps, pointwise, shu
 from lmaunet.fpga.graph.builder import HardwareGraph
 from lmaunet.fpga.graph.onnx_file import SCAN_DOMAIN, SCAN_OP, attributes_of, load
 from lmaunet.fpga.graph.rules import RULES, Walk, constant, rule
+from lmaunet.fpga.graph.takes import REMEDIES
 from lmaunet.fpga.graph.values import (
     Accumulators,
     Codes,
@@ -27,6 +28,7 @@ from lmaunet.fpga.graph.values import (
 
 __all__ = ["RULES", "Host", "Lowered", "function_rules", "lower"]
 
+OTHERWISE = "change the network's specification, or add a rule in fpga/graph/lower.py"
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
 
@@ -114,8 +116,7 @@ def _apply(walk: Walk, node: Any) -> None:
     if lowered is None or not known:
         raise UserError(
             f"operator {node.op_type} (node {label}) has no hardware mapping; mapped are: "
-            f"{', '.join(sorted(RULES))}; change the network's specification, or add a rule in "
-            "fpga/graph/lower.py"
+            f"{', '.join(sorted(RULES))}; {REMEDIES.get(node.op_type, OTHERWISE)}"
         )
     walk.values[node.output[0]] = lowered(walk, node, attributes_of(node), inputs)
 

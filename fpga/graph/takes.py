@@ -22,7 +22,8 @@ from lmaunet.graph import relayouts as move
 from lmaunet.graph import resampling as grid
 from lmaunet.graph.base_operator import Operator
 from lmaunet.graph.graph import Graph, Node
-from lmaunet.graph.rewrites import as_maps, fold_norms, rewritten, split_by_slices
+from lmaunet.graph.integer_form import integer_form
+from lmaunet.graph.rewrites import fold_norms
 from lmaunet.graph.rounding import Rounding, rounding_of
 
 CODE_BITS = 8
@@ -61,8 +62,7 @@ class _Form:
 
     def __init__(self, graph: Graph) -> None:
         zeros = {name: np.zeros(w.shape, np.float32) for name, w in graph.weights.items()}
-        passes = [split_by_slices, as_maps, fold_norms]
-        self.graph = rewritten(graph, zeros, passes)[0]
+        self.graph = fold_norms(*integer_form(graph, zeros))[0]
         self.nodes: Mapping[str, Node] = {node.name: node for node in self.graph.nodes}
 
     @cached_property
@@ -161,23 +161,27 @@ def _conv(form: _Form, node: Node) -> _Reason | None:
     return None
 
 
-def _transposed(form: _Form, node: Node) -> _Reason | None:
-    return _Reason(
-        "transposed_conv", "its blocks overlap, or do not fill the map",
-        "use a kernel that equals the stride, or nearest upsampling and a convolution",
-    )  # fmt: skip
-
-
+_BATCH_NORMS = "qat --norm batch, which folds its statistics into the convolution"
+_TRAINED_ANEW = "train it with batch normalization"
 _NORMS = {
     "instance": ("every channel's whole map must be there before its first output: {mbit}",
-                 "qat --norm batch, which folds its statistics into the convolution"),
+                 _BATCH_NORMS),
     "group": ("every group's whole map must be there before its first output: {mbit}",
-              "qat --norm batch, which folds its statistics into the convolution"),
+              _BATCH_NORMS),
     "layer": ("the mean and the deviation of each position need a square root and a division",
-              "train it with batch normalization"),
+              _TRAINED_ANEW),
     "batch": ("it is folded into the convolution whose result it alone takes, and there is none",
               "put it straight behind a convolution"),
 }  # fmt: skip
+
+
+REMEDIES = {
+    "InstanceNormalization": _BATCH_NORMS,  # which torch exports a group's as, too
+    "GroupNormalization": _BATCH_NORMS,
+    "LayerNormalization": _TRAINED_ANEW,
+    "BatchNormalization": _NORMS["batch"][1],
+}
+"""What to do about operators of a file that the lowering refuses, by ONNX' name."""
 
 
 def _norm(form: _Form, node: Node) -> _Reason | None:
@@ -295,7 +299,7 @@ def _pixel_shuffle(form: _Form, node: Node) -> _Reason | None:
 Check = Callable[[_Form, Node], _Reason | None]
 CHECKS: Mapping[type[Operator], Check] = {
     op.Conv: _conv,
-    op.TransposedConv: _transposed,
+    op.TransposedConv: _taken,  # in this form it is a convolution and a pixel shuffle
     op.Scan: _taken,
     op.Add: _join,
     op.Mul: _join,

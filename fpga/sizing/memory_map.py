@@ -13,6 +13,7 @@ PURPOSES = {
     "vectors": "vectors that matrix units reuse",
     "line": "line buffers of windows",
     "row": "rows to upsample",
+    "rows": "rows of blocks of pixels",
     "multipliers": "requantization constants",
     "offsets": "requantization constants",
     "state": "scan state",

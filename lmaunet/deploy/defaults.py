@@ -1,8 +1,9 @@
 """Defaults that the command line shows and the demo uses."""
 
 from lmaunet.data.windows import OVERLAP
+from lmaunet.quant.settings import NORM_EPOCHS
 
-__all__ = ["OVERLAP"]
+__all__ = ["NORM_EPOCHS", "OVERLAP"]
 
 TRAIN_EPOCHS, TRAIN_RATE = 75, 3e-3
 QAT_EPOCHS, QAT_RATE = 8, 1e-4

@@ -40,7 +40,8 @@ COMMANDS = {
     "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
     "spec, train, qat, export, build, measure, demo": "qat",
-    "import": "nnunet",
+    "import of an nnU-Net folder": "nnunet",
+    "import with --module, import of a MONAI bundle": "qat",
 }
 """The extra that commands need, "" where they need none. A target's tools come on top."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,12 +32,27 @@ def write_calibration(out: Path, data: Dataset) -> None:
     np.savez_compressed(out / CALIBRATION, images=calibration_images(data))
 
 
-def read_images(path: Path) -> np.ndarray:
-    """Return the images ``(n, channels, H, W)`` in a file of an export's folder.
+def calibration_of(folder: Path, options: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the file of :func:`write_calibration` in an export's folder, for what reads it.
+
+    Empty for another build, and where the export was made without one.
+    """
+    path = folder / CALIBRATION
+    return {"calibration": path} if options.get("precision") == "fp16" and path.exists() else {}
+
+
+def images_of(inputs: Mapping[str, Path]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the samples ``(n, channels, H, W)`` of an export, and what calibrated, if asked for.
 
     Raises:
-        UserError: where the file is missing or damaged.
+        UserError: where a file is missing or damaged.
     """
+    read = [_read(inputs[name]) if name in inputs else None for name in ("samples", "calibration")]
+    assert read[0] is not None
+    return read[0], read[1]
+
+
+def _read(path: Path) -> np.ndarray:
     with record_of(path.parent), np.load(path) as content:
         images: np.ndarray = content["images"]
     return images

@@ -152,6 +152,7 @@ def _told(progress: Progress) -> Callable[[str], None]:
 
 
 def _content(written: Imported, run: Path, weights: Path) -> dict[str, Any]:
+    from lmaunet.deploy.fits import fits
     from lmaunet.graph.layers import layers
 
     rows = layers(written.graph)
@@ -165,6 +166,7 @@ def _content(written: Imported, run: Path, weights: Path) -> dict[str, Any]:
         "macs": sum(row.macs for row in rows),
         "agreement": written.agreement.to_json(),
         "notices": list(written.notices),
+        "targets": fits(written.graph),
     }
 
 
@@ -178,10 +180,13 @@ def _cost(content: dict[str, Any]) -> str:
 
 
 def _ending(content: dict[str, Any], data: str) -> list[str]:
+    from lmaunet.deploy.fits import lines_of
+
     return [
         *(f"note: {notice}" for notice in content["notices"]),
         "the graph computes what the network does (largest difference of logits "
         f"{content['agreement']['max_abs']:.2g})",
+        *lines_of(content["targets"]),
         f"wrote {content['checkpoint']}; next: lmaunet-deploy qat --ckpt {content['checkpoint']} "
         f"--data {data}",
     ]

@@ -19,7 +19,7 @@ from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
-from lmaunet.deploy.export_images import CALIBRATION, read_images, samples_of, write_calibration
+from lmaunet.deploy.export_images import calibration_of, images_of, samples_of, write_calibration
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -351,17 +351,14 @@ def build(
     # only what a build reads makes it stale
     if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
         inputs["float32"] = folder / "network.float32.onnx"
-    if options.get("precision") == "fp16" and (folder / CALIBRATION).exists():
-        inputs["calibration"] = folder / CALIBRATION
+    inputs |= calibration_of(folder, options)
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
-        images = {
-            name: read_images(inputs[name]) for name in ("samples", "calibration") if name in inputs
-        }
+        samples, calibration = images_of(inputs)
         request = BuildRequest(
-            out, inputs["qcdq"], inputs["qonnx"], images["samples"], options, progress,
-            inputs.get("float32"), images.get("calibration"),
+            out, inputs["qcdq"], inputs["qonnx"], samples, options, progress,
+            inputs.get("float32"), calibration,
         )  # fmt: skip
         built = target.build(request)
         with record_of(folder):

@@ -33,8 +33,9 @@ class QuantizeResult:
         folder: where the quantized network is.
         cached: whether it was there already, for just this network, data and options.
         dice: mean Dice on held-out slices by network: ``float32`` as it came, ``control`` with the
-            same extra training, ``ptq`` calibrated only, ``qat`` after the training; None where no
-            slice shows anything to score.
+            same extra training, ``ptq`` calibrated only, ``qat`` after the training; with
+            ``norm="batch"`` also ``converted`` and ``distilled``; None where no slice shows
+            anything to score.
         weight_bits: number of weights by their bits.
         joins: what was chosen for additions and concatenations; empty where nothing was tried.
         notices: what to know of the calibration images and of the choices.
@@ -79,7 +80,7 @@ def quantize(
         class_map: a file that names classes, as for the command.
         options: those of the command ``qat``, with underscores: ``epochs``, ``learning_rate``,
             ``batch_size``, ``seed``, ``bits``, ``budget_mb``, ``scales``, ``joins``,
-            ``distillation``, ``keep_norms``, ``explain``, ``weights``.
+            ``distillation``, ``norm``, ``norm_epochs``, ``keep_norms``, ``explain``, ``weights``.
 
     Raises:
         UserError: for a module that no graph can say, naming operator, module and line; data that

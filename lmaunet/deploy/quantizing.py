@@ -26,6 +26,8 @@ EXPLAINED = 15
 WORDS = {
     "float32": "FP32 as it came",
     "control": "FP32 control, the same extra steps",
+    "converted": "FP32 with batch normalization, converted alone",
+    "distilled": "FP32 with batch normalization, distilled",
     "ptq": "quantized, calibrated only (PTQ)",
     "qat": "quantized, after QAT",
 }
@@ -47,6 +49,8 @@ class QatOptions:
     explain: bool = False
     weights: str | None = None
     joins: str = ""
+    norm: str = "keep"
+    norm_epochs: int = defaults.NORM_EPOCHS
 
     def settings(self) -> QatSettings:
         """Return the settings of QAT; raises UserError for what can't be read."""
@@ -65,6 +69,8 @@ class QatOptions:
             keep_norms=self.keep_norms,
             explain=self.explain,
             joins=self.joins,
+            norm=self.norm,
+            norm_epochs=self.norm_epochs,
         )
 
 
@@ -143,8 +149,10 @@ def qat(
         if "allocation" in content:
             lines += [*_allocation(content["allocation"]), ""]
             lines.append(f"plot: {folder / pipeline.ALLOCATION_PLOT}")
-        rows = [[WORDS[k], percent(content["scores"][k]["dice"], 2)] for k in WORDS]
+        scores = content["scores"]
+        rows = [[WORDS[k], percent(scores[k]["dice"], 2)] for k in WORDS if k in scores]
         lines += table(["network", "Dice on held-out slices"], rows)
+        lines += _norms(content)
         lines += _joins(content["joins"])
         lines += [f"note: {notice}" for notice in content["notices"]]
         if "explain" in content:
@@ -177,6 +185,24 @@ def _allocation(content: dict[str, Any]) -> list[str]:
         "the budget is that of model.onnx alone; the report's size and its gate also count the "
         "library of operators that a build for ort ships beside it",
     ]
+
+
+def _norms(content: dict[str, Any]) -> list[str]:
+    """Return which norms were converted, and what that cost, where that was asked for."""
+    converted = content.get("norms", {}).get("converted", {})
+    kinds = [f"{count} {kind}" for kind, count in converted.items() if count]
+    if not kinds:
+        return []
+    scores = content["scores"]
+    last = "distilled" if "distilled" in scores else "converted"
+    dices = [scores[name]["dice"] for name in ("float32", last)]
+    change = "is not known: no held-out slice shows a class"
+    if None not in dices:
+        change = f"changed by {100 * (dices[1] - dices[0]):+.2f} points"
+    epochs = content["norms"]["epochs"]
+    after = f"after {epochs} epoch(s) of distillation" if epochs else "without distillation"
+    return [f"norms: {' and '.join(kinds)} became batch normalization; {after} Dice on held-out "
+            f"slices {change}"]  # fmt: skip
 
 
 def _joins(rows: list[dict[str, Any]]) -> list[str]:

@@ -24,6 +24,9 @@ from lmaunet.graph.layouts import Layout
 Network = tuple[Graph, dict[str, Array]]
 """A graph and its weights by name."""
 
+STATISTICS = ("mean", "variance")
+"""The weights of a batch normalization that are not learned, by role."""
+
 
 def norm_of(graph: Graph, conv: Node) -> Node | None:
     """Return the batch normalization that alone takes what a convolution gives; None without."""
@@ -205,17 +208,18 @@ class Rewrite:
         names = {}
         for role, array in arrays.items():
             name = node.weights.get(role) or _beside(node.weights["weight"], role)
-            names[role] = self._weight(name, np.asarray(array, np.float32), variant)
+            learned = role not in STATISTICS
+            names[role] = self._weight(name, np.asarray(array, np.float32), variant, learned)
         inputs = tuple(self.renamed.get(value, value) for value in node.inputs)
         self.nodes.append(replace(node, inputs=inputs, weights=names))
 
-    def _weight(self, name: str, array: Array, variant: Hashable) -> str:
+    def _weight(self, name: str, array: Array, variant: Hashable, learned: bool) -> str:
         number, unique = 1, name
         while self.variants.setdefault(unique, variant) != variant:
             number += 1
             unique = f"{name}#{number}"
         before = self.graph.weights.get(name)
-        self.arrays[unique], self.learned[unique] = array, before.learned if before else True
+        self.arrays[unique], self.learned[unique] = array, before.learned if before else learned
         return unique
 
     def network(self, sizes: Mapping[str, int] | None = None) -> Network:

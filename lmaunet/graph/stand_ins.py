@@ -1,4 +1,4 @@
-"""Stands in for the package mamba_ssm while a network that was written for it is imported.
+"""Stands in for mamba_ssm and causal_conv1d while a network that was written for them is imported.
 
 mamba_ssm needs a GPU, and its kernels can't be traced. What stands in computes the same by the
 project's scan, under the same names of parameters, so that a trained network's weights load.
@@ -123,6 +123,27 @@ def selective_scan_fn(
     return y if z is None else y * F.silu(z)
 
 
+def causal_conv1d_fn(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """Convolve each channel of ``(B, D, L)`` with its past, as causal_conv1d's function does.
+
+    Args:
+        x: ``(B, D, L)``.
+        weight: ``(D, taps)``, the last for the present.
+        bias: ``(D,)``.
+        activation: ``silu`` or ``swish``, which are one, or None.
+
+    Raises:
+        UserError: for another activation.
+    """
+    if activation not in (None, "silu", "swish"):
+        raise UserError(f"causal_conv1d_fn: activation={activation!r}; expected silu or None")
+    taps, length = weight.shape[1], x.shape[2]
+    y = F.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=weight.shape[0])[..., :length]
+    return y if activation is None else F.silu(y)
+
+
 CONTENTS: dict[str, dict[str, Any]] = {
     "mamba_ssm": {"Mamba": Mamba, "selective_scan_fn": selective_scan_fn},
     "mamba_ssm.modules": {},
@@ -132,13 +153,14 @@ CONTENTS: dict[str, dict[str, Any]] = {
         "selective_scan_fn": selective_scan_fn,
         "selective_scan_ref": selective_scan_fn,
     },
+    "causal_conv1d": {"causal_conv1d_fn": causal_conv1d_fn},
 }
 """The modules that stand in, and what is in each."""
 
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Let ``import mamba_ssm`` give what stands in, until the context ends.
+    """Let ``import mamba_ssm`` and ``causal_conv1d`` give what stands in, until the context ends.
 
     Code that was imported meanwhile keeps it. A mamba_ssm that is installed is untouched.
     """

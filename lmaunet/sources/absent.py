@@ -189,7 +189,7 @@ def without_absent(make: Callable[[], Made], owned: Callable[[str], bool]) -> Ma
         ModuleNotFoundError: for a module that the code itself should have.
         UserError: where it uses what is absent.
     """
-    finder = Finder()
+    finder, before = Finder(), set(sys.modules)
     sys.meta_path.append(finder)
     for _ in range(MOST):
         try:
@@ -199,7 +199,8 @@ def without_absent(make: Callable[[], Made], owned: Callable[[str], bool]) -> Ma
             if not name or owned(name) or finder.find_spec(name) is not None:
                 raise
             finder.names.add(name)
-            for module in [module for module in sys.modules if owned(module)]:
+            # a folder of the code may have the name of a package that is in use here
+            for module in [m for m in sys.modules if m not in before and owned(m)]:
                 del sys.modules[module]
     raise UserError(
         f"the network's code imports more than {MOST} packages that are not here, "

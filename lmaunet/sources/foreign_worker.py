@@ -134,10 +134,16 @@ def _error(error: BaseException, code: Path) -> dict[str, Any]:
     own = next((known for known in chain if isinstance(known, UserError)), None)
     if own is not None:
         return {"error": f"{own}", "kind": "UserError"}
-    reason = next(iter(str(error).strip().splitlines()), "")
-    what = f"{type(error).__name__}{': ' if reason else ''}{reason[:200]}"
+    first = chain[-1] if error.__cause__ is not None else error
+    what = _said(error) + ("" if first is error else f" (from {_said(first)})")
     return {"error": f"the code of {code} raised {what}{_place(error, code)}; {AGAIN}",
             "kind": "UserError"}  # fmt: skip
+
+
+def _said(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message."""
+    reason = next(iter(str(error).strip().splitlines()), "")[:200]
+    return f"{type(error).__name__}{': ' if reason else ''}{reason}"
 
 
 def _place(error: BaseException, code: Path) -> str:

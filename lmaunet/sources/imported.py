@@ -85,6 +85,6 @@ def write(
     """
     spec = described(graph, name, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {} if classes is None else {"classes": list(classes)}
+    known: dict[str, Any] = {} if classes is None else {"classes": list(classes)}
     save_network(path, spec, GraphModule(graph, weights).eval(), **known, **notes)
     return Imported(path, spec, graph, weights, agreement, network, tuple(notices))

@@ -81,7 +81,7 @@ def read_bundle(folder: Path) -> Bundle:
     content = read_user_json(metadata) if metadata.is_file() else {}
     formats = content.get("network_data_format") if isinstance(content, dict) else None
     image = _first(formats, "inputs")
-    shape = image.get("spatial_shape")
+    shape: Any = image.get("spatial_shape")
     if config.suffix == ".json":
         said = read_user_json(config)
         network = said.get("network_def") if isinstance(said, dict) else None
@@ -95,7 +95,7 @@ def read_bundle(folder: Path) -> Bundle:
     if isinstance(shape, list):
         _check_dims(len(shape), f"{metadata}: spatial_shape {shown(shape)}")
     whole = isinstance(shape, list) and all(is_whole(n) and n > 0 for n in shape)
-    channels = image.get("num_channels")
+    channels: Any = image.get("num_channels")
     return Bundle(
         folder,
         config,

@@ -35,7 +35,7 @@ def parse_factory(text: str) -> tuple[str, str]:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Return height and width of ``256`` or ``256x320``; raises UserError otherwise."""
-    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", text.strip().lower())
     size = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if min(size) < 1:
         raise UserError(

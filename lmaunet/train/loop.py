@@ -108,11 +108,11 @@ def memory_format(model: nn.Module) -> torch.memory_format:
     ended in a crash.
     """
     graph = getattr(model, "graph", None)
-    strided = any(
+    strided = isinstance(graph, Graph) and any(
         isinstance(node.operator, Conv)
         and max(node.operator.stride) > 1
         and max(graph.weights[node.weights["weight"]].shape[2:]) == 1
-        for node in (graph.nodes if isinstance(graph, Graph) else ())
+        for node in graph.nodes
     )
     return torch.contiguous_format if strided else torch.channels_last
 

@@ -4,15 +4,22 @@ import subprocess
 from pathlib import Path
 
 import fpga_design as benchmark
+import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.fpga.build import Built
+from lmaunet.graph.capture import capture
 from lmaunet.graph.file import topology_digest, topology_json
+from lmaunet.graph.module import GraphModule
 from lmaunet.graph_spec import GraphSpec
 from lmaunet.net.checkpoint import save_checkpoint
+from lmaunet.sources.checkpoint import save_network
+from lmaunet.sources.checkpoint import spec_of as source_spec
 
 DETAIL = {
     "board": "ZCU104", "part": "xczu7ev", "clock_mhz": 250.0, "clock_status": "assumed",
@@ -122,10 +129,11 @@ def test_a_checkpoint_is_exported_at_another_size(
 def test_a_spec_may_be_some_fields_of_a_named_one(tmp_path):
     path = tmp_path / "narrow.json"
     path.write_text('{"base": "edge", "name": "narrow", "states": 4, "input_size": [64, 64]}')
-    found = benchmark.spec_of(str(path))
+    found, network = benchmark.spec_of(str(path))
+    assert network is None
     edge = benchmark.named_spec("edge")
     assert found == edge.replace(name="narrow", states=4, input_size=(64, 64))
-    assert benchmark.spec_of("edge") == edge
+    assert benchmark.spec_of("edge") == (edge, None)
     path.write_text('{"states": 4}')
     with pytest.raises(UserError, match="it has no 'name'"):
         benchmark.spec_of(str(path))
@@ -179,3 +187,54 @@ def test_a_design_that_was_not_simulated_keeps_one_that_was(monkeypatch, tmp_pat
     assert (found["weights"], found["bits"], found["spec"]["name"]) == ("untrained", "8", "tiny")
     assert found["provenance"] == "estimated" and found["beside"] == {"provenance": "simulated"}
     assert str(tmp_path) not in result.read_text() and "model_sha256" not in found
+
+
+NNUNET = '{"widths": [4, 6], "strides": [2], "input_size": [16, 16], "classes": 9, "channels": 1}'
+
+
+def test_a_file_may_describe_an_nnunet_with_batch_norms(tmp_path):
+    pytest.importorskip("dynamic_network_architectures")
+    path = tmp_path / "nnunet.json"
+    path.write_text(NNUNET)
+    spec, network = benchmark.spec_of(str(path), 32)
+    assert (spec.name, spec.input_size, spec.classes) == ("nnunet-4-6", (32, 32), 9)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 2 * 2 + 2 and not any(
+        isinstance(m, nn.InstanceNorm2d) for m in network.modules()
+    )
+    path.write_text(NNUNET.replace("[2]", "[2, 2]"))
+    with pytest.raises(UserError, match="2 widths and 2 strides; expected one less"):
+        benchmark.spec_of(str(path))
+
+
+def test_trained_weights_come_into_it_whatever_their_norms(tmp_path):
+    """One of another network is refused by the name of a weight."""
+    pytest.importorskip("dynamic_network_architectures")
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    torch.manual_seed(1)
+    trained = PlainConvUNet(
+        1, 2, [4, 6], nn.Conv2d, 3, [1, 2], 2, 9, 2, True, nn.InstanceNorm2d, {"affine": True},
+        nonlin=nn.LeakyReLU,
+    )  # fmt: skip
+    module = GraphModule(*capture(trained.eval(), (1, 1, 16, 16)))
+    spec = source_spec(module.graph, "trained")
+    checkpoint, path = tmp_path / "model.pt", tmp_path / "nnunet.json"
+    save_network(checkpoint, spec, module)
+    path.write_text(NNUNET)
+    spec, network = benchmark.spec_of(str(path))
+    made = benchmark.with_weights(network, spec, checkpoint)
+    given, taken = module.weights(), made.weights()
+    assert all(np.array_equal(array, taken[name]) for name, array in given.items())
+    others = set(taken) - set(given)
+    assert len(others) == 2 * 6 and not any(made.graph.weights[name].learned for name in others)
+    path.write_text(NNUNET.replace("6]", "8]"))
+    spec, other = benchmark.spec_of(str(path))
+    with pytest.raises(UserError, match="is none of the --spec's network"):
+        benchmark.with_weights(other, spec, checkpoint)
+
+
+def test_weights_need_a_spec_and_data(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["fpga_design.py", "--spec", "edge", "--weights", "model.pt"])
+    with pytest.raises(UserError, match="without --spec and --data"):
+        benchmark.main(benchmark.parse())

@@ -116,3 +116,15 @@ def test_sums_are_added_to_a_result(tmp_path):
 def test_a_build_that_was_not_simulated_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no resources\.json; build .* with --simulate"):
         benchmark.declared(tmp_path)
+
+
+def test_without_yosys_there_is_finns_count_alone(build, tmp_path, monkeypatch, capsys):
+    result = tmp_path / "result.json"
+    result.write_text("{}")
+    monkeypatch.setattr(benchmark, "synthesize_all", lambda *given, **options: 1 / 0)
+    words = [str(build), "--without-yosys", "--into", str(result)]
+    monkeypatch.setattr("sys.argv", ["fpga_memories.py", *words])
+    assert benchmark.main(benchmark.parse()) == 0
+    found = json.loads(result.read_text())["memories_checked_against"]
+    assert list(found) == ["finn"] and found["finn"]["equal"] == 2
+    assert "| 40 x 600 | block | 1 | 3 bram18 | 3 bram18 |" in capsys.readouterr().out

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 from qcdq_nets import images, small_network
 
 from lmaunet.data.inference import Preparation
+from lmaunet.data.preparation import ImagePreparation
 from lmaunet.deploy.deployment import Interface, write_build
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.spec import NetSpec
@@ -23,15 +24,18 @@ from lmaunet.stage import Stage
 CLASSES = ("background", "one", "other")
 
 
-def make(place: Path, alone: Path) -> Path:
-    """Build it by way of ``place``, which is removed, into the folder ``alone``; return that."""
+def make(place: Path, alone: Path, ready: ImagePreparation | None = None) -> Path:
+    """Build it by way of ``place``, which is removed, into the folder ``alone``; return that.
+
+    Its images are prepared as ``ready`` says, by a window at 3 mm where it is not given.
+    """
     onnx.save(small_network(), place / "network.qcdq.onnx")
     spec = NetSpec(
         "small", (4, 8, 8, 8, 8), states=4, kernels=(3, 3, 3, 3), input_size=(32, 32), classes=3
     )
     window = {"kind": "window", "low": -125.0, "high": 275.0, "mean": 0.5, "std": 0.25}
     interface = Interface(
-        spec, "5" * 64, CLASSES, Preparation((32, 32), window, (3.0, 3.0), False),
+        spec, "5" * 64, CLASSES, ready or Preparation((32, 32), window, (3.0, 3.0), False),
         (3.0, 3.0, 3.0), {"name": "x", "label_source": "y", "synthetic": False}, {},
     )  # fmt: skip
 

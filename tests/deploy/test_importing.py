@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import runner
 
 from lmaunet.deploy import importing
@@ -65,3 +66,62 @@ def test_what_is_refused_leaves_no_run(run, tmp_path):
     assert status == 2 and not out and not Path("r").exists()
     assert "has no plans.json and no dataset.json; expected a folder" in err
     assert "Traceback" not in err
+
+
+NETWORKS = """
+from torch import nn
+
+def make(channels=1):
+    return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+"""
+
+
+def test_a_factory_becomes_a_checkpoint_after_a_warning(run, monkeypatch):
+    """The warning is shown with --quiet too; --json has which targets take the network."""
+    Path("theirs").mkdir()
+    Path("theirs/small_nets.py").write_text(NETWORKS)
+    space = {}
+    exec(NETWORKS, space)
+    torch.save(space["make"](2).state_dict(), "w.pth")
+    status, out, err = run(
+        "import", "w.pth", "--module", "small_nets:make", "--code", "theirs", "--input-size",
+        "8x12", "--channels", 2, "--arguments", '{"channels": 2}', "--json", "-q",
+    )  # fmt: skip
+    assert status == 0, err
+    content = json.loads(out)
+    assert err == (
+        "warning: to build the network, the code of small_nets:make of theirs is run once, with "
+        "your rights; runs/make-w/import/model.pt is loaded without it afterwards\n"
+    )
+    assert content["run"] == "runs/make-w" and content["architecture"] == "Sequential"
+    assert content["network"]["input_size"] == [8, 12] and content["classes"] is None
+    assert {name: entry["takes"] for name, entry in content["targets"].items()} == dict.fromkeys(
+        ("fpga", "openvino", "ort", "trt"), True
+    )
+    assert Path(content["checkpoint"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("w.pth", "w.pth is a file; give a folder that nnU-Net's training or a MONAI bundle left"),
+        ("w.pth --module a:b --fold 1", "--fold is for nnU-Net's folder; this is --module: leave"),
+        ("d --channels 2", "--channels is for --module and a MONAI bundle; this is nnU-Net's"),
+        ("b --code d", "--code is for nnU-Net's folder and --module; this is a MONAI bundle"),
+        ("w.pth --module a:b --input-size 8x", "--input-size 8x; expected pixels"),
+        ("w.pth --module a:b --input-size 8 --class-names a", "1 classes; expected 2 to 255"),
+        ("w.pth --module a --input-size 8", "--module a: expected PACKAGE.MODULE:NAME"),
+        ("lost.pth --module a:b --input-size 8", "lost.pth does not exist"),
+        ("w.pth --module a:b", "one size; give --input-size, such as 256"),
+        ("d", "has no plans.json and no dataset.json"),
+        ("b", "a MONAI bundle without configs/inference.json and models/model.pt"),
+    ],
+)
+def test_what_is_no_network_leaves_no_run_and_runs_nothing(run, words, said):
+    torch.save({"w": torch.ones(1)}, "w.pth")
+    Path("d").mkdir()
+    Path("b/configs").mkdir(parents=True)
+    Path("b/configs/metadata.json").write_text("{}")
+    status, out, err = run("import", *words.split())
+    assert (status, out) == (2, "") and said in err and "warning" not in err
+    assert err.splitlines()[-1].startswith("lmaunet-deploy: ") and not Path("runs").exists()

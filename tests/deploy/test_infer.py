@@ -102,7 +102,8 @@ def test_the_json_form(run, folder, tmp_path):
     assert content["geometry"]["size"] == [48, 40, 5]
     assert np.allclose(content["geometry"]["spacing_mm"], (3.0, 3.0, 4.0))
     assert content["slices"] == {"count": 5, "at_network_spacing": [40, 48], "window": [32, 32],
-                                 "windows_per_slice": 4, "overlap": 0.25}  # fmt: skip
+                                 "windows_per_slice": 4, "overlap": 0.25,
+                                 "mirrored": []}  # fmt: skip
     assert content["build"]["target"] == "pixels" and len(content["build"]["sha256"]) == 64
     times = content["times_ms"]
     assert set(times) == {*segmenter.PHASES, "total"}

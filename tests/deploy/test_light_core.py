@@ -20,6 +20,9 @@ from fresh_process import ROOT, assert_one_line
 from fresh_process import run as run_alone
 from small_build import write_scan
 
+import lmaunet
+from lmaunet.data.nnunet_inference import NnunetPreparation
+from lmaunet.data.nnunet_recipe import ChannelRecipe, NnunetRecipe
 from lmaunet.deploy import inferring
 from lmaunet.packages import declared, module_of
 from lmaunet.stage import read_json
@@ -29,6 +32,7 @@ ABSENT = tuple(
     for extra, group in declared().items() for name in group if extra and extra != "dev"
 )  # fmt: skip
 """The modules of every extra that a command needs."""
+RESAMPLERS = ("scipy", "skimage")
 LARGEST_MB = 480
 """What a virtual environment with the base dependencies may take."""
 SOURCES = ("lmaunet", "quant", "export", "trt", "fpga", "pyproject.toml", "README.md", "LICENSE")
@@ -61,6 +65,28 @@ def test_an_ort_build_segments_with_the_base_alone(build, tmp_path, suffix):
     np.testing.assert_array_equal(got, labels_of(want))
     assert len(np.unique(got)) == 3
     assert json.loads(done.stdout)["classes"] == content["classes"]
+
+
+def test_a_build_of_nnunets_recipe_segments_with_the_base_alone(tmp_path):
+    """Resampled by splines, windowed, mirrored, a z-score of the filled voxels."""
+    channel = ChannelRecipe("ZScoreNormalization", True, {})
+    recipe = NnunetRecipe((32, 32), (2.0, 2.5), (0, 1, 2), (channel,), (0, 1))
+    (tmp_path / "run").mkdir()
+    folder = small_build.make(tmp_path / "run", tmp_path / "ort", NnunetPreparation(recipe))
+    scan = write_scan(tmp_path / "scan.nii.gz", (4, 40, 50), (2.0, 3.0, 4.0))
+    done = run_alone(
+        "infer", "--build", folder, scan, "-o", "mask.nii.gz", "--tta", "--json",
+        cwd=tmp_path, lacking=(*ABSENT, *RESAMPLERS), heavy=(*ABSENT, *RESAMPLERS),
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "loaded:", done.stderr
+    content = json.loads(done.stdout)
+    assert content["slices"]["windows_per_slice"] == 6 and content["slices"]["count"] == 4
+    assert content["slices"]["mirrored"] == ["rows", "columns"]
+    got = labels_of(tmp_path / "mask.nii.gz")
+    assert got.shape == (4, 40, 50) and len(np.unique(got)) > 1
+    np.testing.assert_array_equal(
+        got, SimpleITK.GetArrayFromImage(lmaunet.load(folder)(scan, tta=True))
+    )
 
 
 def test_the_device_is_timed_with_the_base_alone(build, tmp_path):

@@ -83,7 +83,7 @@ def run(monkeypatch, capsys, place):
     return runner(monkeypatch, capsys)
 
 
-QAT = ("qat", "--ckpt", "runs/tiny/import/network.pt", "--data", RAW, "--epochs", "1")
+QAT = ("qat", "--ckpt", "runs/tiny/import/model.pt", "--data", RAW, "--epochs", "1")
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def float_mask(place, files, preparation):
     """The mask of the float network by the same segmenter."""
     import torch
 
-    checkpoint = place / "runs/tiny/import/network.pt"
+    checkpoint = place / "runs/tiny/import/model.pt"
     module = restore(load_checkpoint(checkpoint), checkpoint)
 
     def run(images):
@@ -174,7 +174,7 @@ def test_measure_and_report_are_of_the_held_out_cases(built, run, place):
 def test_what_is_trained_on_keeps_the_recipe(built, place):
     """The FP32 control is quantized by it too."""
     first, control = (
-        place / "runs/tiny" / name for name in ("import/network.pt", "control/control.pt")
+        place / "runs/tiny" / name for name in ("import/model.pt", "control/control.pt")
     )
     trainings = [training_of(load_checkpoint(path), path) for path in (first, control)]
     assert trainings[0].recipe == trainings[1].recipe and trainings[0].fold == "0"
@@ -198,14 +198,14 @@ def changed(path, into, change):
     ],
 )
 def test_a_note_that_does_not_fit_is_refused(built, run, place, tmp_path, change, text):
-    path = changed(place / "runs/tiny/import/network.pt", tmp_path / "network.pt", change)
+    path = changed(place / "runs/tiny/import/model.pt", tmp_path / "network.pt", change)
     status, _, err = run("qat", "--ckpt", path, "--data", RAW, "--run", tmp_path / "run")
     assert status == 2 and re.search(text, err), err
     assert len(err.splitlines()) == 2 and err.startswith("quantizing ...\n")
 
 
 def test_data_of_other_channels_are_refused(built, run, tmp_path):
-    status, _, err = run("qat", "--ckpt", "runs/tiny/import/network.pt", "--phantom",
+    status, _, err = run("qat", "--ckpt", "runs/tiny/import/model.pt", "--phantom",
                          "--run", tmp_path / "run")  # fmt: skip
     assert status == 2 and "has 1 channel(s) (image), the network was trained on 2; give" in err
     assert len(err.splitlines()) == 2

@@ -48,8 +48,9 @@ OPTIONS = {
     "qat": {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
         "--bits": None, "--budget-mb": None, "--scales": "free", "--distill": 0.0,
-        "--joins": "", "--keep-norms --fold-norms": True, "--explain": False, "--epochs": 8,
-        "--learning-rate": 1e-4, "--batch-size": 8, "--seed": 0, "--json": False,
+        "--joins": "", "--norm": "keep", "--norm-epochs": 8, "--keep-norms --fold-norms": True,
+        "--explain": False, "--epochs": 8, "--learning-rate": 1e-4, "--batch-size": 8,
+        "--seed": 0, "--json": False,
     },
     "export": {"--run": None, "--lowering": None, "--json": False},
     "build": {
@@ -107,6 +108,7 @@ def test_the_options_that_are_not_typed_are_the_commands_defaults():
         ("--batch-size", "batch_size"), ("--bits", "bits"), ("--budget-mb", "budget_mb"),
         ("--scales", "scales"), ("--distill", "distillation"), ("--keep-norms", "keep_norms"),
         ("--explain", "explain"), ("--weights", "weights"), ("--joins", "joins"),
+        ("--norm", "norm"), ("--norm-epochs", "norm_epochs"),
     ):  # fmt: skip
         assert getattr(plain, field) == typed[option], option
 
@@ -148,11 +150,11 @@ CALLS = [
     (
         "qat", "--ckpt c --spec edge --classes 5 --channels 3 --input-size 64 --phantom --run r "
         "--weights w --bits 4 --budget-mb 1.5 --scales pow2 --distill 0.25 --fold-norms --explain "
-        "--joins scaled "
+        "--joins scaled --norm batch --norm-epochs 3 "
         "--epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
         (Path("r"), Path("c"), DataSource(None), SMALL,
          QatOptions(6, 0.5, 2, 9, "4", 1.5, "pow2", 0.25, False, True, "w",
-                    "scaled")),
+                    "scaled", "batch", 3)),
     ),
     ("qat", "--ckpt c --keep-norms", (None, Path("c"), None, state_spec(None), QatOptions())),
     ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0)),

@@ -15,6 +15,8 @@ import SimpleITK
 
 import lmaunet
 from lmaunet.data import nnunet_inference, nnunet_preparation
+from lmaunet.data.images.geometry import turn_to
+from lmaunet.data.images.held import image_of_sitk
 from lmaunet.deploy import inferring, segmenter
 from lmaunet.deploy.deployment import Interface
 
@@ -159,6 +161,27 @@ def test_an_array_is_in_lps_and_taken_as_the_training_images_were(opened, arrays
     seg, *_ = opened("mr", "RAS")
     own = seg(array, spacing=lps[0].GetSpacing()[::-1], tta=True)
     np.testing.assert_array_equal(own, SimpleITK.GetArrayFromImage(other))
+
+
+@pytest.mark.parametrize(
+    ("kind", "axes", "taken", "said"),
+    [
+        # nnU-Net reads no DICOM: it is taken as its users convert it
+        ("DICOM", ("LAS",), "LAS", False), ("DICOM", (), "RSP", False),
+        ("DICOM", ("LAS", "RAS"), "RSP", True), ("DICOM", ("RSP", "RAS"), "RSP", False),
+        ("NIfTI", ("LAS",), "RSP", True), ("NIfTI", ("RSP",), "RSP", False),
+        ("SimpleITK", ("LAS",), "RSP", True), ("array", ("LAS",), "LAS", False),
+    ],
+)  # fmt: skip
+def test_the_axes_in_which_an_image_is_taken(arrays, kind, axes, taken, said):
+    spacing, recipe = recipe_build.recipe_of(arrays, "ct")
+    image = recipe_build.image_in(arrays["ct.image"][0], spacing, "RSP")
+    read = dataclasses.replace(image_of_sitk(image, "x"), kind=kind)
+    ready = nnunet_inference.NnunetPreparation(recipe, axes=axes).ready([read], ["x"])
+    assert ready.turn == turn_to(taken)
+    (note, *_), doubts = (*ready.notes, ""), ready.doubts
+    assert (f"axes run towards RSP, those of the training images towards {' or '.join(axes)}"
+            in note) == said == (note in doubts)  # fmt: skip
 
 
 def test_the_command_writes_the_same_mask(opened, tmp_path):

@@ -1,4 +1,4 @@
-"""A small network with every mapped pattern, lowered once for all tests that look into it."""
+"""A small network with every pattern of our own networks, lowered once for all tests of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Case:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Case:
-    """A network with every mapped pattern, lowered and assembled once."""
+    """A network with every pattern of our own, lowered and assembled once."""
     from lmaunet.fpga.toolchain.assemble import assemble
 
     path, images = qonnx_nets.whole(tmp_path_factory.mktemp("qonnx") / "whole.onnx")

@@ -121,8 +121,18 @@ def mamba(net: Net, local: str, channels: int, states: int, size: tuple[int, int
     return net.quant(net.op("Add", local, net.quant(out, 0.03)), 0.04)
 
 
+def blocks(path: Path) -> Path:
+    """Write a network whose channels become blocks of pixels, beside another stream's."""
+    net = Net(1, (8, 8))
+    x = net.quant(net.conv(net.image(), 1, 4, (3, 3)), 0.0313)
+    low = net.quant(net.conv(x, 4, 8, (3, 3), strides=(2, 2)), 0.0207)
+    up = net.op("DepthToSpace", low, blocksize=2, mode="CRD")
+    joined = net.quant(net.op("Concat", up, x, axis=1), 0.0253)
+    return net.save(path, net.conv(joined, 6, 3))
+
+
 def whole(path: Path) -> tuple[Path, np.ndarray]:
-    """Write a network with every pattern that is mapped; return its file and images."""
+    """Write a network with every pattern of our own networks; return its file and images."""
     net = Net(1, (16, 16))
     shallow = net.quant(net.op("Relu", net.conv(net.image(), 1, 4, (3, 3))), 0.02)
     pooled = net.op("MaxPool", shallow, kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 0, 0])
@@ -139,13 +149,10 @@ def whole(path: Path) -> tuple[Path, np.ndarray]:
     twice = net.op("MaxPool", once, **border)
     joined = net.op("Concat", stage, reduced, once, twice, bins, axis=1)
     out = net.quant(net.op("Relu", net.conv(joined, 14, 6)), 0.03)
-    blocks = net.quant(net.conv(out, 6, 8), 0.0313)
     up = net.quant(net.conv(out, 6, 4), 0.02)
     factors = net.constant([1, 1, 2, 2])
     up = net.op("Resize", up, "", factors, mode="nearest", nearest_mode="floor",
                 coordinate_transformation_mode="asymmetric")  # fmt: skip
     decoded = net.quant(net.op("Relu", net.op("Add", up, shallow)), 0.03, signed=0)
     decoded = net.quant(net.op("Relu", net.conv(decoded, 4, 4, (3, 3))), 0.02)
-    blocks = net.op("DepthToSpace", blocks, blocksize=2, mode="CRD")
-    last = net.op("LeakyRelu", net.op("Concat", decoded, blocks, axis=1))
-    return net.save(path, net.conv(net.quant(last, 0.0253), 6, 3)), net.images(3)
+    return net.save(path, net.conv(decoded, 4, 3)), net.images(3)

@@ -13,11 +13,12 @@ from torch import nn
 from lmaunet.errors import UserError
 from lmaunet.graph import transposed
 from lmaunet.graph.capture import capture
+from lmaunet.graph.integer_form import FORMS
 from lmaunet.graph.module import execute
 from lmaunet.graph.operators import Norm, TransposedConv
 from lmaunet.graph.rewrites import fold_norms, rewritten
 from lmaunet.graph.transposed import Phases, norms_before_shuffles, shuffle_transposed
-from lmaunet.quant.network import FORMS, QuantNetwork
+from lmaunet.quant.network import QuantNetwork
 
 LAYERS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 

@@ -138,6 +138,40 @@ def test_code_that_ends_or_hangs(tmp_path, code, results, monkeypatch, lines, li
         pytest.fail("the code's own process is left")
 
 
+def test_an_interrupted_command_leaves_no_process(tmp_path, code, results):
+    place = tmp_path / "pid"
+    (code / "nnunetv2/nets/two_way.py").write_text(
+        f"import os, time\nopen({str(place)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+
+    def stop(text):
+        if place.is_file() and place.read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_network(read_nnunet(results, code=code), tmp_path / "run" / "network.pt", stop)
+    assert not Path(f"/proc/{place.read_text()}").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_the_code_may_have_the_name_of_a_package_in_use(tmp_path, here, monkeypatch):
+    """Modules that were there before stay; those of the code are imported anew."""
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "theirs.py").write_text("import numpy\nimport package_of_nobody\n")
+    sys.path.insert(0, str(tmp_path))
+    runs = []
+
+    def make():
+        runs.append("theirs" in sys.modules)
+        import theirs
+
+        return theirs.package_of_nobody.anything
+
+    owned = foreign_worker._owned_by(str(tmp_path))
+    with pytest.raises(ToolNotFound, match=r"uses package_of_nobody\.anything") as caught:
+        absent.without_absent(lambda: make()(), owned)
+    assert runs == [False, False] and sys.modules["numpy"] is np and caught.value.exit_status == 3
+
+
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
@@ -238,6 +272,25 @@ def test_a_signature_that_is_not_known(code, results, here):
     request = request_of(read_nnunet(results, code=code), trainer="nnUNetTrainerOdd")
     answer = answered(request, code)
     assert "build_network_architecture of nnUNetTrainerOdd takes number_of_moons" in answer["error"]
+
+
+def test_a_causal_convolution_stands_in(tmp_path):
+    """Each channel sees its past, in the order in which taps are given."""
+    from lmaunet.graph.stand_ins import causal_conv1d_fn, stand_ins
+
+    x, weight, bias = torch.randn(2, 3, 7), torch.randn(3, 4), torch.randn(3)
+    got = causal_conv1d_fn(x, weight, bias, "silu")
+    past = torch.nn.functional.pad(x, (3, 0))
+    sums = sum(past[..., tap : tap + 7] * weight[:, tap, None] for tap in range(4))
+    expected = torch.nn.functional.silu(sums + bias[:, None])
+    assert torch.allclose(got, expected, atol=1e-6)
+    with pytest.raises(UserError, match="activation='gelu'; expected silu or None"):
+        causal_conv1d_fn(x, weight, bias, "gelu")
+    with stand_ins():
+        import causal_conv1d
+
+        assert causal_conv1d.causal_conv1d_fn is causal_conv1d_fn
+    assert "causal_conv1d" not in sys.modules
 
 
 def test_where_a_trainer_is(tmp_path, code):

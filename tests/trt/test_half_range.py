@@ -170,6 +170,14 @@ def test_a_build_says_what_stayed_float_and_the_engine_does_so(larger, tmp_path)
 
 
 @needs_tensorrt
+def test_an_image_far_from_those_of_training_is_refused_and_not_segmented(plain, tmp_path):
+    built = get_target("trt").build(asked(tmp_path / "trt", plain))
+    assert np.isfinite(get_target("trt").run(built, BATCH)).all()
+    with pytest.raises(UserError, match="takes the engine beyond FP16's range, 65504; compare its"):
+        get_target("trt").run(built, 1e5 * BATCH)
+
+
+@needs_tensorrt
 def test_a_build_whose_graph_gives_nan_stops(larger, tmp_path, monkeypatch):
     """The mutant: a range that is not looked at."""
     monkeypatch.setattr(half_range, "half_ranges", lambda *given: [])

@@ -22,10 +22,13 @@ from lmaunet.registry import Missing, find_entries, get_entry
 if TYPE_CHECKING:
     import numpy as np
 
+    from lmaunet.graph.graph import Graph
+
 __all__ = [
     "BUILD_CODE",
     "BuildRequest",
     "Missing",
+    "Refused",
     "Target",
     "Tool",
     "all_targets",
@@ -102,6 +105,23 @@ class BuildRequest:
     calibration: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Refused:
+    """What of a network a target does not take.
+
+    Args:
+        operator: its name in a graph, or what else it is.
+        count: how many there are.
+        why: what is missing, or what it would take.
+        remedy: what a user can do.
+    """
+
+    operator: str
+    count: int
+    why: str
+    remedy: str
+
+
 class Measure(Protocol):
     """Returns the figures ``size_mb``, ``weights_mb`` and ``latency_ms`` of a build."""
 
@@ -133,6 +153,7 @@ class Target:
         time: returns the times of one image on the device that the build is for, as
             ``detail["latency"]`` has them with what they depend on; raises UserError where the
             device is not here. None: it is this CPU, and ``run`` is timed.
+        refuses: returns what it does not take of a float network's graph; fast, without its tools.
         run_note: what a user of ``run`` should know beside that, such as that it is slow.
         options: takes the target's options of the command line by keyword, and returns all of a
             build's; raises UserError for a bad one and ToolNotFound where a build of these would
@@ -148,6 +169,7 @@ class Target:
     arithmetic: Callable[[Build], str]
     provenance: Callable[[Build], Provenance] = lambda build: "measured"
     time: Callable[[Build, np.ndarray], dict[str, Any]] | None = None
+    refuses: Callable[[Graph], list[Refused]] = lambda graph: []
     run_note: str = ""
     options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
 

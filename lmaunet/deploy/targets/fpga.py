@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Unavailable
 from lmaunet.deploy.defaults import BOARD, CLOCK_MHZ, FLOW
-from lmaunet.deploy.targets import BuildRequest, Target, Tool, installed
+from lmaunet.deploy.targets import BuildRequest, Refused, Target, Tool, installed
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from lmaunet.graph.graph import Graph
 
 SHIPPED, INDEX = "weights.bin", "weights.json"
 RUN_BATCH = 4
@@ -82,6 +84,16 @@ def build_options(
         verilator_place()
         compiler_place()
     return options
+
+
+def refuses(graph: Graph) -> list[Refused]:
+    """Return what the lowering has no hardware for, and weights beyond the default board."""
+    from lmaunet.fpga.board.weights import weights_beyond
+    from lmaunet.fpga.graph.takes import refusals
+
+    found = [Refused(r.operator, r.count, r.why, r.remedy) for r in refusals(graph)]
+    beyond = weights_beyond(graph, BOARD)
+    return found if beyond is None else [*found, Refused(*beyond)]
 
 
 def build(request: BuildRequest) -> Build:
@@ -176,6 +188,7 @@ TARGET = Target(
     options=build_options,
     provenance=lambda build: "emulated",
     time=time_image,
+    refuses=refuses,
     run_note=(
         "this computes the values that the hardware would, slowly; the times say nothing about it"
     ),

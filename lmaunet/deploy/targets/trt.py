@@ -284,12 +284,23 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 
     The engine computes them where a GPU that it was built for is here; elsewhere its graph does in
     ONNX Runtime on the CPU, with float biases as in the engine.
+
+    Raises:
+        UserError: where an FP16 engine gives NaN or infinity: the image is unlike those whose range
+            its build looked at.
     """
+    import numpy as np
+
     from lmaunet.trt.runner import infer
 
-    if _no_gpu(_record(build).record["sms"]) is None:
-        return infer(build.shipped, images)
-    return _run_graph(build, images)
+    here = _no_gpu(_record(build).record["sms"]) is None
+    logits = infer(build.shipped, images) if here else _run_graph(build, images)
+    if build.detail.get("precision") == "fp16" and not np.isfinite(logits).all():
+        raise UserError(
+            f"{build.shipped}: this image takes the engine beyond FP16's range, 65504; compare its "
+            "intensities with those of training, or build with --precision int8 or fp32"
+        )
+    return logits
 
 
 def _run_graph(build: Build, images: np.ndarray) -> np.ndarray:

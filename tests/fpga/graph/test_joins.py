@@ -108,8 +108,8 @@ def test_a_table_of_the_other_scale_is_caught(tmp_path, monkeypatch):
         seen.agree()
 
 
-def added(net: Net, function: str = "", **attributes) -> str:
-    total = net.op("Add", *two(net))
+def added(net: Net, function: str = "", signed=(1, 1), **attributes) -> str:
+    total = net.op("Add", *two(net, signed=signed))
     if function:
         total = net.op(function, total, **attributes)
     return net.conv(net.quant(total, 0.0411, name="total"), 4, 3)
@@ -123,6 +123,21 @@ def test_codes_of_unequal_scales_are_added(tmp_path, function):
     # the error is at most a 512th of the wider scale, which is 0.8 of the sum's
     assert differ <= total / 100
     np.testing.assert_allclose(*seen.logits(), atol=0.3)
+
+
+def test_signed_and_unsigned_codes_are_added(tmp_path):
+    net = Net()
+    seen = Seen(net, added(net, signed=(0, 1)), tmp_path)
+    assert seen.agree()["total"] <= 10
+
+
+def test_codes_of_more_bits_are_not_added_with_unequal_scales(tmp_path):
+    net = Net()
+    x = net.image()
+    wide, other = (net.quant(net.conv(x, 4, 4), s, bits=b) for s, b in ((0.02, 10), (0.03, 8)))
+    total = net.quant(net.op("Add", wide, other), 0.04)
+    with pytest.raises(UserError, match="is INT10; codes of at most 8 bits are added with uneq"):
+        Seen(net, net.conv(total, 4, 3), tmp_path)
 
 
 def test_a_sum_in_a_unit_that_is_too_coarse_is_caught(tmp_path, monkeypatch):
@@ -251,6 +266,15 @@ def test_channels_that_something_else_takes_are_refused(tmp_path):
     joined = net.op("Concat", blocks, other, axis=1)
     with pytest.raises(UserError, match="not streamed pixel by pixel"):
         Seen(net, net.conv(joined, 10, 2), tmp_path)
+
+
+@pytest.mark.parametrize("blocks", [(2, 2), (1, 2)], ids=str)
+def test_logits_that_are_shuffled_are_refused(tmp_path, blocks):
+    """The host knows a scale and a bias for each channel that was made, not for each class."""
+    net = Net()
+    logits = net.conv(net.image(), 4, 3 * blocks[0] * blocks[1])
+    with pytest.raises(UserError, match=r"output .* not streamed pixel by pixel"):
+        Seen(net, shuffled(net, logits, blocks, 3, net.shape[2:]), tmp_path)
 
 
 def test_the_order_that_onnx_has_by_default_is_the_hardwares(tmp_path):

@@ -273,6 +273,17 @@ def test_a_bound_may_be_another_in_each_part(sizing):
     assert design.schedule.interval <= slow
 
 
+def test_a_latency_that_only_other_bounds_for_its_parts_meet_is_met(monkeypatch, sizing, fastest):
+    """The fastest design is refined part by part; one bound for all may not reach it."""
+    schedule = dataclasses.replace(fastest.schedule, latency=fastest.schedule.latency / 10)
+    refined = dataclasses.replace(fastest, schedule=schedule)
+    monkeypatch.setattr(_Search, "fastest", lambda own: refined)
+    found = size(sizing, BOARD, 250.0, target_ms=refined.latency_ms)
+    assert found.schedule == schedule and "smallest that was found" in found.limits
+    with pytest.raises(UserError, match=rf"takes {refined.latency_ms:.3g} ms at 250 MHz"):
+        size(sizing, BOARD, 250.0, target_ms=refined.latency_ms * 0.99)
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.5, 4.0])
 def test_the_smallest_design_meets_its_latency_exactly_or_better(sizing, fastest, factor):
     target = factor * fastest.latency_ms

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import qonnx_nets
 
 import lmaunet.fpga.simulation.compilation as simulation
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.fpga.board.boards import BOARDS
 from lmaunet.fpga.environment import SimulatorMissing, load_finn
+from lmaunet.fpga.graph.lower import lower
 from lmaunet.fpga.operators.registry import OPERATORS
-from lmaunet.fpga.toolchain.assemble import specialize
+from lmaunet.fpga.toolchain.assemble import assemble, specialize
 
 OWN = {f"{name}_rtl" for name, kind in OPERATORS.items() if kind.finn_attributes is not None}
 
@@ -20,17 +22,30 @@ def mapped(whole):
     return specialize(whole.model, BOARDS["ZCU104"])
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A network with what the other one lacks."""
+    path = qonnx_nets.blocks(tmp_path_factory.mktemp("qonnx") / "blocks.onnx")
+    return specialize(assemble(lower(path, {})), BOARDS["ZCU104"])
+
+
 def operator(mapped, op_type: str):
     from qonnx.custom_op.registry import getCustomOp
 
     return getCustomOp(next(n for n in mapped.graph.node if n.op_type == op_type))
 
 
-def test_every_node_is_mapped(mapped):
-    backends = {n.domain.rsplit(".", 1)[1] for n in mapped.graph.node}
-    assert backends == {"rtl", "hls"}
-    assert all(n.op_type.endswith(("_rtl", "_hls")) for n in mapped.graph.node)
-    assert {n.op_type for n in mapped.graph.node} >= OWN
+@pytest.fixture
+def model(mapped, others, op_type):
+    """The one of both that has an operator."""
+    return mapped if any(n.op_type == op_type for n in mapped.graph.node) else others
+
+
+def test_every_node_is_mapped(mapped, others):
+    nodes = [*mapped.graph.node, *others.graph.node]
+    assert {n.domain.rsplit(".", 1)[1] for n in nodes} == {"rtl", "hls"}
+    assert all(n.op_type.endswith(("_rtl", "_hls")) for n in nodes)
+    assert {n.op_type for n in nodes} >= OWN
 
 
 def test_vector_units_have_hls_only_on_this_device(mapped):
@@ -38,12 +53,12 @@ def test_vector_units_have_hls_only_on_this_device(mapped):
 
 
 @pytest.mark.parametrize("op_type", sorted(OWN))
-def test_rtl_is_generated(mapped, tmp_path, op_type):
-    node = operator(mapped, op_type)
+def test_rtl_is_generated(model, tmp_path, op_type):
+    node = operator(model, op_type)
     with pytest.raises(UserError, match="generate its HDL first"):
         node.get_rtl_file_list()
     node.set_nodeattr("code_gen_dir_ipgen", str(tmp_path))
-    node.generate_hdl(mapped, BOARDS["ZCU104"].part, 4.0)
+    node.generate_hdl(model, BOARDS["ZCU104"].part, 4.0)
     files = node.get_rtl_file_list(abspath=True)
     assert [Path(file).name for file in files] == node.get_rtl_file_list()
     assert all(Path(file).exists() for file in files)
@@ -64,10 +79,10 @@ def test_rtl_is_generated(mapped, tmp_path, op_type):
 
 
 @pytest.mark.parametrize("op_type", sorted(OWN))
-def test_shapes_and_types_fit_the_tensors(mapped, op_type):
-    node = operator(mapped, op_type)
+def test_shapes_and_types_fit_the_tensors(model, op_type):
+    node = operator(model, op_type)
     output = node.onnx_node.output[0]
-    assert list(node.get_normal_output_shape()) == mapped.get_tensor_shape(output)
+    assert list(node.get_normal_output_shape()) == model.get_tensor_shape(output)
     folded = node.get_folded_output_shape()
     assert np.prod(folded) == np.prod(node.get_normal_output_shape())
     bits = node.get_output_datatype().bitwidth()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lmaunet.artifacts import Build
+from lmaunet.data.dataset import Dataset
 from lmaunet.deploy import timing
 from lmaunet.deploy.pipeline import samples_of
 from lmaunet.deploy.runs import DataSource
@@ -20,6 +21,7 @@ from lmaunet.deploy.targets import BuildRequest, Target
 from lmaunet.deploy.targets.openvino import TARGET as OPENVINO
 from lmaunet.deploy.targets.ort import TARGET as ORT
 from lmaunet.stage import read_json, sha256, write_json
+from lmaunet.train.metrics import score
 
 WARM_UP_ROUNDS = 3
 REFERENCE = "ort fp32"
@@ -58,7 +60,8 @@ def measure_builds(
     from lmaunet.sources.checkpoint import restore
 
     loaded = load_checkpoint(run / "control" / "control.pt")
-    samples = samples_of(source.load(loaded.spec))
+    data = source.load(loaded.spec)
+    samples = samples_of(data)
     image = samples[:1]
     works: dict[str, Callable[[], object]] = {}
     builds: dict[str, dict[str, Any]] = {}
@@ -81,7 +84,7 @@ def measure_builds(
         for method in methods:
             for target in (ORT, OPENVINO):
                 name = f"{target.name} {method}"
-                build, builds[name] = built(run / method, target, samples, folder)
+                build, builds[name] = built(run / method, target, data, folder)
                 works[name] = lambda target=target, build=build: target.run(build, image)
         times = time_rounds(works, rounds)
     rows = {
@@ -98,14 +101,16 @@ def measure_builds(
 
 
 def built(
-    run: Path, target: Target, samples: np.ndarray, temporary: Path
+    run: Path, target: Target, data: Dataset, temporary: Path
 ) -> tuple[Build, dict[str, Any]]:
     """Return a method's build for a target and what is said of it; one that is there is kept.
+
+    Its Dice is that of the shipped file in its own runtime.
 
     Args:
         run: has ``qat``; the build goes into ``build/TARGET``.
         target: what to build for.
-        samples: what it is checked on.
+        data: the build is checked on training images, and scored on those held out.
         temporary: where its export goes.
     """
     import torch
@@ -118,6 +123,7 @@ def built(
     row = read_json(said) if said.exists() else {}
     if row.get("checkpoint") == digest:
         return Build(target.name, place, place / row["file"], ()), row
+    samples = samples_of(data)
     qcdq = temporary / f"{run.name}.onnx"
     if not qcdq.exists():
         export_qcdq(load_quantized(checkpoint), torch.from_numpy(samples[:1]), qcdq)
@@ -125,8 +131,13 @@ def built(
     place.mkdir(parents=True)
     request = BuildRequest(place, qcdq, qcdq, samples, target.options(), lambda line: None)
     build = target.build(request)
+    logits = target.run(build, data.val.images)
+    scores = score(
+        logits.argmax(1), data.val.labels, data.val.cases, data.classes, data.case_spacing_mm
+    )
     row = {
         "checkpoint": digest,
+        "scores": scores.to_json(),
         "file": build.shipped.name,
         "size_mb": build.ships_mb(),
         "model_mb": build.shipped.stat().st_size / 1e6,

@@ -101,7 +101,7 @@ def predict(
         step: how far windows are apart at most, as a share of the patch's side.
 
     Where ten times the logits are too large for half precision, at about 6550, which nnU-Net
-    refuses, sums are in single precision, and so is the result.
+    refuses, the network runs once more, sums are in single precision, and so is the result.
     """
     import numpy as np
 
@@ -111,26 +111,38 @@ def predict(
     windows = [
         (slice(y, y + patch[0]), slice(x, x + patch[1])) for y, x in itertools.product(*starts)
     ]
-    weight = window_weight(patch)
-    places = list(itertools.product(range(len(images)), windows))
-    found: list[np.ndarray] = []
-    for begin in range(0, len(places), batch):
-        some = places[begin : begin + batch]
-        found += list(run(np.stack([padded[i, :, *window] for i, window in some])))
+    blended = _blended(padded, windows, patch, run, batch, np.float16)
+    if not np.isfinite(blended).all():
+        blended = _blended(padded, windows, patch, run, batch, np.float32)
     rows, columns = (
         slice(before, before + side)
         for (before, _), side in zip(around, images.shape[2:], strict=True)
     )
-    for kind in (np.float16, np.float32):
-        blended = np.zeros((len(images), len(found[0]), *padded.shape[2:]), kind)
-        total = np.zeros(padded.shape[2:], kind)
-        for window in windows:
-            total[window] += weight
-        with np.errstate(over="ignore"):
-            for (i, window), logits in zip(places, found, strict=True):
+    return blended[..., rows, columns]
+
+
+def _blended(
+    padded: np.ndarray, windows: Sequence[tuple[slice, slice]], patch: tuple[int, int], run: Run,
+    batch: int, kind: type[np.floating],
+) -> np.ndarray:  # fmt: skip
+    """Return the weighted mean of windows' logits, summed up in a kind of number."""
+    import numpy as np
+
+    weight = window_weight(patch)
+    total = np.zeros(padded.shape[2:], kind)
+    for window in windows:
+        total[window] += weight
+    places = list(itertools.product(range(len(padded)), windows))
+    blended: np.ndarray | None = None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for begin in range(0, len(places), batch):
+            some = places[begin : begin + batch]
+            found = run(np.stack([padded[i, :, *window] for i, window in some]))
+            if blended is None:
+                blended = np.zeros((len(padded), found.shape[1], *padded.shape[2:]), kind)
+            for (i, window), logits in zip(some, found, strict=True):
                 part = blended[i, :, *window]
                 np.add(part, logits * weight.astype(np.float32), out=part, casting="same_kind")
-            blended /= total
-        if np.isfinite(blended).all():
-            break
-    return blended[..., rows, columns]
+        assert blended is not None  # there is a window
+        blended /= total
+    return blended

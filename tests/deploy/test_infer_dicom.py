@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,9 +11,13 @@ import lone_build
 import numpy as np
 import pydicom
 import pytest
+import recipe_build
 import SimpleITK
 from command_line import runner
 
+import lmaunet
+from lmaunet.data.images.volumes import read_pixels
+from lmaunet.data.nnunet_recipe import ChannelRecipe, NnunetRecipe
 from lmaunet.deploy import segmenter
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -98,3 +103,34 @@ def test_what_is_wrong_with_a_series_is_one_line_and_no_file(run, folder, tmp_pa
     assert status == 2 and err.splitlines()[-1:] == said and len(said) == 1
     assert "1 slice(s) are missing: 1 between" in said[0]
     assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("axes", [(), ("LAS",), ("SRP",)])
+def test_a_series_goes_to_nnunets_network_as_files_of_training_lie(monkeypatch, tmp_path, axes):
+    """The mask is that of the series as such a file; of no known axes, as SimpleITK reads it."""
+    arrays = recipe_build.stored()
+    network = recipe_build.network(arrays)
+    monkeypatch.setattr(segmenter, "get_target", lambda name: recipe_build.target(network))
+    # the stored fingerprint, and sides of this series: in LAS, whatever is turned is seen
+    channel = ChannelRecipe(
+        "CTNormalization", False, json.loads(str(arrays["said"]))["fingerprint"]
+    )
+    recipe = NnunetRecipe((16, 20), (2.0, 2.5), (0, 1, 2), (channel,), (0,))
+    seg = lmaunet.load(recipe_build.make(tmp_path / "run", recipe, axes=axes))
+    random = np.random.default_rng(0)
+    maker.series(tmp_path / "ct", lambda z: TAGS, random.integers(-50, 180, SHAPE))
+    mask = seg(tmp_path / "ct")
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "ct")))
+    image = reader.Execute()
+    files = SimpleITK.DICOMOrient(image, axes[0]) if axes else image
+    SimpleITK.WriteImage(files, str(tmp_path / "ct.nrrd"))
+    converted = seg(tmp_path / "ct.nrrd")
+    same = [
+        SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(one, "LPS")) for one in (mask, converted)
+    ]
+    assert len(np.unique(same[0])) == 3 and (same[0] != same[1]).sum() <= 1
+    if axes:
+        other = seg.deployment.interface.preparation
+        ready = dataclasses.replace(other, axes=()).ready([read_pixels(tmp_path / "ct")], ["x"])
+        assert ready.turn != other.ready([read_pixels(tmp_path / "ct")], ["x"]).turn

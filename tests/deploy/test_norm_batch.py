@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmaunet.deploy import pipeline
+from lmaunet.deploy import commands, pipeline
 from lmaunet.deploy.outcome import asked_of, current_outcome
 from lmaunet.deploy.quantizing import QatOptions, _norms, qat
 from lmaunet.deploy.runs import DataSource
@@ -123,6 +123,16 @@ def test_a_hardware_design_takes_it_and_not_the_one_with_its_norms(made, tmp_pat
     export_qonnx(kept.eval(), torch.rand(1, 1, *SIZE), tmp_path / "kept.onnx")
     with pytest.raises(UserError, match=r"operator InstanceNormalization .* no hardware mapping"):
         lower(tmp_path / "kept.onnx", {})
+
+
+def test_its_engine_has_no_norm_left(made):
+    pytest.importorskip("tensorrt_rtx")
+    run, *_ = made
+    content, _ = commands.build(run, "trt", {"sms": ["SM86"], "precision": "int8"})
+    found = content["detail"]["layer_precisions"]
+    assert found["norms_in_the_network"] == 0
+    assert {row["norms"] for row in found["by_precision"].values()} == {0}
+    assert found["by_precision"]["INT8"]["layers"] >= 4
 
 
 def test_a_result_is_current_for_its_own_norms_alone(made):

@@ -240,8 +240,8 @@ def check_segments_in(
         LOGIT_TOLERANCE * scale, evidence=evidence,
     )  # fmt: skip
     total = allowed_steps(share, sum(part.n_total for part in exact))
-    codes = _sum(f"{name}, codes", exact, max(total, len(exact)))
-    return _sum(f"{name}, codes within one", near, 0), codes, last
+    steps = _sum(f"{name}, codes", exact, max(total, len(exact)))
+    return _sum(f"{name}, codes within one", near, 0), steps, last
 
 
 def allowed_steps(share: float, codes: int) -> int:

@@ -199,6 +199,7 @@ def _follow(
                     return message, phase, 0.0
                 phase = message["phase"]
                 limit = LIMIT_S if message.get("built") else BUILD_LIMIT_S
+                progress(phase)
             if line is None:
                 # a process that the code started may hold the pipe open, so this is not waited for
                 return {}, phase, 0.0

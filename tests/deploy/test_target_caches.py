@@ -23,6 +23,9 @@ def opened_by(target, monkeypatch):
         return openvino._compiled, opened
     monkeypatch.setattr("lmaunet.export.reference.open_session", note)
     if target is trt:
+        # what is opened is the file's model, rounded as FP16 is
+        monkeypatch.setattr("lmaunet.export.reference.read_model", lambda path: path)
+        monkeypatch.setattr("lmaunet.trt.half_emulation.emulated", lambda model: model)
         return trt._session, opened
     monkeypatch.setattr("lmaunet.export.saturation.runtime_adds_without_saturation", lambda: False)
     return lambda path, changed: ort._session(path, changed, False), opened

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import MambaUNet, PlainUNet
+from graph_networks import MambaUNet, PlainUNet
 from torch import nn
 
 from lmaunet.graph.batch_norms import (

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from networks import CrossScan, MambaUNet, Pieces, PlainUNet, Rest
+from graph_networks import CrossScan, MambaUNet, Pieces, PlainUNet, Rest
 from torch import nn
 
 from lmaunet.errors import Disagreement, UserError

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from networks import CrossScan, MambaUNet, Pieces, PlainUNet, Rest
+from graph_networks import CrossScan, MambaUNet, Pieces, PlainUNet, Rest
 from torch import nn
 
 from lmaunet.graph.capture import capture

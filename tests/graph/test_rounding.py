@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from networks import MambaUNet, PlainUNet
+from graph_networks import MambaUNet, PlainUNet
 from torch import nn
 
 from lmaunet.errors import UserError

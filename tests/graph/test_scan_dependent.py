@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import MambaUNet, PlainUNet
+from graph_networks import MambaUNet, PlainUNet
 from torch import nn
 
 from lmaunet.graph.capture import capture

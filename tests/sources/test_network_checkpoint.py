@@ -11,7 +11,7 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1] / "graph"))
 
-from networks import PlainUNet
+from graph_networks import PlainUNet
 
 from lmaunet.errors import UserError
 from lmaunet.graph.capture import capture

@@ -20,6 +20,7 @@ from lmaunet.fpga.agreement.nodes import (
     host_codes,
     host_logits,
     summarize,
+    with_flips,
 )
 from lmaunet.fpga.agreement.reference import Reference
 from lmaunet.fpga.board.boards import DEFAULT_BOARD, Board, named_board
@@ -106,7 +107,10 @@ def build(
     progress("comparing the whole network with the QONNX model")
     logits = host_logits(lowered.host, executor.run(codes))
     expected = calibration[reference.output][:MAX_CHECK_IMAGES]
-    network, figures = check_network(lowered, logits, expected, evidence)
+    network, figures = check_network(
+        lowered, logits, expected, evidence,
+        lambda: reference.run(with_flips(lowered.host, checked))[reference.output],
+    )  # fmt: skip
     progress(f"folding for {board.name} at {clock_mhz:g} MHz")
     design = size(
         Sizing(executor, lowered.graph.shapes), sized_for(flow, board), clock_mhz, target_ms

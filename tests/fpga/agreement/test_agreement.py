@@ -15,6 +15,7 @@ from lmaunet.fpga.agreement.nodes import (
     host_codes,
     host_logits,
     summarize,
+    with_flips,
 )
 from lmaunet.fpga.operators.arithmetic import Rescaling, requantize
 from lmaunet.fpga.operators.registry import OPERATORS
@@ -219,3 +220,38 @@ def test_batches_change_nothing(whole):
     together = whole.executor.run(codes)
     alone = [whole.executor.run(copy.copy(codes[i : i + 1])) for i in range(len(codes))]
     assert np.array_equal(together, np.concatenate(alone))
+
+
+@pytest.mark.parametrize(("own_share", "agrees"), [(0.4, True), (0.2, False)])
+def test_a_network_that_makes_much_of_a_code_has_its_own_noise_for_a_limit(
+    tmp_path, own_share, agrees
+):
+    """The hardware differs by 0.5 of the signal; twice the power of the own noise may be."""
+    random = np.random.default_rng(0)
+    expected = random.normal(size=(1, 2, 64, 64))
+    noise, other = 0.5 * random.normal(size=(2, 1, 2, 64, 64))
+    own = expected + own_share / 0.5 * other
+    asked = []
+
+    def own_logits():
+        asked.append(1)
+        return own
+
+    if not agrees:
+        with pytest.raises(Disagreement, match=r"have 6\.\d dB .* expected 11 dB or more"):
+            check_network(None, expected + noise, expected, tmp_path, own_logits)
+        return
+    _, figures = check_network(None, expected + noise, expected, tmp_path, own_logits)
+    assert asked and figures["own_sqnr_db"] == pytest.approx(8.0, abs=0.2)
+    asked.clear()
+    check_network(None, expected + 0.01 * noise, expected, tmp_path, own_logits)
+    assert not asked
+
+
+def test_flips_are_one_code_of_few_values(whole):
+    host = whole.lowered.host
+    flipped = with_flips(host, whole.images)
+    steps = (flipped - whole.images) / host.input_scale
+    changed = np.abs(steps) > 0.5
+    np.testing.assert_allclose(np.abs(steps[changed]), 1, rtol=1e-4)
+    assert 0 < changed.mean() < 3 / 256

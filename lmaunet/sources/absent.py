@@ -54,10 +54,14 @@ def needed(name: str) -> UserError:
 
 
 def _importing() -> bool:
-    """Whether a module's own lines are running: those of an import, not a call into it later."""
+    """Whether a module's own lines are running: those of an import, not a call into it later.
+
+    What is run without an import, such as the main module, is no such module.
+    """
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
+        spec = frame.f_globals.get("__spec__")
+        if frame.f_code.co_name == "<module>" and getattr(spec, "_initializing", False):
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False

@@ -50,6 +50,7 @@ from lmaunet.export.passes import DeadNodes, NodeNames, Pass, UnreadConstants, r
 from lmaunet.export.pixel_shuffles import PixelShuffles
 from lmaunet.trt import policy
 from lmaunet.trt.float_forms import HalfProducts, Int4Products
+from lmaunet.trt.half_emulation import RoundedCasts
 
 DOCS = Path(__file__).parents[2] / "docs" / "onnx.md"
 
@@ -183,6 +184,7 @@ CASES = {
     policy.PooledWeights(): depthwise,
     policy.FloatInputs(): lambda: run([policy.PooledWeights()], depthwise()),
     HalfProducts(): float_network,
+    RoundedCasts(): lambda: run([HalfProducts()], float_network()),
     Int4Products(stored=True): float_network,
 }
 EVERY = pytest.mark.parametrize("step", CASES, ids=lambda step: step.name)

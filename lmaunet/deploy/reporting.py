@@ -58,7 +58,7 @@ def make_report(
         with record_of(folder):
             predictions[name] = np.load(folder / "predictions.npz")["classes"]
     with record_of(reference):
-        scored, told = _reference(scores, data), _data(data, scores)
+        scored, told = _reference(scores, data), _data(data, scores, converted_norms(run))
     content = report.assemble(_model(run, spec), told, scored, targets, gates=chosen, strict=strict)
     if before is not None and baseline is not None:
         content = report.with_baseline(content, before, str(baseline))
@@ -174,8 +174,23 @@ def _model(run: Path, spec: Any) -> dict[str, Any]:
     }
 
 
-def _data(data: Any, scores: dict[str, Any]) -> dict[str, Any]:
+def converted_norms(run: Path) -> list[str]:
+    """Return a note where the quantized network has other norms than the one that came."""
+    with record_of(run / "qat"):
+        converted = read_json(run / "qat" / "qat.json").get("norms", {}).get("converted", {})
+    kinds = [f"{count} {kind}" for kind, count in converted.items() if count]
+    if not kinds:
+        return []
+    return [
+        f"the targets' network has batch normalization in place of {' and '.join(kinds)} (qat "
+        "--norm batch); FP32 is the network as it came"
+    ]
+
+
+def _data(data: Any, scores: dict[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
     content: dict[str, Any] = data.to_json()
+    if notes:
+        content["notes"] = [*content.get("notes", []), *notes]
     content["cases"] = content["cases"]["val"]
     content["not_scored"] = {
         "classes": scores["absent_classes"], "cases": scores["empty_cases"]

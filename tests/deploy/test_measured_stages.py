@@ -187,6 +187,7 @@ def measured(monkeypatch, tmp_path):
     )  # fmt: skip
     data = SimpleNamespace(val=val, classes=("air", "liver"))
     monkeypatch.setattr(reporting, "require_builds", lambda run, limits: None)
+    monkeypatch.setattr(reporting, "converted_norms", lambda run: [])
     monkeypatch.setattr(reporting, "load_run_data", lambda run: ("spec", None, data))
 
     def folders(run, only, say):
@@ -203,7 +204,7 @@ def measured(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(reporting, "_target", lambda run, name, folder, scores, data: folder.name)
     monkeypatch.setattr(reporting, "_reference", lambda scores, data: scores)
-    monkeypatch.setattr(reporting, "_data", lambda data, scores: "data")
+    monkeypatch.setattr(reporting, "_data", lambda data, scores, notes: "data")
     monkeypatch.setattr(reporting, "_model", lambda run, spec: spec)
     monkeypatch.setattr(
         reporting.report, "assemble",

@@ -8,6 +8,7 @@ from torch import nn
 from lmaunet.deploy import commands, pipeline
 from lmaunet.deploy.outcome import asked_of, current_outcome
 from lmaunet.deploy.quantizing import QatOptions, _norms, qat
+from lmaunet.deploy.reporting import converted_norms
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.graph.capture import capture
@@ -85,6 +86,14 @@ def test_the_cost_is_said_of_the_last_step_that_there_is():
     scores["converted"]["dice"] = None
     assert _norms({"norms": norms, "scores": scores})[0].endswith("no held-out slice shows a class")
     assert _norms({"scores": scores}) == _norms({"norms": {"converted": {}}}) == []
+
+
+def test_a_report_says_that_the_targets_network_has_other_norms(made):
+    run = made[0]
+    assert converted_norms(run) == [
+        "the targets' network has batch normalization in place of 3 InstanceNorm (qat --norm "
+        "batch); FP32 is the network as it came"
+    ]
 
 
 def test_the_reference_is_the_network_as_it_came(made):

@@ -63,11 +63,9 @@ def _rounded_averages(graph: ir.Graph) -> Iterator[ir.Node]:
         source = node.inputs[0].producer() if node.op_type == "AveragePool" else None
         if source is None or source.op_type != "DequantizeLinear":
             continue
-        plain = not any(
-            any(node.attributes[name].as_ints()) for name in ("pads",) if name in node.attributes
-        ) and not any(
-            node.attributes[name].as_int() for name in ("ceil_mode",) if name in node.attributes
-        )
+        given = node.attributes
+        border = "auto_pad" in given or ("pads" in given and any(given["pads"].as_ints()))
+        rounded_up = "ceil_mode" in given and given["ceil_mode"].as_int()
         read_by = {use.node.op_type for use in node.outputs[0].uses()}
-        if plain and read_by - {"QuantizeLinear"}:
+        if not border and not rounded_up and read_by - {"QuantizeLinear"}:
             yield node

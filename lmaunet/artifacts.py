@@ -169,3 +169,21 @@ class Build:
     def ships_mb(self) -> float:
         """Return the size of all that goes to the device, in MB of 10^6 bytes."""
         return sum(path.stat().st_size for path in self.ships) / 1e6
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What of a network a target does not take.
+
+    Args:
+        operator: its name in a graph, with its kind where that matters, such as ``norm (layer)``;
+            or what else it is.
+        count: how many there are.
+        why: what is missing, or what it would take.
+        remedy: what a user can do.
+    """
+
+    operator: str
+    count: int
+    why: str
+    remedy: str

@@ -39,8 +39,8 @@ class QatSettings:
         keep_norms: keep the batch normalizations while training and fold them afterwards.
         explain: measure what each quantizer costs.
         joins: how values that are joined are rounded: ``shared``, with one scale; ``scaled``, or
-            with a producer scaled to it; ``auto``, or with a scale each, which an FPGA can't take;
-            empty for ``shared`` in an LMa-UNet and ``auto`` in any other network.
+            with a producer scaled to it; ``auto``, or with a scale each; empty
+            for ``shared`` in an LMa-UNet and ``auto`` in any other network.
         norm: ``keep``; or ``batch``, InstanceNorm and GroupNorm become batch normalization first.
         norm_epochs: passes of the distillation after that; 0 for none.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lmaunet.artifacts import Refusal
 from lmaunet.fpga.board.boards import BOARDS, named_board
 from lmaunet.graph.graph import Graph
 from lmaunet.graph.layers import weight_layers
@@ -11,7 +12,7 @@ BITS = (8, 4, 3, 2)
 MBIT = 1 << 20
 
 
-def weights_beyond(graph: Graph, board: str) -> tuple[str, int, str, str] | None:
+def weights_beyond(graph: Graph, board: str) -> Refusal | None:
     """Return what weights are too many for a board's memories, None where they fit with 8 bits.
 
     A design keeps all of them on the chip; maps and FIFOs, which take memory too, are not counted.
@@ -21,7 +22,7 @@ def weights_beyond(graph: Graph, board: str) -> tuple[str, int, str, str] | None
         board: its name.
 
     Returns:
-        what they are, how many layers have them, why they are too many, and what would do.
+        the count is of the layers that have them.
     """
     rows = weight_layers(graph)
     count, chip = sum(row.weights for row in rows), named_board(board)
@@ -39,4 +40,4 @@ def weights_beyond(graph: Graph, board: str) -> tuple[str, int, str, str] | None
         f"{chip.name} has {chip.memory_bits / MBIT:.3g} Mbit of block RAM and UltraRAM, for maps "
         "and FIFOs too"
     )
-    return "weights", len(rows), why, ", or ".join(remedies)
+    return Refusal("weights", len(rows), why, ", or ".join(remedies))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lmaunet.artifacts import Refusal
 from lmaunet.fpga.graph.places import Places
 from lmaunet.graph import operators as op
 from lmaunet.graph import relayouts as move
@@ -28,23 +29,6 @@ from lmaunet.graph.rounding import Rounding, rounding_of
 
 CODE_BITS = 8
 MBIT = 1 << 20
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What the lowering has no hardware for.
-
-    Args:
-        operator: its name in a graph, with its kind where that matters, such as ``norm (layer)``.
-        count: how many nodes are such.
-        why: what is missing, or what it would take.
-        remedy: what a user can do.
-    """
-
-    operator: str
-    count: int
-    why: str
-    remedy: str
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from lmaunet.data.division import SPLITS_FILE, Division, divide_cases, tally, without_labels
 from lmaunet.data.nnunet_recipe import NnunetRecipe
 from lmaunet.data.patients import Patients
-from lmaunet.data.user_json import read_user_json, shown
+from lmaunet.data.user_json import is_name, read_user_json, shown
 from lmaunet.errors import UserError
 
 FOLDS, SEED = 5, 12345
@@ -160,7 +160,7 @@ def _held_out(
         return training.held_out, f"fold {fold or 'unnamed'}"
     index = int(fold) if fold.isdecimal() and len(fold) < 4 else -1
     if path.exists() and index >= 0:
-        return _listed(path, index), f"fold {fold} of {SPLITS_FILE}"
+        return listed_cases(path, index), f"fold {fold} of {SPLITS_FILE}"
     if 0 <= index < FOLDS <= len(names):
         return (
             usual_folds(names)[index],
@@ -169,11 +169,12 @@ def _held_out(
     return (), f"which cases fold {fold or 'of its training'} held out is not known; "
 
 
-def _listed(path: Path, index: int) -> list[str]:
+def listed_cases(path: Path, index: int) -> list[str]:
+    """Return the cases that a fold of a ``splits_final.json`` validates on; raises UserError."""
     content = read_user_json(path)
     fold = content[index] if isinstance(content, list) and index < len(content) else None
     cases = fold.get("val") if isinstance(fold, dict) else None
-    if not isinstance(cases, list) or not cases or not all(map(_is_text, cases)):
+    if not isinstance(cases, list) or not cases or not all(map(is_name, cases)):
         raise UserError(
             f"{path}: no list of cases to val in fold {index}, on which the network was trained; "
             'expected [{"train": ["case1", ...], "val": ["case2", ...]}, ...]; correct or remove it'

@@ -6,10 +6,13 @@ for all of them.
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.artifacts import Refusal
 from lmaunet.deploy.console import table
-from lmaunet.deploy.targets import Missing, Refused, all_targets
+from lmaunet.deploy.targets import Missing, all_targets
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,12 +29,12 @@ def fits(graph: Graph) -> dict[str, dict[str, Any]]:
     """
     from lmaunet.quant.network import check_quantizable
 
-    common: list[Refused] = []
+    common: list[Refusal] = []
     try:
         check_quantizable(graph)
     except UserError as error:
         why, _, remedy = str(error).rpartition("; ")
-        common = [Refused("network", 1, why or str(error), remedy)]
+        common = [Refusal("network", 1, why or str(error), remedy)]
     found: dict[str, dict[str, Any]] = {}
     for name, target in all_targets().items():
         if isinstance(target, Missing):
@@ -52,21 +55,11 @@ def lines_of(found: dict[str, dict[str, Any]]) -> list[str]:
         if not entry["reasons"]:
             continue
         lines += ["", f"{name} does not take it:"]
-        rows = []
+        rows: list[list[str]] = []
         for reason in entry["reasons"]:
-            why, remedy = _folded(reason["why"]), _folded(reason["remedy"])
-            for place in range(max(len(why), len(remedy))):
-                first = (reason["operator"], str(reason["count"])) if not place else ("", "")
-                rows.append([*first, *(_at(text, place) for text in (why, remedy))])
+            columns = [[reason["operator"]], [str(reason["count"])], *(
+                textwrap.wrap(reason[key], WIDTH) for key in ("why", "remedy")
+            )]  # fmt: skip
+            rows += map(list, itertools.zip_longest(*columns, fillvalue=""))
         lines += table(["operator", "nodes", "why", "what would do"], rows)
     return lines if len(lines) == 1 else [*lines, ""]
-
-
-def _folded(text: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, WIDTH) or [""]
-
-
-def _at(lines: list[str], place: int) -> str:
-    return lines[place] if place < len(lines) else ""

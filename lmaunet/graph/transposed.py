@@ -83,7 +83,7 @@ def shuffle_transposed(graph: Graph, weights: Weights) -> Network:
             continue
         axes = _phases(graph, node, arrays["weight"])
         stride = tuple(len(axis.taps) for axis in axes)
-        # a size that is new gets a symbol of its own, named after the layer's place in the graph
+        # a size that is new gets a symbol of its own
         wide, full = _layouts(graph, node, axes, sizes)
         padding = tuple(axis.padding for axis in axes)
         ones = (1,) * len(axes)
@@ -93,9 +93,10 @@ def shuffle_transposed(graph: Graph, weights: Weights) -> Network:
             arrays["bias"] = arrays["bias"].repeat(math.prod(stride))
         taps = tuple(axis.taps for axis in axes)
         new.add(replace(node, operator=conv, layout=wide), arrays, variant=taps)
-        last = f"{node.name}.shuffle"
-        new.add(Node(last, move.PixelShuffle(stride), (node.name,), {}, full), {})
-        layout = full
+        last, layout = node.name, full
+        if math.prod(stride) > 1:
+            last = f"{node.name}.shuffle"
+            new.add(Node(last, move.PixelShuffle(stride), (node.name,), {}, full), {})
         for place, axis in enumerate(axes, start=2):
             if layout[place] != node.layout[place]:
                 layout = (*layout[:place], node.layout[place], *layout[place + 1 :])
@@ -103,7 +104,8 @@ def shuffle_transposed(graph: Graph, weights: Weights) -> Network:
                 name = f"{node.name}.cut{place - 2}"
                 new.add(Node(name, cut, (last,), {}, layout), {})
                 last = name
-        new.renamed[node.name] = last
+        if last != node.name:
+            new.renamed[node.name] = last
     return new.network(sizes)
 
 
@@ -178,8 +180,10 @@ def _layouts(
     """Return the layouts of what the convolution and the pixel shuffle give; add their symbols."""
     before = graph.layout(node.inputs[0])
     blocks = [math.ceil(axis.size / len(axis.taps)) for axis in axes]
-    channels = graph.shape(node.name)[1] * math.prod(len(axis.taps) for axis in axes)
-    wide = [before[0], _symbol(sizes, "C", channels)]
+    phases = math.prod(len(axis.taps) for axis in axes)
+    if phases == 1:  # what the convolution gives is the result
+        return node.layout, node.layout
+    wide = [before[0], _symbol(sizes, "C", graph.shape(node.name)[1] * phases)]
     full = [node.layout[0], node.layout[1]]
     have = graph.shape(node.inputs[0])[2:]
     for place, (axis, count) in enumerate(zip(axes, blocks, strict=True), start=2):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lmaunet.data.dataset_json import DATASET_FILE
 from lmaunet.data.division import SPLITS_FILE
+from lmaunet.data.nnunet_training import listed_cases
 from lmaunet.data.user_json import is_name, read_user_json
 from lmaunet.errors import UserError
 
@@ -43,7 +43,7 @@ def held_out(checkpoint: Path, dataset: str) -> tuple[str, ...] | None:
     for folder in _preprocessed(checkpoint):
         found = _listed(folder / dataset / SPLITS_FILE, int(fold))
         if found and seen <= set(found):
-            return found
+            return tuple(found)
     return tuple(sorted(seen)) or None
 
 
@@ -55,13 +55,9 @@ def _preprocessed(checkpoint: Path) -> Iterator[Path]:
         yield above[BELOW_ALL] / PREPROCESSED
 
 
-def _listed(path: Path, fold: int) -> tuple[str, ...]:
-    if not path.is_file():
-        return ()
+def _listed(path: Path, fold: int) -> list[str]:
+    """Return the cases of a fold; none where the file is not there, or says none."""
     try:
-        content: Any = read_user_json(path)
+        return listed_cases(path, fold) if path.is_file() else []
     except UserError:
-        return ()
-    one = content[fold] if isinstance(content, list) and fold < len(content) else None
-    cases = one.get("val") if isinstance(one, dict) else None
-    return tuple(cases) if isinstance(cases, list) and all(map(is_name, cases)) else ()
+        return []

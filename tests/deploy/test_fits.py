@@ -95,7 +95,7 @@ def test_weights_that_a_board_can_not_hold(monkeypatch, millions, wanted):
     if wanted is None:
         assert found is None
         return
-    operator, count, why, remedy = found
+    operator, count, why, remedy = vars(found).values()
     assert (operator, count) == ("weights", 1)
     assert f"{millions * 8e6 / 2**20:.3g} Mbit at 8 bits" in why and "has 38 Mbit" in why
     assert all(part in remedy for part in wanted), remedy

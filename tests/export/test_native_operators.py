@@ -1,4 +1,3 @@
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,31 +18,6 @@ SIZES = [
     (1, 300, 24, 8), (1, 100, 48, 16), (2, 100, 13, 5), (1, 1, 1, 1), (3, 7, 9, 8), (1, 5, 8, 256),
 ]  # fmt: skip
 INSTRUCTIONS = operators.VARIANTS["x86_64"]
-
-
-@pytest.fixture(scope="module")
-def library():
-    return operators.cached_library()
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    """Compile the library from changed sources, or with more options."""
-
-    def make(name, *, change=None, options=()):
-        folder = tmp_path_factory.mktemp(name)
-        sources = shutil.copytree(operators.SOURCES, folder / "native")
-        if change is not None:
-            file, right, wrong = change
-            text = (sources / file).read_text()
-            assert text.count(right) == 1
-            (sources / file).write_text(text.replace(right, wrong))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(operators, "SOURCES", sources)
-            patch.setattr(operators, "FLAGS", (*operators.FLAGS, *options))
-            return operators.build_library(folder / operators.LIBRARY)
-
-    return make
 
 
 def run(model, given, library):

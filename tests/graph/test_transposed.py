@@ -106,6 +106,13 @@ def test_what_is_too_large_is_cut_off():
     )
 
 
+def test_without_a_stride_it_is_a_convolution_alone():
+    module, shape = wholes(nn.ConvTranspose2d(2, 3, 3, 1, 1)), (1, 2, 5, 6)
+    graph, weights = rewrite(module, shape)
+    assert [node.operator.name for node in graph.nodes] == ["conv"]
+    assert equal((graph, weights), module, shape)
+
+
 def test_a_layer_that_runs_for_two_paddings_has_a_kernel_for_each():
     class Twice(nn.Module):
         def __init__(self):

@@ -30,18 +30,6 @@ def code(tmp_path):
 
 
 @pytest.fixture
-def here(monkeypatch):
-    """Let this process be as it was before it ran somebody's code."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    yield
-    for name, module in list(sys.modules.items()):
-        stands_in = isinstance(getattr(module, "__loader__", None), absent.Finder)
-        if stands_in or name.partition(".")[0] in ("nnunetv2", "theirs"):
-            del sys.modules[name]
-
-
-@pytest.fixture
 def results(tmp_path, code):
     return foreign_tree.write_results(tmp_path / foreign_tree.NAME, code)
 

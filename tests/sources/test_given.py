@@ -12,7 +12,7 @@ import torch
 
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.net.checkpoint import load_checkpoint
-from lmaunet.sources import absent, foreign, foreign_worker
+from lmaunet.sources import foreign, foreign_worker
 from lmaunet.sources.checkpoint import restore
 from lmaunet.sources.given import bundle_network, class_names, import_given, module_network
 from lmaunet.sources.monai_bundle import is_bundle, read_bundle
@@ -56,18 +56,6 @@ NETWORK = {
     "_target_": "UNet", "spatial_dims": 2, "in_channels": "@channels", "out_channels": 3,
     "channels": [4, 8], "strides": [2], "norm": "BATCH",
 }  # fmt: skip
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Let this process be as it was before it ran somebody's code."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    yield
-    for name, module in list(sys.modules.items()):
-        stands_in = isinstance(getattr(module, "__loader__", None), absent.Finder)
-        if stands_in or name in ("their_networks", "broken_networks"):
-            del sys.modules[name]
 
 
 @pytest.fixture

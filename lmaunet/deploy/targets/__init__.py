@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lmaunet.artifacts import Build, Figure, Provenance
+from lmaunet.artifacts import Build, Figure, Provenance, Refusal
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_extra, module_of
 from lmaunet.registry import Missing, find_entries, get_entry
@@ -28,7 +28,6 @@ __all__ = [
     "BUILD_CODE",
     "BuildRequest",
     "Missing",
-    "Refused",
     "Target",
     "Tool",
     "all_targets",
@@ -105,23 +104,6 @@ class BuildRequest:
     calibration: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class Refused:
-    """What of a network a target does not take.
-
-    Args:
-        operator: its name in a graph, or what else it is.
-        count: how many there are.
-        why: what is missing, or what it would take.
-        remedy: what a user can do.
-    """
-
-    operator: str
-    count: int
-    why: str
-    remedy: str
-
-
 class Measure(Protocol):
     """Returns the figures ``size_mb``, ``weights_mb`` and ``latency_ms`` of a build."""
 
@@ -169,7 +151,7 @@ class Target:
     arithmetic: Callable[[Build], str]
     provenance: Callable[[Build], Provenance] = lambda build: "measured"
     time: Callable[[Build, np.ndarray], dict[str, Any]] | None = None
-    refuses: Callable[[Graph], list[Refused]] = lambda graph: []
+    refuses: Callable[[Graph], list[Refusal]] = lambda graph: []
     run_note: str = ""
     options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
 

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Unavailable
+from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Refusal, Unavailable
 from lmaunet.deploy.defaults import BOARD, CLOCK_MHZ, FLOW
-from lmaunet.deploy.targets import BuildRequest, Refused, Target, Tool, installed
+from lmaunet.deploy.targets import BuildRequest, Target, Tool, installed
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import install_command
 
@@ -86,14 +86,13 @@ def build_options(
     return options
 
 
-def refuses(graph: Graph) -> list[Refused]:
+def refuses(graph: Graph) -> list[Refusal]:
     """Return what the lowering has no hardware for, and weights beyond the default board."""
     from lmaunet.fpga.board.weights import weights_beyond
     from lmaunet.fpga.graph.takes import refusals
 
-    found = [Refused(r.operator, r.count, r.why, r.remedy) for r in refusals(graph)]
     beyond = weights_beyond(graph, BOARD)
-    return found if beyond is None else [*found, Refused(*beyond)]
+    return [*refusals(graph), *([] if beyond is None else [beyond])]
 
 
 def build(request: BuildRequest) -> Build:

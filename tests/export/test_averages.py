@@ -15,14 +15,16 @@ from lmaunet.export.reference import open_session, run_images
 STEP = 0.02
 
 
-def pooled(reader: str = "norm", **attributes: object) -> onnx.ModelProto:
-    """Quantized values, averages of 2x2, a norm over the channels, and its quantizer."""
+def pooled(
+    reader: str = "norm", sides: tuple[int, int] = (2, 2), **attributes: object
+) -> onnx.ModelProto:
+    """Quantized values, averages of ``sides``, a norm over the channels, and its quantizer."""
     node = helper.make_node
     nodes = [
         node("QuantizeLinear", ["image", "scale", "zero"], ["codes"]),
         node("DequantizeLinear", ["codes", "scale", "zero"], ["values"]),
-        node("AveragePool", ["values"], ["averages"], name="pool", kernel_shape=[2, 2],
-             strides=[2, 2], **attributes),
+        node("AveragePool", ["values"], ["averages"], name="pool", kernel_shape=sides,
+             strides=sides, **attributes),
     ]  # fmt: skip
     if reader == "norm":
         nodes += [
@@ -60,8 +62,22 @@ def test_a_norm_of_averages_is_that_of_the_graph_in_openvino():
     assert errors[0] < 0.5 and errors[1] > 2
 
 
+def test_the_averages_themselves_are_those_of_the_pooling():
+    """A norm behind them would not see another scale."""
+    images = np.random.default_rng(0).normal(size=(1, 8, 12, 16)).astype("f4")
+    found = []
+    for model in (pooled(sides=(3, 4)), run([ExactAverages()], pooled(sides=(3, 4)))):
+        model.graph.output.append(
+            helper.make_tensor_value_info("averages", TensorProto.FLOAT, None)
+        )
+        found.append(open_session(model, optimize=False).run(["averages"], {"image": images})[0])
+    assert found[0].shape == (1, 8, 4, 4) and np.abs(found[0]).max() > 0.01
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-6)
+
+
 def test_averages_that_quantizers_read_or_with_a_border_stay():
-    for model in (pooled("quantizer"), pooled(pads=[1, 1, 1, 1]), pooled(ceil_mode=1)):
+    for model in (pooled("quantizer"), pooled(pads=[1, 1, 1, 1]), pooled(ceil_mode=1),
+                  pooled(auto_pad="SAME_UPPER")):  # fmt: skip
         kinds = [node.op_type for node in run([ExactAverages()], model).graph.node]
         assert "AveragePool" in kinds and "Conv" not in kinds
     changed = run([ExactAverages()], pooled())

@@ -41,6 +41,9 @@ class NetSpec:
             into ``pyramid_bins``, then a 3x3 as in the article.
         pyramid_width: channels that the pyramid puts out.
         input_size: height and width that the network is exported for.
+        elastic: the kernels that one depthwise weight of each LKM serves, each with norms of its
+            own (:mod:`lmaunet.kernel_profiles`); the largest is that of ``kernels``. Empty: each
+            LKM has one kernel.
     """
 
     name: str
@@ -59,6 +62,7 @@ class NetSpec:
     pyramid_bins: tuple[int, ...] = (1, 2, 4, 8)
     pyramid_width: int | None = None
     input_size: tuple[int, int] = (256, 256)
+    elastic: tuple[int, ...] = ()
 
     LARGEST: ClassVar[Mapping[str, int]] = {
         "widths": 2**14, "decoder_widths": 2**14, "pyramid_width": 2**14, "strides": 64,
@@ -68,7 +72,8 @@ class NetSpec:
     """The largest number that a field may hold: far above what anyone trains."""
 
     def __post_init__(self) -> None:
-        for key in ("widths", "strides", "kernels", "decoder_widths", "pyramid_bins", "input_size"):
+        for key in ("widths", "strides", "kernels", "decoder_widths", "pyramid_bins", "input_size",
+                    "elastic"):  # fmt: skip
             value = getattr(self, key)
             if value is not None:
                 object.__setattr__(self, key, tuple(int(v) for v in value))
@@ -99,6 +104,7 @@ class NetSpec:
             raise UserError(f"spec {self.name}: classes={self.classes}; give 2 or more")
         if any(k not in (3, 5, 7, 9) for k in self.kernels):
             raise UserError(f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9")
+        self._check_elastic()
         if self.skip not in ("add", "concat") or self.pyramid not in ("local", "bins"):
             raise UserError(
                 f"spec {self.name}: skip={self.skip!r}, pyramid={self.pyramid!r}; "
@@ -113,6 +119,21 @@ class NetSpec:
             if max(value) > largest if isinstance(value, tuple) else value > largest:
                 raise UserError(f"spec {self.name}: {key}={value}; give at most {largest:,}")
         self.check_size(*self.input_size)
+
+    def _check_elastic(self) -> None:
+        if not self.elastic:
+            return
+        kernels = sorted(set(self.elastic))
+        if tuple(kernels) != self.elastic or len(kernels) < 2 or not set(kernels) <= {3, 5, 7, 9}:
+            raise UserError(
+                f"spec {self.name}: elastic={self.elastic}; give two or more kernels in order, such "
+                "as 5, 7, 9"
+            )
+        if set(self.kernels) != {kernels[-1]}:
+            raise UserError(
+                f"spec {self.name}: elastic={self.elastic} with kernels={self.kernels}; each LKM's "
+                f"kernel is then the largest, {kernels[-1]}"
+            )
 
     def check_size(self, height: int, width: int) -> None:
         """Raise :class:`UserError` where an image of this size does not fit the network."""
@@ -141,11 +162,11 @@ class NetSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON, for checkpoints and manifests.
 
-        ``mamba`` is left out where it is causal: files from before there was a choice stay equal.
+        ``mamba`` is left out where it is causal, ``elastic`` where it is empty: files from before there was a choice stay equal.
         """
         return {k: list(v) if isinstance(v, tuple) else v
                 for k, v in dataclasses.asdict(self).items()
-                if (k, v) != ("mamba", "causal")}  # fmt: skip
+                if (k, v) not in (("mamba", "causal"), ("elastic", ()))}  # fmt: skip
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> NetSpec:
@@ -165,7 +186,8 @@ class NetSpec:
         for key, value in content.items():
             if key in ("name", "skip", "mamba", "pyramid"):
                 right, kind = isinstance(value, str) and value.isprintable(), "text"
-            elif key in ("widths", "strides", "kernels", "pyramid_bins", "input_size"):
+            elif key in ("widths", "strides", "kernels", "pyramid_bins", "input_size",
+                         "elastic"):  # fmt: skip
                 right, kind = _whole_numbers(value), "a list of whole numbers"
             elif key == "decoder_widths":
                 right, kind = value is None or _whole_numbers(value), "a list of whole numbers"

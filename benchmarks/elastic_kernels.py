@@ -14,21 +14,18 @@ enlarged. ``builds`` quantizes, builds for ONNX Runtime and times. Each adds its
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import datetime
 import sys
 from pathlib import Path
-from typing import Any
 
-from accuracy import count_classes, neutral
+from accuracy import count_classes
 
 from lmaunet.deploy import pipeline
 from lmaunet.deploy.console import progress_bar, run_command
 from lmaunet.deploy.elastic_data import profile_data
 from lmaunet.deploy.runs import DataSource
-from lmaunet.kernel_profiles import profile_spec, reference_kernel
+from lmaunet.kernel_profiles import profile_spec
 from lmaunet.spec import NetSpec, named_spec
-from lmaunet.stage import read_json, tool_versions, write_json
+from lmaunet.stage import write_json
 
 KERNELS = (5, 7, 9)
 ELASTIC = "elastic"
@@ -48,13 +45,13 @@ def networks(arguments: argparse.Namespace) -> tuple[NetSpec, dict[str, NetSpec]
 
 def train(arguments: argparse.Namespace) -> int:
     """Train the networks that ``--only`` names, the elastic one with the command's own stage."""
+    import torch
+
     from lmaunet.net.checkpoint import save_checkpoint
     from lmaunet.net.network import LMaUNet
     from lmaunet.train.loop import fit
     from lmaunet.train.processes import join_processes
     from lmaunet.train.schedule import Schedule
-
-    import torch
 
     spec, fixed, source = networks(arguments)
     schedule = Schedule(arguments.epochs, arguments.rate, arguments.batch)

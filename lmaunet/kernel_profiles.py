@@ -14,6 +14,7 @@ is resampled. Images are neither enlarged for a network nor shrunk more than the
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec
 
 AUTO = "auto"
+PROFILES = "profiles"
+"""The folder, in that of a stage, with what the stage made of each kernel but the reference."""
 
 
 def reference_kernel(kernels: Sequence[int]) -> int:
@@ -54,9 +57,7 @@ def profile_spec(spec: NetSpec, kernel: int) -> NetSpec:
 def check_kernel(kernel: int, kernels: Sequence[int], where: str) -> None:
     """Raise :class:`UserError` where a kernel is none of an elastic network's."""
     if kernel not in kernels:
-        raise UserError(
-            f"{where}: no kernel {kernel}; use one of {', '.join(map(str, kernels))}"
-        )
+        raise UserError(f"{where}: no kernel {kernel}; use one of {', '.join(map(str, kernels))}")
 
 
 def read_kernel(text: str) -> int | None:
@@ -66,6 +67,17 @@ def read_kernel(text: str) -> int | None:
     if text not in ("3", "5", "7", "9"):
         raise UserError(f"--kernel {text}; give {AUTO}, or a kernel such as 5, 7 or 9")
     return int(text)
+
+
+def one_kernel(text: str) -> int:
+    """Return the kernel that ``build --kernel`` names; raises UserError where it names none."""
+    kernel = read_kernel(text)
+    if kernel is None:
+        raise UserError(
+            f"--kernel {AUTO}: a design has one kernel, which no image can choose; give one, such "
+            "as 7, or leave the option out for the middle one"
+        )
+    return kernel
 
 
 @dataclass(frozen=True)
@@ -85,36 +97,29 @@ class KernelProfiles:
         size: height and width that it takes.
         spacing_mm: spacing of rows and columns that its slices are resampled to; None where pixels
             are taken as they are.
-        folders: by kernel the folder of each other profile's deployment, in the build's.
+        kernels: all of them, the smallest first.
         up_to: by kernel the most pixels that it serves; the largest kernel serves all above.
     """
 
     reference: int
     size: tuple[int, int]
     spacing_mm: tuple[float, float] | None
-    folders: Mapping[int, str]
+    kernels: tuple[int, ...]
     up_to: Mapping[int, float]
 
     @staticmethod
     def of(
+        kernels: Sequence[int],
         reference: int,
         size: tuple[int, int],
         spacing_mm: tuple[float, float] | None,
-        folders: Mapping[int, str],
     ) -> KernelProfiles:
         """Return the profiles with the thresholds halfway between neighbouring kernels."""
-        kernels = sorted([reference, *folders])
-        side = max(size)
         up_to = {
-            low: side * (low + high) / 2 / reference
-            for low, high in zip(kernels, kernels[1:], strict=False)
+            low: max(size) * (low + high) / 2 / reference
+            for low, high in itertools.pairwise(sorted(kernels))
         }
-        return KernelProfiles(reference, size, spacing_mm, dict(folders), up_to)
-
-    @property
-    def kernels(self) -> tuple[int, ...]:
-        """All kernels, the smallest first."""
-        return tuple(sorted([self.reference, *self.folders]))
+        return KernelProfiles(reference, size, spacing_mm, tuple(sorted(kernels)), up_to)
 
     def pixels(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
         """Return an image's own pixels across the reference's field of view.
@@ -134,29 +139,21 @@ class KernelProfiles:
     def choose(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> KernelChoice:
         """Return the kernel for an image, by its pixels and the thresholds."""
         pixels = self.pixels(shape, spacing_mm)
-        fitting = [kernel for kernel in self.kernels if pixels <= self.up_to.get(kernel, math.inf)]
-        kernel = fitting[0]
+        kernel = next(k for k in self.kernels if pixels <= self.up_to.get(k, math.inf))
         what = f"slices of {shape[0]}x{shape[1]}"
         if self.spacing_mm is not None:
             what = (
-                f"{spacing_mm[0]:.3g}x{spacing_mm[1]:.3g} mm are {pixels:.0f} pixels across the "
+                f"at {spacing_mm[0]:.3g}x{spacing_mm[1]:.3g} mm {pixels:.0f} pixels span the "
                 "field of view"
             )
-        rules = ", ".join(f"{k} up to {self.up_to[k]:.0f}" for k in self.kernels[:-1])
-        return KernelChoice(kernel, f"{what}; by pixels {rules}, {self.kernels[-1]} above")
+        rules = ", ".join(f"{k} up to {self.up_to[k]:.0f} pixels" for k in self.kernels[:-1])
+        return KernelChoice(kernel, f"{what}; {rules}, {self.kernels[-1]} above")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON for ``deployment.json``; thresholds in pixels."""
         return {
             "reference": self.reference,
-            "profiles": [
-                {
-                    "kernel": kernel,
-                    "folder": self.folders.get(kernel, "."),
-                    "up_to_pixels": self.up_to.get(kernel),
-                }
-                for kernel in self.kernels
-            ],
+            "up_to_pixels": {str(k): self.up_to.get(k) for k in self.kernels},
         }
 
     @staticmethod
@@ -166,30 +163,21 @@ class KernelProfiles:
         """Return the profiles that :meth:`to_json` wrote.
 
         ``size`` and ``spacing_mm`` are those of the deployment that they are of. For anything else
-        KeyError, TypeError or ValueError is raised.
+        KeyError, TypeError, AttributeError or ValueError is raised.
         """
         reference = content["reference"]
-        rows = {row["kernel"]: row for row in content["profiles"]}
-        kernels = sorted(rows)
-        limits = [rows[kernel]["up_to_pixels"] for kernel in kernels]
+        limits = {int(k): limit for k, limit in content["up_to_pixels"].items()}
+        kernels = sorted(limits)
+        below = [limits[k] for k in kernels[:-1]]
         right = (
-            all(type(kernel) is int and 1 <= kernel <= 99 for kernel in kernels)
-            and len(kernels) == len(content["profiles"]) >= 2
-            and reference in rows
-            and all(isinstance(row["folder"], str) for row in rows.values())
-            and limits[-1] is None
-            and all(type(v) in (int, float) and 0 < v < math.inf for v in limits[:-1])
-            and limits[:-1] == sorted(set(limits[:-1]))
+            len(kernels) >= 2
+            and type(reference) is int
+            and reference in kernels
+            and limits[kernels[-1]] is None
+            and all(type(v) in (int, float) and 0 < v < math.inf for v in below)
+            and below == sorted(set(below))
         )
         if not right:
             raise ValueError(f"kernels {content!r:.200}")
-        folders = {k: row["folder"] for k, row in rows.items() if k != reference}
-        if any(not _is_inside(folder) for folder in folders.values()):
-            raise ValueError(f"folders {sorted(folders.values())!r:.200}: expected ones inside")
-        up_to = dict(zip(kernels[:-1], map(float, limits[:-1]), strict=True))
-        return KernelProfiles(reference, size, spacing_mm, folders, up_to)
-
-
-def _is_inside(folder: str) -> bool:
-    parts = folder.split("/")
-    return not folder.startswith("/") and all(part not in ("", ".", "..") for part in parts)
+        up_to = {k: float(limits[k]) for k in kernels[:-1]}
+        return KernelProfiles(reference, size, spacing_mm, tuple(kernels), up_to)

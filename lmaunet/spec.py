@@ -126,8 +126,8 @@ class NetSpec:
         kernels = sorted(set(self.elastic))
         if tuple(kernels) != self.elastic or len(kernels) < 2 or not set(kernels) <= {3, 5, 7, 9}:
             raise UserError(
-                f"spec {self.name}: elastic={self.elastic}; give two or more kernels in order, such "
-                "as 5, 7, 9"
+                f"spec {self.name}: elastic={self.elastic}; give two or more kernels in order, "
+                "such as 5, 7, 9"
             )
         if set(self.kernels) != {kernels[-1]}:
             raise UserError(
@@ -162,7 +162,8 @@ class NetSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON, for checkpoints and manifests.
 
-        ``mamba`` is left out where it is causal, ``elastic`` where it is empty: files from before there was a choice stay equal.
+        ``mamba`` is left out where it is causal, ``elastic`` where it is empty: files from before
+        there was a choice stay equal.
         """
         return {k: list(v) if isinstance(v, tuple) else v
                 for k, v in dataclasses.asdict(self).items()

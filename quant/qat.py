@@ -91,7 +91,7 @@ def train_control(
         for name, network in (("float32", model), ("control", control)):
             scores[name] = evaluate(network, data)
             save_network(folder / f"{name}.pt", spec, network, dice=scores[name].dice,
-                         **_notes(data))  # fmt: skip
+                         **notes_for(data))  # fmt: skip
         write_json(
             folder / "control.json",
             {"scores": {k: v.to_json() for k, v in scores.items()}, "history": history},
@@ -200,7 +200,7 @@ def quantize(
         save_checkpoint(
             folder / "model.pt", spec, quantized, kind="quantized", graph=topology_json(graph),
             dice=after.dice, bits=quantized.bits, scales=quantized.scales,
-            separate=list(quantized.separate), norm=settings.norm, **_notes(data),
+            separate=list(quantized.separate), norm=settings.norm, **notes_for(data),
         )  # fmt: skip
         counts = count_weight_bits(graph, quantized.bits)
         write_json(
@@ -317,6 +317,7 @@ def part(progress: Progress, start: float, share: float) -> Progress:
     return lambda fraction, line: progress(start + share * fraction, line)
 
 
-def _notes(data: Dataset) -> dict[str, Any]:
+def notes_for(data: Dataset) -> dict[str, Any]:
+    """Return what a checkpoint notes of the data that it was trained on."""
     made = {} if data.recipe is None else {NNUNET: {"recipe": data.recipe.to_json()}}
     return {"classes": list(data.classes), "normalization": dict(data.normalization), **made}

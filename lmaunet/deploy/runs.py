@@ -145,8 +145,8 @@ class DataSource:
     ) -> Dataset:  # fmt: skip
         """Load the images in the network's input size, checked against its channels and classes.
 
-        Those of a network that nnU-Net trained are prepared as its ``training`` says. ``spacing_mm``
-        and ``fit`` are as for :func:`lmaunet.data.loaders.load`.
+        Those of a network that nnU-Net trained are prepared as its ``training`` says.
+        ``spacing_mm`` and ``fit`` are as for :func:`lmaunet.data.loaders.load`.
         """
         from lmaunet.data.loaders import load, load_phantom
 

@@ -34,7 +34,9 @@ class LargeKernelMamba(nn.Module):
     def __init__(self, channels: int, out: int, kernel: int, spec: NetSpec) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
-        self.local: nn.Module = nn.Conv2d(out, out, kernel, padding=kernel // 2, groups=out, bias=False)
+        self.local: nn.Module = nn.Conv2d(
+            out, out, kernel, padding=kernel // 2, groups=out, bias=False
+        )
         self.norm: nn.Module = nn.BatchNorm2d(out)
         if spec.elastic:
             self.local = ElasticDepthwise(out, spec.elastic)

@@ -140,6 +140,9 @@ class Target:
         options: takes the target's options of the command line by keyword, and returns all of a
             build's; raises UserError for a bad one and ToolNotFound where a build of these would
             lack a tool. It is fast, and called before anything else is done.
+        share: takes the build of an elastic network's reference kernel and that of another kernel,
+            and returns the second with what both have stored once; None where a build holds one
+            kernel, which its options choose.
     """
 
     name: str
@@ -154,6 +157,7 @@ class Target:
     refuses: Callable[[Graph], list[Refusal]] = lambda graph: []
     run_note: str = ""
     options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
+    share: Callable[[Build, Build, int], Build] | None = None
 
 
 def no_options() -> dict[str, Any]:

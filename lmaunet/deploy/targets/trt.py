@@ -392,4 +392,5 @@ TARGET = Target(
     options=build_options,
     provenance=provenance,
     time=time_image,
+    share=lambda built, alone, kernel: alone,
 )

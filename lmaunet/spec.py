@@ -45,6 +45,9 @@ class NetSpec:
             into ``pyramid_bins``, then a 3x3 as in the article.
         pyramid_width: channels that the pyramid puts out.
         input_size: height and width that the network is exported for.
+        elastic: the kernels that one depthwise weight of each LKM serves, each with norms of its
+            own (:mod:`lmaunet.kernel_profiles`); the largest is that of ``kernels``. Empty: each
+            LKM has one kernel.
     """
 
     name: str
@@ -64,6 +67,7 @@ class NetSpec:
     pyramid_width: int | None = None
     input_size: tuple[int, int] = (256, 256)
     block: Literal["lkm", "convs", "separable"] = "lkm"
+    elastic: tuple[int, ...] = ()
 
     LARGEST: ClassVar[Mapping[str, int]] = {
         "widths": 2**14, "decoder_widths": 2**14, "pyramid_width": 2**14, "strides": 64,
@@ -73,7 +77,8 @@ class NetSpec:
     """The largest number that a field may hold: far above what anyone trains."""
 
     def __post_init__(self) -> None:
-        for key in ("widths", "strides", "kernels", "decoder_widths", "pyramid_bins", "input_size"):
+        for key in ("widths", "strides", "kernels", "decoder_widths", "pyramid_bins", "input_size",
+                    "elastic"):  # fmt: skip
             value = getattr(self, key)
             if value is not None:
                 object.__setattr__(self, key, tuple(int(v) for v in value))
@@ -110,6 +115,7 @@ class NetSpec:
             raise UserError(
                 f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9, in an LKM also 1"
             )
+        self._check_elastic()
         if self.skip not in ("add", "concat") or self.pyramid not in ("local", "bins"):
             raise UserError(
                 f"spec {self.name}: skip={self.skip!r}, pyramid={self.pyramid!r}; "
@@ -129,6 +135,26 @@ class NetSpec:
             if max(value) > largest if isinstance(value, tuple) else value > largest:
                 raise UserError(f"spec {self.name}: {key}={value}; give at most {largest:,}")
         self.check_size(*self.input_size)
+
+    def _check_elastic(self) -> None:
+        if not self.elastic:
+            return
+        kernels = sorted(set(self.elastic))
+        if tuple(kernels) != self.elastic or len(kernels) < 2 or not set(kernels) <= {3, 5, 7, 9}:
+            raise UserError(
+                f"spec {self.name}: elastic={self.elastic}; give two or more kernels in order, "
+                "such as 5, 7, 9"
+            )
+        if self.block != "lkm":
+            raise UserError(
+                f"spec {self.name}: elastic={self.elastic} with block={self.block!r}; kernels of "
+                "choice are those of an LKM: give block 'lkm'"
+            )
+        if set(self.kernels) != {kernels[-1]}:
+            raise UserError(
+                f"spec {self.name}: elastic={self.elastic} with kernels={self.kernels}; each LKM's "
+                f"kernel is then the largest, {kernels[-1]}"
+            )
 
     def check_size(self, height: int, width: int) -> None:
         """Raise :class:`UserError` where an image of this size does not fit the network."""
@@ -158,11 +184,12 @@ class NetSpec:
         """Return the spec as plain JSON, for checkpoints and manifests.
 
         What a field was before there was a choice is left out, so that older files stay equal:
-        a causal Mamba, in an LKM.
+        a causal Mamba, in an LKM, of one kernel.
         """
+        before = {"mamba": "causal", "block": "lkm", "elastic": ()}
         return {k: list(v) if isinstance(v, tuple) else v
                 for k, v in dataclasses.asdict(self).items()
-                if (k, v) not in (("mamba", "causal"), ("block", "lkm"))}  # fmt: skip
+                if k not in before or v != before[k]}  # fmt: skip
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> NetSpec:
@@ -182,7 +209,8 @@ class NetSpec:
         for key, value in content.items():
             if key in ("name", "skip", "mamba", "pyramid", "block"):
                 right, kind = isinstance(value, str) and value.isprintable(), "text"
-            elif key in ("widths", "strides", "kernels", "pyramid_bins", "input_size"):
+            elif key in ("widths", "strides", "kernels", "pyramid_bins", "input_size",
+                         "elastic"):  # fmt: skip
                 right, kind = _whole_numbers(value), "a list of whole numbers"
             elif key == "decoder_widths":
                 right, kind = value is None or _whole_numbers(value), "a list of whole numbers"

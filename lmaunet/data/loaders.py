@@ -69,7 +69,8 @@ def load(
 
 def load_phantom(
     *, size: tuple[int, int], seed: int = 0, classes: int | None = None,
-    training: NnunetTraining | None = None,
+    training: NnunetTraining | None = None, spacing_mm: float | None = None,
+    fit: bool | None = None,
 ) -> Dataset:  # fmt: skip
     """Return the synthetic abdomen drawn from ``seed``, divided like the real volume.
 
@@ -78,9 +79,13 @@ def load_phantom(
         seed: draws the anatomy and the noise.
         classes: how many classes the network has; raises UserError unless it is the phantom's.
         training: of a network that nnU-Net trained, whose recipe prepares the images.
+        spacing_mm, fit: as for :func:`load`.
     """
     recipe = None if training is None else training.recipe
-    return assemble(phantom_source(seed), size=size, classes=classes, recipe=recipe)
+    return assemble(
+        phantom_source(seed), size=size, classes=classes, recipe=recipe, spacing_mm=spacing_mm,
+        fit=fit,
+    )  # fmt: skip
 
 
 def read_source(

@@ -69,6 +69,7 @@ def train(
         progress(0.0, "loading torch")
         import torch
 
+        from lmaunet.deploy.elastic import Elastic
         from lmaunet.net.checkpoint import save_checkpoint
         from lmaunet.net.network import LMaUNet
         from lmaunet.quant.qat import evaluate
@@ -78,17 +79,20 @@ def train(
         processes, data = join_processes(), images.load()
         torch.manual_seed(seed)
         model = LMaUNet(spec)
+        elastic = Elastic.of(model, spec, source, data)
         history = fit(
             model, data.train, schedule, classes=spec.classes, seed=seed, folder=folder,
-            processes=processes, progress=progress,
+            processes=processes, progress=progress, draw=elastic.draw(schedule, seed, processes),
         )  # fmt: skip
         if processes.first:
+            elastic.rest()
             scores = evaluate(model, data)
             save_checkpoint(
                 folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
                 normalization=dict(data.normalization),
             )  # fmt: skip
-            write_json(folder / "train.json", {"scores": scores.to_json(), "history": history})
+            content = {"scores": scores.to_json(), "history": history, **elastic.scores()}
+            write_json(folder / "train.json", content)
             (folder / "training.last.pt").unlink()
         processes.wait()
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmaunet.net.elastic import ElasticDepthwise, ElasticNorm
 from lmaunet.net.mamba import Mamba
 from lmaunet.spec import NetSpec
 
@@ -36,13 +37,17 @@ class LargeKernelMamba(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int, spec: NetSpec) -> None:
         super().__init__()
+        self.proj: nn.Module = nn.Identity()
         if kernel == 1:
-            self.proj: nn.Module = nn.Identity()
-            self.local = nn.Conv2d(channels, out, 1, bias=False)
+            self.local: nn.Module = nn.Conv2d(channels, out, 1, bias=False)
         else:
-            self.proj = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
             self.local = nn.Conv2d(out, out, kernel, padding=kernel // 2, groups=out, bias=False)
-        self.norm = nn.BatchNorm2d(out)
+            if channels != out:
+                self.proj = nn.Conv2d(channels, out, 1)
+        self.norm: nn.Module = nn.BatchNorm2d(out)
+        if spec.elastic:
+            self.local = ElasticDepthwise(out, spec.elastic)
+            self.norm = ElasticNorm(out, spec.elastic)
         self.kind = spec.mamba
         if spec.mamba != "none":
             self.mamba = Mamba(out, spec.inner(out), spec.states)

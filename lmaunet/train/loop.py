@@ -18,6 +18,7 @@ from lmaunet.graph.graph import Graph
 from lmaunet.graph.operators import Conv
 from lmaunet.net.checkpoint import read_file, save_atomically
 from lmaunet.net.norm_statistics import LOST, named, without_variance
+from lmaunet.train.elastic import Draw
 from lmaunet.train.metrics import divergence
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
@@ -129,6 +130,7 @@ def fit(
     progress: Progress,
     name: str = "training",
     teacher: Teacher | None = None,
+    draw: Draw | None = None,
 ) -> list[dict[str, float]]:
     """Train a model in place; return each epoch's mean loss and training Dice.
 
@@ -146,6 +148,7 @@ def fit(
         progress: told the fraction done, with loss and Dice.
         name: of the checkpoint file and in the progress line.
         teacher: adds its divergence to the loss.
+        draw: gives an epoch's batches, where they are not those of ``data`` in one drawn order.
 
     Raises:
         UserError: when the loss is not finite, there are fewer slices than processes, or the
@@ -178,7 +181,7 @@ def fit(
     for epoch in range(len(history), schedule.epochs):
         wrapped.train()
         losses, dices = [], []
-        drawn = batches(
+        drawn = draw(epoch) if draw is not None else batches(
             data, schedule.batch_size, seed, schedule.augment, epoch=epoch, rank=processes.rank,
             world=processes.world,
         )  # fmt: skip

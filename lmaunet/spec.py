@@ -27,12 +27,16 @@ class NetSpec:
         in_channels, classes: image channels; classes with the background.
         widths: channels of the shallow stage, three large-kernel Mamba (LKM) stages, the deep LKM.
         strides: the max pooling before each of the four LKMs.
-        kernels: the depthwise kernel of each LKM: 3, 5, 7 or 9.
+        block: what an encoder stage is: ``lkm``, or as in a U-Net two convolutions with norm and
+            ReLU, ``convs`` dense and ``separable`` depthwise with a 1x1 behind, of ``kernels``.
+        kernels: the depthwise kernel of each LKM: 3, 5, 7 or 9; 1 is a dense 1x1 convolution in
+            place of the large kernel.
         states: N, states of the selective scan per channel.
         expand: d_inner / d_model of Mamba.
         mamba: ``causal``, over the tokens in raster order; ``both``, the same weights over the
-            tokens in both orders, averaged; ``none``, local features only. Only ``causal`` can be
-            quantized and deployed; the others are there to be compared with.
+            tokens in both orders, averaged; ``none``, local features only, as in a block that is
+            no LKM. Of the LKMs only ``causal`` is meant to be deployed; the others are there to
+            be compared with.
         skip: how the decoder joins a skip: ``add`` or ``concat``.
         decoder_widths: channels of the decoder's levels, shallowest first.
         decoder_convs: 3x3 convolutions in a decoder level.
@@ -62,6 +66,7 @@ class NetSpec:
     pyramid_bins: tuple[int, ...] = (1, 2, 4, 8)
     pyramid_width: int | None = None
     input_size: tuple[int, int] = (256, 256)
+    block: Literal["lkm", "convs", "separable"] = "lkm"
     elastic: tuple[int, ...] = ()
 
     LARGEST: ClassVar[Mapping[str, int]] = {
@@ -102,8 +107,14 @@ class NetSpec:
             )
         if self.classes < 2:
             raise UserError(f"spec {self.name}: classes={self.classes}; give 2 or more")
-        if any(k not in (3, 5, 7, 9) for k in self.kernels):
-            raise UserError(f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9")
+        if self.block not in ("lkm", "convs", "separable"):
+            raise UserError(
+                f"spec {self.name}: block={self.block!r}; use 'lkm', 'convs' or 'separable'"
+            )
+        if any(k not in (3, 5, 7, 9) and (k, self.block) != (1, "lkm") for k in self.kernels):
+            raise UserError(
+                f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9, in an LKM also 1"
+            )
         self._check_elastic()
         if self.skip not in ("add", "concat") or self.pyramid not in ("local", "bins"):
             raise UserError(
@@ -113,6 +124,11 @@ class NetSpec:
         if self.mamba not in ("causal", "both", "none"):
             raise UserError(
                 f"spec {self.name}: mamba={self.mamba!r}; use 'causal', 'both' or 'none'"
+            )
+        if self.block != "lkm" and self.mamba != "none":
+            raise UserError(
+                f"spec {self.name}: block={self.block!r} with mamba={self.mamba!r}; a block of "
+                "convolutions has no Mamba: give mamba 'none', or block 'lkm'"
             )
         for key, largest in self.LARGEST.items():
             value = getattr(self, key)
@@ -128,6 +144,11 @@ class NetSpec:
             raise UserError(
                 f"spec {self.name}: elastic={self.elastic}; give two or more kernels in order, "
                 "such as 5, 7, 9"
+            )
+        if self.block != "lkm":
+            raise UserError(
+                f"spec {self.name}: elastic={self.elastic} with block={self.block!r}; kernels of "
+                "choice are those of an LKM: give block 'lkm'"
             )
         if set(self.kernels) != {kernels[-1]}:
             raise UserError(
@@ -162,12 +183,13 @@ class NetSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON, for checkpoints and manifests.
 
-        ``mamba`` is left out where it is causal, ``elastic`` where it is empty: files from before
-        there was a choice stay equal.
+        What a field was before there was a choice is left out, so that older files stay equal:
+        a causal Mamba, in an LKM, of one kernel.
         """
+        before = {"mamba": "causal", "block": "lkm", "elastic": ()}
         return {k: list(v) if isinstance(v, tuple) else v
                 for k, v in dataclasses.asdict(self).items()
-                if (k, v) not in (("mamba", "causal"), ("elastic", ()))}  # fmt: skip
+                if k not in before or v != before[k]}  # fmt: skip
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> NetSpec:
@@ -185,7 +207,7 @@ class NetSpec:
             if key not in content:
                 raise UserError(f"not a network specification: it has no {key!r}")
         for key, value in content.items():
-            if key in ("name", "skip", "mamba", "pyramid"):
+            if key in ("name", "skip", "mamba", "pyramid", "block"):
                 right, kind = isinstance(value, str) and value.isprintable(), "text"
             elif key in ("widths", "strides", "kernels", "pyramid_bins", "input_size",
                          "elastic"):  # fmt: skip
@@ -217,6 +239,13 @@ SPECS = {
         NetSpec("edge", (24, 48, 96, 192, 256), pyramid_width=192, states=8),
         NetSpec("demo", (12, 24, 32, 48, 64), states=8, kernels=(7, 7, 7, 5),
                 input_size=(128, 128)),
+        # the article's ablation: base with other encoder blocks, in widths that give its sizes
+        NetSpec("unet", (48, 96, 136, 216, 368), block="convs", kernels=(3, 3, 3, 3),
+                mamba="none", skip="concat", decoder_convs=2, pyramid="bins"),
+        NetSpec("unet-large-kernel", (64, 128, 168, 336, 600), block="separable", mamba="none",
+                skip="concat", decoder_convs=2, pyramid="bins"),
+        NetSpec("unet-mamba", (56, 112, 128, 264, 456), kernels=(1, 1, 1, 1), expand=2,
+                skip="concat", decoder_convs=2, pyramid="bins"),
     )
 }  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""LMa-UNet in torch: a U-Net whose encoder blocks are a large depthwise kernel plus Mamba."""
+"""LMa-UNet in torch: a U-Net whose encoder blocks are a large depthwise kernel plus Mamba.
+
+The networks that the article compares it with are the same but for these blocks.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +31,19 @@ class LargeKernelMamba(nn.Module):
     """LKM: local features by a KxK depthwise convolution, global ones by Mamba over its pixels.
 
     ``local = norm(depthwise(proj(x)))``; ``out = local + mamba(local)`` over the H*W tokens in
-    raster order. :class:`~lmaunet.spec.NetSpec` has variants of the second term.
+    raster order. :class:`~lmaunet.spec.NetSpec` has variants of the second term. With kernel 1
+    there is no large kernel: the local features are those of one dense 1x1 convolution.
     """
 
     def __init__(self, channels: int, out: int, kernel: int, spec: NetSpec) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
-        self.local: nn.Module = nn.Conv2d(
-            out, out, kernel, padding=kernel // 2, groups=out, bias=False
-        )
+        self.proj: nn.Module = nn.Identity()
+        if kernel == 1:
+            self.local: nn.Module = nn.Conv2d(channels, out, 1, bias=False)
+        else:
+            self.local = nn.Conv2d(out, out, kernel, padding=kernel // 2, groups=out, bias=False)
+            if channels != out:
+                self.proj = nn.Conv2d(channels, out, 1)
         self.norm: nn.Module = nn.BatchNorm2d(out)
         if spec.elastic:
             self.local = ElasticDepthwise(out, spec.elastic)
@@ -56,6 +63,44 @@ class LargeKernelMamba(nn.Module):
         if self.kind == "both":
             found = (found + self.mamba(tokens.flip(1)).flip(1)) / 2
         return local + found.transpose(1, 2).reshape(sizes(local))
+
+
+class SeparableConvNormReLU(nn.Module):
+    """A depthwise convolution and a 1x1 behind it, both without bias, then norm and ReLU."""
+
+    def __init__(self, channels: int, out: int, kernel: int) -> None:
+        super().__init__()
+        self.local = nn.Conv2d(
+            channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
+        )
+        self.conv = nn.Conv2d(channels, out, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, channels, H, W)`` to ``(B, out, H, W)``."""
+        return F.relu(self.norm(self.conv(self.local(x))))
+
+
+class ConvBlock(nn.Module):
+    """A U-Net's encoder block, two convolutions with norm and ReLU: dense or separable ones."""
+
+    def __init__(self, channels: int, out: int, kernel: int, block: str) -> None:
+        super().__init__()
+        layer = SeparableConvNormReLU if block == "separable" else ConvNormReLU
+        self.pair = nn.ModuleList([layer(channels, out, kernel), layer(out, out, kernel)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, channels, H, W)`` to ``(B, out, H, W)``."""
+        for conv in self.pair:
+            x = conv(x)
+        return x
+
+
+def encoder_block(channels: int, out: int, kernel: int, spec: NetSpec) -> nn.Module:
+    """Return an encoder block of the spec's kind."""
+    if spec.block == "lkm":
+        return LargeKernelMamba(channels, out, kernel, spec)
+    return ConvBlock(channels, out, kernel, spec.block)
 
 
 class LocalPyramid(nn.Module):
@@ -152,7 +197,7 @@ class LMaUNet(nn.Module):
             ]
         )
         self.stages = nn.ModuleList(
-            LargeKernelMamba(widths[i], widths[i + 1], spec.kernels[i], spec) for i in range(4)
+            encoder_block(widths[i], widths[i + 1], spec.kernels[i], spec) for i in range(4)
         )
         deep, out = widths[4], spec.pyramid_width
         self.pyramid = (

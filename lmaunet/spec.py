@@ -31,12 +31,16 @@ class NetSpec:
         widths: channels of the shallow stage, three large-kernel Mamba (LKM) stages, the deep LKM.
         strides: the max pooling before each of the four LKMs; for volumes each may be three, for
             depth, height and width, such as (1, 2, 2) where slices are thick.
-        kernels: the depthwise kernel of each LKM: 3, 5, 7 or 9; for volumes each may be three.
+        block: what an encoder stage is: ``lkm``, or as in a U-Net two convolutions with norm and
+            ReLU, ``convs`` dense and ``separable`` depthwise with a 1x1 behind, of ``kernels``.
+        kernels: the depthwise kernel of each LKM: 3, 5, 7 or 9; 1 is a dense 1x1 convolution in
+            place of the large kernel. For volumes each may be three, of which some may be 1.
         states: N, states of the selective scan per channel.
         expand: d_inner / d_model of Mamba.
         mamba: ``causal``, over the tokens in raster order; ``both``, the same weights over the
-            tokens in both orders, averaged; ``none``, local features only. Only ``causal`` can be
-            quantized and deployed; the others are there to be compared with.
+            tokens in both orders, averaged; ``none``, local features only, as in a block that is
+            no LKM. Of the LKMs only ``causal`` is meant to be deployed; the others are there to
+            be compared with.
         skip: how the decoder joins a skip: ``add`` or ``concat``.
         decoder_widths: channels of the decoder's levels, shallowest first.
         decoder_convs: 3x3 convolutions in a decoder level.
@@ -64,6 +68,7 @@ class NetSpec:
     pyramid_bins: tuple[int, ...] = (1, 2, 4, 8)
     pyramid_width: int | None = None
     input_size: tuple[int, ...] = (256, 256)
+    block: Literal["lkm", "convs", "separable"] = "lkm"
 
     LARGEST: ClassVar[Mapping[str, int]] = {
         "widths": 2**14, "decoder_widths": 2**14, "pyramid_width": 2**14, "strides": 64,
@@ -113,10 +118,17 @@ class NetSpec:
             )
         if self.classes < 2:
             raise UserError(f"spec {self.name}: classes={self.classes}; give 2 or more")
-        if any(k not in (3, 5, 7, 9) for k in flat(self.kernels) if k != 1 or self.dims == 2):
+        if self.block not in ("lkm", "convs", "separable"):
             raise UserError(
-                f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9"
-                f"{', or 1 along an axis of volumes' * (self.dims == 3)}"
+                f"spec {self.name}: block={self.block!r}; use 'lkm', 'convs' or 'separable'"
+            )
+        for k in self.kernels:
+            ones = (1,) if self.block == "lkm" or (isinstance(k, tuple) and max(k) > 1) else ()
+            if any(side not in (*ones, 3, 5, 7, 9) for side in flat((k,))):
+                raise UserError(
+                    f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9, in an LKM "
+                    "also 1"
+                )
             )
         if self.skip not in ("add", "concat") or self.pyramid not in ("local", "bins"):
             raise UserError(
@@ -126,6 +138,11 @@ class NetSpec:
         if self.mamba not in ("causal", "both", "none"):
             raise UserError(
                 f"spec {self.name}: mamba={self.mamba!r}; use 'causal', 'both' or 'none'"
+            )
+        if self.block != "lkm" and self.mamba != "none":
+            raise UserError(
+                f"spec {self.name}: block={self.block!r} with mamba={self.mamba!r}; a block of "
+                "convolutions has no Mamba: give mamba 'none', or block 'lkm'"
             )
         for key, largest in self.LARGEST.items():
             value = getattr(self, key)
@@ -184,11 +201,12 @@ class NetSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON, for checkpoints and manifests.
 
-        ``mamba`` is left out where it is causal: files from before there was a choice stay equal.
+        What a field was before there was a choice is left out, so that older files stay equal:
+        a causal Mamba, in an LKM.
         """
         return {k: _listed(v)
                 for k, v in dataclasses.asdict(self).items()
-                if (k, v) != ("mamba", "causal")}  # fmt: skip
+                if (k, v) not in (("mamba", "causal"), ("block", "lkm"))}  # fmt: skip
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> NetSpec:
@@ -206,7 +224,7 @@ class NetSpec:
             if key not in content:
                 raise UserError(f"not a network specification: it has no {key!r}")
         for key, value in content.items():
-            if key in ("name", "skip", "mamba", "pyramid"):
+            if key in ("name", "skip", "mamba", "pyramid", "block"):
                 right, kind = isinstance(value, str) and value.isprintable(), "text"
             elif key in ("strides", "kernels"):
                 right = isinstance(value, (list, tuple)) and all(
@@ -258,6 +276,13 @@ SPECS = {
         NetSpec("edge3d", (16, 32, 64, 128, 192), pyramid_width=128, states=8,
                 strides=((1, 2, 2), 2, 2, (1, 2, 2)), kernels=(5, 5, 5, 5),
                 input_size=(16, 128, 128)),
+        # the article's ablation: base with other encoder blocks, in widths that give its sizes
+        NetSpec("unet", (48, 96, 136, 216, 368), block="convs", kernels=(3, 3, 3, 3),
+                mamba="none", skip="concat", decoder_convs=2, pyramid="bins"),
+        NetSpec("unet-large-kernel", (64, 128, 168, 336, 600), block="separable", mamba="none",
+                skip="concat", decoder_convs=2, pyramid="bins"),
+        NetSpec("unet-mamba", (56, 112, 128, 264, 456), kernels=(1, 1, 1, 1), expand=2,
+                skip="concat", decoder_convs=2, pyramid="bins"),
     )
 }  # fmt: skip
 

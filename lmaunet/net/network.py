@@ -1,5 +1,7 @@
 """LMa-UNet in torch: a U-Net whose encoder blocks are a large depthwise kernel plus Mamba.
 
+The networks that the article compares it with are the same but for these blocks.
+
 Shapes are said for slices, ``(B, C, H, W)``. A network of volumes takes ``(B, C, D, H, W)`` and has
 operators of three spatial axes in the same places; its tokens are voxels, the width fastest.
 """
@@ -22,12 +24,17 @@ MAX_POOLS, AVERAGE_POOLS = {2: F.max_pool2d, 3: F.max_pool3d}, {2: F.avg_pool2d,
 """By the number of spatial axes."""
 
 
+def same(kernel: Sides) -> Sides:
+    """Return the border with which a convolution of a kernel keeps an image's size."""
+    return tuple(k // 2 for k in kernel) if isinstance(kernel, tuple) else kernel // 2
+
+
 class ConvNormReLU(nn.Module):
     """A convolution without bias, a batch normalization and a ReLU."""
 
-    def __init__(self, channels: int, out: int, kernel: int, dims: int = 2) -> None:
+    def __init__(self, channels: int, out: int, kernel: Sides, dims: int = 2) -> None:
         super().__init__()
-        self.conv = CONVOLUTIONS[dims](channels, out, kernel, padding=kernel // 2, bias=False)
+        self.conv = CONVOLUTIONS[dims](channels, out, kernel, padding=same(kernel), bias=False)
         self.norm = NORMS[dims](out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,16 +48,19 @@ class LargeKernelMamba(nn.Module):
     Of volumes the convolution is KxKxK and the tokens are voxels.
 
     ``local = norm(depthwise(proj(x)))``; ``out = local + mamba(local)`` over the H*W tokens in
-    raster order. :class:`~lmaunet.spec.NetSpec` has variants of the second term.
+    raster order. :class:`~lmaunet.spec.NetSpec` has variants of the second term. With kernel 1
+    there is no large kernel: the local features are those of one dense 1x1 convolution.
     """
 
     def __init__(self, channels: int, out: int, kernel: Sides, spec: NetSpec) -> None:
         super().__init__()
         conv, size = CONVOLUTIONS[spec.dims], spec.sides(kernel)
-        self.proj = conv(channels, out, 1) if channels != out else nn.Identity()
-        self.local = conv(
-            out, out, size, padding=tuple(side // 2 for side in size), groups=out, bias=False
-        )
+        if max(size) == 1:
+            self.proj: nn.Module = nn.Identity()
+            self.local = conv(channels, out, 1, bias=False)
+        else:
+            self.proj = conv(channels, out, 1) if channels != out else nn.Identity()
+            self.local = conv(out, out, size, padding=same(size), groups=out, bias=False)
         self.norm = NORMS[spec.dims](out)
         self.kind = spec.mamba
         if spec.mamba != "none":
@@ -67,6 +77,47 @@ class LargeKernelMamba(nn.Module):
         if self.kind == "both":
             found = (found + self.mamba(tokens.flip(1)).flip(1)) / 2
         return local + found.transpose(1, 2).reshape(sizes(local))
+
+
+class SeparableConvNormReLU(nn.Module):
+    """A depthwise convolution and a 1x1 behind it, both without bias, then norm and ReLU."""
+
+    def __init__(self, channels: int, out: int, kernel: Sides, dims: int = 2) -> None:
+        super().__init__()
+        conv = CONVOLUTIONS[dims]
+        self.local = conv(
+            channels, channels, kernel, padding=same(kernel), groups=channels, bias=False
+        )
+        self.conv = conv(channels, out, 1, bias=False)
+        self.norm = NORMS[dims](out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, channels, H, W)`` to ``(B, out, H, W)``."""
+        return F.relu(self.norm(self.conv(self.local(x))))
+
+
+class ConvBlock(nn.Module):
+    """A U-Net's encoder block, two convolutions with norm and ReLU: dense or separable ones."""
+
+    def __init__(self, channels: int, out: int, kernel: Sides, spec: NetSpec) -> None:
+        super().__init__()
+        layer = SeparableConvNormReLU if spec.block == "separable" else ConvNormReLU
+        self.pair = nn.ModuleList(
+            [layer(channels, out, kernel, spec.dims), layer(out, out, kernel, spec.dims)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, channels, H, W)`` to ``(B, out, H, W)``."""
+        for conv in self.pair:
+            x = conv(x)
+        return x
+
+
+def encoder_block(channels: int, out: int, kernel: Sides, spec: NetSpec) -> nn.Module:
+    """Return an encoder block of the spec's kind."""
+    if spec.block == "lkm":
+        return LargeKernelMamba(channels, out, kernel, spec)
+    return ConvBlock(channels, out, kernel, spec)
 
 
 class LocalPyramid(nn.Module):
@@ -169,7 +220,7 @@ class LMaUNet(nn.Module):
             ]
         )
         self.stages = nn.ModuleList(
-            LargeKernelMamba(widths[i], widths[i + 1], spec.kernels[i], spec) for i in range(4)
+            encoder_block(widths[i], widths[i + 1], spec.kernels[i], spec) for i in range(4)
         )
         deep, out = widths[4], spec.pyramid_width
         self.pyramid = (

@@ -129,7 +129,6 @@ class NetSpec:
                     f"spec {self.name}: kernels={self.kernels}; each is 3, 5, 7 or 9, in an LKM "
                     "also 1"
                 )
-            )
         if self.skip not in ("add", "concat") or self.pyramid not in ("local", "bins"):
             raise UserError(
                 f"spec {self.name}: skip={self.skip!r}, pyramid={self.pyramid!r}; "

@@ -42,7 +42,7 @@ from lmaunet.sources.checkpoint import NNUNET, graph_in, save_network, spec_of
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
-from lmaunet.train.metrics import Scores, predict_logits, score
+from lmaunet.train.metrics import Scores, predict_logits, score_slices
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
 
@@ -62,7 +62,7 @@ FileBytes = Callable[[QuantNetwork], int]
 def evaluate(model: Any, data: Dataset) -> Scores:
     """Score a torch network on the validation slices."""
     predicted = predict_logits(model, data.val.images).argmax(1)
-    return score(predicted, data.val.labels, data.val.cases, data.classes, data.case_spacing_mm)
+    return score_slices(predicted, data)
 
 
 def train_control(

@@ -51,7 +51,8 @@ ClassMapOption = Annotated[
     typer.Option("--class-map", help="JSON that maps label values to class names."),
 ]
 SPEC_HELP = (
-    "base, edge, demo, unet, unet-large-kernel, unet-mamba, or a JSON file with a spec's fields."
+    "base, edge, demo, edge3d, unet, unet-large-kernel, unet-mamba, or a JSON file with a spec's "
+    "fields."
 )
 ClassesOption = Annotated[Optional[int], typer.Option(help="Classes with background.")]  # noqa: UP045
 ChannelsOption = Annotated[Optional[int], typer.Option(help="Image channels.")]  # noqa: UP045

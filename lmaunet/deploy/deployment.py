@@ -73,7 +73,7 @@ class Interface:
             "network": self.network.to_json(),
             "graph": self.graph,
             "classes": list(self.classes),
-            "input": {"channels": self.network.in_channels, "size": list(ready.size)},
+            "input": {"channels": self.network.in_channels, "size": list(self.network.input_size)},
             **ready.to_json(),
             "spacing_mm": list(self.spacing_mm),
             "data": dict(self.data),

@@ -215,6 +215,7 @@ def qat(
     keep_norms: Annotated[bool, typer.Option("--keep-norms/--fold-norms", help="Train with batch normalization, or fold it first.")] = True,  # noqa: E501
     norm: Annotated[str, typer.Option(help="keep, or batch: InstanceNorm and GroupNorm become batch normalization, which folds into convolutions; the network is distilled first.", autocompletion=offer("keep", "batch"))] = "keep",  # noqa: E501
     norm_epochs: Annotated[int, typer.Option(help="Passes of that distillation; 0 for none.")] = defaults.NORM_EPOCHS,  # noqa: E501
+    dropout: Annotated[float, typer.Option(help="Drop this share of the channels before the head while training, such as 0.2, so that builds take infer --confidence; 0 for none.")] = 0.0,  # noqa: E501
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
     epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.QAT_RATE,
@@ -233,7 +234,7 @@ def qat(
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain, weights, joins, norm, norm_epochs,
+        explain, weights, joins, norm, norm_epochs, dropout,
     )  # fmt: skip
     console.show(*quantize(run, ckpt, source, stated, options), as_json)
 

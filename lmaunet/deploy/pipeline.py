@@ -20,6 +20,7 @@ from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
 from lmaunet.deploy.export_images import calibration_of, images_of, samples_of, write_calibration
+from lmaunet.deploy.masked_builds import add_head, dropout_file, dropout_of
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -263,7 +264,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         "scan": folder / "scan.json",
         "control": controlled / "control.pt",
     }
-    stage = Stage(run, "export", inputs, options, code=("lmaunet.export",))
+    stage = Stage(run, "export", inputs | dropout_file(folder), options, code=("lmaunet.export",))
 
     def work(out: Path) -> None:
         progress(0.0, "loading torch and the networks")
@@ -288,7 +289,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
             "quantized": sha256(inputs["model"]),
         }
         digest = topology_digest(quantized.source)
-        interface = Interface.of(loaded.spec, digest, data, came_from)
+        interface = Interface.of(loaded.spec, digest, data, came_from, dropout_of(folder))
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         write_calibration(out, data)
@@ -356,14 +357,14 @@ def build(
 
     def work(out: Path) -> None:
         samples, calibration = images_of(inputs)
-        request = BuildRequest(
+        built = target.build(BuildRequest(
             out, inputs["qcdq"], inputs["qonnx"], samples, options, progress,
             inputs.get("float32"), calibration,
-        )  # fmt: skip
-        built = target.build(request)
+        ))  # fmt: skip
         with record_of(folder):
             content = read_json(inputs["interface"])
         interface = Interface.from_json(content, str(inputs["interface"]))
+        built = add_head(built, target, interface.dropout, inputs["qcdq"], samples)
         write_build(built, interface, inputs["qcdq"])
 
     return run_stage(stage, work)

@@ -50,7 +50,8 @@ def masked_head(model: onnx.ModelProto, exported: onnx.ModelProto) -> tuple[onnx
     Raises:
         UserError: where either does not end in a quantized 1x1 convolution.
     """
-    conv, dequantize = _head(read(model).graph)
+    graph = read(model).graph
+    conv, dequantize = _head(graph)
     source, _ = _head(read(exported).graph)
     weight = weight_of(source.inputs[1])
     found = [constant(value) for value in dequantize.inputs[1:3]]
@@ -60,7 +61,7 @@ def masked_head(model: onnx.ModelProto, exported: onnx.ModelProto) -> tuple[onnx
         raise UserError(f"the head of {model.graph.name!r} has no constant scales; {AGAIN}")
     codes = weight[1][:, :, 0, 0].astype(np.float32)
     bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
-    height, width = (int(side) for side in list(conv.outputs[0].shape or ())[2:])
+    height, width = (int(side) for side in list(graph.outputs[0].shape or ())[2:])
     tail = _tail(
         codes, (scale.reshape(()) * weight_scale.reshape(-1)).astype(np.float32),
         np.zeros(len(codes), np.float32) if bias is None else bias.astype(np.float32),
@@ -72,6 +73,8 @@ def masked_head(model: onnx.ModelProto, exported: onnx.ModelProto) -> tuple[onnx
 def _head(graph: ir.Graph) -> tuple[ir.Node, ir.Node]:
     """Return the convolution that a graph ends in, and the DequantizeLinear before it."""
     conv = graph.outputs[0].producer()
+    while conv is not None and conv.op_type == "Identity":
+        conv = conv.inputs[0].producer()
     dequantize = conv.inputs[0].producer() if conv is not None and conv.inputs else None
     if conv is None or conv.op_type != "Conv":
         kind = "nothing" if conv is None else conv.op_type

@@ -18,7 +18,7 @@ from lmaunet.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-SAMPLES, FEWEST_SAMPLES, MOST_SAMPLES = 8, 2, 256
+SAMPLES, FEWEST_SAMPLES, MOST_SAMPLES = 8, 2, 64
 LARGEST_SEED = 2**32 - 1
 TEMPERATURES = tuple(2 ** (k / 16) for k in range(-32, 33))
 """What temperatures are tried: 1/4 to 4, steps of 4.4%."""

@@ -299,12 +299,19 @@ def infer(
     overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
     batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored images, for a network of nnU-Net's that was trained so; slower.")] = False,  # noqa: E501
+    confidence: Annotated[Optional[Path], typer.Option(help="Also write this map of how sure the network is, for one that was trained with qat --dropout: .nii.gz, .nii, .nrrd or .mha.")] = None,  # noqa: E501, UP045
+    samples: Annotated[Optional[int], typer.Option(help="How many masks of dropout for it; 8 if not given.")] = None,  # noqa: E501, UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of these masks; 0 if not given.")] = None,  # noqa: UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""
     from lmaunet.deploy import commands
 
-    console.show(*commands.infer(folder, images, output, overlap, batch, tta), as_json)
+    console.show(
+        *commands.infer(
+            folder, images, output, overlap, batch, tta, confidence, samples, seed
+        ), as_json,
+    )  # fmt: skip
 
 
 @command(app)

@@ -8,7 +8,8 @@
 ``train`` trains each network on the same slices for the same epochs, each kernel in its own size,
 and goes on where it was interrupted. ``score`` runs every network at every kernel on the held-out
 slices in every size, and compares with the labels in the largest one, to which logits are
-enlarged. ``builds`` quantizes, builds for ONNX Runtime and times. Each adds its part to ``--output``.
+enlarged. ``builds`` quantizes, builds for ONNX Runtime and times. Each adds its part to
+``--output``.
 """
 
 from __future__ import annotations

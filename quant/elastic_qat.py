@@ -37,6 +37,7 @@ def check_settings(settings: QatSettings) -> None:
         "--explain": settings.explain,
         "--norm batch": settings.norm != "keep",
         f"--joins {settings.joins}": settings.joins not in ("", "shared"),
+        "--dropout": settings.dropout > 0,
     }
     for option, given in asked.items():
         if given:

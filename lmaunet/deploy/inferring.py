@@ -19,6 +19,7 @@ from lmaunet.data.images.masks import (
 )
 from lmaunet.data.images.volumes import kind_of
 from lmaunet.data.preparation import ReadyVolume
+from lmaunet.deploy.confidence_map import MapOptions, add_confidence
 from lmaunet.deploy.console import table
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
@@ -38,6 +39,7 @@ def infer(
     batch: int,
     say: Say,
     tta: bool = False,
+    confidence: MapOptions | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
@@ -51,6 +53,7 @@ def infer(
         batch: slices, and windows of them, at a time.
         say: called with the share that is done and a line.
         tta: average the logits over mirrored images, where training mirrored.
+        confidence: the map of how sure the network is, where one is wanted.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -62,6 +65,8 @@ def infer(
     began = time.perf_counter()
     check_options(overlap, batch)
     check_output(output, images)
+    if confidence is not None:
+        confidence.check(output, images)
     kinds = [kind_of(path) for path in images]
     if suffix_of(output) == SEGMENTATION_SUFFIX and kinds[0] != "DICOM":
         raise UserError(
@@ -73,16 +78,20 @@ def infer(
     with timer.phase("open"):
         opened = load(folder)
     axes = opened.mirrored_along(tta)
+    if confidence is not None:
+        confidence.check_build(opened)
     say(0.0, f"reading {images[0].name}")
     with timer.phase("read"):
         volume = opened.read(images)
         of_output = volume.check_output(output)
+        drawn = None if confidence is None else confidence.begin(opened, volume)
     labels, _, network = opened.compute(
-        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes,
+        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes, samples=drawn,
         say=lambda share, line: say(0.05 + 0.9 * share, line),
     )  # fmt: skip
     say(0.95, f"writing {output.name}")
     with timer.phase("write"):
+        sure = None if confidence is None else confidence.write(drawn, volume)
         volume.write(output, labels, opened.classes, opened.network)
     total_ms = 1e3 * (time.perf_counter() - began)
     content = {
@@ -98,7 +107,8 @@ def infer(
         "first_call_images": network.first_images,
         "notes": [*volume.notes, *of_output, *filter(None, [opened.backend.run_note])],
     }
-    return content, _lines(content, opened.synthetic)
+    lines = _lines(content, opened.synthetic)
+    return content, lines if sure is None else [*add_confidence(content, sure), *lines]
 
 
 def _build_json(opened: Segmenter) -> dict[str, Any]:

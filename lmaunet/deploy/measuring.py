@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmaunet.artifacts import Figure, Measurement, Provenance, Unavailable
+from lmaunet.deploy.calibrating import add_calibration
 from lmaunet.deploy.console import tell
 from lmaunet.deploy.gates import worst_class
 from lmaunet.deploy.pipeline import (
@@ -103,6 +104,7 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
         predicted = _classes(target.run(build, data.val.images), name)
         say(0.8, f"{name}: size and latency")
         figures = target.measure(build, data.val.images, float32)
+        add_calibration(target, build, data, _part(say, 0.9, 0.1))
         write_json(
             folder / "measure.json",
             {

@@ -17,6 +17,7 @@ from lmaunet.errors import UserError
 from lmaunet.graph.graph import Graph
 from lmaunet.graph.operators import Conv
 from lmaunet.net.checkpoint import read_file, save_atomically
+from lmaunet.net.dropout import ChannelDropout
 from lmaunet.net.norm_statistics import LOST, named, without_variance
 from lmaunet.train.elastic import Draw
 from lmaunet.train.metrics import divergence
@@ -162,7 +163,7 @@ def fit(
         data: the training slices.
         schedule: epochs, rate and batch.
         classes: how many the network tells apart, background included.
-        seed: of order and augmentation.
+        seed: of order, augmentation and dropout.
         folder: for checkpoints; None keeps none.
         processes: this process among those that train together.
         progress: told the fraction done, with loss and Dice.
@@ -201,6 +202,9 @@ def fit(
     for epoch in range(len(history), schedule.epochs):
         wrapped.train()
         losses, dices = [], []
+        for module in model.modules():
+            if isinstance(module, ChannelDropout):
+                module.reseed(seed, epoch, processes.rank)
         drawn = draw(epoch) if draw is not None else batches(
             data, schedule.batch_size, seed, schedule.augment, epoch=epoch, rank=processes.rank,
             world=processes.world,

@@ -18,6 +18,7 @@ from lmaunet.deploy.runs import (
     find_run,
     run_for_training,
 )
+from lmaunet.kernel_profiles import AUTO, read_kernel
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, read_manifest, record_of
 from lmaunet.train.schedule import Schedule
@@ -131,15 +132,18 @@ def measure(run: Path | None, target: str | None) -> Shown:
 
 
 def infer(
-    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False
-) -> Shown:
+    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False,
+    kernel: str = AUTO,
+) -> Shown:  # fmt: skip
     """Segment an image with a build."""
     from lmaunet.deploy import inferring
 
+    asked = read_kernel(kernel)
     with progress_bar("segmenting") as progress:
         return inferring.infer(
-            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta
-        )
+            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta,
+            kernel=asked,
+        )  # fmt: skip
 
 
 def bench(folder: Path) -> Shown:

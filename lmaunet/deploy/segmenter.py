@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -23,8 +23,10 @@ from lmaunet.data.preparation import ReadyVolume
 from lmaunet.data.windows import check_overlap
 from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP
 from lmaunet.deploy.deployment import Deployment, open_build
+from lmaunet.deploy.kernel_choice import Chooser
 from lmaunet.deploy.targets import Target, get_target
 from lmaunet.errors import UserError
+from lmaunet.kernel_profiles import check_kernel
 from lmaunet.packages import missing_packages_named
 
 if TYPE_CHECKING:
@@ -229,23 +231,25 @@ class Segmenter:
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ...,
+        tta: bool = ..., kernel: int | None = ...,
     ) -> np.ndarray: ...  # fmt: skip
     @overload
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
+        kernel: int | None = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ...,
+        tta: bool = ..., kernel: int | None = ...,
     ) -> SimpleITK.Image: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
+        kernel: int | None = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
     @missing_packages_named()
     def __call__(
@@ -257,6 +261,7 @@ class Segmenter:
         overlap: float = OVERLAP,
         batch: int = INFER_BATCH,
         tta: bool = False,
+        kernel: int | None = None,
     ) -> Any:
         """Segment an image; the mask has the image's kind and lies on its grid.
 
@@ -277,6 +282,8 @@ class Segmenter:
             batch: slices, and windows of them, at a time.
             tta: average the logits over mirrored images too, for a network that nnU-Net trained so
                 (:attr:`mirror_axes`); two or four times the work.
+            kernel: for a build of an elastic network, which of :attr:`kernels` computes; by the
+                image's resolution where None.
 
         Returns:
             For an array an array ``(D, H, W)``; for an image or a path a SimpleITK image. With
@@ -303,10 +310,11 @@ class Segmenter:
 
         check_options(overlap, batch)
         axes = self.mirrored_along(tta)
-        volume, first = prepare(image, spacing, self.deployment.interface)
+        chooser = Chooser.of(self, kernel)
+        volume, first = prepare(image, spacing, chooser.interface)
         for doubt in volume.doubts:
             warnings.warn(doubt, stacklevel=3)
-        labels, shares, _ = self.compute(
+        labels, shares, _ = chooser.segmenter().compute(
             volume, overlap=overlap, batch=batch, probabilities=probabilities, mirror_axes=axes
         )
         mask = mask_like(labels, volume, first)
@@ -325,8 +333,30 @@ class Segmenter:
             )
         return self.mirror_axes if tta else ()
 
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """The kernels that images can be segmented with; empty where the build holds one."""
+        profiles = self.deployment.kernels
+        return () if profiles is None else profiles.kernels
+
+    def at_kernel(self, kernel: int) -> Segmenter:
+        """Return the same build with one of its :attr:`kernels` computing whatever the image is.
+
+        Raises:
+            UserError: where it has no such kernel.
+        """
+        check_kernel(kernel, self.kernels, str(self.folder))
+        build = self.build.profiles.get(kernel, self.build)
+        deployment = self.deployment.profiles.get(kernel)
+        if deployment is None:
+            deployment = replace(self.deployment, kernels=None, profiles={})
+        return replace(self, build=build, deployment=deployment)
+
     def read(self, images: Sequence[Path]) -> ReadyVolume:
-        """Return a file, or a DICOM folder, for each channel as one volume to segment."""
+        """Return a file, or a DICOM folder, for each channel as one volume to segment.
+
+        A build of several kernels gives it in the reference's size: see :attr:`kernels`.
+        """
         interface = self.deployment.interface
         return prepare_volume(images, interface.preparation, self.channels)
 

@@ -303,7 +303,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         for name in (network.QCDQ, network.QONNX) if formats else ():
             write_scan_formats(out / name, formats)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
-        agreements = check_exports(out, samples[:1], float32, quantized)
+        agreements = [*check_exports(out, samples[:1], float32, quantized)]
         agreements += write_profiles(
             out, folder, controlled, manifest["options"], source, data, came_from, progress
         )

@@ -98,9 +98,10 @@ def test_a_kernel_built_from_the_references_export_is_noticed(mutant_of, monkeyp
 @pytest.mark.parametrize(("mm", "kernel"), [(4.0, 5), (3.6, 5), (3.2, 7), (2.7, 7), (2.5, 9)])
 def test_infer_picks_by_the_images_resolution_and_says_why(run, folder, tmp_path, mm, kernel):
     image = write_scan(tmp_path / "scan.nii.gz", mm)
-    status, out, _ = run("infer", image, "--build", folder, "-o", "auto.nii.gz", "--json")
+    status, out, err = run("infer", image, "--build", folder, "-o", "auto.nii.gz", "--json")
+    assert status == 0, err
     content = json.loads(out)
-    assert status == 0 and content["kernel"]["kernel"] == kernel
+    assert content["kernel"]["kernel"] == kernel
     assert f"at {mm:g}x{mm:g} mm" in content["kernel"]["why"]
     assert content["build"]["shipped"] == ("model.onnx" if kernel == 7 else f"model.k{kernel}.onnx")
     status, out, _ = run(

@@ -98,9 +98,9 @@ def test_scales_of_another_kernel_change_what_is_computed(trained):
 
 
 def test_the_kernel_in_use_computes(trained):
-    image = torch.randn(1, 1, 16, 16)
     with torch.no_grad():
-        for kernel in (3, 5):
+        for kernel, side in ((3, 16), (5, 32)):
+            image = torch.randn(1, 1, side, side)
             trained.kernel = kernel
             assert torch.equal(trained(image), trained.network(kernel)(image))
 

@@ -18,7 +18,7 @@ from lmaunet.train.schedule import Schedule
 ALONE = Processes(0, 1, torch.device("cpu"))
 SPEC = NetSpec(
     "elastic", (2, 2, 4, 4, 4), classes=2, states=2, kernels=(5, 5, 5, 5), elastic=(3, 5),
-    input_size=(16, 16),
+    input_size=(32, 32),
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def slices(side):
     return SliceSet(images, labels, np.array(["a"] * 7), n)
 
 
-SETS = {3: slices(16), 5: slices(32)}
+SETS = {3: slices(32), 5: slices(48)}
 
 
 def test_each_kernel_is_drawn_as_often_as_the_others():
@@ -51,7 +51,7 @@ def test_an_epoch_has_every_slice_once_each_step_in_its_kernels_size():
         seen += images[:, 0, -1, 0].tolist()
         sizes.append(images.shape[2])
     assert sorted(seen) == list(range(7))
-    assert sizes == [{3: 16, 5: 32}[kernel] for kernel in used] and set(sizes) == {16, 32}
+    assert sizes == [{3: 32, 5: 48}[kernel] for kernel in used] and set(sizes) == {32, 48}
     again = [images for images, _ in draw(0)]
     assert [i[:, 0, -1, 0].tolist() for i in again] != [i[:, 0, -1, 0].tolist() for i, _ in draw(1)]
 

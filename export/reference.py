@@ -165,7 +165,7 @@ def run_images(session: Any, images: np.ndarray) -> np.ndarray:
         raise UserError(f"the graph has {len(inputs)} inputs; expected 1; build it again")
     entry = inputs[0]
     expected = list(entry.shape)
-    if images.ndim != 4 or not len(images) or list(images.shape[1:]) != expected[1:]:
+    if images.ndim != len(expected) or not len(images) or list(images.shape[1:]) != expected[1:]:
         raise UserError(
             f"images of shape {list(images.shape)}; expected {['n', *expected[1:]]}; "
             "resize them to the size that the network was exported for"

@@ -83,7 +83,7 @@ def test_bad_choice_is_named(changes, text):
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match="unknown spec 'huge'; use one of: base, edge, demo, unet"):
+    with pytest.raises(UserError, match="unknown spec 'huge'; use one of: base, edge, demo"):
         named_spec("huge")
     with pytest.raises(UserError, match="not a network specification"):
         NetSpec.from_json({"name": "x", "depth": 3})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build
+from lmaunet.data.confidence import Dropout
 from lmaunet.data.preparation import ImagePreparation
 from lmaunet.data.preparations import preparation_of, read_preparation
 from lmaunet.errors import UserError
@@ -44,6 +45,7 @@ class Interface:
             or cases differ.
         data: ``name`` and ``label_source`` of that data, and whether it is ``synthetic``.
         digests: SHA-256 by name of what the network came from.
+        dropout: what it says of its confidence; None where it was trained without dropout.
     """
 
     network: NetworkSpec
@@ -53,18 +55,22 @@ class Interface:
     spacing_mm: tuple[float | None, float | None, float | None]
     data: Mapping[str, Any]
     digests: Mapping[str, str]
+    dropout: Dropout | None = None
 
     @staticmethod
     def of(
-        network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str]
-    ) -> Interface:
+        network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str],
+        dropout: Dropout | None = None,
+    ) -> Interface:  # fmt: skip
         """Return the interface of a network that was trained on a data set."""
         preparation = preparation_of(data)
         z, y, x = (None if math.isnan(mm) else float(mm) for mm in data.spacing_mm)
         named = {
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
         }  # fmt: skip
-        return Interface(network, graph, data.classes, preparation, (z, y, x), named, dict(digests))
+        return Interface(
+            network, graph, data.classes, preparation, (z, y, x), named, dict(digests), dropout
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; lengths in mm."""
@@ -73,11 +79,12 @@ class Interface:
             "network": self.network.to_json(),
             "graph": self.graph,
             "classes": list(self.classes),
-            "input": {"channels": self.network.in_channels, "size": list(ready.size)},
+            "input": {"channels": self.network.in_channels, "size": list(self.network.input_size)},
             **ready.to_json(),
             "spacing_mm": list(self.spacing_mm),
             "data": dict(self.data),
             "sha256": dict(self.digests),
+            **({} if self.dropout is None else {"confidence": self.dropout.to_json()}),
         }
 
     @staticmethod
@@ -102,6 +109,7 @@ class Interface:
             (graph,) = _strings([content.get("graph", "")])
             _strings(digests.values())
             digests = dict(digests)
+            dropout = Dropout.from_json(content.get("confidence"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
             reason = str(error) if isinstance(error, UserError) else repr(error)
             raise UserError(f"{where} is damaged ({reason}); {MEND}") from error
@@ -111,7 +119,7 @@ class Interface:
                 f"{network.in_channels} channel(s), {network.input_size} and {network.classes} "
                 f"classes; {MEND}"
             )
-        return Interface(network, graph, classes, preparation, (z, y, x), named, digests)
+        return Interface(network, graph, classes, preparation, (z, y, x), named, digests, dropout)
 
 
 @dataclass(frozen=True)

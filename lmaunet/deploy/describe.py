@@ -26,7 +26,6 @@ def describe(name: str) -> tuple[dict[str, Any], list[str]]:
     token. Bytes are those of the parameters, at 4 and at 1 byte each.
     """
     spec = state_spec(name).for_training()
-    height, width = spec.input_size
     parts: dict[str, dict[str, int]] = {}
     for layer in layers_of(spec):
         part = parts.setdefault(_part_of(layer.name), {"params": 0, "macs": 0})
@@ -34,12 +33,13 @@ def describe(name: str) -> tuple[dict[str, Any], list[str]]:
         part["macs"] += layer.macs
     params = sum(part["params"] for part in parts.values())
     at_input = sum(part["macs"] for part in parts.values())
-    known = {(height, width): at_input}
+    known = {spec.input_size: at_input}
     macs = {}
-    for size in SIZES:
+    for size in SIZES if spec.dims == 2 else ():
         if (size, size) not in known:
             known[size, size] = count_macs(spec, size, size)
         macs[str(size)] = known[size, size]
+    at = "x".join(map(str, spec.input_size))
     content: dict[str, Any] = {
         "spec": spec.to_json(),
         "params": params,
@@ -47,7 +47,7 @@ def describe(name: str) -> tuple[dict[str, Any], list[str]]:
         "bytes_int8": params,
         "macs": macs,
         "macs_at_input": at_input,
-        "input": [1, spec.in_channels, height, width],
+        "input": [1, spec.in_channels, *spec.input_size],
         "parts": parts,
     }
     rows = [
@@ -58,12 +58,14 @@ def describe(name: str) -> tuple[dict[str, Any], list[str]]:
         f"{spec.name}: widths {spec.widths}, strides {spec.strides}, kernels {spec.kernels}, "
         f"{_block_of(spec)}, skip={spec.skip}, pyramid={spec.pyramid}",
         "",
-        *table(["part", "params", "%", f"MMAC at {height}x{width}"], rows),
+        *table(["part", "params", "%", f"MMAC at {at}"], rows),
         "",
         f"parameters  {params:,}  ({4 * params / 1e6:.2f} MB in FP32, "
         f"{params / 1e6:.2f} MB in INT8)",
         *(f"MACs at {size}  {count / 1e9:.2f} G" for size, count in macs.items()),
     ]
+    if spec.dims == 3:
+        lines.append(f"MACs at {at}  {at_input / 1e9:.2f} G")
     if spec.name in ARTICLE:
         content["article"] = compare_with_article(params, macs, spec.name)
         lines += ["", *content["article"]["lines"]]

@@ -18,6 +18,7 @@ from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, wri
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
 from lmaunet.deploy.export_graphs import place_of, write_graphs, write_profiles
 from lmaunet.deploy.export_images import images_of, samples_of, write_calibration
+from lmaunet.deploy.masked_builds import add_head, dropout_file, dropout_of
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -270,7 +271,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         for name, path in (("model", folder), ("control", controlled))
         if (path / PROFILES).exists()
     }
-    stage = Stage(run, "export", inputs, options, code=("lmaunet.export",))
+    stage = Stage(run, "export", inputs | dropout_file(folder), options, code=("lmaunet.export",))
 
     def work(out: Path) -> None:
         progress(0.0, "loading torch and the networks")
@@ -295,7 +296,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
             "quantized": sha256(inputs["model"]),
         }
         digest = topology_digest(quantized.source)
-        interface = Interface.of(loaded.spec, digest, data, came_from)
+        interface = Interface.of(loaded.spec, digest, data, came_from, dropout_of(folder))
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         write_calibration(out, data)
@@ -303,10 +304,12 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         for name in (network.QCDQ, network.QONNX) if formats else ():
             write_scan_formats(out / name, formats)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
-        agreements = [*check_exports(out, samples[:1], float32, quantized)]
-        agreements += write_profiles(
-            out, folder, controlled, manifest["options"], source, data, came_from, progress
-        )
+        agreements = [
+            *check_exports(out, samples[:1], float32, quantized),
+            *write_profiles(
+                out, folder, controlled, manifest["options"], source, data, came_from, progress
+            ),
+        ]
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
     return run_stage(stage, work)
@@ -348,6 +351,7 @@ def build(
         with record_of(folder):
             content = read_json(inputs["interface"])
         interface = Interface.from_json(content, str(inputs["interface"]))
+        built = add_head(built, target, interface.dropout, inputs["qcdq"], samples)
         write_build(built, interface, inputs["qcdq"], profiles)
 
     return run_stage(stage, work)

@@ -18,6 +18,7 @@ from lmaunet.deploy.runs import (
     find_run,
     run_for_training,
 )
+from lmaunet.kernel_profiles import AUTO, read_kernel
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, read_manifest, record_of
 from lmaunet.train.schedule import Schedule
@@ -133,16 +134,18 @@ def measure(run: Path | None, target: str | None) -> Shown:
 def infer(
     folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False,
     confidence: Path | None = None, samples: int | None = None, seed: int | None = None,
+    kernel: str = AUTO,
 ) -> Shown:  # fmt: skip
     """Segment an image with a build, and say how sure it is where a map is asked for."""
     from lmaunet.deploy import inferring
     from lmaunet.deploy.confidence_map import MapOptions
 
+    asked = read_kernel(kernel)
     wanted = MapOptions.of(confidence, samples, seed)
     with progress_bar("segmenting") as progress:
         return inferring.infer(
             folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta,
-            confidence=wanted,
+            confidence=wanted, kernel=asked,
         )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from lmaunet.deploy import (
 from lmaunet.deploy.importing import ImportOptions
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
+from lmaunet.kernel_profiles import elastic_spec
 from lmaunet.spec import named_spec
 from lmaunet.stated_spec import state_spec
 
@@ -43,7 +44,7 @@ OPTIONS = {
     },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
-        "--batch-size": 8, "--seed": 0, "--json": False,
+        "--batch-size": 8, "--elastic": False, "--seed": 0, "--json": False,
     },
     "qat": {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
@@ -56,12 +57,12 @@ OPTIONS = {
     "build": {
         "--target": NEEDED, "--run": None, "--sm": None, "--precision": None, "--board": None,
         "--clock-mhz": None, "--target-ms": None, "--simulate": False, "--cpu": None,
-        "--operators --no-operators": None, "--flow": None, "--json": False,
+        "--operators --no-operators": None, "--flow": None, "--kernel": None, "--json": False,
     },
     "measure": {"--target": None, "--run": None, "--json": False},
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
-        "--tta": False, "--json": False,
+        "--tta": False, "--kernel": "auto", "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -143,8 +144,8 @@ CALLS = [
     ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0)),
     (
         "train", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --class-map m.json "
-        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
-        (Path("r"), SMALL.for_training(), OWN, 6, 0.5, 2, 9),
+        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --elastic --seed 9",
+        (Path("r"), elastic_spec(SMALL.for_training()), OWN, 6, 0.5, 2, 9),
     ),
     ("qat", "--ckpt c", (None, Path("c"), None, state_spec(None), QatOptions())),
     (
@@ -165,17 +166,17 @@ CALLS = [
     ("build", "--target x", (None, "x", ("x", {}))),
     (
         "build", "--target x --run r --sm a --sm b --precision p --board z --clock-mhz 7 "
-        "--target-ms 3 --simulate --cpu c --operators --flow f",
+        "--target-ms 3 --simulate --cpu c --operators --flow f --kernel k",
         (Path("r"), "x", ("x", {
             "sm": ["a", "b"], "precision": "p", "board": "z", "clock_mhz": 7.0, "target_ms": 3.0,
-            "simulate": True, "cpu": "c", "operators": True, "flow": "f"})),
+            "simulate": True, "cpu": "c", "operators": True, "flow": "f", "kernel": "k"})),
     ),
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
-    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False)),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta",
-     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True)),
+    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, "auto")),
+    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7",
+     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, "7")),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

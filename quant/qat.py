@@ -44,7 +44,7 @@ from lmaunet.sources.checkpoint import NNUNET, graph_in, save_network, spec_of
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
-from lmaunet.train.metrics import Scores, predict_logits, score
+from lmaunet.train.metrics import Scores, predict_logits, score_slices
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
 
@@ -64,7 +64,7 @@ FileBytes = Callable[[QuantNetwork], int]
 def evaluate(model: Any, data: Dataset) -> Scores:
     """Score a torch network on the validation slices."""
     predicted = predict_logits(model, data.val.images).argmax(1)
-    return score(predicted, data.val.labels, data.val.cases, data.classes, data.case_spacing_mm)
+    return score_slices(predicted, data)
 
 
 def train_control(
@@ -93,7 +93,7 @@ def train_control(
         for name, network in (("float32", model), ("control", control)):
             scores[name] = evaluate(network, data)
             save_network(folder / f"{name}.pt", spec, network, dice=scores[name].dice,
-                         **_notes(data))  # fmt: skip
+                         **notes_for(data))  # fmt: skip
         write_json(
             folder / "control.json",
             {"scores": {k: v.to_json() for k, v in scores.items()}, "history": history},
@@ -210,7 +210,7 @@ def quantize(
         save_checkpoint(
             folder / "model.pt", spec, quantized, kind="quantized", graph=topology_json(graph),
             dice=after.dice, bits=quantized.bits, scales=quantized.scales,
-            separate=list(quantized.separate), norm=settings.norm, **_notes(data),
+            separate=list(quantized.separate), norm=settings.norm, **notes_for(data),
         )  # fmt: skip
         counts = count_weight_bits(graph, quantized.bits)
         write_json(
@@ -327,6 +327,7 @@ def part(progress: Progress, start: float, share: float) -> Progress:
     return lambda fraction, line: progress(start + share * fraction, line)
 
 
-def _notes(data: Dataset) -> dict[str, Any]:
+def notes_for(data: Dataset) -> dict[str, Any]:
+    """Return what a checkpoint notes of the data that it was trained on."""
     made = {} if data.recipe is None else {NNUNET: {"recipe": data.recipe.to_json()}}
     return {"classes": list(data.classes), "normalization": dict(data.normalization), **made}

@@ -50,7 +50,10 @@ ClassMapOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--class-map", help="JSON that maps label values to class names."),
 ]
-SPEC_HELP = "base, edge, demo, or a JSON file with a spec's fields."
+SPEC_HELP = (
+    "base, edge, demo, edge3d, unet, unet-large-kernel, unet-mamba, or a JSON file with a spec's "
+    "fields."
+)
 ClassesOption = Annotated[Optional[int], typer.Option(help="Classes with background.")]  # noqa: UP045
 ChannelsOption = Annotated[Optional[int], typer.Option(help="Image channels.")]  # noqa: UP045
 InputSizeOption = Annotated[Optional[int], typer.Option(help="Height and width.")]  # noqa: UP045

@@ -100,7 +100,7 @@ def infer(
         "build": _build_json(opened),
         "geometry": _geometry_json(volume),
         "intensity": list(volume.intensity),
-        "slices": _slices_json(volume, network, opened.input_size, overlap, axes),
+        "slices": _slices_json(volume, network, opened, overlap, axes),
         "classes": _count(labels, opened.classes, volume.geometry.voxel_ml),
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
@@ -135,14 +135,17 @@ def _geometry_json(volume: ReadyVolume) -> dict[str, Any]:
 
 
 def _slices_json(
-    volume: ReadyVolume, network: Network, size: Sequence[int], overlap: float, axes: Sequence[int]
+    volume: ReadyVolume, network: Network, opened: Segmenter, overlap: float, axes: Sequence[int]
 ) -> dict[str, Any]:
+    # mirroring along each axis or not
+    windows = {"windows_per_slice": network.images // (len(volume) << len(axes))}
+    if opened.depth is not None:
+        windows = {"windows": network.images}
     return {
         "count": len(volume),
         "at_network_spacing": list(volume.scaled),
-        "window": list(size),
-        # mirroring along each axis or not
-        "windows_per_slice": network.images // (len(volume) << len(axes)),
+        "window": [*([] if opened.depth is None else [opened.depth]), *opened.input_size],
+        **windows,
         "overlap": overlap if volume.windowed else None,
         "mirrored": [MIRRORED[axis] for axis in axes],
     }
@@ -168,9 +171,12 @@ def _lines(content: dict[str, Any], synthetic: bool) -> list[str]:
     lines.append(f"{build['network']} on {build['target']}: {build['arithmetic']}")
     if slices["overlap"] is not None:
         (height, width), window = slices["at_network_spacing"], slices["window"]
+        what, count = f"slices of {height}x{width}", slices.get("windows_per_slice")
+        if count is None:
+            what, count = f"{slices['count']} slices of {height}x{width}", slices["windows"]
         lines.append(
-            f"slices of {height}x{width} in {slices['windows_per_slice']} windows of "
-            f"{window[0]}x{window[1]}, {100 * slices['overlap']:.0f}% overlap"
+            f"{what} in {count} windows of {'x'.join(map(str, window))}, "
+            f"{100 * slices['overlap']:.0f}% overlap"
         )
     if slices.get("mirrored"):
         along = " and ".join(slices["mirrored"])

@@ -105,9 +105,11 @@ def segment(
         shares[:] = 0
         shares[0] = 1
         inside = volume.within(shares)
-    # the first slice goes alone: what the first call costs beside the network is seen best so
-    # and samples take memory for each window: one slice at a time
-    starts = [0, *range(1, len(volume), batch if samples is None else 1)]
+    # the first slice goes alone: what the first call costs beside the network is seen best so;
+    # samples take memory for each window: one slice at a time; a network of volumes takes all
+    # slices at once
+    together = batch if samples is None else 1
+    starts = [0, *range(1, len(volume), together)] if volume.depth is None else [0]
     for start, stop in zip(starts, [*starts[1:], len(volume)], strict=True):
         say(start / len(volume), f"slice {start + 1} of {len(volume)}")
         with timer.phase("prepare"):
@@ -153,10 +155,11 @@ class Segmenter:
 
     def __repr__(self) -> str:
         (height, width), mm = self.input_size, self.spacing_mm
+        depth = "" if self.depth is None else f"{self.depth}x"
         at = "pixels as they are" if mm is None else f"{mm[0]:.4g}x{mm[1]:.4g} mm"
         return (
             f"<Segmenter: {self.network} on {self.target}, {self.channels} channel(s), "
-            f"{height}x{width} at {at}, {len(self.classes)} classes>"
+            f"{depth}{height}x{width} at {at}, {len(self.classes)} classes>"
         )
 
     @property
@@ -193,6 +196,11 @@ class Segmenter:
     def input_size(self) -> tuple[int, int]:
         """Height and width of what the network takes, in pixels; larger slices go by windows."""
         return self.deployment.interface.preparation.size
+
+    @property
+    def depth(self) -> int | None:
+        """Slices that a network of volumes takes at a time; None of a network of slices."""
+        return self.deployment.interface.preparation.depth
 
     @property
     def spacing_mm(self) -> tuple[float, float] | None:

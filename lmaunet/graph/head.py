@@ -21,6 +21,11 @@ def head_of(graph: Graph) -> Node:
     kind = "the image" if node is None else node.operator.name
     if node is not None and isinstance(node.operator, Conv):
         kernel = graph.weights[node.weights["weight"]].shape[2:]
+        if len(kernel) != 2:
+            raise UserError(
+                "dropout before the head is for networks of slices, and this one takes volumes; "
+                "leave --dropout out"
+            )
         plain = node.operator.groups == 1 and max(node.operator.stride) == 1
         if plain and max(kernel) == 1 and not any(map(any, node.operator.padding)):
             return node

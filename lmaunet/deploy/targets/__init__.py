@@ -143,6 +143,9 @@ class Target:
         options: takes the target's options of the command line by keyword, and returns all of a
             build's; raises UserError for a bad one and ToolNotFound where a build of these would
             lack a tool. It is fast, and called before anything else is done.
+        share: takes the build of an elastic network's reference kernel and that of another kernel,
+            and returns the second with what both have stored once; None where a build holds one
+            kernel, which its options choose.
         sampled: images and dropout masks, float32 ``(samples, features)``, to the logits of ``run``
             and those with each mask ``(n, samples, classes, H, W)``; all before the head is
             computed once. None: the target takes no masks.
@@ -161,6 +164,7 @@ class Target:
     refuses: Callable[[Graph], list[Refusal]] = lambda graph: []
     run_note: str = ""
     options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
+    share: Callable[[Build, Build, int], Build] | None = None
     sampled: Sampled | None = None
     trunk: Callable[[Build], Path | None] = lambda build: build.shipped
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
 from lmaunet.deploy import masked_builds, timing
+from lmaunet.deploy.shared_builds import share_onnx
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
@@ -280,5 +281,6 @@ TARGET = Target(
         "the shipped file in OpenVINO on this CPU, with its integer convolutions and FP32 scans"
     ),
     options=build_options,
+    share=share_onnx,
     sampled=functools.partial(masked_builds.run_compiled, compiled_of),
 )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
 from lmaunet.deploy import masked_builds, timing
+from lmaunet.deploy.shared_builds import share_onnx
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.export.operators import LIBRARY as OPERATORS
@@ -391,5 +392,6 @@ TARGET = Target(
     measure=measure,
     arithmetic=arithmetic,
     options=build_options,
+    share=share_onnx,
     sampled=functools.partial(masked_builds.run_sessions, session_of),
 )

@@ -394,6 +394,7 @@ TARGET = Target(
     options=build_options,
     provenance=provenance,
     time=time_image,
+    share=lambda built, alone, kernel: alone,
     sampled=sampled,
     trunk=trunk,
 )

@@ -156,29 +156,11 @@ def measure(arguments: argparse.Namespace) -> int:
     _, _, height, width = network.source.shape(network.source.outputs[0])
     data = load(arguments.data, size=(height, width))
     samples = data.train.images[labelled_first(data.train.labels, 2)]
-    with tempfile.TemporaryDirectory() as place, progress_bar("confidence") as progress:
-        work = Path(place)
-        progress(0.0, "exporting")
-        qcdq = export(network, samples[:1], work / "network.onnx")
-        targets = {}
-        for share, name in ((0.1, "ort"), (0.2, "trt"), (0.3, "openvino")):
-            progress(share, f"building {name}")
-            build = built(name, work / name, qcdq, samples, dropout)
-            target = get_target(name)
-            targets[name] = (graph_alone(target) if name == "trt" else target, build)
-        found = calibrate_build(
-            *targets["ort"], dropout, data, lambda share, line: progress(0.4 + 0.3 * share, line)
-        )
-        progress(0.7, "comparing the targets")
-        images = data.val.images[labelled_first(data.val.labels, COMPARED)]
-        compared = compare(targets, dropout, images)
-        progress(0.8, "timing")
-        timed = costs([int(size) for size in arguments.sizes.split(",")])
     quantized = read_json(folder / "qat.json")
-    content = {
+    content: dict[str, Any] = {
         "command": f"python benchmarks/confidence.py --data {arguments.data.name}",
         "qat": {
-            "options": read_json(folder / "manifest.json")["options"].get("settings"),
+            "settings": arguments.settings,
             "dice": {key: value["dice"] for key, value in quantized["scores"].items()},
         },
         "date": datetime.date.today().isoformat(),
@@ -188,10 +170,27 @@ def measure(arguments: argparse.Namespace) -> int:
         "model_sha256": sha256(folder / "model.pt"),
         "data": {"name": data.name, "patients": data.patients_of("val"), "slices": len(data.val)},
         "dropout": dropout.to_json(),
-        "calibration": found,
-        "targets": compared,
-        "cost": timed,
     }
+    with tempfile.TemporaryDirectory() as place, progress_bar("confidence") as progress:
+        work = Path(place)
+        progress(0.0, "exporting")
+        qcdq = export(network, samples[:1], work / "network.onnx")
+        targets = {"ort": (get_target("ort"), built("ort", work / "ort", qcdq, samples, dropout))}
+        content["calibration"] = calibrate_build(
+            *targets["ort"], dropout, data, lambda share, line: progress(0.1 + 0.4 * share, line)
+        )
+        write_json(arguments.output, content)  # what is measured stays if the rest is stopped
+        for share, name in ((0.5, "trt"), (0.6, "openvino")):
+            progress(share, f"building {name}")
+            build = built(name, work / name, qcdq, samples, dropout)
+            target = get_target(name)
+            targets[name] = (graph_alone(target) if name == "trt" else target, build)
+        progress(0.7, "comparing the targets")
+        images = data.val.images[labelled_first(data.val.labels, COMPARED)]
+        content["targets"] = compare(targets, dropout, images)
+        write_json(arguments.output, content)
+        progress(0.8, "timing")
+        content["cost"] = costs([int(size) for size in arguments.sizes.split(",")])
     write_json(arguments.output, content)
     print("\n".join(lines_of(content)))
     return 0
@@ -219,6 +218,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="a run whose qat had --dropout")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--settings", default="", help="the options of qat, to be noted")
     parser.add_argument("--sizes", default="128,256", help="of edge, to time")
     parser.add_argument("--output", "-o", type=Path, required=True)
     return measure(parser.parse_args())

@@ -50,7 +50,8 @@ OPTIONS = {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
         "--bits": None, "--budget-mb": None, "--scales": "free", "--distill": 0.0,
         "--joins": "", "--norm": "keep", "--norm-epochs": 8, "--keep-norms --fold-norms": True,
-        "--explain": False, "--epochs": 8, "--learning-rate": 1e-4, "--batch-size": 8,
+        "--dropout": 0.0, "--explain": False, "--epochs": 8, "--learning-rate": 1e-4,
+        "--batch-size": 8,
         "--seed": 0, "--json": False,
     },
     "export": {"--run": None, "--lowering": None, "--json": False},
@@ -62,7 +63,8 @@ OPTIONS = {
     "measure": {"--target": None, "--run": None, "--json": False},
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
-        "--tta": False, "--kernel": "auto", "--json": False,
+        "--tta": False, "--kernel": "auto", "--confidence": None, "--samples": None, "--seed": None,
+        "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -109,7 +111,7 @@ def test_the_options_that_are_not_typed_are_the_commands_defaults():
         ("--batch-size", "batch_size"), ("--bits", "bits"), ("--budget-mb", "budget_mb"),
         ("--scales", "scales"), ("--distill", "distillation"), ("--keep-norms", "keep_norms"),
         ("--explain", "explain"), ("--weights", "weights"), ("--joins", "joins"),
-        ("--norm", "norm"), ("--norm-epochs", "norm_epochs"),
+        ("--norm", "norm"), ("--norm-epochs", "norm_epochs"), ("--dropout", "dropout"),
     ):  # fmt: skip
         assert getattr(plain, field) == typed[option], option
 
@@ -151,11 +153,11 @@ CALLS = [
     (
         "qat", "--ckpt c --spec edge --classes 5 --channels 3 --input-size 64 --phantom --run r "
         "--weights w --bits 4 --budget-mb 1.5 --scales pow2 --distill 0.25 --fold-norms --explain "
-        "--joins scaled --norm batch --norm-epochs 3 "
+        "--joins scaled --norm batch --norm-epochs 3 --dropout 0.3 "
         "--epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
         (Path("r"), Path("c"), DataSource(None), SMALL,
          QatOptions(6, 0.5, 2, 9, "4", 1.5, "pow2", 0.25, False, True, "w",
-                    "scaled", "batch", 3)),
+                    "scaled", "batch", 3, 0.3)),
     ),
     ("qat", "--ckpt c --keep-norms", (None, Path("c"), None, state_spec(None), QatOptions())),
     ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0)),
@@ -174,9 +176,11 @@ CALLS = [
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
-    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, "auto")),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7",
-     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, "7")),
+    ("infer", "a --build b -o c",
+     (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, None, None, None, "auto")),
+    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
+     "--samples 5 --seed 3",
+     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, Path("m"), 5, 3, "7")),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -16,7 +16,7 @@ from lmaunet.spec import SPECS
 try:
     import typer
 
-    from lmaunet.deploy import import_command
+    from lmaunet.deploy import import_command, pretrain_command
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -173,6 +173,7 @@ def spec(
 
 
 import_command.register(app)
+pretrain_command.register(app)
 
 
 @command(app)
@@ -185,6 +186,7 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = defaults.BATCH_SIZE,
     classes: ClassesOption = None, channels: ChannelsOption = None,
     input_size: InputSizeOption = None,
+    init: Annotated[Optional[Path], typer.Option(help="A checkpoint of the same spec to start from, such as pretrain wrote; its head is not taken.")] = None,  # noqa: E501, UP045
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network in float; the same command resumes after an interruption."""
@@ -194,7 +196,8 @@ def train(
     network = state_spec(spec_name, classes, channels, input_size).for_training()
     source = _source(data, phantom, class_map)
     console.show(
-        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed), as_json
+        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed, init),
+        as_json,
     )
 
 

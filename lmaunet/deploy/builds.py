@@ -6,8 +6,10 @@ from pathlib import Path
 
 from lmaunet.artifacts import Build
 from lmaunet.deploy.deployment import read_build
+from lmaunet.deploy.export_graphs import place_of
 from lmaunet.errors import UserError
-from lmaunet.stage import read_stage, record_of
+from lmaunet.kernel_profiles import PROFILES
+from lmaunet.stage import read_stage, record_of, sha256
 
 
 def load_build(run: Path, target_name: str) -> Build:
@@ -23,14 +25,18 @@ def load_build(run: Path, target_name: str) -> Build:
         raise UserError(f"{run} has no {target_name} build; make it with: {command}")
     manifest = read_stage(folder)
     exported = read_stage(run / "export")["outputs"]
-    names = ["qcdq", "qonnx", *(["float32"] if "float32" in manifest["inputs"] else [])]
-    for name in names:
-        built_from = manifest["inputs"].get(name, {}).get("sha256")
-        if built_from is None or built_from != exported.get(f"network.{name}.onnx"):
-            raise UserError(
-                f"{folder} was built from an earlier network than {run / 'export'}; "
-                f"make it again with: {command}"
-            )
+    inputs = manifest["inputs"]
+    names = ["qcdq", "qonnx", *(["float32"] if "float32" in inputs else [])]
+    place = place_of(run / "export", manifest["options"].get("kernel"))
+    same = [inputs.get(n, {}).get("sha256") == exported.get(f"{place}network.{n}.onnx", "")
+            for n in names]  # fmt: skip
+    if PROFILES in inputs:
+        same.append(inputs[PROFILES].get("sha256") == sha256(run / "export" / PROFILES))
+    if not all(same):
+        raise UserError(
+            f"{folder} was built from an earlier network than {run / 'export'}; "
+            f"make it again with: {command}"
+        )
     with record_of(folder):
         return read_build(folder)
 

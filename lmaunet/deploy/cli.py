@@ -50,7 +50,10 @@ ClassMapOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--class-map", help="JSON that maps label values to class names."),
 ]
-SPEC_HELP = "base, edge, demo, or a JSON file with a spec's fields."
+SPEC_HELP = (
+    "base, edge, demo, edge3d, unet, unet-large-kernel, unet-mamba, or a JSON file with a spec's "
+    "fields."
+)
 ClassesOption = Annotated[Optional[int], typer.Option(help="Classes with background.")]  # noqa: UP045
 ChannelsOption = Annotated[Optional[int], typer.Option(help="Image channels.")]  # noqa: UP045
 InputSizeOption = Annotated[Optional[int], typer.Option(help="Height and width.")]  # noqa: UP045
@@ -218,6 +221,7 @@ def qat(
     keep_norms: Annotated[bool, typer.Option("--keep-norms/--fold-norms", help="Train with batch normalization, or fold it first.")] = True,  # noqa: E501
     norm: Annotated[str, typer.Option(help="keep, or batch: InstanceNorm and GroupNorm become batch normalization, which folds into convolutions; the network is distilled first.", autocompletion=offer("keep", "batch"))] = "keep",  # noqa: E501
     norm_epochs: Annotated[int, typer.Option(help="Passes of that distillation; 0 for none.")] = defaults.NORM_EPOCHS,  # noqa: E501
+    dropout: Annotated[float, typer.Option(help="Drop this share of the channels before the head while training, such as 0.2, so that builds take infer --confidence; 0 for none.")] = 0.0,  # noqa: E501
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
     epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.QAT_RATE,
@@ -236,7 +240,7 @@ def qat(
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain, weights, joins, norm, norm_epochs,
+        explain, weights, joins, norm, norm_epochs, dropout,
     )  # fmt: skip
     console.show(*quantize(run, ckpt, source, stated, options), as_json)
 
@@ -301,12 +305,19 @@ def infer(
     overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
     batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored images, for a network of nnU-Net's that was trained so; slower.")] = False,  # noqa: E501
+    confidence: Annotated[Optional[Path], typer.Option(help="Also write this map of how sure the network is, for one that was trained with qat --dropout: .nii.gz, .nii, .nrrd or .mha.")] = None,  # noqa: E501, UP045
+    samples: Annotated[Optional[int], typer.Option(help="How many masks of dropout for it; 8 if not given.")] = None,  # noqa: E501, UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of these masks; 0 if not given.")] = None,  # noqa: UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""
     from lmaunet.deploy import commands
 
-    console.show(*commands.infer(folder, images, output, overlap, batch, tta), as_json)
+    console.show(
+        *commands.infer(
+            folder, images, output, overlap, batch, tta, confidence, samples, seed
+        ), as_json,
+    )  # fmt: skip
 
 
 @command(app)

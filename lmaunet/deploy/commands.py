@@ -134,15 +134,19 @@ def measure(run: Path | None, target: str | None) -> Shown:
 
 
 def infer(
-    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False
-) -> Shown:
-    """Segment an image with a build."""
+    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False,
+    confidence: Path | None = None, samples: int | None = None, seed: int | None = None,
+) -> Shown:  # fmt: skip
+    """Segment an image with a build, and say how sure it is where a map is asked for."""
     from lmaunet.deploy import inferring
+    from lmaunet.deploy.confidence_map import MapOptions
 
+    wanted = MapOptions.of(confidence, samples, seed)
     with progress_bar("segmenting") as progress:
         return inferring.infer(
-            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta
-        )
+            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta,
+            confidence=wanted,
+        )  # fmt: skip
 
 
 def bench(folder: Path) -> Shown:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmaunet.artifacts import Figure, Measurement, Provenance, Unavailable
+from lmaunet.deploy.calibrating import add_calibration
 from lmaunet.deploy.console import tell
 from lmaunet.deploy.gates import worst_class
 from lmaunet.deploy.pipeline import (
@@ -103,6 +104,7 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
         predicted = _classes(target.run(build, data.val.images), name)
         say(0.8, f"{name}: size and latency")
         figures = target.measure(build, data.val.images, float32)
+        add_calibration(target, build, data, _part(say, 0.9, 0.1))
         write_json(
             folder / "measure.json",
             {
@@ -197,12 +199,12 @@ def hd95_figure(value: float | None, provenance: Provenance) -> Figure:
 
 
 def _classes(logits: np.ndarray, name: str) -> np.ndarray:
-    """Return the classes ``(n, H, W)`` of logits ``(n, classes, H, W)``.
+    """Return the classes ``(n, *spatial)`` of logits ``(n, classes, *spatial)``.
 
     Raises:
         Disagreement: where a logit is not finite; its class would be background or chance.
     """
-    broken = ~np.isfinite(logits).all((1, 2, 3))
+    broken = ~np.isfinite(logits).reshape(len(logits), -1).all(1)
     if broken.any():
         raise Disagreement(
             f"{name}: the logits of {int(broken.sum())} of {len(logits)} held-out slices hold NaN "
@@ -218,9 +220,9 @@ def _part(say: Say, start: float, share: float) -> Say:
 
 
 def _score(predicted: np.ndarray, data: Dataset) -> Scores:
-    from lmaunet.train.metrics import score
+    from lmaunet.train.metrics import score_slices
 
-    return score(predicted, data.val.labels, data.val.cases, data.classes, data.case_spacing_mm)
+    return score_slices(predicted, data)
 
 
 def _figure(quantity: str, content: dict[str, Any]) -> Figure:

@@ -37,7 +37,7 @@ def pretrain(
     """Pretrain a spec on images without labels; return the result as JSON and as lines."""
     if run is not None and run.exists() and not run.is_dir():
         raise UserError(f"--run {run} is a file; name a folder")
-    if len(spec.input_size) != 2:
+    if spec.dims != 2:
         raise UserError(f"spec {spec.name} is 3-D; pretraining takes 2-D specs, such as base, edge")
     masking.count((spec.input_size[0], spec.input_size[1]))
     run = run or RUNS / f"{spec.name}-{data.resolve().stem}"

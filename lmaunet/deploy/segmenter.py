@@ -6,23 +6,24 @@ grow with the number of slices by more than the image and its labels.
 
 from __future__ import annotations
 
-import contextlib
 import numbers
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from lmaunet.artifacts import Build
+from lmaunet.data.confidence import SAMPLES
 from lmaunet.data.inference import prepare_volume
 from lmaunet.data.nnunet_windows import mirrored
-from lmaunet.data.preparation import ReadyVolume
+from lmaunet.data.preparation import ReadyVolume, Run
 from lmaunet.data.windows import check_overlap
+from lmaunet.deploy.confident import Samples, begin_samples
 from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP
 from lmaunet.deploy.deployment import Deployment, open_build
+from lmaunet.deploy.phase_times import PHASES, Timer
 from lmaunet.deploy.targets import Target, get_target
 from lmaunet.errors import UserError
 from lmaunet.packages import missing_packages_named
@@ -34,33 +35,9 @@ if TYPE_CHECKING:
     OnePath: TypeAlias = str | os.PathLike[str]
     OnGrid: TypeAlias = SimpleITK.Image | OnePath | Sequence[SimpleITK.Image] | Sequence[OnePath]
 
+__all__ = ["PHASES", "Network", "Say", "Segmenter", "Timer", "check_options", "load", "segment"]
+
 Say = Callable[[float, str], None]
-
-PHASES = ("open", "read", "prepare", "first_call", "infer", "blend", "restore", "write")
-"""What is timed: opening the build; reading the image; normalising and resampling slices; the
-first call of the target, which loads its file; its other calls; cutting and blending windows;
-classes on the image's grid; writing."""
-
-
-@dataclass
-class Timer:
-    """Milliseconds of each phase; a phase within a phase counts for the inner one."""
-
-    times_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    _open: list[float] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block, less that of blocks inside it, to a phase."""
-        started = time.perf_counter()
-        self._open.append(0.0)
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - started
-            self.times_ms[name] += 1e3 * (elapsed - self._open.pop())
-            if self._open:
-                self._open[-1] += elapsed
 
 
 @dataclass
@@ -68,7 +45,7 @@ class Network:
     """A build's network, called in batches; counts and times its calls.
 
     ``images`` have gone through it in all, ``first_images`` of them in the first call, which is
-    timed apart because it loads the file.
+    timed apart because it loads the file. ``run`` computes in place of the target where given.
     """
 
     target: Target
@@ -77,13 +54,14 @@ class Network:
     timer: Timer
     images: int = 0
     first_images: int = 0
+    run: Run | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the logits ``(n, classes, H, W)`` of images; raises UserError for NaN in them."""
         import numpy as np
 
         with self.timer.phase("infer" if self.images else "first_call"):
-            logits = self.target.run(self.build, images)
+            logits = self.run(images) if self.run else self.target.run(self.build, images)
         if logits.shape != (len(images), self.classes, *images.shape[2:]):
             raise UserError(
                 f"{self.build.shipped} gives logits of shape {logits.shape}; expected "
@@ -102,6 +80,7 @@ class Network:
 def segment(
     volume: ReadyVolume, network: Network, *, overlap: float, batch: int, say: Say,
     mirror_axes: Sequence[int] = (), shares: np.ndarray | None = None,
+    samples: Samples | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return the classes of a volume's voxels, ``(z, y, x)`` in LPS.
 
@@ -113,6 +92,7 @@ def segment(
         say: called with the share that is done and a line.
         mirror_axes: of a slice, along which logits are averaged over mirrored images.
         shares: receives the classes' probabilities, float32 ``(classes, z, y, x)``, where given.
+        samples: gathers those with dropout, where given; ``network.run`` computes them.
     """
     import numpy as np
 
@@ -125,8 +105,11 @@ def segment(
         shares[:] = 0
         shares[0] = 1
         inside = volume.within(shares)
-    # the first slice goes alone: what the first call costs beside the network is seen best so
-    starts = [0, *range(1, len(volume), batch)]
+    # the first slice goes alone: what the first call costs beside the network is seen best so;
+    # samples take memory for each window: one slice at a time; a network of volumes takes all
+    # slices at once
+    together = batch if samples is None else 1
+    starts = [0, *range(1, len(volume), together)] if volume.depth is None else [0]
     for start, stop in zip(starts, [*starts[1:], len(volume)], strict=True):
         say(start / len(volume), f"slice {start + 1} of {len(volume)}")
         with timer.phase("prepare"):
@@ -137,6 +120,10 @@ def segment(
             labels[start:stop] = volume.labels(logits)
             if shares is not None:
                 inside[:, start:stop] = volume.probabilities(logits).swapaxes(0, 1)
+            if samples is not None:
+                samples.add(
+                    volume, images, start, overlap=overlap, batch=batch, mirror_axes=mirror_axes
+                )
     return mask
 
 
@@ -168,10 +155,11 @@ class Segmenter:
 
     def __repr__(self) -> str:
         (height, width), mm = self.input_size, self.spacing_mm
+        depth = "" if self.depth is None else f"{self.depth}x"
         at = "pixels as they are" if mm is None else f"{mm[0]:.4g}x{mm[1]:.4g} mm"
         return (
             f"<Segmenter: {self.network} on {self.target}, {self.channels} channel(s), "
-            f"{height}x{width} at {at}, {len(self.classes)} classes>"
+            f"{depth}{height}x{width} at {at}, {len(self.classes)} classes>"
         )
 
     @property
@@ -210,6 +198,11 @@ class Segmenter:
         return self.deployment.interface.preparation.size
 
     @property
+    def depth(self) -> int | None:
+        """Slices that a network of volumes takes at a time; None of a network of slices."""
+        return self.deployment.interface.preparation.depth
+
+    @property
     def spacing_mm(self) -> tuple[float, float] | None:
         """Spacing of rows and columns that slices are resampled to, in mm; None: as they are."""
         return self.deployment.interface.preparation.resampled_mm
@@ -229,24 +222,32 @@ class Segmenter:
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ...,
+        tta: bool = ..., confidence: Literal[False] = ...,
     ) -> np.ndarray: ...  # fmt: skip
     @overload
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
+        confidence: Literal[False] = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ...,
+        tta: bool = ..., confidence: Literal[False] = ...,
     ) -> SimpleITK.Image: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
+        confidence: Literal[False] = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
+    @overload
+    def __call__(
+        self, image: Any, *, spacing: Sequence[float] | None = ..., probabilities: bool = ...,
+        overlap: float = ..., batch: int = ..., tta: bool = ..., confidence: Literal[True],
+        samples: int = ..., seed: int = ...,
+    ) -> tuple[Any, ...]: ...  # fmt: skip
     @missing_packages_named()
     def __call__(
         self,
@@ -257,6 +258,9 @@ class Segmenter:
         overlap: float = OVERLAP,
         batch: int = INFER_BATCH,
         tta: bool = False,
+        confidence: bool = False,
+        samples: int = SAMPLES,
+        seed: int = 0,
     ) -> Any:
         """Segment an image; the mask has the image's kind and lies on its grid.
 
@@ -277,13 +281,16 @@ class Segmenter:
             batch: slices, and windows of them, at a time.
             tta: average the logits over mirrored images too, for a network that nnU-Net trained so
                 (:attr:`mirror_axes`); two or four times the work.
+            confidence: return a :class:`~lmaunet.deploy.confident.Confidence` too, for a network
+                that was trained with dropout; the mask stays the same.
+            samples, seed: how many masks of dropout for it, 2 to 64, and of what seed.
 
         Returns:
             For an array an array ``(D, H, W)``; for an image or a path a SimpleITK image. With
             ``probabilities`` a pair: the mask, and the softmax of the logits, which are brought to
             the image's grid first: for an array float32 ``(classes, D, H, W)``, else a SimpleITK
             image of float32 with a component for each class. The largest of them is the mask's
-            class but for ties to rounding.
+            class but for ties to rounding. With ``confidence`` that comes last.
 
         Raises:
             UserError: where the image or an option cannot be used.
@@ -306,11 +313,25 @@ class Segmenter:
         volume, first = prepare(image, spacing, self.deployment.interface)
         for doubt in volume.doubts:
             warnings.warn(doubt, stacklevel=3)
+        drawn = self.samples(volume, samples, seed) if confidence else None
         labels, shares, _ = self.compute(
-            volume, overlap=overlap, batch=batch, probabilities=probabilities, mirror_axes=axes
-        )
-        mask = mask_like(labels, volume, first)
-        return mask if shares is None else (mask, mask_like(shares, volume, first))
+            volume, overlap=overlap, batch=batch, probabilities=probabilities, mirror_axes=axes,
+            samples=drawn,
+        )  # fmt: skip
+        found = [mask_like(labels, volume, first)]
+        found += [] if shares is None else [mask_like(shares, volume, first)]
+        if drawn is not None:
+            found.append(drawn.result(volume, lambda values: mask_like(values, volume, first)))
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def samples(self, volume: ReadyVolume, samples: int, seed: int) -> Samples:
+        """Return the samples of a volume, which :meth:`compute` gathers.
+
+        Raises:
+            UserError: where the build says no confidence, or for samples or a seed that cannot be.
+        """
+        interface, shape = self.deployment.interface, volume.geometry.shape
+        return begin_samples(self.backend, self.build, interface, samples, seed, shape)
 
     def mirrored_along(self, tta: bool) -> tuple[int, ...]:
         """Return the axes to mirror along, none without ``tta``.
@@ -338,6 +359,7 @@ class Segmenter:
         batch: int,
         mirror_axes: Sequence[int] = (),
         probabilities: bool = False,
+        samples: Samples | None = None,
         timer: Timer | None = None,
         say: Say = lambda share, line: None,
     ) -> tuple[np.ndarray, np.ndarray | None, Network]:
@@ -347,12 +369,12 @@ class Segmenter:
         """
         import numpy as np
 
-        network = Network(self.backend, self.build, len(self.classes), timer or Timer())
-        shape = (len(self.classes), *volume.geometry.shape)
-        shares = np.empty(shape, np.float32) if probabilities else None
+        count, shape = len(self.classes), volume.geometry.shape
+        network = Network(self.backend, self.build, count, timer or Timer(), run=samples)
+        shares = np.empty((count, *shape), np.float32) if probabilities else None
         labels = segment(
             volume, network, overlap=overlap, batch=batch, say=say, mirror_axes=mirror_axes,
-            shares=shares,
+            shares=shares, samples=samples,
         )  # fmt: skip
         return labels, shares, network
 

@@ -93,8 +93,8 @@ def described(spec: NetworkSpec) -> str:
     else:
         name = f"{spec.name} (graph {spec.graph[:12]})"
     channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"
-    height, width = spec.input_size
-    return f"{name}, {spec.classes} classes, {channels}, input {height}x{width}"
+    size = "x".join(map(str, spec.input_size))
+    return f"{name}, {spec.classes} classes, {channels}, input {size}"
 
 
 def listed(names: tuple[str, ...]) -> str:

@@ -23,6 +23,9 @@ VARIANTS = {
     "states": {"states": 5},
     "expand": {"expand": 3},
     "no Mamba": {"mamba": "none"},
+    "a 1x1 for the large kernel": {"kernels": (1, 1, 7, 1)},
+    "dense convolutions": {"block": "convs", "mamba": "none", "kernels": (3, 3, 5, 3)},
+    "separable convolutions": {"block": "separable", "mamba": "none", "kernels": (9, 7, 5, 3)},
 }  # fmt: skip
 
 
@@ -70,6 +73,10 @@ def test_what_shapes_do_not_tell_is_stated_or_assumed(tiny_spec, tmp_path):
         (state_spec(None, classes=4), r"classes 4 by --classes 4, 9 by head\.weight"),
         (state_spec(None, channels=3), r"in_channels 3 by --channels 3, 1 by shallow\.0\.conv"),
         (state_spec("edge"), r"widths \[24, .*\] by --spec edge, \[4, 8, .*kernels"),
+        (
+            StatedSpec.of(NetSpec("n", (4, 8, 8, 8, 8), mamba="none", block="convs")),
+            r"block convs by spec n, lkm by stages\.0",
+        ),
         (
             StatedSpec.of(NetSpec("n", (4, 8, 8, 8, 8), mamba="none")),
             r"mamba='none' by spec n, there is one in the file",

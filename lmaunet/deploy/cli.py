@@ -17,7 +17,7 @@ from lmaunet.spec import SPECS
 try:
     import typer
 
-    from lmaunet.deploy import import_command
+    from lmaunet.deploy import import_command, pretrain_command
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -177,6 +177,7 @@ def spec(
 
 
 import_command.register(app)
+pretrain_command.register(app)
 
 
 @command(app)
@@ -190,6 +191,7 @@ def train(
     classes: ClassesOption = None, channels: ChannelsOption = None,
     input_size: InputSizeOption = None,
     elastic: Annotated[bool, typer.Option("--elastic", help="One depthwise weight in each LKM for kernels 5, 7 and 9, each with an input size of its own; builds choose by the image.")] = False,  # noqa: E501
+    init: Annotated[Optional[Path], typer.Option(help="A checkpoint of the same spec to start from, such as pretrain wrote; its head is not taken.")] = None,  # noqa: E501, UP045
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network in float; the same command resumes after an interruption."""
@@ -200,7 +202,8 @@ def train(
     network = elastic_spec(network) if elastic else network
     source = _source(data, phantom, class_map)
     console.show(
-        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed), as_json
+        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed, init),
+        as_json,
     )
 
 

@@ -18,6 +18,7 @@ from lmaunet.deploy.runs import (
     find_run,
     run_for_training,
 )
+from lmaunet.errors import UserError
 from lmaunet.kernel_profiles import AUTO, read_kernel
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, read_manifest, record_of
@@ -32,14 +33,16 @@ def _where(outcome: pipeline.Outcome | building.BuildResult) -> str:
 
 def train(
     run: Path | None, spec: NetSpec, source: DataSource | None, epochs: int, learning_rate: float,
-    batch_size: int, seed: int,
+    batch_size: int, seed: int, init: Path | None = None,
 ) -> Shown:  # fmt: skip
-    """Train a spec into a run."""
+    """Train a spec into a run, from a checkpoint's weights where one is given."""
+    if init is not None and not init.is_file():
+        raise UserError(f"--init {init} is no file; give a checkpoint that pretrain or train wrote")
     schedule = Schedule(epochs, learning_rate, batch_size)
     run = run_for_training(run, spec, source)
     source = choose_data(run, source)
     with progress_bar(f"training {spec.name}") as progress, in_use_if_there(run):
-        outcome = pipeline.train(run, spec, source, schedule, seed, progress)
+        outcome = pipeline.train(run, spec, source, schedule, seed, progress, init)
     if not first_process():
         return {}, []
     with record_of(outcome.folder):

@@ -21,7 +21,9 @@ from lmaunet.deploy import (
     pretraining,
     quantizing,
 )
+from lmaunet.deploy.confidence_map import MapOptions
 from lmaunet.deploy.importing import ImportOptions
+from lmaunet.deploy.infer_command import InferOptions
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
 from lmaunet.kernel_profiles import elastic_spec
@@ -194,10 +196,11 @@ CALLS = [
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
     ("infer", "a --build b -o c",
-     (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, None, None, None, "auto")),
+     (Path("b"), [Path("a")], Path("c"), InferOptions())),
     ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
      "--samples 5 --seed 3",
-     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, Path("m"), 5, 3, "7")),
+     (Path("b"), [Path("a"), Path("e")], Path("c"),
+      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7))),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -6,6 +6,7 @@ import torch
 from lmaunet.errors import UserError
 from lmaunet.net.inferred_spec import infer_spec
 from lmaunet.net.network import LMaUNet
+from lmaunet.net.origin import described
 from lmaunet.spec import SPECS, NetSpec
 from lmaunet.stated_spec import StatedSpec, state_spec
 
@@ -49,6 +50,11 @@ def test_shapes_tell_every_variant(kind, tiny_spec, tmp_path):
 def test_a_named_spec_is_known_by_its_shapes(name, tmp_path):
     inferred = infer_spec(tensors(SPECS[name].replace(classes=3)), None, tmp_path)
     assert inferred.spec == SPECS[name].replace(classes=3)
+
+
+def test_a_network_without_lkms_is_not_called_one():
+    assert described(SPECS["unet"]).startswith("U-Net unet, 9 classes")
+    assert described(SPECS["unet-mamba"]).startswith("LMa-UNet unet-mamba, 9 classes")
 
 
 def test_what_shapes_do_not_tell_is_stated_or_assumed(tiny_spec, tmp_path):

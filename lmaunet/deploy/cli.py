@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 from lmaunet.deploy import console, defaults
-from lmaunet.kernel_profiles import AUTO, elastic_spec
+from lmaunet.kernel_profiles import elastic_spec
 from lmaunet.spec import SPECS
 
 try:
     import typer
 
-    from lmaunet.deploy import import_command
+    from lmaunet.deploy import import_command, infer_command, pretrain_command
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -177,6 +177,8 @@ def spec(
 
 
 import_command.register(app)
+pretrain_command.register(app)
+infer_command.register(app)
 
 
 @command(app)
@@ -190,6 +192,7 @@ def train(
     classes: ClassesOption = None, channels: ChannelsOption = None,
     input_size: InputSizeOption = None,
     elastic: Annotated[bool, typer.Option("--elastic", help="One depthwise weight in each LKM for kernels 5, 7 and 9, each with an input size of its own; builds choose by the image.")] = False,  # noqa: E501
+    init: Annotated[Optional[Path], typer.Option(help="A checkpoint of the same spec to start from, such as pretrain wrote; its head is not taken.")] = None,  # noqa: E501, UP045
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network in float; the same command resumes after an interruption."""
@@ -200,7 +203,8 @@ def train(
     network = elastic_spec(network) if elastic else network
     source = _source(data, phantom, class_map)
     console.show(
-        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed), as_json
+        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed, init),
+        as_json,
     )
 
 
@@ -296,31 +300,6 @@ def measure(
     from lmaunet.deploy import commands
 
     console.show(*commands.measure(run, target), as_json)
-
-
-@command(app)
-def infer(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD, MetaImage or DICOM file, or a DICOM folder; one for each channel of the network.")],  # noqa: E501
-    folder: Annotated[Path, typer.Option("--build", help="The folder of a build, such as runs/NAME/build/ort.")],  # noqa: E501
-    output: Annotated[Path, typer.Option("--output", "-o", help="The segmentation: .nii.gz, .nii, .nrrd, .mha, or .dcm for DICOM SEG.")],  # noqa: E501
-    overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
-    batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
-    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored images, for a network of nnU-Net's that was trained so; slower.")] = False,  # noqa: E501
-    confidence: Annotated[Optional[Path], typer.Option(help="Also write this map of how sure the network is, for one that was trained with qat --dropout: .nii.gz, .nii, .nrrd or .mha.")] = None,  # noqa: E501, UP045
-    samples: Annotated[Optional[int], typer.Option(help="How many masks of dropout for it; 8 if not given.")] = None,  # noqa: E501, UP045
-    seed: Annotated[Optional[int], typer.Option(help="Of these masks; 0 if not given.")] = None,  # noqa: UP045
-    kernel: Annotated[str, typer.Option("--kernel", help="Of an elastic network's build: auto, by the image's resolution, or one of its kernels, such as 5, 7 or 9.", autocompletion=offer("auto", "5", "7", "9"))] = AUTO,  # noqa: E501
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Segment an image with a build; the result lies on the image's own grid."""
-    from lmaunet.deploy import commands
-
-    console.show(
-        *commands.infer(
-            folder, images, output, overlap, batch, tta, confidence, samples, seed,
-            kernel,
-        ), as_json,
-    )  # fmt: skip
 
 
 @command(app)

@@ -222,7 +222,7 @@ class Segmenter:
         for doubt in volume.doubts:
             warnings.warn(doubt, stacklevel=3)
         opened = chooser.segmenter()
-        drawn = opened.samples(volume, samples, seed) if confidence else None
+        drawn = begin_samples(opened, volume, samples, seed) if confidence else None
         labels, shares, _ = opened.compute(
             volume, overlap=overlap, batch=batch, probabilities=probabilities, mirror_axes=axes,
             samples=drawn,
@@ -232,15 +232,6 @@ class Segmenter:
         if drawn is not None:
             found.append(drawn.result(volume, lambda values: mask_like(values, volume, first)))
         return found[0] if len(found) == 1 else tuple(found)
-
-    def samples(self, volume: ReadyVolume, samples: int, seed: int) -> Samples:
-        """Return the samples of a volume, which :meth:`compute` gathers.
-
-        Raises:
-            UserError: where the build says no confidence, or for samples or a seed that cannot be.
-        """
-        interface, shape = self.deployment.interface, volume.geometry.shape
-        return begin_samples(self.backend, self.build, interface, samples, seed, shape)
 
     def mirrored_along(self, tta: bool) -> tuple[int, ...]:
         """Return the axes to mirror along, none without ``tta``.

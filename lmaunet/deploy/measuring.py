@@ -118,7 +118,7 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
                 "detail": build.detail,
             },
         )
-        shown = at_size(predicted, images.spec.input_size)
+        shown = predicted if data is images.load() else at_size(predicted, images.spec.input_size)
         np.savez_compressed(folder / "predictions.npz", classes=shown.astype(np.uint8))
 
     return _measured(stage, work)

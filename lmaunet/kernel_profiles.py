@@ -28,6 +28,22 @@ PROFILES = "profiles"
 """The folder, in that of a stage, with what the stage made of each kernel but the reference."""
 
 
+KERNELS = (5, 7, 9)
+"""Those that ``train --elastic`` trains."""
+
+
+def elastic_spec(spec: NetSpec, kernels: Sequence[int] = KERNELS) -> NetSpec:
+    """Return a spec with these kernels in each LKM; one that has such already stays as it is.
+
+    Raises:
+        UserError: where the network has no LKM.
+    """
+    if spec.elastic:
+        return spec
+    largest = (max(kernels),) * len(spec.kernels)
+    return dataclasses.replace(spec, elastic=tuple(sorted(kernels)), kernels=largest)
+
+
 def reference_kernel(kernels: Sequence[int]) -> int:
     """Return the kernel whose input size is the spec's: the middle one, the lower of two."""
     return sorted(kernels)[(len(kernels) - 1) // 2]

@@ -35,6 +35,7 @@ def check_settings(settings: QatSettings) -> None:
     asked = {
         "--budget-mb": settings.budget_bytes is not None,
         "--explain": settings.explain,
+        f"--dropout {settings.dropout:g}": settings.dropout > 0,
         "--norm batch": settings.norm != "keep",
         f"--joins {settings.joins}": settings.joins not in ("", "shared"),
         "--dropout": settings.dropout > 0,

@@ -39,7 +39,7 @@ OPTIONAL = ("qat", "dicom", "cuda", "nnunet")
 COMMANDS = {
     "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
-    "spec, train, qat, export, build, measure, demo": "qat",
+    "spec, pretrain, train, qat, export, build, measure, demo": "qat",
     "import of an nnU-Net folder": "nnunet",
     "import with --module, import of a MONAI bundle": "qat",
 }

@@ -18,9 +18,11 @@ from lmaunet.data.images.masks import (
     suffix_of,
 )
 from lmaunet.data.images.volumes import kind_of
+from lmaunet.data.inference import prepare_volume
 from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.confidence_map import MapOptions, add_confidence
 from lmaunet.deploy.console import table
+from lmaunet.deploy.kernel_choice import Chooser
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
 
@@ -40,6 +42,7 @@ def infer(
     say: Say,
     tta: bool = False,
     confidence: MapOptions | None = None,
+    kernel: int | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
@@ -54,6 +57,7 @@ def infer(
         say: called with the share that is done and a line.
         tta: average the logits over mirrored images, where training mirrored.
         confidence: the map of how sure the network is, where one is wanted.
+        kernel: which of an elastic network's computes; by the image's resolution where None.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -80,9 +84,11 @@ def infer(
     axes = opened.mirrored_along(tta)
     if confidence is not None:
         confidence.check_build(opened)
+    chooser = Chooser.of(opened, kernel)
     say(0.0, f"reading {images[0].name}")
     with timer.phase("read"):
-        volume = opened.read(images)
+        volume = prepare_volume(images, chooser.interface.preparation, opened.channels)
+        opened, choice = chooser.segmenter(), chooser.choice
         of_output = volume.check_output(output)
         drawn = None if confidence is None else confidence.begin(opened, volume)
     labels, _, network = opened.compute(
@@ -98,6 +104,7 @@ def infer(
         "output": str(output),
         "images": [str(path) for path in images],
         "build": _build_json(opened),
+        "kernel": None if choice is None else {"kernel": choice.kernel, "why": choice.why},
         "geometry": _geometry_json(volume),
         "intensity": list(volume.intensity),
         "slices": _slices_json(volume, network, opened, overlap, axes),
@@ -169,6 +176,8 @@ def _lines(content: dict[str, Any], synthetic: bool) -> list[str]:
     ]
     lines = [*table(["label", "class", "voxels", "ml"], rows), ""]
     lines.append(f"{build['network']} on {build['target']}: {build['arithmetic']}")
+    if content["kernel"] is not None:
+        lines.append(f"kernel {content['kernel']['kernel']}: {content['kernel']['why']}")
     if slices["overlap"] is not None:
         (height, width), window = slices["at_network_spacing"], slices["window"]
         what, count = f"slices of {height}x{width}", slices.get("windows_per_slice")

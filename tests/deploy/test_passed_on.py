@@ -18,13 +18,19 @@ from lmaunet.deploy import (
     describe,
     doctor,
     importing,
+    pretraining,
     quantizing,
 )
+from lmaunet.deploy.confidence_map import MapOptions
 from lmaunet.deploy.importing import ImportOptions
+from lmaunet.deploy.infer_command import InferOptions
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
+from lmaunet.kernel_profiles import elastic_spec
 from lmaunet.spec import named_spec
 from lmaunet.stated_spec import state_spec
+from lmaunet.train.masking import Masking
+from lmaunet.train.schedule import Schedule
 
 NEEDED = "has to be given"
 DATA = {"--data": None, "--phantom": False, "--class-map": None}
@@ -43,7 +49,12 @@ OPTIONS = {
     },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
-        "--batch-size": 8, "--seed": 0, "--json": False,
+        "--batch-size": 8, "--elastic": False, "--init": None, "--seed": 0, "--json": False,
+    },
+    "pretrain": {
+        **SIZES, "--data": NEEDED, "--spec": "demo", "--run": None, "--mask-block": 16,
+        "--mask-share": 0.6, "--epochs": 50, "--learning-rate": 3e-3, "--batch-size": 8,
+        "--seed": 0, "--json": False,
     },
     "qat": {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
@@ -57,12 +68,13 @@ OPTIONS = {
     "build": {
         "--target": NEEDED, "--run": None, "--sm": None, "--precision": None, "--board": None,
         "--clock-mhz": None, "--target-ms": None, "--simulate": False, "--cpu": None,
-        "--operators --no-operators": None, "--flow": None, "--json": False,
+        "--operators --no-operators": None, "--flow": None, "--kernel": None, "--json": False,
     },
     "measure": {"--target": None, "--run": None, "--json": False},
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
-        "--tta": False, "--confidence": None, "--samples": None, "--seed": None, "--json": False,
+        "--tta": False, "--kernel": "auto", "--confidence": None, "--samples": None, "--seed": None,
+        "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -117,7 +129,8 @@ def test_the_options_that_are_not_typed_are_the_commands_defaults():
 PLACES = {
     "doctor": (doctor, "examine"), "data fetch": (data_commands, "fetch"),
     "data info": (data_commands, "info"), "spec": (describe, "describe"),
-    "train": (commands, "train"), "qat": (quantizing, "qat"), "export": (commands, "export"),
+    "train": (commands, "train"), "pretrain": (pretraining, "pretrain"),
+    "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
     "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
@@ -141,11 +154,19 @@ CALLS = [
     ("import", "f --module m:n --arguments {} --input-size 8x9 --channels 2 --class-names a,b",
      (Path("f"), ImportOptions(module="m:n", arguments="{}", input_size="8x9", channels=2,
                                class_names="a,b"), None)),
-    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0)),
+    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0, None)),
     (
         "train", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --class-map m.json "
-        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
-        (Path("r"), SMALL.for_training(), OWN, 6, 0.5, 2, 9),
+        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --elastic --seed 9 "
+        "--init i",
+        (Path("r"), elastic_spec(SMALL.for_training()), OWN, 6, 0.5, 2, 9, Path("i")),
+    ),
+    ("pretrain", "--data d",
+     (None, DEMO, Path("d"), Schedule(50, 3e-3, 8), Masking(16, 0.6), 0)),
+    (
+        "pretrain", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --run r "
+        "--mask-block 8 --mask-share 0.5 --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
+        (Path("r"), SMALL.for_training(), Path("d"), Schedule(6, 0.5, 2), Masking(8, 0.5), 9),
     ),
     ("qat", "--ckpt c", (None, Path("c"), None, state_spec(None), QatOptions())),
     (
@@ -158,7 +179,7 @@ CALLS = [
                     "scaled", "batch", 3, 0.3)),
     ),
     ("qat", "--ckpt c --keep-norms", (None, Path("c"), None, state_spec(None), QatOptions())),
-    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0)),
+    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0, None)),
     ("qat", "--ckpt c --data d --class-map m.json",
      (None, Path("c"), OWN, state_spec(None), QatOptions())),
     ("export", "", (None, None)),
@@ -166,19 +187,20 @@ CALLS = [
     ("build", "--target x", (None, "x", ("x", {}))),
     (
         "build", "--target x --run r --sm a --sm b --precision p --board z --clock-mhz 7 "
-        "--target-ms 3 --simulate --cpu c --operators --flow f",
+        "--target-ms 3 --simulate --cpu c --operators --flow f --kernel k",
         (Path("r"), "x", ("x", {
             "sm": ["a", "b"], "precision": "p", "board": "z", "clock_mhz": 7.0, "target_ms": 3.0,
-            "simulate": True, "cpu": "c", "operators": True, "flow": "f"})),
+            "simulate": True, "cpu": "c", "operators": True, "flow": "f", "kernel": "k"})),
     ),
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
     ("infer", "a --build b -o c",
-     (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, None, None, None)),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --confidence m --samples 5 "
-     "--seed 3",
-     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, Path("m"), 5, 3)),
+     (Path("b"), [Path("a")], Path("c"), InferOptions())),
+    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
+     "--samples 5 --seed 3",
+     (Path("b"), [Path("a"), Path("e")], Path("c"),
+      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7))),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),
@@ -217,10 +239,10 @@ def test_what_is_given_is_passed_on(monkeypatch, capsys, tmp_path, command, word
 @pytest.mark.parametrize(
     ("seed", "status"), [("0", 0), ("-1", 2), (str(2**63 - 1), 0), (str(2**63), 2)]
 )
-@pytest.mark.parametrize("command", ["train", "qat --ckpt c", "demo"])
+@pytest.mark.parametrize("command", ["train", "pretrain --data d", "qat --ckpt c", "demo"])
 def test_a_seed_is_a_number_of_63_bits(monkeypatch, capsys, tmp_path, command, seed, status):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(*PLACES[command.split()[0]], lambda *given: (given[-1], [], 0)[:length])
+    monkeypatch.setattr(*PLACES[command.split()[0]], lambda *given: ({}, [], 0)[:length])
     length = 3 if command == "demo" else 2
     found, _, err = runner(monkeypatch, capsys)(*command.split(), "--seed", seed)
     assert found == status and ("--seed" in err) == (status == 2)

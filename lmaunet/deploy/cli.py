@@ -16,7 +16,7 @@ from lmaunet.spec import SPECS
 try:
     import typer
 
-    from lmaunet.deploy import import_command
+    from lmaunet.deploy import import_command, refine_command
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -173,6 +173,7 @@ def spec(
 
 
 import_command.register(app)
+refine_command.register(app)
 
 
 @command(app)
@@ -298,12 +299,13 @@ def infer(
     overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
     batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored images, for a network of nnU-Net's that was trained so; slower.")] = False,  # noqa: E501
+    crf: Annotated[bool, typer.Option("--crf", help="CRFHELP")] = False,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""
     from lmaunet.deploy import commands
 
-    console.show(*commands.infer(folder, images, output, overlap, batch, tta), as_json)
+    console.show(*commands.infer(folder, images, output, overlap, batch, tta, crf), as_json)
 
 
 @command(app)

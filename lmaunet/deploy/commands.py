@@ -131,15 +131,33 @@ def measure(run: Path | None, target: str | None) -> Shown:
 
 
 def infer(
-    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False
-) -> Shown:
+    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False,
+    crf: bool = False,
+) -> Shown:  # fmt: skip
     """Segment an image with a build."""
     from lmaunet.deploy import inferring
 
     with progress_bar("segmenting") as progress:
         return inferring.infer(
-            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta
-        )
+            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta,
+            crf=crf,
+        )  # fmt: skip
+
+
+def refine(
+    images: list[Path], mask: Path, scribbles: Path, output: Path, build: Path | None,
+    background: int, margin_mm: float,
+) -> Shown:  # fmt: skip
+    """Correct a mask by strokes."""
+    from lmaunet.deploy import refining
+    from lmaunet.deploy.correction import CutOptions
+
+    options = CutOptions(margin_mm=margin_mm)
+    with progress_bar("correcting") as progress:
+        return refining.refine_files(
+            images, mask, scribbles, output, build=build, background=background, options=options,
+            say=progress,
+        )  # fmt: skip
 
 
 def bench(folder: Path) -> Shown:

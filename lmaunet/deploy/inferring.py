@@ -20,6 +20,7 @@ from lmaunet.data.images.masks import (
 from lmaunet.data.images.volumes import kind_of
 from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.console import table
+from lmaunet.deploy.crf import crf_note, smooth_volume
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
 
@@ -38,6 +39,7 @@ def infer(
     batch: int,
     say: Say,
     tta: bool = False,
+    crf: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
@@ -51,6 +53,7 @@ def infer(
         batch: slices, and windows of them, at a time.
         say: called with the share that is done and a line.
         tta: average the logits over mirrored images, where training mirrored.
+        crf: take the labels of least energy in each slice for the most probable ones.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -77,10 +80,15 @@ def infer(
     with timer.phase("read"):
         volume = opened.read(images)
         of_output = volume.check_output(output)
-    labels, _, network = opened.compute(
-        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes,
+    labels, shares, network = opened.compute(
+        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes, probabilities=crf,
         say=lambda share, line: say(0.05 + 0.9 * share, line),
     )  # fmt: skip
+    of_crf: list[str] = []
+    if shares is not None:
+        say(0.94, "cutting")
+        with timer.phase("restore"):
+            of_crf = [crf_note(smooth_volume(volume, images, labels, shares))]
     say(0.95, f"writing {output.name}")
     with timer.phase("write"):
         volume.write(output, labels, opened.classes, opened.network)
@@ -96,7 +104,7 @@ def infer(
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
         "first_call_images": network.first_images,
-        "notes": [*volume.notes, *of_output, *filter(None, [opened.backend.run_note])],
+        "notes": [*volume.notes, *of_crf, *of_output, *filter(None, [opened.backend.run_note])],
     }
     return content, _lines(content, opened.synthetic)
 

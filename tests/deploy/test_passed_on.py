@@ -61,7 +61,11 @@ OPTIONS = {
     "measure": {"--target": None, "--run": None, "--json": False},
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
-        "--tta": False, "--json": False,
+        "--tta": False, "--crf": False, "--json": False,
+    },
+    "refine": {
+        "image": NEEDED, "mask": NEEDED, "--scribbles": NEEDED, "--output -o": NEEDED,
+        "--build": None, "--channel": None, "--background": 255, "--margin": 15.0, "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -70,7 +74,7 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images"}
+SEVERAL = {"build --sm", "report --gate", "infer images", "refine --channel"}
 
 
 def every_command():
@@ -118,7 +122,7 @@ PLACES = {
     "data info": (data_commands, "info"), "spec": (describe, "describe"),
     "train": (commands, "train"), "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
-    "report": (commands, "report"), "demo": (commands, "demo"),
+    "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
 WITH_A_STATUS = ("doctor", "report", "demo")
@@ -173,9 +177,14 @@ CALLS = [
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
-    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False)),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta",
-     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True)),
+    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, False)),
+    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --crf",
+     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, True)),
+    ("refine", "a m --scribbles s -o c",
+     ([Path("a")], Path("m"), Path("s"), Path("c"), None, 255, 15.0)),
+    ("refine", "a m --scribbles s --output c --build b --channel e --channel f --background 9 "
+     "--margin 3.5",
+     ([Path("a"), Path("e"), Path("f")], Path("m"), Path("s"), Path("c"), Path("b"), 9, 3.5)),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -17,8 +17,8 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,15 @@ from accuracy import neutral
 from scipy import ndimage
 
 import lmaunet
+from lmaunet.data import normalization as norm
+from lmaunet.data.images.held import images_of_array
+from lmaunet.data.inference import Preparation
 from lmaunet.deploy import crf
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.correction import NO_STROKE, CutOptions, correct
+from lmaunet.deploy.segmenter import Network, Timer, segment
 from lmaunet.deploy.timing import cpu_model
+from lmaunet.errors import UserError
 from lmaunet.stage import tool_versions, write_json
 
 ROUNDS = 5
@@ -53,10 +58,54 @@ class Case:
     mask: np.ndarray
 
 
-def cases(
-    path: Path, seg: lmaunet.Segmenter, spacing: Sequence[float], patients: int
-) -> list[Case]:
-    """Return the volumes of a set's first patients; all of them where 0."""
+class _Run(Network):
+    """What segments by a function."""
+
+    def __init__(self, run: Any, classes: int) -> None:
+        self.run, self.classes, self.timer = run, classes, Timer()
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.run(images)
+        return found
+
+
+class FloatNetwork:
+    """A checkpoint's network in torch, before it is quantized, called as a build is."""
+
+    target, arithmetic = "torch", "FP32 in torch, no build"
+
+    def __init__(self, checkpoint: Path) -> None:
+        from lmaunet.net.checkpoint import load_checkpoint
+        from lmaunet.sources.checkpoint import restore
+
+        loaded = load_checkpoint(checkpoint)
+        self.module = restore(loaded, checkpoint).eval()
+        spec = loaded.spec
+        self.network, self.classes = spec.name, range(spec.classes)
+        # as the set's slices are made for training: shrunk to fit, each a z-score
+        self.preparation = Preparation(spec.input_size, norm.zscore(), None, True)
+
+    def __call__(self, image: np.ndarray, spacing: Sequence[float], probabilities: bool) -> Any:
+        volume = self.preparation.ready(images_of_array(image, spacing, 1), ["the image"])
+        shares = np.empty((len(self.classes), *volume.geometry.shape), np.float32)
+        run: Any = self.run
+        mask = segment(
+            volume, _Run(run, len(self.classes)), overlap=0.5, batch=4,
+            say=lambda share, line: None, shares=shares,
+        )  # fmt: skip
+        return mask, shares
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits of images."""
+        import torch
+
+        with torch.no_grad():
+            found: np.ndarray = self.module(torch.from_numpy(images)).numpy()
+        return found
+
+
+def cases(path: Path, seg: Any, spacing: Sequence[float], patients: int) -> list[Case]:
+    """Return the volumes of a set's first patients, all of them where 0, cut to their organs."""
     with np.load(path) as content:
         images, labels = content["image"], content["label"]
         patient, frame = content["patient"], content["frame"]
@@ -69,12 +118,29 @@ def cases(
         image = images[here].astype(np.float32)
         mask, shares = seg(image, spacing=spacing, probabilities=True)
         truth = labels[here].astype(np.uint8)
-        found.append(Case(f"patient{who:03d}", image[None], truth, shares, mask))
+        found.append(cropped(Case(f"patient{who:03d}", image[None], truth, shares, mask)))
     return found
 
 
-def cropped(case: Case, pixels: int = 20) -> Case:
-    """Return a volume without what lies far from its organs, to be quicker."""
+def kept(path: Path | None, make: Callable[[], list[Case]]) -> list[Case]:
+    """Return volumes from a file, or make them and write it."""
+    if path is None:
+        return make()
+    names = [f.name for f in fields(Case)]
+    if path.exists():
+        with np.load(path) as content:
+            return [
+                Case(str(content[f"{i}_patient"]), *(content[f"{i}_{name}"] for name in names[1:]))
+                for i in range(int(content["count"]))
+            ]
+    found = make()
+    content = {f"{i}_{name}": getattr(c, name) for i, c in enumerate(found) for name in names}
+    np.savez_compressed(path, count=len(found), **content)
+    return found
+
+
+def cropped(case: Case, pixels: int = 24) -> Case:
+    """Return a volume without what lies further from organs than any margin: the same, quicker."""
     _, y, x = np.nonzero((case.truth > 0) | (case.mask > 0))
     rows, columns = (slice(max(0, a.min() - pixels), a.max() + pixels + 1) for a in (y, x))
     here = (..., rows, columns)
@@ -193,7 +259,6 @@ def smoothed(given: Sequence[Case], spacing: Sequence[float], strength: float, s
 
 def tune(given: Sequence[Case], spacing: Sequence[float]) -> dict[str, Any]:
     """Return what each value of each parameter gave, one after the other, and the best."""
-    given = [cropped(case) for case in given]
     options, tried = CutOptions(), []
     for name, values in TUNED.items():
         scores = {}
@@ -279,7 +344,9 @@ def speed() -> list[dict[str, Any]]:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    seg = lmaunet.load(arguments.build)
+    if (arguments.build is None) == (arguments.ckpt is None):
+        raise UserError("give --build DIR or --ckpt FILE, one of them")
+    seg: Any = FloatNetwork(arguments.ckpt) if arguments.ckpt else lmaunet.load(arguments.build)
     held_out = arguments.data.with_name(arguments.data.name.replace("_train", "_val"))
     spacing = tuple(arguments.spacing)
     common = {
@@ -290,10 +357,12 @@ def main(arguments: argparse.Namespace) -> int:
         "spacing_mm_assumed": spacing,
     }  # fmt: skip
     if arguments.tune:
-        given = cases(arguments.data, seg, spacing, arguments.patients)
+        given = kept(
+            arguments.keep, lambda: cases(arguments.data, seg, spacing, arguments.patients)
+        )
         content = {**common, "patients": arguments.patients, **tune(given, spacing)}
     else:
-        given = cases(held_out, seg, spacing, 0)
+        given = kept(arguments.keep, lambda: cases(held_out, seg, spacing, 0))
         options = CutOptions()
         content = {
             **common, "options": {name: getattr(options, name) for name in TUNED},
@@ -310,7 +379,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--build", type=Path, required=True)
+    parser.add_argument("--build", type=Path, help="whose network is asked")
+    parser.add_argument("--ckpt", type=Path, help="in its place: the network in FP32")
     parser.add_argument(
         "--data", type=Path, required=True, help="NAME_train.npz, NAME_val.npz beside it"
     )
@@ -319,5 +389,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--spacing", type=float, nargs=3, default=(10.0, 1.5, 1.5), help="mm of z, y, x"
     )
+    parser.add_argument("--keep", type=Path, help="an .npz: what the network gave, found again")
     parser.add_argument("-o", "--output", type=Path, required=True)
     sys.exit(run_command(lambda: main(parser.parse_args())))

@@ -48,9 +48,9 @@ class CutOptions:
     """
 
     margin_mm: float = 15.0
-    strength_mm: float = 2.0
+    strength_mm: float = 4.0
     sigma: float = 1.0
-    reach_mm: float = 6.0
+    reach_mm: float = 8.0
     trust: float = 0.5
 
     def __post_init__(self) -> None:

@@ -74,7 +74,11 @@ OPTIONS = {
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
         "--tta": False, "--kernel": "auto", "--confidence": None, "--samples": None, "--seed": None,
-        "--json": False,
+        "--crf": False, "--json": False,
+    },
+    "refine": {
+        "image": NEEDED, "mask": NEEDED, "--scribbles": NEEDED, "--output -o": NEEDED,
+        "--build": None, "--channel": None, "--background": 255, "--margin": 15.0, "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -83,7 +87,7 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images"}
+SEVERAL = {"build --sm", "report --gate", "infer images", "refine --channel"}
 
 
 def every_command():
@@ -132,7 +136,7 @@ PLACES = {
     "train": (commands, "train"), "pretrain": (pretraining, "pretrain"),
     "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
-    "report": (commands, "report"), "demo": (commands, "demo"),
+    "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
 WITH_A_STATUS = ("doctor", "report", "demo")
@@ -198,9 +202,14 @@ CALLS = [
     ("infer", "a --build b -o c",
      (Path("b"), [Path("a")], Path("c"), InferOptions())),
     ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
-     "--samples 5 --seed 3",
+     "--samples 5 --seed 3 --crf",
      (Path("b"), [Path("a"), Path("e")], Path("c"),
-      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7))),
+      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7, True))),
+    ("refine", "a m --scribbles s -o c",
+     ([Path("a")], Path("m"), Path("s"), Path("c"), None, 255, 15.0)),
+    ("refine", "a m --scribbles s --output c --build b --channel e --channel f --background 9 "
+     "--margin 3.5",
+     ([Path("a"), Path("e"), Path("f")], Path("m"), Path("s"), Path("c"), Path("b"), 9, 3.5)),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

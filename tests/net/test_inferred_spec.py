@@ -53,7 +53,7 @@ def test_a_named_spec_is_known_by_its_shapes(name, tmp_path):
 
 
 def test_tensors_of_a_network_of_volumes_are_told_to_need_their_spec(tmp_path):
-    with pytest.raises(UserError, match="3-D volumes, .* give the checkpoint that train wrote"):
+    with pytest.raises(UserError, match=r"3-D volumes, .* give the checkpoint that train wrote"):
         infer_spec(tensors(SPECS["edge3d"]), None, tmp_path)
 
 

@@ -39,7 +39,7 @@ OPTIONAL = ("qat", "dicom", "cuda", "nnunet")
 COMMANDS = {
     "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
-    "spec, pretrain, train, qat, export, build, measure, demo": "qat",
+    "spec, pretrain, train, heatmap, qat, export, build, measure, demo": "qat",
     "import of an nnU-Net folder": "nnunet",
     "import with --module, import of a MONAI bundle": "qat",
 }

@@ -17,10 +17,12 @@ from lmaunet.deploy import (
     data_commands,
     describe,
     doctor,
+    heatmap,
     importing,
     pretraining,
     quantizing,
 )
+from lmaunet.deploy.heatmap import HeatmapOptions
 from lmaunet.deploy.importing import ImportOptions
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
@@ -60,6 +62,11 @@ OPTIONS = {
         "--explain": False, "--epochs": 8, "--learning-rate": 1e-4, "--batch-size": 8,
         "--seed": 0, "--json": False,
     },
+    "heatmap": {
+        "images": NEEDED, "--class": NEEDED, "--output -o": NEEDED, "--ckpt": None, "--run": None,
+        "--data": None, "--stage": None, "--pixels": "mask", "--quantized": False,
+        "--overlap": 0.5, "--batch": 4, "--json": False,
+    },
     "export": {"--run": None, "--lowering": None, "--json": False},
     "build": {
         "--target": NEEDED, "--run": None, "--sm": None, "--precision": None, "--board": None,
@@ -78,7 +85,7 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images"}
+SEVERAL = {"heatmap images", "build --sm", "report --gate", "infer images"}
 
 
 def every_command():
@@ -125,6 +132,7 @@ PLACES = {
     "doctor": (doctor, "examine"), "data fetch": (data_commands, "fetch"),
     "data info": (data_commands, "info"), "spec": (describe, "describe"),
     "train": (commands, "train"), "pretrain": (pretraining, "pretrain"),
+    "heatmap": (heatmap, "heatmap"),
     "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
     "report": (commands, "report"), "demo": (commands, "demo"),
@@ -155,6 +163,14 @@ CALLS = [
         "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9 "
         "--init i",
         (Path("r"), SMALL.for_training(), OWN, 6, 0.5, 2, 9, Path("i")),
+    ),
+    ("heatmap", "a --class c -o m",
+     (None, None, None, [Path("a")], "c", Path("m"), HeatmapOptions())),
+    (
+        "heatmap", "a b --class c --output m --ckpt k --run r --data d --stage s --pixels all "
+        "--quantized --overlap 0.25 --batch 7",
+        (Path("r"), Path("k"), Path("d"), [Path("a"), Path("b")], "c", Path("m"),
+         HeatmapOptions("s", "all", True, 0.25, 7)),
     ),
     ("pretrain", "--data d",
      (None, DEMO, Path("d"), Schedule(50, 3e-3, 8), Masking(16, 0.6), 0)),

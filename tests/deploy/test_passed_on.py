@@ -17,11 +17,13 @@ from lmaunet.deploy import (
     data_commands,
     describe,
     doctor,
+    heatmap,
     importing,
     pretraining,
     quantizing,
 )
 from lmaunet.deploy.confidence_map import MapOptions
+from lmaunet.deploy.heatmap import HeatmapOptions
 from lmaunet.deploy.importing import ImportOptions
 from lmaunet.deploy.infer_command import InferOptions
 from lmaunet.deploy.quantizing import QatOptions
@@ -64,6 +66,11 @@ OPTIONS = {
         "--batch-size": 8,
         "--seed": 0, "--json": False,
     },
+    "heatmap": {
+        "images": NEEDED, "--class": NEEDED, "--output -o": NEEDED, "--ckpt": None, "--run": None,
+        "--data": None, "--stage": None, "--pixels": "mask", "--quantized": False,
+        "--overlap": 0.5, "--batch": 4, "--json": False,
+    },
     "export": {"--run": None, "--lowering": None, "--json": False},
     "build": {
         "--target": NEEDED, "--run": None, "--sm": None, "--precision": None, "--board": None,
@@ -87,7 +94,9 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images", "refine --channel"}
+SEVERAL = {
+    "heatmap images", "build --sm", "report --gate", "infer images", "refine --channel",
+}  # fmt: skip
 
 
 def every_command():
@@ -134,6 +143,7 @@ PLACES = {
     "doctor": (doctor, "examine"), "data fetch": (data_commands, "fetch"),
     "data info": (data_commands, "info"), "spec": (describe, "describe"),
     "train": (commands, "train"), "pretrain": (pretraining, "pretrain"),
+    "heatmap": (heatmap, "heatmap"),
     "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
     "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
@@ -164,6 +174,14 @@ CALLS = [
         "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --elastic --seed 9 "
         "--init i",
         (Path("r"), elastic_spec(SMALL.for_training()), OWN, 6, 0.5, 2, 9, Path("i")),
+    ),
+    ("heatmap", "a --class c -o m",
+     (None, None, None, [Path("a")], "c", Path("m"), HeatmapOptions())),
+    (
+        "heatmap", "a b --class c --output m --ckpt k --run r --data d --stage s --pixels all "
+        "--quantized --overlap 0.25 --batch 7",
+        (Path("r"), Path("k"), Path("d"), [Path("a"), Path("b")], "c", Path("m"),
+         HeatmapOptions("s", "all", True, 0.25, 7)),
     ),
     ("pretrain", "--data d",
      (None, DEMO, Path("d"), Schedule(50, 3e-3, 8), Masking(16, 0.6), 0)),

@@ -161,6 +161,19 @@ def data_info(
     console.show(*data_commands.info(_source(data, phantom, class_map)), as_json)
 
 
+@command(data_app, "fuse")
+def data_fuse(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set with several images for each case: nnU-Net's raw folder, BraTS, or images/ and labels/.")],  # noqa: E501
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new folder.")],
+    register: Annotated[bool, typer.Option("--register", help="Also move images onto each other; slow.")] = False,  # noqa: E501
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Bring the images of each case onto the grid of its labels, into a new folder."""
+    from lmaunet.deploy import data_commands
+
+    console.show(*data_commands.fuse(folder, output, register), as_json)
+
+
 @command(app)
 def spec(
     name: Annotated[str, typer.Argument(help=SPEC_HELP, autocompletion=offer(*SPECS))],
@@ -185,6 +198,7 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = defaults.BATCH_SIZE,
     classes: ClassesOption = None, channels: ChannelsOption = None,
     input_size: InputSizeOption = None,
+    drop_modality: Annotated[float, typer.Option(help="Probability with which each image of a patient is left out in training, so that one may be missing later; 0.2 is usual.")] = 0.0,  # noqa: E501
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network in float; the same command resumes after an interruption."""
@@ -194,7 +208,10 @@ def train(
     network = state_spec(spec_name, classes, channels, input_size).for_training()
     source = _source(data, phantom, class_map)
     console.show(
-        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed), as_json
+        *commands.train(
+            run, network, source, epochs, learning_rate, batch_size, seed, drop_modality
+        ),
+        as_json,
     )
 
 
@@ -215,6 +232,7 @@ def qat(
     keep_norms: Annotated[bool, typer.Option("--keep-norms/--fold-norms", help="Train with batch normalization, or fold it first.")] = True,  # noqa: E501
     norm: Annotated[str, typer.Option(help="keep, or batch: InstanceNorm and GroupNorm become batch normalization, which folds into convolutions; the network is distilled first.", autocompletion=offer("keep", "batch"))] = "keep",  # noqa: E501
     norm_epochs: Annotated[int, typer.Option(help="Passes of that distillation; 0 for none.")] = defaults.NORM_EPOCHS,  # noqa: E501
+    drop_modality: Annotated[Optional[float], typer.Option(help="As for train; that of the checkpoint's training if not given.")] = None,  # noqa: E501, UP045
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
     epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.QAT_RATE,
@@ -233,7 +251,7 @@ def qat(
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain, weights, joins, norm, norm_epochs,
+        explain, weights, joins, norm, norm_epochs, drop_modality,
     )  # fmt: skip
     console.show(*quantize(run, ckpt, source, stated, options), as_json)
 
@@ -297,13 +315,16 @@ def infer(
     output: Annotated[Path, typer.Option("--output", "-o", help="The segmentation: .nii.gz, .nii, .nrrd, .mha, or .dcm for DICOM SEG.")],  # noqa: E501
     overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
     batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
+    fuse: Annotated[str, typer.Option(help="Images on another grid than the first: resample them onto it, or register them onto it first; refused if not given.", autocompletion=offer("resample", "register"))] = "",  # noqa: E501
+    missing: Annotated[Optional[list[int]], typer.Option(help="The number of an image that is missing, 1 for the first, for a network trained with --drop-modality; repeatable. Or give - in its place.")] = None,  # noqa: E501, UP045
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored images, for a network of nnU-Net's that was trained so; slower.")] = False,  # noqa: E501
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""
     from lmaunet.deploy import commands
 
-    console.show(*commands.infer(folder, images, output, overlap, batch, tta), as_json)
+    given = folder, images, output, overlap, batch, tta, fuse, missing or []
+    console.show(*commands.infer(*given), as_json)
 
 
 @command(app)

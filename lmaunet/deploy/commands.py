@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmaunet.data.modalities import check_drop
 from lmaunet.deploy import building, defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
 from lmaunet.deploy.gate_limits import chosen_limits
-from lmaunet.deploy.quantizing import QatOptions, qat
+from lmaunet.deploy.quantizing import QatOptions, missing_lines, qat
 from lmaunet.deploy.run_lock import in_use, in_use_if_there
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
@@ -31,10 +32,12 @@ def _where(outcome: pipeline.Outcome | building.BuildResult) -> str:
 
 def train(
     run: Path | None, spec: NetSpec, source: DataSource | None, epochs: int, learning_rate: float,
-    batch_size: int, seed: int,
+    batch_size: int, seed: int, drop_modality: float = 0.0,
 ) -> Shown:  # fmt: skip
     """Train a spec into a run."""
     schedule = Schedule(epochs, learning_rate, batch_size)
+    if check_drop(drop_modality, spec.in_channels):
+        schedule = schedule.dropping(drop_modality)
     run = run_for_training(run, spec, source)
     source = choose_data(run, source)
     with progress_bar(f"training {spec.name}") as progress, in_use_if_there(run):
@@ -47,6 +50,7 @@ def train(
         lines = [
             f"Dice {percent(scores['dice'])} on held-out slices",
             *_per_class(scores["per_class"]),
+            *missing_lines(content.get("modalities")),
         ]
     return content, [
         *lines,
@@ -131,15 +135,17 @@ def measure(run: Path | None, target: str | None) -> Shown:
 
 
 def infer(
-    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False
-) -> Shown:
+    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False,
+    fuse: str = "", missing: Sequence[int] = (),
+) -> Shown:  # fmt: skip
     """Segment an image with a build."""
     from lmaunet.deploy import inferring
 
     with progress_bar("segmenting") as progress:
         return inferring.infer(
-            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta
-        )
+            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta,
+            fuse=fuse, missing=missing,
+        )  # fmt: skip
 
 
 def bench(folder: Path) -> Shown:

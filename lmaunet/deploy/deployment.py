@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build
+from lmaunet.data.modalities import Modalities
 from lmaunet.data.preparation import ImagePreparation
 from lmaunet.data.preparations import preparation_of, read_preparation
 from lmaunet.errors import UserError
@@ -42,6 +43,7 @@ class Interface:
             or cases differ.
         data: ``name`` and ``label_source`` of that data, and whether it is ``synthetic``.
         digests: SHA-256 by name of what the network came from.
+        modalities: what it knows of missing modalities; None where nothing.
     """
 
     network: NetworkSpec
@@ -51,18 +53,22 @@ class Interface:
     spacing_mm: tuple[float | None, float | None, float | None]
     data: Mapping[str, Any]
     digests: Mapping[str, str]
+    modalities: Modalities | None = None
 
     @staticmethod
     def of(
-        network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str]
-    ) -> Interface:
+        network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str],
+        modalities: Modalities | None = None,
+    ) -> Interface:  # fmt: skip
         """Return the interface of a network that was trained on a data set."""
         preparation = preparation_of(data)
         z, y, x = (None if math.isnan(mm) else float(mm) for mm in data.spacing_mm)
         named = {
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
         }  # fmt: skip
-        return Interface(network, graph, data.classes, preparation, (z, y, x), named, dict(digests))
+        return Interface(
+            network, graph, data.classes, preparation, (z, y, x), named, dict(digests), modalities
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; lengths in mm."""
@@ -76,6 +82,7 @@ class Interface:
             "spacing_mm": list(self.spacing_mm),
             "data": dict(self.data),
             "sha256": dict(self.digests),
+            **({} if self.modalities is None else {"modalities": self.modalities.to_json()}),
         }
 
     @staticmethod
@@ -97,6 +104,7 @@ class Interface:
                 "label_source": str(data["label_source"]),
                 "synthetic": bool(data["synthetic"]),
             }
+            modalities = Modalities.from_json(content.get("modalities"), network.in_channels)
             (graph,) = _strings([content.get("graph", "")])
             _strings(digests.values())
             digests = dict(digests)
@@ -109,7 +117,9 @@ class Interface:
                 f"{network.in_channels} channel(s), {network.input_size} and {network.classes} "
                 f"classes; {MEND}"
             )
-        return Interface(network, graph, classes, preparation, (z, y, x), named, digests)
+        return Interface(
+            network, graph, classes, preparation, (z, y, x), named, digests, modalities
+        )
 
 
 @dataclass(frozen=True)

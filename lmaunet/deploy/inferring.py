@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.fusion import check_way
 from lmaunet.data.images.masks import (
     LABEL_SUFFIXES,
     SEGMENTATION_SUFFIX,
@@ -20,6 +21,7 @@ from lmaunet.data.images.masks import (
 from lmaunet.data.images.volumes import kind_of
 from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.console import table
+from lmaunet.deploy.given import fusion_of
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MIRRORED = ("rows", "columns")
+NONE = "-"
 
 
 def infer(
@@ -38,12 +41,14 @@ def infer(
     batch: int,
     say: Say,
     tta: bool = False,
+    fuse: str = "",
+    missing: Sequence[int] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
     Args:
         folder: the build's; it may have been copied from its run to anywhere.
-        images: a file or a DICOM folder for each channel of the network.
+        images: a file or a DICOM folder for each channel of the network; ``-`` for a missing one.
         output: the segmentation: class indices on the image's own grid; the suffix chooses the
             format.
         overlap: the share of a window's side that its neighbour covers too, where slices are
@@ -51,6 +56,9 @@ def infer(
         batch: slices, and windows of them, at a time.
         say: called with the share that is done and a line.
         tta: average the logits over mirrored images, where training mirrored.
+        fuse: ``resample`` or ``register`` images that lie on another grid than the first; empty
+            refuses them.
+        missing: the numbers of images that are missing, from 1; the rest is given in order.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -61,6 +69,8 @@ def infer(
     """
     began = time.perf_counter()
     check_options(overlap, batch)
+    check_way(fuse)
+    images, missing = _there(images, missing)
     check_output(output, images)
     kinds = [kind_of(path) for path in images]
     if suffix_of(output) == SEGMENTATION_SUFFIX and kinds[0] != "DICOM":
@@ -73,9 +83,12 @@ def infer(
     with timer.phase("open"):
         opened = load(folder)
     axes = opened.mirrored_along(tta)
+    fusion = fusion_of(
+        opened.deployment.interface, fuse, missing, lambda line: say(0.02, line)
+    )  # fmt: skip
     say(0.0, f"reading {images[0].name}")
     with timer.phase("read"):
-        volume = opened.read(images)
+        volume = opened.read(images, fusion)
         of_output = volume.check_output(output)
     labels, _, network = opened.compute(
         volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes,
@@ -90,6 +103,7 @@ def infer(
         "images": [str(path) for path in images],
         "build": _build_json(opened),
         "geometry": _geometry_json(volume),
+        "modalities": list(volume.modalities),
         "intensity": list(volume.intensity),
         "slices": _slices_json(volume, network, opened.input_size, overlap, axes),
         "classes": _count(labels, opened.classes, volume.geometry.voxel_ml),
@@ -99,6 +113,19 @@ def infer(
         "notes": [*volume.notes, *of_output, *filter(None, [opened.backend.run_note])],
     }
     return content, _lines(content, opened.synthetic)
+
+
+def _there(images: Sequence[Path], missing: Sequence[int]) -> tuple[list[Path], list[int]]:
+    """Return the images that are there, and the numbers of those that are missing."""
+    dashes = [number for number, path in enumerate(images, 1) if str(path) == NONE]
+    if dashes and len(missing):
+        raise UserError(
+            f"{NONE} stands for a missing image, and --missing {missing[0]} names one; give either"
+        )
+    there = [path for path in images if str(path) != NONE]
+    if not there:
+        raise UserError("every image is missing; give one or more")
+    return there, dashes or list(missing)
 
 
 def _build_json(opened: Segmenter) -> dict[str, Any]:

@@ -9,16 +9,17 @@ there already for exactly these inputs and options.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lmaunet.artifacts import Build
+from lmaunet.data.modalities import Modalities, of_notes
 from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.defaults import PRECISIONS
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
+from lmaunet.deploy.export_graphs import write_graphs
 from lmaunet.deploy.export_images import calibration_of, images_of, samples_of, write_calibration
 from lmaunet.deploy.outcome import (
     Outcome,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Progress, Schedule
 
+DROPPED = "dropped_modalities"
+"""The option of a stage that has with what probability a checkpoint's training left out each
+modality; of other checkpoints none."""
 ALLOCATION_PLOT = "allocation.svg"
 
 
@@ -71,7 +75,7 @@ def train(
 
         from lmaunet.net.checkpoint import save_checkpoint
         from lmaunet.net.network import LMaUNet
-        from lmaunet.quant.qat import evaluate
+        from lmaunet.quant.qat import evaluate, modalities_of
         from lmaunet.train.loop import fit
         from lmaunet.train.processes import join_processes
 
@@ -84,11 +88,13 @@ def train(
         )  # fmt: skip
         if processes.first:
             scores = evaluate(model, data)
+            known = modalities_of(model, data, schedule, scores)
             save_checkpoint(
                 folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
-                normalization=dict(data.normalization),
+                normalization=dict(data.normalization), **known,
             )  # fmt: skip
-            write_json(folder / "train.json", {"scores": scores.to_json(), "history": history})
+            content = {"scores": scores.to_json(), "history": history, **known}
+            write_json(folder / "train.json", content)
             (folder / "training.last.pt").unlink()
         processes.wait()
 
@@ -115,13 +121,14 @@ def control(
     """
 
     def work(
-        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
-    ) -> None:
+        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes,
+        drop: float,
+    ) -> None:  # fmt: skip
         from lmaunet.quant.qat import train_control
 
         train_control(
-            model, spec, data, schedule, seed=seed, folder=folder, processes=processes,
-            progress=progress,
+            model, spec, data, schedule.dropping(drop), seed=seed, folder=folder,
+            processes=processes, progress=progress,
         )  # fmt: skip
 
     own = {"schedule": schedule.to_json(), "processes": process_count()}
@@ -141,13 +148,15 @@ def qat(
     """Quantize a checkpoint into ``RUN/qat``; see :func:`lmaunet.quant.qat.quantize`."""
 
     def work(
-        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
-    ) -> None:
+        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes,
+        drop: float,
+    ) -> None:  # fmt: skip
         from lmaunet.export.cpu_file import file_bytes
         from lmaunet.quant.qat import quantize
 
+        chosen = replace(settings, schedule=settings.schedule.dropping(drop))
         quantize(
-            model, spec, data, settings, seed=seed, folder=folder, processes=processes,
+            model, spec, data, chosen, seed=seed, folder=folder, processes=processes,
             progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
         )  # fmt: skip
         if settings.budget_bytes is not None and processes.first:
@@ -168,12 +177,12 @@ def _continue(
     progress: Progress,
     stated: StatedSpec | None,
     weights: str | None,
-    train: Callable[[Module, NetworkSpec, Dataset, Path, Processes], None],
+    train: Callable[[Module, NetworkSpec, Dataset, Path, Processes, float], None],
 ) -> Outcome:
     """Train on from a checkpoint, in a stage with the options ``own``, unless it is current.
 
-    ``train`` takes the checkpoint's network, the data, the stage's folder and the processes that
-    train together.
+    ``train`` takes the checkpoint's network, the data, the stage's folder, the processes that
+    train together, and with what probability the checkpoint's training left out each modality.
     """
     asked = asked_of(stated, weights)
     current = current_outcome(run, name, checkpoint, source, own, seed, asked)
@@ -187,7 +196,7 @@ def _continue(
         from lmaunet.train.processes import join_processes
 
         processes = join_processes()
-        train(model, images.spec, images.load(), folder, processes)
+        train(model, images.spec, images.load(), folder, processes, options.get(DROPPED, 0.0))
         if processes.first:
             write_origin(folder, origin, asked)
 
@@ -236,6 +245,8 @@ def _network_and_data(
         options[TRAINING] = training.to_json()
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
+    if dropped := of_notes(loaded.notes):
+        options[DROPPED] = dropped
     norms = check_statistics(model, checkpoint) if isinstance(model, LMaUNet) else ()
     of_data = () if training is None else data.notes
     notes = (*norms, *notes_of(loaded, data.classes), *of_data)
@@ -288,7 +299,10 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
             "quantized": sha256(inputs["model"]),
         }
         digest = topology_digest(quantized.source)
-        interface = Interface.of(loaded.spec, digest, data, came_from)
+        with record_of(folder):
+            noted = read_json(folder / "qat.json").get("modalities")
+        known = Modalities.from_json(noted, loaded.spec.in_channels)
+        interface = Interface.of(loaded.spec, digest, data, came_from, known)
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         write_calibration(out, data)
@@ -309,25 +323,6 @@ def require_data(options: Mapping[str, Any], images: RunData, folder: Path) -> N
             f"the data in {images.source.path} have changed since {folder} was made; run "
             "lmaunet-deploy qat again, or put the data back"
         )
-
-
-def write_graphs(
-    out: Path, float32: Any, quantized: Any, images: np.ndarray, progress: Progress
-) -> None:
-    """Write the three ONNX files and the samples into a folder."""
-    import torch
-
-    from lmaunet.export import network
-
-    image = torch.from_numpy(images[:1])
-    for fraction, name, write, model in (
-        (0.0, network.FLOAT32, network.export_float32, float32),
-        (0.2, network.QCDQ, network.export_qcdq, quantized),
-        (0.4, network.QONNX, network.export_qonnx, quantized),
-    ):
-        progress(fraction, f"exporting {name}")
-        write(model, image, out / name)
-    np.savez_compressed(out / "samples.npz", images=images)
 
 
 def build(

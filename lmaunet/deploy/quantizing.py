@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class QatOptions:
     joins: str = ""
     norm: str = "keep"
     norm_epochs: int = defaults.NORM_EPOCHS
+    drop_modality: float | None = None
 
     def settings(self) -> QatSettings:
         """Return the settings of QAT; raises UserError for what can't be read."""
@@ -61,7 +62,9 @@ class QatOptions:
                 "and less than 1,000,000 MB, such as 4.2"
             )
         return QatSettings(
-            Schedule(self.epochs, self.learning_rate, self.batch_size),
+            Schedule(
+                self.epochs, self.learning_rate, self.batch_size, drop_modality=self.drop_modality
+            ),
             bits=bits,
             budget_bytes=None if self.budget_mb is None else int(self.budget_mb * 1e6),
             scales=self.scales,  # type: ignore[arg-type]
@@ -152,6 +155,7 @@ def qat(
         scores = content["scores"]
         rows = [[WORDS[k], percent(scores[k]["dice"], 2)] for k in WORDS if k in scores]
         lines += table(["network", "Dice on held-out slices"], rows)
+        lines += missing_lines(content.get("modalities"))
         lines += _norms(content)
         lines += _joins(content["joins"])
         lines += [f"note: {notice}" for notice in content["notices"]]
@@ -203,6 +207,20 @@ def _norms(content: dict[str, Any]) -> list[str]:
     after = f"after {epochs} epoch(s) of distillation" if epochs else "without distillation"
     return [f"norms: {' and '.join(kinds)} became batch normalization; {after} Dice on held-out "
             f"slices {change}"]  # fmt: skip
+
+
+def missing_lines(content: Mapping[str, Any] | None) -> list[str]:
+    """Return the Dice without each modality, where training left some out."""
+    if content is None:
+        return []
+    dice = content["dice"]
+    rows = [["all", percent(dice["all"], 2)]]
+    rows += [
+        [f"without {name}", percent(value, 2)]
+        for name, value in zip(content["names"], dice["missing"], strict=True)
+    ]
+    left_out = f"each image was left out with probability {content['drop']:g} in training"
+    return [left_out, *table(["images", "Dice on held-out slices"], rows)]
 
 
 def _joins(rows: list[dict[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from lmaunet.artifacts import Build
+from lmaunet.data.fusion import Fusion
 from lmaunet.data.inference import prepare_volume
 from lmaunet.data.nnunet_windows import mirrored
 from lmaunet.data.preparation import ReadyVolume
@@ -229,23 +230,25 @@ class Segmenter:
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ...,
+        tta: bool = ..., fuse: str = ..., missing: Sequence[int] = ...,
     ) -> np.ndarray: ...  # fmt: skip
     @overload
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ...,
+        tta: bool = ..., fuse: str = ..., missing: Sequence[int] = ...,
     ) -> SimpleITK.Image: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
     @missing_packages_named()
     def __call__(
@@ -257,6 +260,8 @@ class Segmenter:
         overlap: float = OVERLAP,
         batch: int = INFER_BATCH,
         tta: bool = False,
+        fuse: str = "",
+        missing: Sequence[int] = (),
     ) -> Any:
         """Segment an image; the mask has the image's kind and lies on its grid.
 
@@ -277,6 +282,10 @@ class Segmenter:
             batch: slices, and windows of them, at a time.
             tta: average the logits over mirrored images too, for a network that nnU-Net trained so
                 (:attr:`mirror_axes`); two or four times the work.
+            fuse: what may be done to images, or files, on another grid than the first: ``resample``
+                or ``register``; such images are refused where it is empty.
+            missing: numbers of the images that are missing, the first is 1, for a network that was
+                trained so; in a list None may stand in their places instead.
 
         Returns:
             For an array an array ``(D, H, W)``; for an image or a path a SimpleITK image. With
@@ -303,7 +312,7 @@ class Segmenter:
 
         check_options(overlap, batch)
         axes = self.mirrored_along(tta)
-        volume, first = prepare(image, spacing, self.deployment.interface)
+        volume, first = prepare(image, spacing, self.deployment.interface, fuse, missing)
         for doubt in volume.doubts:
             warnings.warn(doubt, stacklevel=3)
         labels, shares, _ = self.compute(
@@ -325,10 +334,10 @@ class Segmenter:
             )
         return self.mirror_axes if tta else ()
 
-    def read(self, images: Sequence[Path]) -> ReadyVolume:
+    def read(self, images: Sequence[Path], fusion: Fusion) -> ReadyVolume:
         """Return a file, or a DICOM folder, for each channel as one volume to segment."""
         interface = self.deployment.interface
-        return prepare_volume(images, interface.preparation, self.channels)
+        return prepare_volume(images, interface.preparation, self.channels, fusion)
 
     def compute(
         self,

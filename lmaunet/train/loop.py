@@ -180,7 +180,7 @@ def fit(
         losses, dices = [], []
         drawn = batches(
             data, schedule.batch_size, seed, schedule.augment, epoch=epoch, rank=processes.rank,
-            world=processes.world,
+            world=processes.world, drop_modality=schedule.drop_modality or 0.0,
         )  # fmt: skip
         for index, (images, labels) in enumerate(drawn):
             fraction = (epoch + index / total) / schedule.epochs

@@ -35,6 +35,7 @@ OPTIONS = {
     "data": {},
     "data fetch": {"--to": Path("calibration_data"), "--phantom": False},
     "data info": {**DATA, "--json": False},
+    "data fuse": {"folder": NEEDED, "--output -o": NEEDED, "--register": False, "--json": False},
     "spec": {"name": NEEDED, "--json": False},
     "import": {
         "source": NEEDED, "--fold": None, "--checkpoint": None, "--code": None, "--module": None,
@@ -43,13 +44,14 @@ OPTIONS = {
     },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
-        "--batch-size": 8, "--seed": 0, "--json": False,
+        "--batch-size": 8, "--drop-modality": 0.0, "--seed": 0, "--json": False,
     },
     "qat": {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
         "--bits": None, "--budget-mb": None, "--scales": "free", "--distill": 0.0,
         "--joins": "", "--norm": "keep", "--norm-epochs": 8, "--keep-norms --fold-norms": True,
-        "--explain": False, "--epochs": 8, "--learning-rate": 1e-4, "--batch-size": 8,
+        "--drop-modality": None, "--explain": False, "--epochs": 8, "--learning-rate": 1e-4,
+        "--batch-size": 8,
         "--seed": 0, "--json": False,
     },
     "export": {"--run": None, "--lowering": None, "--json": False},
@@ -61,7 +63,7 @@ OPTIONS = {
     "measure": {"--target": None, "--run": None, "--json": False},
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
-        "--tta": False, "--json": False,
+        "--tta": False, "--fuse": "", "--missing": None, "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -70,7 +72,7 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images"}
+SEVERAL = {"build --sm", "report --gate", "infer images", "infer --missing"}
 
 
 def every_command():
@@ -108,14 +110,15 @@ def test_the_options_that_are_not_typed_are_the_commands_defaults():
         ("--batch-size", "batch_size"), ("--bits", "bits"), ("--budget-mb", "budget_mb"),
         ("--scales", "scales"), ("--distill", "distillation"), ("--keep-norms", "keep_norms"),
         ("--explain", "explain"), ("--weights", "weights"), ("--joins", "joins"),
-        ("--norm", "norm"), ("--norm-epochs", "norm_epochs"),
+        ("--norm", "norm"), ("--norm-epochs", "norm_epochs"), ("--drop-modality", "drop_modality"),
     ):  # fmt: skip
         assert getattr(plain, field) == typed[option], option
 
 
 PLACES = {
     "doctor": (doctor, "examine"), "data fetch": (data_commands, "fetch"),
-    "data info": (data_commands, "info"), "spec": (describe, "describe"),
+    "data info": (data_commands, "info"), "data fuse": (data_commands, "fuse"),
+    "spec": (describe, "describe"),
     "train": (commands, "train"), "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
     "report": (commands, "report"), "demo": (commands, "demo"),
@@ -132,6 +135,8 @@ CALLS = [
     ("data info", "", (None,)),
     ("data info", "--phantom", (DataSource(None),)),
     ("data info", "--data d --class-map m.json", (OWN,)),
+    ("data fuse", "d -o e", (Path("d"), Path("e"), False)),
+    ("data fuse", "d --output e --register", (Path("d"), Path("e"), True)),
     ("spec", "edge", ("edge",)),
     ("bench", "--build b", (Path("b"),)),
     ("import", "f", (Path("f"), ImportOptions(), None)),
@@ -140,24 +145,24 @@ CALLS = [
     ("import", "f --module m:n --arguments {} --input-size 8x9 --channels 2 --class-names a,b",
      (Path("f"), ImportOptions(module="m:n", arguments="{}", input_size="8x9", channels=2,
                                class_names="a,b"), None)),
-    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0)),
+    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0, 0.0)),
     (
         "train", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --class-map m.json "
-        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
-        (Path("r"), SMALL.for_training(), OWN, 6, 0.5, 2, 9),
+        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9 --drop-modality 0.3",
+        (Path("r"), SMALL.for_training(), OWN, 6, 0.5, 2, 9, 0.3),
     ),
     ("qat", "--ckpt c", (None, Path("c"), None, state_spec(None), QatOptions())),
     (
         "qat", "--ckpt c --spec edge --classes 5 --channels 3 --input-size 64 --phantom --run r "
         "--weights w --bits 4 --budget-mb 1.5 --scales pow2 --distill 0.25 --fold-norms --explain "
-        "--joins scaled --norm batch --norm-epochs 3 "
+        "--joins scaled --norm batch --norm-epochs 3 --drop-modality 0.25 "
         "--epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
         (Path("r"), Path("c"), DataSource(None), SMALL,
          QatOptions(6, 0.5, 2, 9, "4", 1.5, "pow2", 0.25, False, True, "w",
-                    "scaled", "batch", 3)),
+                    "scaled", "batch", 3, 0.25)),
     ),
     ("qat", "--ckpt c --keep-norms", (None, Path("c"), None, state_spec(None), QatOptions())),
-    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0)),
+    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0, 0.0)),
     ("qat", "--ckpt c --data d --class-map m.json",
      (None, Path("c"), OWN, state_spec(None), QatOptions())),
     ("export", "", (None, None)),
@@ -173,9 +178,11 @@ CALLS = [
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
-    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False)),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta",
-     (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True)),
+    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, "", [])),
+    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --fuse f --missing 3 "
+     "--missing 4", (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, "f", [3, 4])),
+    ("infer", "a - --build b -o c",
+     (Path("b"), [Path("a"), Path("-")], Path("c"), 0.5, 4, False, "", [])),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

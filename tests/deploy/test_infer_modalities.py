@@ -1,7 +1,8 @@
 """``infer`` and a loaded build with several images: unlike grids, and one that is missing."""
 
-from __future__ import dataclasses
+from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 
@@ -257,7 +258,4 @@ def test_a_network_of_nnunet_too(files, monkeypatch):
 
 
 def _with(own):
-    return Interface(
-        own.network, own.graph, own.classes, own.preparation, own.spacing_mm, own.data,
-        own.digests, KNOWN,
-    )  # fmt: skip
+    return dataclasses.replace(own, modalities=KNOWN)

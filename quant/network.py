@@ -23,7 +23,7 @@ from lmaunet.graph.graph import Array, Graph, Node, Weights, check_weights
 from lmaunet.graph.head import head_of
 from lmaunet.graph.integer_form import integer_form
 from lmaunet.graph.layers import layer_name, weight_layers
-from lmaunet.graph.module import RUN, Context, GraphModule, last_uses, rates_of
+from lmaunet.graph.module import RUN, Context, GraphModule, WatchValue, last_uses, rates_of
 from lmaunet.graph.rewrites import fold_norms
 from lmaunet.graph.rounding import rounding_of
 from lmaunet.net.dropout import ChannelDropout
@@ -54,6 +54,7 @@ class QuantNetwork(nn.Module):
         source: the graph that was given.
         graph: the graph that is computed.
         watch_scan: where set, what is called for each scan.
+        watch_value: where set, what is called for each node, with its rounded value.
 
     Raises:
         UserError: for other bits than 2, 3, 4 and 8, a layer that is not there, or an operator
@@ -81,6 +82,7 @@ class QuantNetwork(nn.Module):
         self.graph, arrays = fold_norms(*with_norms)
         self.rounding = rounding_of(self.graph, separate)
         self.watch_scan: WatchScan | None = None
+        self.watch_value: WatchValue | None = None
         self._dropped = head_of(self.graph).name if dropout else ""
         self.dropout = ChannelDropout(dropout)
         self.quantizers = nn.ModuleDict(
@@ -136,6 +138,8 @@ class QuantNetwork(nn.Module):
         for node in graph.nodes:
             inputs = [values[value] for value in node.inputs]
             values[node.name] = self._rounded(node.name, self._run(node, inputs, context))
+            if self.watch_value is not None:
+                self.watch_value(node.name, values[node.name])
             for value in self._free[node.name]:
                 del values[value]
         return values[graph.outputs[0]]

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.artifacts import Build
 from lmaunet.deploy.allocation_plot import draw_allocation
-from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
+from lmaunet.deploy.builds import built_targets, load_build
+from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
-from lmaunet.deploy.export_graphs import place_of, write_graphs, write_profiles
+from lmaunet.deploy.export_graphs import write_graphs, write_profiles
 from lmaunet.deploy.export_images import images_of, samples_of, write_calibration
 from lmaunet.deploy.masked_builds import add_head, dropout_file, dropout_of
 from lmaunet.deploy.outcome import (
@@ -27,6 +27,7 @@ from lmaunet.deploy.outcome import (
     run_stage,
     write_origin,
 )
+from lmaunet.deploy.pretraining import require_trained, start_from
 from lmaunet.deploy.profile_builds import build_inputs, build_profiles
 from lmaunet.deploy.run_data import TRAINING, RunData, training_in
 from lmaunet.deploy.run_lock import in_use
@@ -48,13 +49,25 @@ if TYPE_CHECKING:
     from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Progress, Schedule
 
+__all__ = ["build", "built_targets", "control", "export", "load_build", "qat", "train"]
+
 ALLOCATION_PLOT = "allocation.svg"
 
 
 def train(
-    run: Path, spec: NetSpec, source: DataSource, schedule: Schedule, seed: int, progress: Progress
+    run: Path,
+    spec: NetSpec,
+    source: DataSource,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress,
+    init: Path | None = None,
 ) -> Outcome:
-    """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``."""
+    """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``.
+
+    ``init`` is a checkpoint whose weights it starts from, its head aside; see
+    :func:`lmaunet.deploy.pretraining.start_from`.
+    """
     images = RunData(run, source, spec)
     progress(0.0, "reading the data")
     options = {
@@ -64,7 +77,7 @@ def train(
         "schedule": schedule.to_json(),
         "processes": process_count(),
     }
-    stage = Stage(run, "train", {}, options, seed)
+    stage = Stage(run, "train", {} if init is None else {"init": init}, options, seed)
 
     def work(folder: Path) -> None:
         progress(0.0, "loading torch")
@@ -80,6 +93,7 @@ def train(
         processes, data = join_processes(), images.load()
         torch.manual_seed(seed)
         model = LMaUNet(spec)
+        began = {} if init is None else start_from(init, model, spec, source)
         elastic = Elastic.of(model, spec, source, data)
         history = fit(
             model, data.train, schedule, classes=spec.classes, seed=seed, folder=folder,
@@ -90,7 +104,7 @@ def train(
             scores = evaluate(model, data)
             save_checkpoint(
                 folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
-                normalization=dict(data.normalization),
+                normalization=dict(data.normalization), **began,
             )  # fmt: skip
             content = {"scores": scores.to_json(), "history": history, **elastic.scores()}
             write_json(folder / "train.json", content)
@@ -221,6 +235,7 @@ def _network_and_data(
     from lmaunet.sources.checkpoint import notes_of, restore, training_of
 
     loaded = load_checkpoint(checkpoint, stated, weights)
+    require_trained(loaded.notes, checkpoint)
     model = restore(loaded, checkpoint)
     training = training_of(loaded, checkpoint)
     images = RunData(run, source, loaded.spec, training)
@@ -355,37 +370,3 @@ def build(
         write_build(built, interface, inputs["qcdq"], profiles)
 
     return run_stage(stage, work)
-
-
-def load_build(run: Path, target_name: str) -> Build:
-    """Return a finished build of a run.
-
-    Raises:
-        UserError: where it is not there or damaged, or was made from an earlier export than the
-            run's.
-    """
-    folder = run / "build" / target_name
-    command = f"lmaunet-deploy build --target {target_name} --run {run}"
-    if not (folder / "manifest.json").exists():
-        raise UserError(f"{run} has no {target_name} build; make it with: {command}")
-    manifest = read_stage(folder)
-    exported = read_stage(run / "export")["outputs"]
-    inputs = manifest["inputs"]
-    names = ["qcdq", "qonnx", *(["float32"] if "float32" in inputs else [])]
-    place = place_of(run / "export", manifest["options"].get("kernel"))
-    same = [inputs.get(n, {}).get("sha256") == exported.get(f"{place}network.{n}.onnx", "")
-            for n in names]  # fmt: skip
-    if PROFILES in inputs:
-        same.append(inputs[PROFILES].get("sha256") == sha256(run / "export" / PROFILES))
-    if not all(same):
-        raise UserError(
-            f"{folder} was built from an earlier network than {run / 'export'}; "
-            f"make it again with: {command}"
-        )
-    with record_of(folder):
-        return read_build(folder)
-
-
-def built_targets(run: Path) -> list[str]:
-    """Return the names of the targets that a run holds builds of, in alphabetical order."""
-    return sorted(p.parent.name for p in (run / "build").glob("*/manifest.json"))

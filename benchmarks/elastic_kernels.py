@@ -128,8 +128,9 @@ def score(arguments: argparse.Namespace) -> None:
     data = profile_data(source, spec, source.load(spec))
     largest = data[max(data)]
     side = largest.val.images.shape[2]
-    rows = []
-    for name in [ELASTIC, *fixed]:
+    rows = _known(arguments.output)
+    for name in arguments.only.split(",") if arguments.only else [ELASTIC, *fixed]:
+        rows = [row for row in rows if row["network"] != name]
         path = arguments.runs / name / "train" / "model.pt"
         if not path.exists():
             print(f"{name} is not trained: left out", flush=True)
@@ -149,6 +150,12 @@ def score(arguments: argparse.Namespace) -> None:
         "labels_at": side, "epochs": _epochs(arguments.runs),
         "patients": len(largest.patients_of("val")), "slices": len(largest.val), "rows": rows,
     })  # fmt: skip
+
+
+def _known(output: Path) -> list[dict[str, Any]]:
+    """Return the scores that are there already."""
+    known = read_json(output) if output.exists() else {}
+    return list(known.get("scores", {}).get("rows", []))
 
 
 def _epochs(runs: Path) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmaunet.errors import UserError
@@ -76,8 +77,9 @@ def data_of_build(images: RunData, build: Path) -> Dataset:
     return profile_data(images.source, spec, data)[kernel]
 
 
-def at_size(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def at_size(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Return labels ``(n, H, W)`` at another size, by the nearest pixel."""
     from lmaunet.data.framing import resample_in_plane
 
-    return resample_in_plane(labels, size, labels=True)
+    height, width = size
+    return resample_in_plane(labels, (height, width), labels=True)

@@ -110,7 +110,7 @@ def fill_external(model: Any, path: Path) -> None:
         name = place.get("location", "")
         offset, length = int(place.get("offset", "-1")), int(place.get("length", "-1"))
         if not name or Path(name).name != name:
-            raise ValueError(f"tensor {tensor.name!r} lies in {name!r}, expected a file beside it")
+            raise ValueError(f"tensor {tensor.name!r} lies in another file")
         if name not in files:
             files[name] = path.with_name(name).read_bytes()
         if not 0 <= offset <= offset + length <= len(files[name]):

@@ -38,14 +38,13 @@ def share_weights(whole: Path, other: onnx.ModelProto, path: Path) -> int:
     content = whole.read_bytes()
     places: dict[bytes, int] = {}
     for tensor in onnx.load_from_string(content).graph.initializer:
-        raw = tensor.raw_data
-        if len(raw) >= FEWEST_BYTES and raw not in places:
-            places[raw] = content.index(raw)
+        if len(tensor.raw_data) >= FEWEST_BYTES and _key(tensor) not in places:
+            places[_key(tensor)] = content.index(tensor.raw_data)
     shared = onnx.ModelProto()
     shared.CopyFrom(other)
     moved = 0
     for tensor in shared.graph.initializer:
-        offset = places.get(tensor.raw_data) if tensor.HasField("raw_data") else None
+        offset = places.get(_key(tensor)) if len(tensor.raw_data) >= FEWEST_BYTES else None
         if offset is None:
             continue
         length = len(tensor.raw_data)
@@ -56,3 +55,8 @@ def share_weights(whole: Path, other: onnx.ModelProto, path: Path) -> int:
         moved += length
     path.write_bytes(shared.SerializeToString())
     return moved
+
+
+def _key(tensor: onnx.TensorProto) -> bytes:
+    """Return what is equal in tensors that may share their bytes: names say nothing."""
+    return tensor.raw_data

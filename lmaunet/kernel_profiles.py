@@ -13,7 +13,6 @@ is resampled. Images are neither enlarged for a network nor shrunk more than the
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,22 @@ from lmaunet.spec import NetSpec
 AUTO = "auto"
 PROFILES = "profiles"
 """The folder, in that of a stage, with what the stage made of each kernel but the reference."""
+
+
+KERNELS = (5, 7, 9)
+"""Those that ``train --elastic`` trains."""
+
+
+def elastic_spec(spec: NetSpec, kernels: Sequence[int] = KERNELS) -> NetSpec:
+    """Return a spec with these kernels in each LKM; one that has such already stays as it is.
+
+    Raises:
+        UserError: where the network has no LKM.
+    """
+    if spec.elastic:
+        return spec
+    largest = (max(kernels),) * len(spec.kernels)
+    return spec.replace(elastic=tuple(sorted(kernels)), kernels=largest)
 
 
 def reference_kernel(kernels: Sequence[int]) -> int:
@@ -48,8 +63,8 @@ def profile_size(spec: NetSpec, kernel: int) -> tuple[int, int]:
 def profile_spec(spec: NetSpec, kernel: int) -> NetSpec:
     """Return the network of fixed kernels that an elastic spec is at one kernel."""
     check_kernel(kernel, spec.elastic, f"spec {spec.name}")
-    return dataclasses.replace(
-        spec, elastic=(), kernels=(kernel,) * len(spec.kernels),
+    return spec.replace(
+        elastic=(), kernels=(kernel,) * len(spec.kernels),
         input_size=profile_size(spec, kernel),
     )  # fmt: skip
 

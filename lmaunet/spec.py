@@ -304,9 +304,6 @@ SPECS = {
         NetSpec("edge", (24, 48, 96, 192, 256), pyramid_width=192, states=8),
         NetSpec("demo", (12, 24, 32, 48, 64), states=8, kernels=(7, 7, 7, 5),
                 input_size=(128, 128)),
-        NetSpec("edge3d", (16, 32, 64, 128, 192), pyramid_width=128, states=8,
-                strides=((1, 2, 2), 2, 2, (1, 2, 2)), kernels=(5, 5, 5, 5),
-                input_size=(16, 128, 128)),
         # the article's ablation: base with other encoder blocks, in widths that give its sizes
         NetSpec("unet", (48, 96, 136, 216, 368), block="convs", kernels=(3, 3, 3, 3),
                 mamba="none", skip="concat", decoder_convs=2, pyramid="bins"),
@@ -314,6 +311,9 @@ SPECS = {
                 skip="concat", decoder_convs=2, pyramid="bins"),
         NetSpec("unet-mamba", (56, 112, 128, 264, 456), kernels=(1, 1, 1, 1), expand=2,
                 skip="concat", decoder_convs=2, pyramid="bins"),
+        NetSpec("edge3d", (16, 32, 64, 128, 192), pyramid_width=128, states=8,
+                strides=((1, 2, 2), 2, 2, (1, 2, 2)), kernels=(5, 5, 5, 5),
+                input_size=(16, 128, 128)),
     )
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -64,7 +65,8 @@ def train_elastic_control(
         name="control", processes=processes, progress=progress,
         draw=sampled(sets, lambda k: use_kernel(control, k), schedule, seed, processes),
     )  # fmt: skip
-    scores, of_kernels = {}, {}
+    scores: dict[str, Any] = {}
+    of_kernels: dict[str, dict[str, Any]] = {}
     for name, network in (("float32", model), ("control", control)):
         for kernel, of_kernel in data.items():
             fixed = extract(network, spec, kernel)

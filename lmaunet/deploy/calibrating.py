@@ -87,7 +87,7 @@ def calibrate_build(
         "scores": scores,
         "volumes": volumes.to_json(data.classes),
         "further_sample_within": covered_share(SAMPLES),
-        "cost": _cost(target, build, masks, data.val.images[:1]),
+        "cost": cost_of(target, build, masks, data.val.images[:1]),
     }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def _computed(
         yield index, logits[0], sampled[0]
 
 
-def _cost(target: Target, build: Build, masks: np.ndarray, image: np.ndarray) -> dict[str, Any]:
+def cost_of(target: Target, build: Build, masks: np.ndarray, image: np.ndarray) -> dict[str, Any]:
     """Return the times of an image without and with samples, in turns, and their ratios."""
     run = target.sampled
     assert run is not None

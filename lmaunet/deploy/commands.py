@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy import building, defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
@@ -22,6 +23,9 @@ from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, read_manifest, record_of
 from lmaunet.train.schedule import Schedule
+
+if TYPE_CHECKING:
+    from lmaunet.deploy.infer_command import InferOptions
 
 Shown = tuple[Any, list[str]]
 
@@ -133,19 +137,28 @@ def measure(run: Path | None, target: str | None) -> Shown:
     return content, table(["target", "Dice", "size", "latency"], rows)
 
 
-def infer(
-    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False,
-    confidence: Path | None = None, samples: int | None = None, seed: int | None = None,
-) -> Shown:  # fmt: skip
-    """Segment an image with a build, and say how sure it is where a map is asked for."""
+def infer(folder: Path, images: list[Path], output: Path, options: InferOptions) -> Shown:
+    """Segment an image with a build."""
     from lmaunet.deploy import inferring
-    from lmaunet.deploy.confidence_map import MapOptions
 
-    wanted = MapOptions.of(confidence, samples, seed)
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     with progress_bar("segmenting") as progress:
-        return inferring.infer(
-            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta,
-            confidence=wanted,
+        return inferring.infer(folder, images, output, say=progress, **given)
+
+
+def refine(
+    images: list[Path], mask: Path, scribbles: Path, output: Path, build: Path | None,
+    background: int, margin_mm: float,
+) -> Shown:  # fmt: skip
+    """Correct a mask by strokes."""
+    from lmaunet.deploy import refining
+    from lmaunet.deploy.correction import CutOptions
+
+    options = CutOptions(margin_mm=margin_mm)
+    with progress_bar("correcting") as progress:
+        return refining.refine_files(
+            images, mask, scribbles, output, build=build, background=background, options=options,
+            say=progress,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.data.confidence import SAMPLES, check_draw, covered_share
 from lmaunet.data.images.maps import check_map, write_map
-from lmaunet.deploy.confident import Confidence, Samples, check_confident
+from lmaunet.deploy.confident import Confidence, Samples, begin_samples, check_confident
 from lmaunet.deploy.console import table
 from lmaunet.errors import UserError
 
@@ -62,7 +62,7 @@ class MapOptions:
     def begin(self, opened: Segmenter, volume: ReadyVolume) -> Samples:
         """Return the samples of a volume; raises UserError where no map can lie on its grid."""
         volume.check_output(self.path)
-        return opened.samples(volume, self.samples, self.seed)
+        return begin_samples(opened, volume, self.samples, self.seed)
 
     def write(self, drawn: Samples | None, volume: ReadyVolume) -> Sure:
         """Write the map of what was gathered."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lmaunet.artifacts import Build
     from lmaunet.data.preparation import ReadyVolume, Run
     from lmaunet.deploy.deployment import Interface
+    from lmaunet.deploy.segmenter import Segmenter
     from lmaunet.deploy.targets import Target
 
 
@@ -184,17 +185,16 @@ class Samples:
         return Confidence(like(self.entropy), volumes, self.temperature, self.seed)
 
 
-def begin_samples(
-    target: Target, build: Build, interface: Interface, samples: int, seed: int,
-    shape: Sequence[int],
-) -> Samples:  # fmt: skip
-    """Return the samples of an image that is about to be segmented.
+def begin_samples(opened: Segmenter, volume: ReadyVolume, samples: int, seed: int) -> Samples:
+    """Return the samples of a volume that is about to be segmented.
 
     Raises:
         UserError: as :func:`check_confident`, or for a number of samples or a seed.
     """
+    target, build, interface = opened.backend, opened.build, opened.deployment.interface
     dropout = check_confident(target, build, interface)
     masks = draw_masks(samples, dropout.channels, dropout.rate, seed)
     assert target.sampled is not None
     compute = functools.partial(target.sampled, build)
-    return Samples(compute, masks, dropout.temperature, seed, len(interface.classes), shape)
+    classes, shape = len(interface.classes), volume.geometry.shape
+    return Samples(compute, masks, dropout.temperature, seed, classes, shape)

@@ -239,7 +239,8 @@ def kernels_of(interface: Interface, others: Mapping[int, Deployment]) -> Kernel
     """Return the kernels of a deployment and its profiles, with their thresholds."""
     network, ready = interface.network, interface.preparation
     assert isinstance(network, NetSpec)
-    (reference,) = set(network.kernels)
+    reference = network.kernels[0]
+    assert isinstance(reference, int)
     return KernelProfiles.of([reference, *others], reference, ready.size, ready.resampled_mm)
 
 

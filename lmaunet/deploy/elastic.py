@@ -41,8 +41,9 @@ class Elastic:
     @staticmethod
     def of(model: nn.Module, spec: NetworkSpec, source: DataSource, reference: Dataset) -> Elastic:
         """Return what a network has, whose data in its own size are ``reference``."""
-        kernels = getattr(spec, "elastic", ())
-        return Elastic(model, profile_data(source, spec, reference) if kernels else {})
+        if isinstance(spec, NetSpec) and spec.elastic:
+            return Elastic(model, profile_data(source, spec, reference))
+        return Elastic(model, {})
 
     def draw(self, schedule: Schedule, seed: int, processes: Processes) -> Draw | None:
         """Return what draws the batches of a training, None where they are the usual ones."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmaunet.errors import UserError
 from lmaunet.kernel_profiles import profile_spec, reference_kernel
+from lmaunet.spec import NetSpec
+from lmaunet.stage import read_manifest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
     from lmaunet.data.dataset import Dataset
+    from lmaunet.deploy.run_data import RunData
     from lmaunet.deploy.runs import DataSource
-    from lmaunet.spec import NetSpec
 
 
 def profile_data(source: DataSource, spec: NetSpec, reference: Dataset) -> dict[int, Dataset]:
@@ -52,3 +59,27 @@ def _spacing(spec: NetSpec, profile: NetSpec, reference: Dataset) -> float | Non
             "square ones: resample the images first, or train one kernel"
         )
     return rows * max(spec.input_size) / max(profile.input_size)
+
+
+def data_of_build(images: RunData, build: Path) -> Dataset:
+    """Return a run's data in the size that a build takes: another for a design of another kernel.
+
+    Args:
+        images: the run's.
+        build: the build's folder, whose manifest says which kernel was asked for.
+    """
+    data, spec = images.load(), images.spec
+    if not isinstance(spec, NetSpec) or not spec.elastic:
+        return data
+    kernel = read_manifest(build)["options"].get("kernel")
+    if kernel in (None, reference_kernel(spec.elastic)):
+        return data
+    return profile_data(images.source, spec, data)[kernel]
+
+
+def at_size(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return labels ``(n, H, W)`` at another size, by the nearest pixel."""
+    from lmaunet.data.framing import resample_in_plane
+
+    height, width = size
+    return resample_in_plane(labels, (height, width), labels=True)

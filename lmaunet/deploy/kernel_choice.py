@@ -33,6 +33,7 @@ class ChoosingPreparation:
         own = of[profiles.reference if kernel is None else kernel]
         self.size, self.resampled_mm = own.size, own.resampled_mm
         self.intensity, self.mirror_axes = own.intensity, own.mirror_axes
+        self.depth = own.depth
 
     def ready(self, images: Sequence[Image], names: Sequence[str]) -> ReadyVolume:
         """Return an image made ready for the profile that serves it; raises UserError."""

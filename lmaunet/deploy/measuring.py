@@ -11,6 +11,7 @@ import numpy as np
 from lmaunet.artifacts import Figure, Measurement, Provenance, Unavailable
 from lmaunet.deploy.calibrating import add_calibration
 from lmaunet.deploy.console import tell
+from lmaunet.deploy.elastic_data import at_size, data_of_build
 from lmaunet.deploy.gates import worst_class
 from lmaunet.deploy.pipeline import (
     Outcome,
@@ -101,7 +102,7 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
     )  # fmt: skip
 
     def work(folder: Path) -> None:
-        data = images.load()
+        data = data_of_build(images, build.folder)
         say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic(build)}")
         predicted = _classes(target.run(build, data.val.images), name)
         say(0.8, f"{name}: size and latency")
@@ -119,7 +120,8 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
                 "detail": build.detail,
             },
         )
-        np.savez_compressed(folder / "predictions.npz", classes=predicted.astype(np.uint8))
+        shown = predicted if data is images.load() else at_size(predicted, images.spec.input_size)
+        np.savez_compressed(folder / "predictions.npz", classes=shown.astype(np.uint8))
 
     return _measured(stage, work)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def build_profiles(
             request, folder=out, qcdq=folder / QCDQ, qonnx=folder / QONNX, samples=samples,
             float32=folder / FLOAT32 if request.float32 is not None else None,
             calibration=calibration,
-            progress=lambda line, kernel=kernel: request.progress(f"kernel {kernel}: {line}"),
+            progress=_said_of(kernel, request.progress),
         )  # fmt: skip
         alone = target.build(own)
         wanted = target.run(alone, samples[:1])
@@ -103,6 +103,10 @@ def build_profiles(
         interface = Interface.from_json(content, str(folder / INTERFACE_FILE))
         came_from[kernel] = interface, folder / QCDQ
     return with_profiles(built, builds), came_from
+
+
+def _said_of(kernel: int, progress: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: progress(f"kernel {kernel}: {line}")
 
 
 def with_profiles(built: Build, builds: Mapping[int, Build]) -> Build:

@@ -285,8 +285,8 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 
     from lmaunet.trt.runner import infer
 
-    path = build.folder / NETWORK
-    logits = infer(build.shipped, images) if _is_here(build) else run_graph(path, images)
+    graph = build.folder / NETWORK
+    logits = infer(build.shipped, images) if _is_here(build) else run_graph(graph, images)
     if build.detail.get("precision") == "fp16" and not np.isfinite(logits).all():
         raise UserError(
             f"{build.shipped}: this image takes the engine beyond FP16's range, 65504; compare its "
@@ -301,10 +301,7 @@ def _is_here(build: Build) -> bool:
 
 
 def sampled(build: Build, images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits of :func:`run` and those with each mask, these of the engine's graph.
-
-    An engine gives no more than the logits: on a GPU the graph runs beside it, on the CPU.
-    """
+    """Return the logits of :func:`run`, and those with each mask: of the graph, on the CPU."""
     return masked_builds.run_sessions(
         lambda build, features: graph_session(build.folder / NETWORK, features),
         build, images, masks, run if _is_here(build) else lambda build, images: None,

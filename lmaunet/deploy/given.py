@@ -23,7 +23,10 @@ TAKES = "expected a numpy array, a SimpleITK image, a path, or a list of images 
 
 
 def fusion_of(
-    interface: Interface, how: str, missing: Sequence[int], say: Callable[[str], None] = str
+    interface: Interface,
+    how: str,
+    missing: Sequence[int],
+    say: Callable[[str], None] = lambda line: None,
 ) -> Fusion:
     """Return what may be done to images; raises UserError where the network does not take it.
 

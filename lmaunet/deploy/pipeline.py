@@ -257,7 +257,7 @@ def _network_and_data(
             f"{checkpoint} was trained on the classes {', '.join(classes)}, {data.name} has "
             f"{', '.join(data.classes)}; give data with the same, or a --class-map to them"
         )
-    options = {
+    options: dict[str, Any] = {
         "spec": loaded.spec.to_json(),
         "data": source.to_json(),
         "data_sha256": images.sha256,

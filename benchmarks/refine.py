@@ -44,7 +44,7 @@ TUNED = {
     "reach_mm": (0.0, 4.0, 8.0, 12.0), "strength_mm": (0.5, 1.0, 2.0, 4.0),
     "sigma": (0.5, 1.0, 2.0), "trust": (0.25, 0.5, 0.75, 1.0), "margin_mm": (10.0, 15.0, 25.0),
 }  # fmt: skip
-CRF_STRENGTHS, CRF_SIGMAS = (0.25, 0.5, 1.0, 2.0), (0.5, 1.0, 2.0)
+CRF_STRENGTHS, CRF_SIGMAS = (0.25, 1.0, 4.0, 8.0, 16.0), (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, eq=False)

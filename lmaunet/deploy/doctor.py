@@ -41,7 +41,7 @@ COMMANDS = {
     "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
     "refine, infer --crf": "refine",
-    "spec, train, qat, export, build, measure, demo": "qat",
+    "spec, pretrain, train, heatmap, qat, export, build, measure, demo": "qat",
     "import of an nnU-Net folder": "nnunet",
     "import with --module, import of a MONAI bundle": "qat",
 }

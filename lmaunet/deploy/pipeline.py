@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lmaunet.artifacts import Build
 from lmaunet.deploy.allocation_plot import draw_allocation
-from lmaunet.deploy.defaults import PRECISIONS
-from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
+from lmaunet.deploy.builds import built_targets, load_build
+from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
-from lmaunet.deploy.export_images import calibration_of, images_of, samples_of, write_calibration
+from lmaunet.deploy.export_graphs import write_graphs, write_profiles
+from lmaunet.deploy.export_images import images_of, samples_of, write_calibration
+from lmaunet.deploy.masked_builds import add_head, dropout_file, dropout_of
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -28,10 +27,13 @@ from lmaunet.deploy.outcome import (
     run_stage,
     write_origin,
 )
+from lmaunet.deploy.pretraining import require_trained, start_from
+from lmaunet.deploy.profile_builds import build_inputs, build_profiles
 from lmaunet.deploy.run_data import TRAINING, RunData, training_in
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
+from lmaunet.kernel_profiles import PROFILES
 from lmaunet.spec import NetSpec
 from lmaunet.stage import Stage, read_json, read_stage, record_of, sha256, write_json
 from lmaunet.train.processes import process_count
@@ -47,13 +49,25 @@ if TYPE_CHECKING:
     from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Progress, Schedule
 
+__all__ = ["build", "built_targets", "control", "export", "load_build", "qat", "train"]
+
 ALLOCATION_PLOT = "allocation.svg"
 
 
 def train(
-    run: Path, spec: NetSpec, source: DataSource, schedule: Schedule, seed: int, progress: Progress
+    run: Path,
+    spec: NetSpec,
+    source: DataSource,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress,
+    init: Path | None = None,
 ) -> Outcome:
-    """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``."""
+    """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``.
+
+    ``init`` is a checkpoint whose weights it starts from, its head aside; see
+    :func:`lmaunet.deploy.pretraining.start_from`.
+    """
     images = RunData(run, source, spec)
     progress(0.0, "reading the data")
     options = {
@@ -63,12 +77,13 @@ def train(
         "schedule": schedule.to_json(),
         "processes": process_count(),
     }
-    stage = Stage(run, "train", {}, options, seed)
+    stage = Stage(run, "train", {} if init is None else {"init": init}, options, seed)
 
     def work(folder: Path) -> None:
         progress(0.0, "loading torch")
         import torch
 
+        from lmaunet.deploy.elastic import Elastic
         from lmaunet.net.checkpoint import save_checkpoint
         from lmaunet.net.network import LMaUNet
         from lmaunet.quant.qat import evaluate
@@ -78,17 +93,21 @@ def train(
         processes, data = join_processes(), images.load()
         torch.manual_seed(seed)
         model = LMaUNet(spec)
+        began = {} if init is None else start_from(init, model, spec, source)
+        elastic = Elastic.of(model, spec, source, data)
         history = fit(
             model, data.train, schedule, classes=spec.classes, seed=seed, folder=folder,
-            processes=processes, progress=progress,
+            processes=processes, progress=progress, draw=elastic.draw(schedule, seed, processes),
         )  # fmt: skip
         if processes.first:
+            elastic.rest()
             scores = evaluate(model, data)
             save_checkpoint(
                 folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
-                normalization=dict(data.normalization),
+                normalization=dict(data.normalization), **began,
             )  # fmt: skip
-            write_json(folder / "train.json", {"scores": scores.to_json(), "history": history})
+            content = {"scores": scores.to_json(), "history": history, **elastic.scores()}
+            write_json(folder / "train.json", content)
             (folder / "training.last.pt").unlink()
         processes.wait()
 
@@ -117,10 +136,10 @@ def control(
     def work(
         model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
     ) -> None:
-        from lmaunet.quant.qat import train_control
+        from lmaunet.deploy.elastic import train_control
 
         train_control(
-            model, spec, data, schedule, seed=seed, folder=folder, processes=processes,
+            model, spec, source, data, schedule, seed=seed, folder=folder, processes=processes,
             progress=progress,
         )  # fmt: skip
 
@@ -143,12 +162,11 @@ def qat(
     def work(
         model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
     ) -> None:
-        from lmaunet.export.cpu_file import file_bytes
-        from lmaunet.quant.qat import quantize
+        from lmaunet.deploy.elastic import quantize
 
         quantize(
-            model, spec, data, settings, seed=seed, folder=folder, processes=processes,
-            progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
+            model, spec, source, data, settings, seed=seed, folder=folder, processes=processes,
+            progress=progress,
         )  # fmt: skip
         if settings.budget_bytes is not None and processes.first:
             drawn = draw_allocation(read_json(folder / "allocation.json"))
@@ -217,6 +235,7 @@ def _network_and_data(
     from lmaunet.sources.checkpoint import notes_of, restore, training_of
 
     loaded = load_checkpoint(checkpoint, stated, weights)
+    require_trained(loaded.notes, checkpoint)
     model = restore(loaded, checkpoint)
     training = training_of(loaded, checkpoint)
     images = RunData(run, source, loaded.spec, training)
@@ -262,8 +281,12 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         "model": folder / "model.pt",
         "scan": folder / "scan.json",
         "control": controlled / "control.pt",
+    } | {
+        f"{name} of other kernels": path / PROFILES
+        for name, path in (("model", folder), ("control", controlled))
+        if (path / PROFILES).exists()
     }
-    stage = Stage(run, "export", inputs, options, code=("lmaunet.export",))
+    stage = Stage(run, "export", inputs | dropout_file(folder), options, code=("lmaunet.export",))
 
     def work(out: Path) -> None:
         progress(0.0, "loading torch and the networks")
@@ -288,7 +311,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
             "quantized": sha256(inputs["model"]),
         }
         digest = topology_digest(quantized.source)
-        interface = Interface.of(loaded.spec, digest, data, came_from)
+        interface = Interface.of(loaded.spec, digest, data, came_from, dropout_of(folder))
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         write_calibration(out, data)
@@ -296,7 +319,12 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         for name in (network.QCDQ, network.QONNX) if formats else ():
             write_scan_formats(out / name, formats)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
-        agreements = check_exports(out, samples[:1], float32, quantized)
+        agreements = [
+            *check_exports(out, samples[:1], float32, quantized),
+            *write_profiles(
+                out, folder, controlled, manifest["options"], source, data, came_from, progress
+            ),
+        ]
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
     return run_stage(stage, work)
@@ -311,25 +339,6 @@ def require_data(options: Mapping[str, Any], images: RunData, folder: Path) -> N
         )
 
 
-def write_graphs(
-    out: Path, float32: Any, quantized: Any, images: np.ndarray, progress: Progress
-) -> None:
-    """Write the three ONNX files and the samples into a folder."""
-    import torch
-
-    from lmaunet.export import network
-
-    image = torch.from_numpy(images[:1])
-    for fraction, name, write, model in (
-        (0.0, network.FLOAT32, network.export_float32, float32),
-        (0.2, network.QCDQ, network.export_qcdq, quantized),
-        (0.4, network.QONNX, network.export_qonnx, quantized),
-    ):
-        progress(fraction, f"exporting {name}")
-        write(model, image, out / name)
-    np.savez_compressed(out / "samples.npz", images=images)
-
-
 def build(
     run: Path, target_name: str, options: Mapping[str, Any], progress: Callable[[str], None]
 ) -> Outcome:
@@ -340,18 +349,9 @@ def build(
     from lmaunet.deploy.targets import BUILD_CODE, BuildRequest, get_target
 
     target = get_target(target_name)
-    folder = run / "export"
-    read_stage(folder)
-    inputs = {
-        "qcdq": folder / "network.qcdq.onnx",
-        "qonnx": folder / "network.qonnx.onnx",
-        "samples": folder / "samples.npz",
-        "interface": folder / INTERFACE_FILE,
-    }
-    # only what a build reads makes it stale
-    if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
-        inputs["float32"] = folder / "network.float32.onnx"
-    inputs |= calibration_of(folder, options)
+    export = run / "export"
+    read_stage(export)
+    folder, inputs = build_inputs(target, export, options)
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
@@ -360,40 +360,13 @@ def build(
             out, inputs["qcdq"], inputs["qonnx"], samples, options, progress,
             inputs.get("float32"), calibration,
         )  # fmt: skip
-        built = target.build(request)
+        built, profiles = target.build(request), None
+        if PROFILES in inputs:
+            built, profiles = build_profiles(target, built, request, export)
         with record_of(folder):
             content = read_json(inputs["interface"])
         interface = Interface.from_json(content, str(inputs["interface"]))
-        write_build(built, interface, inputs["qcdq"])
+        built = add_head(built, target, interface.dropout, inputs["qcdq"], samples)
+        write_build(built, interface, inputs["qcdq"], profiles)
 
     return run_stage(stage, work)
-
-
-def load_build(run: Path, target_name: str) -> Build:
-    """Return a finished build of a run.
-
-    Raises:
-        UserError: where it is not there or damaged, or was made from an earlier export than the
-            run's.
-    """
-    folder = run / "build" / target_name
-    command = f"lmaunet-deploy build --target {target_name} --run {run}"
-    if not (folder / "manifest.json").exists():
-        raise UserError(f"{run} has no {target_name} build; make it with: {command}")
-    manifest = read_stage(folder)
-    exported = read_stage(run / "export")["outputs"]
-    names = ["qcdq", "qonnx", *(["float32"] if "float32" in manifest["inputs"] else [])]
-    for name in names:
-        built_from = manifest["inputs"].get(name, {}).get("sha256")
-        if built_from is None or built_from != exported.get(f"network.{name}.onnx"):
-            raise UserError(
-                f"{folder} was built from an earlier network than {run / 'export'}; "
-                f"make it again with: {command}"
-            )
-    with record_of(folder):
-        return read_build(folder)
-
-
-def built_targets(run: Path) -> list[str]:
-    """Return the names of the targets that a run holds builds of, in alphabetical order."""
-    return sorted(p.parent.name for p in (run / "build").glob("*/manifest.json"))

@@ -51,6 +51,7 @@ class QatOptions:
     joins: str = ""
     norm: str = "keep"
     norm_epochs: int = defaults.NORM_EPOCHS
+    dropout: float = 0.0
 
     def settings(self) -> QatSettings:
         """Return the settings of QAT; raises UserError for what can't be read."""
@@ -71,6 +72,7 @@ class QatOptions:
             joins=self.joins,
             norm=self.norm,
             norm_epochs=self.norm_epochs,
+            dropout=self.dropout,
         )
 
 
@@ -125,6 +127,7 @@ def result_of(done: QuantizedRun) -> dict[str, Any]:
         asked = {
             "allocation": done.settings.budget_bytes is not None, "explain": done.settings.explain
         }  # fmt: skip
+        asked["confidence"] = done.settings.dropout > 0
         content |= {name: read_json(folder / f"{name}.json") for name in asked if asked[name]}
     return content
 
@@ -154,6 +157,7 @@ def qat(
         lines += table(["network", "Dice on held-out slices"], rows)
         lines += _norms(content)
         lines += _joins(content["joins"])
+        lines += _dropout(content.get("confidence"))
         lines += [f"note: {notice}" for notice in content["notices"]]
         if "explain" in content:
             lines += ["", *_explained(content["explain"])]
@@ -203,6 +207,17 @@ def _norms(content: dict[str, Any]) -> list[str]:
     after = f"after {epochs} epoch(s) of distillation" if epochs else "without distillation"
     return [f"norms: {' and '.join(kinds)} became batch normalization; {after} Dice on held-out "
             f"slices {change}"]  # fmt: skip
+
+
+def _dropout(found: dict[str, Any] | None) -> list[str]:
+    """Return what the network was trained to say of its confidence, where that was asked for."""
+    if found is None:
+        return []
+    return [
+        f"dropout {found['dropout']:g} of the {found['channels']} channels before the head; "
+        f"temperature {found['temperature']:.3g}, fitted on {found['fitted']['patients']} held-out "
+        "patient(s): builds take infer --confidence"
+    ]
 
 
 def _joins(rows: list[dict[str, Any]]) -> list[str]:

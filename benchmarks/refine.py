@@ -33,7 +33,8 @@ from lmaunet.data.inference import Preparation
 from lmaunet.deploy import crf
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.correction import NO_STROKE, CutOptions, correct
-from lmaunet.deploy.segmenter import Network, Timer, segment
+from lmaunet.deploy.network_calls import Network, segment
+from lmaunet.deploy.phase_times import Timer
 from lmaunet.deploy.timing import cpu_model
 from lmaunet.errors import UserError
 from lmaunet.stage import tool_versions, write_json

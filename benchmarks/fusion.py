@@ -2,8 +2,8 @@
 
     python benchmarks/fusion.py --output results/fusion.json        some minutes on one thread
 
-Everything is drawn (:mod:`lmaunet.data.phantom_modalities`): it shows that the path is sound and what
-training with dropped modalities changes, not what real images give.
+Everything is drawn (:mod:`lmaunet.data.phantom_modalities`): it shows that the path is sound and
+what training with dropped modalities changes, not what real images give.
 """
 
 from __future__ import annotations

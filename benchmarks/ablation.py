@@ -90,8 +90,11 @@ def variants_of(spec: NetSpec, names: str | None) -> tuple[dict[str, NetSpec], l
         names: divided by commas; None for all.
 
     Raises:
-        UserError: where a name is unknown, or the spec as it is or every other variant is missing.
+        UserError: where a name is unknown, the spec as it is or every other variant is missing, or
+            the spec has no Mamba to vary.
     """
+    if spec.mamba == "none":
+        raise UserError(f"--spec {spec.name} has no Mamba to vary; give base, edge or demo")
     asked = names.split(",") if names else list(VARIANTS)
     if set(asked) - set(VARIANTS) or AS_IT_IS not in asked:
         raise UserError(f"--variants {names}: give {AS_IT_IS} and any of {', '.join(VARIANTS)}")

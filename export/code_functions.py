@@ -28,8 +28,15 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST, order_of
+from lmaunet.export.cpu_layout import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    channels_first,
+    channels_last,
+    order_of,
+)
 from lmaunet.export.function import DOMAIN, OPSET, define, is_scan, undefined_calls
+from lmaunet.export.lower import static_shapes
 from lmaunet.export.lowerings.unrolled import scan_function
 from lmaunet.export.normed_convolutions import (
     NORMED_CONV,
@@ -89,7 +96,7 @@ class CodeFunctions(Pass):
 
     def rewrite(self, model: ir.Model) -> int:
         """Put the calls in the places of what they compute."""
-        found = [fused for node in model.graph if (fused := _fused(node)) is not None]
+        found = list(_all_fused(model))
         for quantize, calls, gone in found:
             model.graph.insert_before(quantize, calls)
             replace(quantize.outputs[0], calls[-1].outputs[0])
@@ -99,20 +106,31 @@ class CodeFunctions(Pass):
 
     def violations(self, model: ir.Model) -> Iterator[str]:
         """Yield each place that could still become a call."""
-        yield from (f"{label(n)} rounds what a call could" for n in model.graph if _fused(n))
+        yield from (f"{label(n)} rounds what a call could" for n, *_ in _all_fused(model))
 
 
 Fused = tuple[ir.Node, list[ir.Node], list[ir.Node]]
 """A quantizer, the nodes that put out its codes instead, and those that nothing needs then."""
 
 
-def _fused(quantize: ir.Node) -> Fused | None:
-    if quantize.op_type != "QuantizeLinear":
-        return None
-    return _fused_silu(quantize) or _fused_scan(quantize)
+Shapes = dict[str, tuple[int, ...]]
 
 
-def _fused_silu(quantize: ir.Node) -> Fused | None:
+def _all_fused(model: ir.Model) -> Iterator[Fused]:
+    shapes = static_shapes(ir.to_proto(model))
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            fused = _fused_silu(node, shapes) or _fused_scan(node, shapes)
+            if fused is not None:
+                yield fused
+
+
+def _axes(value: ir.Value, shapes: Shapes) -> int:
+    """Return a tensor's axes: 4 behind a function of ours, whose shape is not inferred."""
+    return len(shapes.get(value.name or "", CHANNELS_LAST))
+
+
+def _fused_silu(quantize: ir.Node, shapes: Shapes) -> Fused | None:
     product = _only_producer(quantize.inputs[0], "Mul")
     if product is None:
         return None
@@ -127,16 +145,17 @@ def _fused_silu(quantize: ir.Node) -> Fused | None:
         ):
             codes, *grid = source.inputs
             prefix = quantize.outputs[0].name
-            inside = _transpose(codes, f"{prefix}/channels_last_in", CHANNELS_LAST)
+            axes = _axes(codes, shapes)
+            inside = _transpose(codes, f"{prefix}/channels_last_in", channels_last(axes))
             inputs = [inside.outputs[0], *grid, *quantize.inputs[1:3]]
             name = f"{prefix}/{SILU_CODES}"
             call = new_node(SILU_CODES, inputs, f"{prefix}/channels_last", name=name, domain=DOMAIN)
-            calls = [inside, call, _transpose(call.outputs[0], prefix, CHANNELS_FIRST)]
+            calls = [inside, call, _transpose(call.outputs[0], prefix, channels_first(axes))]
             return quantize, calls, [product, sigmoid]
     return None
 
 
-def _fused_scan(quantize: ir.Node) -> Fused | None:
+def _fused_scan(quantize: ir.Node, shapes: Shapes) -> Fused | None:
     reshape = _only_producer(quantize.inputs[0], "Reshape")
     transpose = _only_producer(reshape.inputs[0], "Transpose") if reshape is not None else None
     scan = _only_producer(transpose.inputs[0], "SelectiveScan") if transpose is not None else None
@@ -144,7 +163,7 @@ def _fused_scan(quantize: ir.Node) -> Fused | None:
         return None
     x, dt, A, B, C, D = scan.inputs
     sources = [source for value in (x, dt, B, C) if (source := _tokens_of(value)) is not None]
-    if len(sources) < 4:
+    if len(sources) < 4 or any(_axes(s.inputs[0], shapes) != 4 for s in sources):
         return None
     prefix = quantize.outputs[0].name
     maps = [

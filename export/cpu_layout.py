@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 
 QUANTIZABLE = frozenset({"Add", "Mul", "Concat", "MaxPool"})
 UPSAMPLINGS = frozenset({"DepthToSpace", "Resize"})
-CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def channels_last(axes: int) -> list[int]:
+    """Return the order that brings the channels of so many axes behind the others."""
+    return [0, *range(2, axes), 1]
+
+
+def channels_first(axes: int) -> list[int]:
+    """Return the order that takes :func:`channels_last` back."""
+    return [0, axes - 1, *range(1, axes - 1)]
+
+
+CHANNELS_LAST, CHANNELS_FIRST = channels_last(4), channels_first(4)
+"""Of maps ``(B, C, H, W)``."""
 
 
 class MoveQuantizers(Pass):
@@ -67,7 +80,8 @@ class ChannelsLast(Pass):
 
     A Reshape of a map ``(B, C, H, W)`` to ``(B, C, H', W')`` keeps the order of the pixels. Between
     two Transposes it is one of ``(B, H, W, C)`` to ``(B, H', W', C)``, and a runtime cancels these
-    Transposes against those around its convolutions; with the channels first it could not.
+    Transposes against those around its convolutions; with the channels first it could not. A map of
+    voxels has an axis more on its side.
     """
 
     name = "channels-last reshapes"
@@ -78,14 +92,14 @@ class ChannelsLast(Pass):
         found = list(_channels_first(graph, shapes))
         for node in found:
             output = node.outputs[0]
-            after = shapes[output.name]
+            before, after = shapes[node.inputs[0].name], shapes[output.name]
             shape = add_constant(
                 graph, f"{output.name}/channels_last_shape",
                 np.array([after[0], *after[2:], after[1]], np.int64),
             )  # fmt: skip
             last = new_node(
                 "Transpose", [node.inputs[0]], f"{output.name}/channels_last",
-                name=f"{node.name}/last", perm=CHANNELS_LAST,
+                name=f"{node.name}/last", perm=channels_last(len(before)),
             )  # fmt: skip
             reshaped = new_node(
                 "Reshape", [last.outputs[0], shape], f"{output.name}/reshaped",
@@ -93,7 +107,7 @@ class ChannelsLast(Pass):
             )  # fmt: skip
             first = new_node(
                 "Transpose", [reshaped.outputs[0]], f"{output.name}/channels_first",
-                name=f"{node.name}/first", perm=CHANNELS_FIRST,
+                name=f"{node.name}/first", perm=channels_first(len(after)),
             )  # fmt: skip
             graph.insert_before(node, [last, reshaped, first])
             replace(output, first.outputs[0])
@@ -112,9 +126,9 @@ def _channels_first(graph: ir.Graph, shapes: dict[str, tuple[int, ...]]) -> Iter
             continue
         before, after = (shapes.get(v.name, ()) for v in (node.inputs[0], node.outputs[0]))
         source = node.inputs[0].producer()
-        if source is not None and order_of(source) == CHANNELS_LAST:
+        if source is not None and order_of(source) == channels_last(len(before)):
             continue
-        if len(before) == len(after) == 4 and before[:2] == after[:2]:
+        if {len(before), len(after)} <= {4, 5} and before[:2] == after[:2]:
             yield node
 
 

@@ -28,7 +28,8 @@ SCHEMA = {
     "Attribute": "name:1:string t:5:Tensor g:6:Graph ints:8:*int64 tensors:10:*Tensor "
     "graphs:11:*Graph sparse_tensor:22:Sparse sparse_tensors:23:*Sparse",
     "Tensor": "dims:1:*int64 data_type:2:int32 int32_data:5:*int32 name:8:string raw_data:9:bytes "
-    "data_location:14:int32",
+    "external_data:13:*Entry data_location:14:int32",
+    "Entry": "key:1:string value:2:string",
     "Sparse": "values:1:Tensor indices:2:Tensor",
     "Function": "name:1:string node:7:*Node domain:10:string",
     "Value": "name:1:string type:2:Type",
@@ -75,16 +76,16 @@ def _pool() -> Any:
 
 
 def read_messages(path: Path) -> Any:
-    """Return the ``Model`` of an ONNX file.
+    """Return the ``Model`` of an ONNX file, with what its initializers have in files beside it.
 
     Raises:
-        UserError: where the file holds none, or keeps tensors in another file, which no file of
-            ours does.
+        UserError: where the file holds none, or a tensor refers to what is not there.
     """
     from google.protobuf.message import DecodeError
 
     try:
         model = message("Model").FromString(path.read_bytes())
+        fill_external(model, path)
         far = next((t.name for t in _tensors(model) if t.data_location == EXTERNAL), None)
     except (DecodeError, ValueError, OSError) as error:
         raise UserError(f"{path} is no ONNX model ({error}); build it again") from error
@@ -93,6 +94,30 @@ def read_messages(path: Path) -> Any:
             f"{path} is no ONNX model of ours (tensor {far!r} lies in another file); build it again"
         )
     return model
+
+
+def fill_external(model: Any, path: Path) -> None:
+    """Bring the bytes of a model's initializers into it that lie in files beside ``path``.
+
+    A model is an ``onnx.ModelProto`` or one of :func:`read_messages`. ValueError or OSError is
+    raised where a tensor does not say where its bytes lie, or they are not there.
+    """
+    files: dict[str, bytes] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location != EXTERNAL:
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        name = place.get("location", "")
+        offset, length = int(place.get("offset", "-1")), int(place.get("length", "-1"))
+        if not name or Path(name).name != name:
+            raise ValueError(f"tensor {tensor.name!r} lies in another file")
+        if name not in files:
+            files[name] = path.with_name(name).read_bytes()
+        if not 0 <= offset <= offset + length <= len(files[name]):
+            raise ValueError(f"tensor {tensor.name!r} lies beyond the end of {name}")
+        tensor.raw_data = files[name][offset : offset + length]
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
 
 
 def _tensors(model: Any) -> Iterator[Any]:

@@ -154,7 +154,7 @@ def run_images(compiled: Any, images: np.ndarray) -> np.ndarray:
     import numpy as np
 
     expected = list(compiled.inputs[0].shape)
-    if images.ndim != 4 or not len(images) or list(images.shape[1:]) != expected[1:]:
+    if images.ndim != len(expected) or not len(images) or list(images.shape[1:]) != expected[1:]:
         raise UserError(
             f"images of shape {list(images.shape)}; expected {['n', *expected[1:]]}; "
             "resize them to the size that the network was exported for"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, require_agreement
 from lmaunet.errors import UserError
+from lmaunet.kernel_profiles import PROFILES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +165,7 @@ def run_images(session: Any, images: np.ndarray) -> np.ndarray:
         raise UserError(f"the graph has {len(inputs)} inputs; expected 1; build it again")
     entry = inputs[0]
     expected = list(entry.shape)
-    if images.ndim != 4 or not len(images) or list(images.shape[1:]) != expected[1:]:
+    if images.ndim != len(expected) or not len(images) or list(images.shape[1:]) != expected[1:]:
         raise UserError(
             f"images of shape {list(images.shape)}; expected {['n', *expected[1:]]}; "
             "resize them to the size that the network was exported for"
@@ -266,8 +267,10 @@ def unsteady_share(model: onnx.ModelProto, images: np.ndarray) -> float:
 def evidence_folder(build_folder: Path) -> Path:
     """Return where tensors that disagree are saved: beside the build's folder.
 
-    The build's own folder is removed when the build fails.
+    The build's own folder is removed when the build fails, and with it that of a kernel in it.
     """
+    if build_folder.parent.name == PROFILES:
+        build_folder = build_folder.parent.parent
     return build_folder.parent / "disagreement"
 
 

@@ -82,6 +82,12 @@ def build(
     if simulated:
         verilator_place()
         compiler_place()
+    if samples.ndim == 5:
+        raise UserError(
+            f"the network takes volumes of {'x'.join(map(str, samples.shape[2:]))}; a design "
+            "streams the pixels of an image row by row, and has no operators of three axes; build "
+            "it for ort, openvino or trt"
+        )
     if samples.ndim != 4 or not len(samples) or not np.isfinite(samples).all():
         raise UserError(
             f"samples of shape {samples.shape}; expected finite images (n, channels, H, W), n >= 1"

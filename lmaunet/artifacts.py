@@ -9,6 +9,7 @@ the pipeline and a failed one stops it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,7 +152,8 @@ class Build:
     """What a target built.
 
     ``shipped`` is the file that goes to the device, ``beside`` what it needs there to run as
-    measured, such as a library of operators.
+    measured, such as a library of operators. ``profiles`` are the builds of an elastic network's
+    other kernels, by kernel; what they ship is ``beside`` too.
     """
 
     target: str
@@ -160,6 +162,7 @@ class Build:
     agreements: tuple[Agreement, ...]
     detail: dict[str, Any] = field(default_factory=dict)
     beside: tuple[Path, ...] = ()
+    profiles: Mapping[int, Build] = field(default_factory=dict)
 
     @property
     def ships(self) -> tuple[Path, ...]:

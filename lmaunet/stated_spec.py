@@ -60,7 +60,7 @@ def state_spec(
             said.
         classes: with the background.
         channels: of an image.
-        input_size: height and width.
+        input_size: height and width; the depth of volumes stays that of the spec.
 
     Raises:
         UserError: an unknown name, an unreadable file, or a size that no network has.
@@ -87,6 +87,8 @@ def state_spec(
         if value is None:
             continue
         given = (value, value) if name == "input_size" else value
+        if name == "input_size" and base is not None and base.dims == 3:
+            given = (base.input_size[0], *given)
         least = 2 if name == "classes" else 1
         if value < least or value > NetSpec.LARGEST[name]:
             raise UserError(f"{option}; give {least} to {NetSpec.LARGEST[name]:,}")

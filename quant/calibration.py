@@ -21,6 +21,8 @@ from lmaunet.sampling import evenly_spread
 
 CALIBRATION_IMAGES = 32
 MINIMUM_IMAGES, FEW_IMAGES = 4, 16
+BATCHES = {1: 8, 2: 8, 3: 2}
+"""Images that calibrate at a time, by their spatial axes."""
 
 # How far the first layer's outputs may lie from what its normalization recorded in training, in
 # deviations, and how many times wider or narrower they may be. Held-out slices of two networks
@@ -36,7 +38,7 @@ def choose_slices(data: Dataset, count: int = CALIBRATION_IMAGES) -> np.ndarray:
     labels = data.train.labels
     chosen = {int(index) for index in evenly_spread(len(labels), count)}
     for index in range(1, len(data.classes)):
-        pixels = (labels == index).sum((1, 2))
+        pixels = (labels == index).reshape(len(labels), -1).sum(1)
         if pixels.any() and not pixels[sorted(chosen)].any():
             chosen.add(int(pixels.argmax()))
     return np.array(sorted(chosen))
@@ -116,8 +118,8 @@ def _intensity(graph: Graph, weights: Weights, images: np.ndarray) -> list[str]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, images: np.ndarray, batch: int = 8) -> None:
-    """Set the activation scales of a quantized model from images ``(n, channels, H, W)``.
+def calibrate(model: nn.Module, images: np.ndarray, batch: int | None = None) -> None:
+    """Set the activation scales of a quantized model from images ``(n, channels, *spatial)``.
 
     A scale starts at the 99.999th percentile of the magnitude (Brevitas), the mean over the
     batches, and is learned afterwards. Of the tensors that share a quantizer the largest counts:
@@ -128,6 +130,7 @@ def calibrate(model: nn.Module, images: np.ndarray, batch: int = 8) -> None:
     """
     check_images(images)
     model.eval()
+    batch = BATCHES[images.ndim - 2] if batch is None else batch
     device = next(model.parameters()).device
     starts = range(0, len(images), batch)
     with calibration_mode(model):

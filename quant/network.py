@@ -20,11 +20,13 @@ from lmaunet.errors import UserError
 from lmaunet.graph import operators as op
 from lmaunet.graph.capture import capture
 from lmaunet.graph.graph import Array, Graph, Node, Weights, check_weights
+from lmaunet.graph.head import head_of
 from lmaunet.graph.integer_form import integer_form
 from lmaunet.graph.layers import layer_name, weight_layers
-from lmaunet.graph.module import RUN, Context, GraphModule, last_uses, rates_of
+from lmaunet.graph.module import RUN, Context, GraphModule, WatchValue, last_uses, rates_of
 from lmaunet.graph.rewrites import fold_norms
 from lmaunet.graph.rounding import rounding_of
+from lmaunet.net.dropout import ChannelDropout
 from lmaunet.quant.convolution import QuantConv, Scales, quantizer
 from lmaunet.quant.float_layers import float_layer, is_one_sided
 
@@ -45,11 +47,14 @@ class QuantNetwork(nn.Module):
         keep_norms: keep the batch normalizations behind convolutions until :meth:`fold_norms`.
         separate: joins whose inputs keep scales of their own; see
             :func:`lmaunet.graph.rounding.rounding_of`.
+        dropout: the rate at which channels are dropped before the head while training, after they
+            were rounded; see :func:`lmaunet.graph.head.head_of`.
 
     Attributes:
         source: the graph that was given.
         graph: the graph that is computed.
         watch_scan: where set, what is called for each scan.
+        watch_value: where set, what is called for each node, with its rounded value.
 
     Raises:
         UserError: for other bits than 2, 3, 4 and 8, a layer that is not there, or an operator
@@ -65,6 +70,7 @@ class QuantNetwork(nn.Module):
         scales: Scales = "free",
         keep_norms: bool = False,
         separate: Collection[str] = (),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_weights(graph, weights)
@@ -76,6 +82,9 @@ class QuantNetwork(nn.Module):
         self.graph, arrays = fold_norms(*with_norms)
         self.rounding = rounding_of(self.graph, separate)
         self.watch_scan: WatchScan | None = None
+        self.watch_value: WatchValue | None = None
+        self._dropped = head_of(self.graph).name if dropout else ""
+        self.dropout = ChannelDropout(dropout)
         self.quantizers = nn.ModuleDict(
             {module_key(group): quantizer(scales) for group in self.rounding.names()}
         )
@@ -129,6 +138,8 @@ class QuantNetwork(nn.Module):
         for node in graph.nodes:
             inputs = [values[value] for value in node.inputs]
             values[node.name] = self._rounded(node.name, self._run(node, inputs, context))
+            if self.watch_value is not None:
+                self.watch_value(node.name, values[node.name])
             for value in self._free[node.name]:
                 del values[value]
         return values[graph.outputs[0]]
@@ -139,6 +150,8 @@ class QuantNetwork(nn.Module):
             x = inputs[0]
             if is_one_sided(operator):
                 x = F.pad(x, list(itertools.chain(*reversed(operator.padding))))
+            if node.name == self._dropped:
+                x = self.dropout(x)
             return self.layers[self._layer_of[node.name]](x)
         if isinstance(operator, op.Scan) and self.watch_scan is not None:
             seen = self.watch_scan(node.name, inputs)

@@ -21,6 +21,7 @@ from lmaunet.data.modalities import Modalities, check_drop, without
 from lmaunet.errors import UserError
 from lmaunet.graph.file import topology_digest, topology_json
 from lmaunet.graph.graph import Graph, Weights
+from lmaunet.graph.head import head_of
 from lmaunet.graph.layers import layers
 from lmaunet.graph_spec import GraphSpec, NetworkSpec
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
@@ -34,18 +35,19 @@ from lmaunet.quant.calibration import (
     notices,
     spread,
 )
+from lmaunet.quant.confidence import fit_temperature
 from lmaunet.quant.explain import explain
 from lmaunet.quant.joins import SCALED, SEPARATE, applied, choose_joins
 from lmaunet.quant.network import QuantNetwork, check_quantizable, count_weight_bits, graph_of
 from lmaunet.quant.norm_conversion import convert_norms
 from lmaunet.quant.of_before_graphs import of_before_graphs
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
-from lmaunet.quant.settings import QatSettings
+from lmaunet.quant.settings import CONFIDENCE_FILE, QatSettings
 from lmaunet.sources.checkpoint import NNUNET, graph_in, save_network, spec_of
 from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
-from lmaunet.train.metrics import Scores, predict_logits, score
+from lmaunet.train.metrics import Scores, predict_logits, score_slices
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
 
@@ -65,7 +67,7 @@ FileBytes = Callable[[QuantNetwork], int]
 def evaluate(model: Any, data: Dataset) -> Scores:
     """Score a torch network on the validation slices."""
     predicted = predict_logits(model, data.val.images).argmax(1)
-    return score(predicted, data.val.labels, data.val.cases, data.classes, data.case_spacing_mm)
+    return score_slices(predicted, data)
 
 
 def modalities_of(model: Any, data: Dataset, schedule: Schedule, scores: Scores) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def train_control(
             scores[name] = evaluate(network, data)
             known = modalities_of(network, data, schedule, scores[name])
             save_network(folder / f"{name}.pt", spec, network, dice=scores[name].dice,
-                         **_notes(data), **(known if name == "control" else {}))  # fmt: skip
+                         **notes_for(data), **(known if name == "control" else {}))  # fmt: skip
         write_json(
             folder / "control.json",
             {"scores": {k: v.to_json() for k, v in scores.items()}, "history": history, **known},
@@ -146,13 +148,15 @@ def quantize(
 
     Writes ``model.pt`` (the quantized network), ``qat.json`` (its scores before and after the
     training, notices, history), ``scan.json`` (the number formats of its scans in integers),
-    ``joins.json``, and where asked for ``allocation.json``, ``explain.json``, and the float network
-    with converted norms, ``converted.pt`` and ``norms.json``.
+    ``joins.json``, and where asked for ``allocation.json``, ``explain.json``, ``confidence.json``
+    (the dropout and the temperature of its confidence), and the float network with converted norms,
+    ``converted.pt`` and ``norms.json``.
 
     Args:
         model: the trained FP32 network, any that a graph can be captured of.
         spec: what the network is.
-        data: training slices calibrate and train; validation slices only score.
+        data: training slices calibrate and train; validation slices score, and with dropout the
+            temperature of its confidence, on which no class depends, is fitted to them.
         settings: see :class:`QatSettings`.
         seed: of order and augmentation, the same as the control's.
         folder: where to write; checkpoints in it are resumed.
@@ -170,6 +174,8 @@ def quantize(
     check_images(images)
     graph, weights = graph_of(model, images.shape)
     check_quantizable(graph)
+    if settings.dropout:
+        head_of(graph)
     bits = resolve_bits(graph, settings.bits)
     noticed = notices(graph, weights, data, chosen)
     scores: dict[str, Any] = {}
@@ -197,7 +203,7 @@ def quantize(
         bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
     quantized = QuantNetwork(
         graph, weights, bits, scales=settings.scales, keep_norms=settings.keep_norms,
-        separate=separate,
+        separate=separate, dropout=settings.dropout,
     )  # fmt: skip
     progress(0.2, f"calibrating on {len(images)} training slices")
     calibrate(quantized, images)
@@ -226,13 +232,17 @@ def quantize(
         except UserError as error:
             noticed.append(f"no number formats were chosen for the scans in integers: {error}")
         write_formats(folder / "scan.json", formats)
+        if settings.dropout:
+            progress(0.92, "fitting the temperature of its confidence on held-out slices")
+            found = fit_temperature(quantized, data, settings.dropout)
+            write_json(folder / CONFIDENCE_FILE, found)
         if settings.explain:
             rows = explain(quantized, spread(images, EXPLAIN_IMAGES), part(progress, 0.92, 0.08))
             write_json(folder / "explain.json", rows)
         save_checkpoint(
             folder / "model.pt", spec, quantized, kind="quantized", graph=topology_json(graph),
             dice=after.dice, bits=quantized.bits, scales=quantized.scales,
-            separate=list(quantized.separate), norm=settings.norm, **_notes(data), **known,
+            separate=list(quantized.separate), norm=settings.norm, **notes_for(data), **known,
         )  # fmt: skip
         counts = count_weight_bits(graph, quantized.bits)
         write_json(
@@ -350,6 +360,7 @@ def part(progress: Progress, start: float, share: float) -> Progress:
     return lambda fraction, line: progress(start + share * fraction, line)
 
 
-def _notes(data: Dataset) -> dict[str, Any]:
+def notes_for(data: Dataset) -> dict[str, Any]:
+    """Return what a checkpoint notes of the data that it was trained on."""
     made = {} if data.recipe is None else {NNUNET: {"recipe": data.recipe.to_json()}}
     return {"classes": list(data.classes), "normalization": dict(data.normalization), **made}

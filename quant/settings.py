@@ -10,6 +10,11 @@ from lmaunet.train.schedule import Schedule
 
 WEIGHT_BITS = (2, 3, 4, 8)
 
+CONFIDENCE_FILE = "confidence.json"
+"""What a network that was trained with dropout says of its confidence."""
+MOST_DROPOUT = 0.9
+"""The largest rate of dropout."""
+
 Scales = Literal["free", "pow2"]
 """What scales may be: any positive number, or powers of two only."""
 
@@ -43,6 +48,8 @@ class QatSettings:
             for ``shared`` in an LMa-UNet and ``auto`` in any other network.
         norm: ``keep``; or ``batch``, InstanceNorm and GroupNorm become batch normalization first.
         norm_epochs: passes of the distillation after that; 0 for none.
+        dropout: the rate at which channels are dropped before the network's head while training;
+            0 for none.
     """
 
     schedule: Schedule
@@ -55,6 +62,7 @@ class QatSettings:
     joins: str = ""
     norm: str = "keep"
     norm_epochs: int = NORM_EPOCHS
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.bits and self.budget_bytes is not None:
@@ -73,11 +81,15 @@ class QatSettings:
             raise UserError(
                 f"norm_epochs {self.norm_epochs}; give 0 (no distillation) to {MOST_NORM_EPOCHS:,}"
             )
+        if not 0 <= self.dropout <= MOST_DROPOUT:
+            raise UserError(
+                f"dropout {self.dropout:g}; give 0 (none) to {MOST_DROPOUT:g}, such as 0.2"
+            )
         if not 0 <= self.distillation < float("inf"):
             raise UserError(f"distillation {self.distillation}; give 0 or a positive weight")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON; what is said of norms only where they are converted."""
+        """Return plain JSON; norms and dropout are there only where they are asked for."""
         norms = {"norm": self.norm, "norm_epochs": self.norm_epochs}
         return {
             "schedule": self.schedule.to_json(),
@@ -89,4 +101,5 @@ class QatSettings:
             "explain": self.explain,
             "joins": self.joins,
             **(norms if self.norm != "keep" else {}),
+            **({"dropout": self.dropout} if self.dropout else {}),
         }

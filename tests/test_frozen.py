@@ -21,7 +21,7 @@ COLLECT = {
     "lmaunet.fpga.agreement.nodes._Count", "lmaunet.fpga.sizing.folding.FoldedNode",
     "lmaunet.fpga.agreement.scan.ScanCheck",
     "lmaunet.data.dicom.pixels._Padding", "lmaunet.data.images.intensity.Recorder",
-    "lmaunet.deploy.segmenter.Network", "lmaunet.deploy.segmenter.Timer",
+    "lmaunet.deploy.network_calls.Network", "lmaunet.deploy.phase_times.Timer",
     "lmaunet.deploy.run_data.RunData", "lmaunet.scan.integer_algebra.IntegerAlgebra",
     "lmaunet.scan.widths.RangeAlgebra",
 }  # fmt: skip

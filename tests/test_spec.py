@@ -20,9 +20,34 @@ def test_layer_by_hand():
     assert (local.params, norm.params, local.macs) == (8 * 49, 16, 16 * 16 * 8 * 49)
 
 
-def test_base_has_the_articles_size():
-    params = sum(layer.params for layer in layers_of(named_spec("base")))
-    assert abs(params / 11.2e6 - 1) < 0.01
+@pytest.mark.parametrize(
+    ("name", "params", "operations"),
+    [("unet", 7.8e6, 145.2e9), ("unet-large-kernel", 12.4e6, 210.7e9),
+     ("unet-mamba", 9.1e6, 168.5e9), ("base", 11.2e6, 182.3e9)],
+)  # fmt: skip
+def test_a_network_of_the_article_has_its_size(name, params, operations):
+    layers = layers_of(named_spec(name).replace(input_size=(512, 512)))
+    assert sum(layer.params for layer in layers) == pytest.approx(params, rel=0.01)
+    assert 2 * sum(layer.macs for layer in layers) == pytest.approx(operations, rel=0.01)
+
+
+def test_the_articles_networks_differ_in_their_blocks_and_widths_alone():
+    base = named_spec("base")
+    alike = ("in_channels", "classes", "strides", "skip", "decoder_convs", "pyramid",
+             "pyramid_bins", "states", "input_size")  # fmt: skip
+    for name in ("unet", "unet-large-kernel", "unet-mamba"):
+        spec = named_spec(name)
+        assert {key: getattr(spec, key) for key in alike} == {
+            key: getattr(base, key) for key in alike
+        }
+        assert spec.decoder_widths == spec.widths[:4] and spec.pyramid_width == spec.widths[4]
+
+
+def test_a_field_that_older_files_lack_is_left_out():
+    assert not {"mamba", "block"} & named_spec("base").to_json().keys()
+    assert named_spec("unet").to_json()["block"] == "convs"
+    older = {k: v for k, v in named_spec("edge").to_json().items()}
+    assert NetSpec.from_json(older) == named_spec("edge")
 
 
 def test_edge_is_the_budgeted_network():
@@ -42,6 +67,9 @@ def test_json_round_trip(name):
     ("changes", "text"),
     [
         ({"kernels": (4, 7, 7, 7)}, r"kernels=\(4, 7, 7, 7\); each is 3, 5, 7 or 9"),
+        ({"kernels": (1, 1, 1, 1), "block": "convs", "mamba": "none"}, "in an LKM also 1"),
+        ({"block": "dense"}, "block='dense'; use 'lkm', 'convs' or 'separable'"),
+        ({"block": "convs"}, "block='convs' with mamba='causal'; .* give mamba 'none'"),
         ({"widths": (1, 2, 3)}, r"widths=\(1, 2, 3\); give 5 positive numbers"),
         ({"input_size": (100, 128)}, "input 100x128; height and width must be multiples of 16"),
         ({"classes": 1}, "classes=1; give 2 or more"),

@@ -36,6 +36,9 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield one epoch of ``(images, labels)``, float32 ``(B, C, H, W)`` and int64 ``(B, H, W)``.
 
+    Patches of several slices have their axis before H: one draw changes all slices of a patch, in
+    their plane.
+
     The same (seed, epoch, rank, world) gives the same batches. The shards of ``world`` processes
     are disjoint and equally long: up to ``world - 1`` slices of the shuffled epoch are left out,
     others each time. The last batch may be shorter.
@@ -97,6 +100,9 @@ def deform(
     import torch
     from torch.nn import functional as F
 
+    shapes = images.shape, labels.shape
+    # the slices of a patch are moved alike, as channels are
+    images, labels = images.flatten(1, -3), labels.reshape(len(labels), -1, *labels.shape[-2:])
     n, _, height, width = images.shape
     angle = _uniform(n, -math.radians(ROTATION_DEG), math.radians(ROTATION_DEG), generator)
     scale = torch.exp(_uniform(n, math.log(SCALE[0]), math.log(SCALE[1]), generator))
@@ -112,9 +118,9 @@ def deform(
     grid = F.affine_grid(torch.stack(rows, 1), [n, 1, height, width], align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     nearest = F.grid_sample(
-        labels[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
+        labels.float(), grid, mode="nearest", padding_mode="border", align_corners=False
     )
-    return moved, nearest[:, 0].round().long()
+    return moved.reshape(shapes[0]), nearest.round().long().reshape(shapes[1])
 
 
 def recolour(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -125,7 +131,8 @@ def recolour(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """
     import torch
 
-    n = len(images)
+    n, shape = len(images), images.shape
+    images = images.flatten(1, -3)
     gamma = torch.exp(_uniform(n, math.log(GAMMA[0]), math.log(GAMMA[1]), generator))
     contrast = _uniform(n, *CONTRAST, generator).view(n, 1, 1, 1)
     brightness = _uniform(n, -BRIGHTNESS, BRIGHTNESS, generator).view(n, 1, 1, 1)
@@ -136,7 +143,8 @@ def recolour(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     curved = ((images - low) / span).clamp(0, 1) ** gamma.view(n, 1, 1, 1) * span + low
     noise = torch.randn(images.shape, generator=generator)
-    return (curved - mean) * contrast + mean + deviation * (brightness + strength * noise)
+    recoloured = (curved - mean) * contrast + mean + deviation * (brightness + strength * noise)
+    return recoloured.reshape(shape)
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:

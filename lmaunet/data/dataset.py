@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +13,20 @@ from lmaunet.data.nnunet_recipe import NnunetRecipe
 from lmaunet.data.patients import patient_of
 from lmaunet.data.split import check_gap
 
+REPEATED = -1
+"""The index of a slice that fills up a patch, and is another one's copy."""
+
 
 @dataclass(frozen=True, eq=False)
 class SliceSet:
-    """Slices with labels.
+    """Slices with labels, or patches of several slices (:mod:`lmaunet.data.patches`).
 
     Args:
-        images: float32 ``(n, channels, H, W)``, normalised.
-        labels: uint8 ``(n, H, W)``, class indices.
+        images: float32 ``(n, channels, H, W)``, normalised; of patches ``(n, channels, D, H, W)``.
+        labels: uint8 ``(n, H, W)`` or ``(n, D, H, W)``, class indices.
         cases: ``(n,)`` strings, the volume that a slice comes from.
-        z: int ``(n,)``, the slice's index in its volume, counted towards the head.
+        z: int ``(n,)`` or ``(n, D)``, a slice's index in its volume, counted towards the head;
+            :data:`REPEATED` of a copy.
     """
 
     images: np.ndarray
@@ -31,17 +36,20 @@ class SliceSet:
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        if self.images.ndim != 4 or self.images.dtype != np.float32:
+        if self.images.ndim not in (4, 5) or self.images.dtype != np.float32:
             raise ValueError(
-                f"images {self.images.shape} {self.images.dtype}; expected float32 4-D"
+                f"images {self.images.shape} {self.images.dtype}; expected float32 4-D or 5-D"
             )
         shape = (n, *self.images.shape[2:])
         if self.labels.shape != shape or self.labels.dtype != np.uint8:
             raise ValueError(
                 f"labels {self.labels.shape} {self.labels.dtype}; expected {shape} uint8"
             )
-        if self.cases.shape != (n,) or self.z.shape != (n,):
-            raise ValueError(f"cases {self.cases.shape}, z {self.z.shape}; expected ({n},)")
+        of_z = (n, *self.images.shape[2:-2])
+        if self.cases.shape != (n,) or self.z.shape != of_z:
+            raise ValueError(
+                f"cases {self.cases.shape}, z {self.z.shape}; expected ({n},) and {of_z}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,6 +59,37 @@ class SliceSet:
         return SliceSet(
             self.images[indices], self.labels[indices], self.cases[indices], self.z[indices]
         )
+
+    def by_slice(self, values: np.ndarray) -> np.ndarray:
+        """Return what belongs to each slice, every slice of a case once: ``(m, ...)``.
+
+        Args:
+            values: ``(n, ...)`` of slices, which are returned as they are; ``(n, D, ...)`` of
+                patches.
+        """
+        if self.z.ndim == 1:
+            return values
+        return values.reshape(-1, *values.shape[2:])[self._once]
+
+    @functools.cached_property
+    def _once(self) -> np.ndarray:
+        """The positions of slices in ``(n * D,)`` that are no copies, each where it comes first."""
+        cases, z = np.repeat(self.cases, self.z.shape[1]), self.z.ravel()
+        seen: dict[tuple[str, int], int] = {}
+        for position in np.flatnonzero(z != REPEATED).tolist():
+            seen.setdefault((str(cases[position]), int(z[position])), position)
+        return np.array(sorted(seen.values()), np.int64)
+
+    @property
+    def slice_cases(self) -> np.ndarray:
+        """The case of each slice that :meth:`by_slice` returns, ``(m,)``."""
+        return self.by_slice(np.broadcast_to(self.cases[(..., *[None] * (self.z.ndim - 1))],
+                                             self.z.shape))  # fmt: skip
+
+    @property
+    def slice_z(self) -> np.ndarray:
+        """The index of each slice that :meth:`by_slice` returns in its case, ``(m,)``."""
+        return self.by_slice(self.z)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +148,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):
-            train_z = self.train.z[self.train.cases == case]
-            check_gap(train_z, self.val.z[self.val.cases == case], self.gap)
+            of_case = [side.slice_z[side.slice_cases == case] for side in (self.train, self.val)]
+            check_gap(*of_case, self.gap)
         shared = set(self.train.cases) & set(self.val.cases)
         sides = [
             {self.patient(case) for case in set(side.cases) - shared}
@@ -131,12 +170,15 @@ class Dataset:
         return {
             name: {
                 label: {
-                    "pixels": int((side.labels == index).sum()),
-                    "slices": int((side.labels == index).any((1, 2)).sum()),
+                    "pixels": int((labels == index).sum()),
+                    "slices": int((labels == index).any((1, 2)).sum()),
                 }
                 for index, label in enumerate(self.classes)
             }
-            for name, side in (("train", self.train), ("val", self.val))
+            for name, labels in (
+                (name, getattr(self, name).by_slice(getattr(self, name).labels))
+                for name in ("train", "val")
+            )
         }
 
     def patient(self, case: str) -> str:
@@ -167,6 +209,6 @@ class Dataset:
                 "train": sorted({str(c) for c in self.train.cases}),
                 "val": sorted({str(c) for c in self.val.cases}),
             },
-            "slices": {"train": len(self.train), "val": len(self.val)},
+            "slices": {"train": len(self.train.slice_z), "val": len(self.val.slice_z)},
             "notes": list(self.notes),
         }

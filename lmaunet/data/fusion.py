@@ -48,6 +48,9 @@ class Fusion:
         return f"{said} ({own})" if own else said
 
 
+KEPT = Fusion()
+
+
 def check_way(how: str) -> None:
     """Raise UserError for a way of fusing that there is not."""
     if how not in WAYS:

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.data import modalities
 from lmaunet.data import normalization as norm
 from lmaunet.data.framing import AxisOperator, Framing, zoom_to
-from lmaunet.data.fusion import Fusion, absent_of, described, fuse, placed
+from lmaunet.data.fusion import KEPT, Fusion, absent_of, described, fuse, placed
 from lmaunet.data.images.geometry import Geometry
 from lmaunet.data.images.intensity import compare
 from lmaunet.data.images.volumes import Image, read_pixels
 from lmaunet.data.modalities import without
 from lmaunet.data.preparation import ImagePreparation, ReadyVolume, Run
-from lmaunet.data.windows import cover
+from lmaunet.data.windows import cover, cover_volume
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
+UNLIKE_SPACING = 1.5
+"""How many times as far apart slices may be as in training, or as near, without a doubt."""
 LARGEST_SIDE = 4096
 SMALLEST_SIDE = 8
-KEPT = Fusion()
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Preparation:
         fit: whether slices that were then larger than ``size`` were shrunk to it.
         intensity: what values the training images had, for each channel; empty where the build
             does not say.
+        depth: slices that a network of volumes takes; None of one that takes slices.
+        slice_mm: of a network of volumes, how far slices were apart in training; None where it is
+            unknown or cases differ. Slices are never resampled along this axis.
     """
 
     size: tuple[int, int]
@@ -48,6 +52,8 @@ class Preparation:
     resampled_mm: tuple[float, float] | None
     fit: bool
     intensity: tuple[Mapping[str, Any], ...] = ()
+    depth: int | None = None
+    slice_mm: float | None = None
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
@@ -67,15 +73,29 @@ class Preparation:
         intensity, of_values = compare(
             arrays, self.intensity, self.normalization, [i.modality for i in images], absent
         )
-        doubts = (*notes_of(names, images), *of_values)
+        doubts = (*notes_of(names, images), *of_values, *self._apart(first.spacing_mm[0]))
         return PreparedVolume(
             arrays, first, framing, self, (*doubts, *of_framing), images[0].kind, images[0].source,
             intensity, doubts, absent=absent,
         )  # fmt: skip
 
+    def _apart(self, mm: float) -> tuple[str, ...]:
+        """Return a doubt where slices are further apart, or nearer, than those of training."""
+        if self.depth is None or self.slice_mm is None:
+            return ()
+        if 1 / UNLIKE_SPACING <= mm / self.slice_mm <= UNLIKE_SPACING:
+            return ()
+        return (
+            f"slices are {mm:g} mm apart, those of training were {self.slice_mm:g} mm: the network "
+            "takes them as they are, and sees organs of another depth than it learned; resample "
+            f"the image to slices of {self.slice_mm:g} mm",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return what a build's ``deployment.json`` says of it."""
+        of_volumes = {"depth": self.depth, "slice_mm": self.slice_mm}
         return {
+            **({} if self.depth is None else {"volume": of_volumes}),
             "normalization": dict(self.normalization),
             "resampled_mm": None if self.resampled_mm is None else list(self.resampled_mm),
             "shrunk_to_fit": self.fit,
@@ -148,10 +168,19 @@ class PreparedVolume(ReadyVolume):
     @property
     def windowed(self) -> bool:
         """Whether windows cover the slices."""
-        return self.framing.size != self.preparation.size
+        deep = self.depth is not None and len(self) > self.depth
+        return deep or self.framing.size != self.preparation.size
+
+    @property
+    def depth(self) -> int | None:
+        """Slices that a network of volumes takes at a time."""
+        return self.preparation.depth
 
     def cover(self, images: np.ndarray, run: Run, *, overlap: float, batch: int) -> np.ndarray:
         """Return the logits of slices, those of windows averaged by a Gaussian weight."""
+        if self.depth is not None:
+            size = self.depth, *self.preparation.size
+            return cover_volume(images, size, run, overlap=overlap, batch=batch)
         return cover(images, self.preparation.size, run, overlap=overlap, batch=batch)
 
     def labels(self, logits: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from lmaunet.data.layouts.folders import hidden, is_folder, named, understood, v
 from lmaunet.data.layouts.nnunet import is_nnunet, read_nnunet
 from lmaunet.data.layouts.pairs import PAIR_FOLDERS, read_pairs
 from lmaunet.data.nnunet_training import SEEN, NnunetTraining
+from lmaunet.data.patches import in_patches, whole_cases
 from lmaunet.data.phantom import phantom_source
 from lmaunet.data.source import Source
 from lmaunet.errors import UserError
@@ -27,7 +28,7 @@ from lmaunet.errors import UserError
 def load(
     source: Path,
     *,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     classes: int | None = None,
     seed: int = 0,
     class_map: str | Path | None = None,
@@ -42,7 +43,8 @@ def load(
 
     Args:
         source: the folder, or one of the two npz files.
-        size: height and width that the network takes; slices are padded or cropped to it.
+        size: height and width that the network takes; slices are padded or cropped to it. With a
+            depth before them samples are patches of so many slices.
         classes: how many classes the network has, with the background; None takes the data's.
         seed: draws the validation cases where several cases are not divided by the files.
         class_map: a named map or a JSON file (see :func:`lmaunet.data.class_map.read_class_map`).
@@ -61,26 +63,37 @@ def load(
     raw = read_source(
         Path(source), seed=seed, class_map=class_map, classes=classes, training=training
     )
-    return assemble(
-        raw, size=size, classes=classes, spacing_mm=spacing_mm, fit=fit,
+    if len(size) == 3:
+        raw = whole_cases(raw)
+    height, width = size[-2:]
+    data = assemble(
+        raw, size=(height, width), classes=classes, spacing_mm=spacing_mm, fit=fit,
         recipe=None if training is None else training.recipe,
     )  # fmt: skip
+    return data if len(size) == 2 else in_patches(data, size[0])
 
 
 def load_phantom(
-    *, size: tuple[int, int], seed: int = 0, classes: int | None = None,
-    training: NnunetTraining | None = None,
+    *, size: tuple[int, ...], seed: int = 0, classes: int | None = None,
+    training: NnunetTraining | None = None, spacing_mm: float | None = None,
+    fit: bool | None = None,
 ) -> Dataset:  # fmt: skip
     """Return the synthetic abdomen drawn from ``seed``, divided like the real volume.
 
     Args:
-        size: height and width that the network takes.
+        size: height and width that the network takes, or depth, height and width.
         seed: draws the anatomy and the noise.
         classes: how many classes the network has; raises UserError unless it is the phantom's.
         training: of a network that nnU-Net trained, whose recipe prepares the images.
+        spacing_mm, fit: as for :func:`load`.
     """
     recipe = None if training is None else training.recipe
-    return assemble(phantom_source(seed), size=size, classes=classes, recipe=recipe)
+    height, width = size[-2:]
+    data = assemble(
+        phantom_source(seed), size=(height, width), classes=classes, recipe=recipe,
+        spacing_mm=spacing_mm, fit=fit,
+    )  # fmt: skip
+    return data if len(size) == 2 else in_patches(data, size[0])
 
 
 def read_source(

@@ -63,6 +63,11 @@ class NnunetPreparation:
         return self.recipe.spacing_mm
 
     @property
+    def depth(self) -> None:
+        """None: it takes slices."""
+        return None
+
+    @property
     def mirror_axes(self) -> tuple[int, ...]:
         """Axes of a slice along which training mirrored."""
         return self.recipe.mirror_axes

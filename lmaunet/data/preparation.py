@@ -63,6 +63,11 @@ class ReadyVolume(ABC):
     def windowed(self) -> bool:
         """Whether they are larger than the network's input, so that windows cover them."""
 
+    @property
+    def depth(self) -> int | None:
+        """Slices that a network of volumes takes at a time: all go through it at once; or None."""
+        return None
+
     @abstractmethod
     def images(self, start: int, stop: int) -> np.ndarray:
         """Return slices ``start`` to ``stop``, normalised: float32 ``(n, channels, H, W)``."""
@@ -129,6 +134,10 @@ class ImagePreparation(Protocol):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width that the network takes."""
+
+    @property
+    def depth(self) -> int | None:
+        """Slices that a network of volumes takes; None of one that takes slices."""
 
     @property
     def resampled_mm(self) -> tuple[float, float] | None:

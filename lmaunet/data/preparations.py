@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,16 @@ def preparation_of(data: Dataset) -> ImagePreparation:
     """Return how the slices of a data set were made, enough to do it to another image."""
     if data.recipe is not None:
         return NnunetPreparation(data.recipe, data.intensity, data.axes)
-    height, width = data.train.images.shape[2:]
+    *depth, height, width = data.train.images.shape[2:]
+    apart = data.spacing_mm[0]
     return Preparation(
-        (height, width), dict(data.normalization), data.resampled_mm, data.fit, data.intensity
-    )
+        (height, width), dict(data.normalization), data.resampled_mm, data.fit, data.intensity,
+        depth[0] if depth else None, float(apart) if depth and math.isfinite(apart) else None,
+    )  # fmt: skip
 
 
 def read_preparation(
-    content: Mapping[str, Any], where: str, size: tuple[int, int], channels: int
+    content: Mapping[str, Any], where: str, size: tuple[int, ...], channels: int
 ) -> ImagePreparation:
     """Return the preparation that a build's ``deployment.json`` says; see ``to_json`` of each.
 
@@ -44,9 +47,17 @@ def read_preparation(
     fit, resampled = content["shrunk_to_fit"], content["resampled_mm"]
     if not isinstance(fit, bool):
         raise TypeError(f"shrunk_to_fit {fit!r}")
-    target = None if resampled is None else _lengths(resampled)
+    target = None if resampled is None else _pair(resampled)
+    *depth, height, width = size
+    volume = content.get("volume")
+    if (volume is None) != (not depth) or (depth and volume["depth"] != depth[0]):
+        raise ValueError(f"volume {shown(volume)} for a network of {shown(list(size))}")
     if recipe is None:
-        return Preparation(size, norm.check_trained(kind, where, channels), target, fit, intensity)
+        apart = None if volume is None else volume["slice_mm"]
+        return Preparation(
+            (height, width), norm.check_trained(kind, where, channels), target, fit, intensity,
+            depth[0] if depth else None, None if apart is None else _length(apart),
+        )  # fmt: skip
     if recipe["kind"] != KIND or kind != {"kind": KIND}:
         raise ValueError(
             f"a recipe of kind {shown(recipe['kind'])} and a normalization {shown(kind)}: expected "
@@ -62,10 +73,13 @@ def read_preparation(
     return found
 
 
-def _lengths(values: Any) -> tuple[float, float]:
-    import math
+def _pair(values: Any) -> tuple[float, float]:
+    height, width = values
+    return _length(height), _length(width)
 
-    height, width = (float(v) for v in values)
-    if not all(math.isfinite(v) and v > 0 for v in (height, width)):
-        raise ValueError(f"{values!r}: expected 2 positive length(s)")
-    return height, width
+
+def _length(value: Any) -> float:
+    found = float(value)
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"{value!r}: expected a positive length")
+    return found

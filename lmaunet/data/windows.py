@@ -7,8 +7,9 @@ and a build runs without either.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lmaunet.errors import UserError
@@ -41,33 +42,34 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
     return [*starts, length - window]
 
 
-def window_weight(size: tuple[int, int]) -> np.ndarray:
-    """Return the weight of a window's pixels, float32 ``(H, W)``: a Gaussian, largest inside."""
+def window_weight(size: Sequence[int]) -> np.ndarray:
+    """Return the weight of a window's pixels, float32 ``size``: a Gaussian, largest inside."""
     import numpy as np
 
     sides = []
     for side in size:
         distance = np.arange(side) - (side - 1) / 2
         sides.append(np.exp(-(distance**2) / (2 * (DEVIATION * side) ** 2)))
-    return np.maximum(np.outer(*sides), LEAST_WEIGHT).astype(np.float32)
+    product = functools.reduce(np.multiply.outer, sides)
+    return np.maximum(product, LEAST_WEIGHT).astype(np.float32)
 
 
 def cover(
     images: np.ndarray,
-    size: tuple[int, int],
+    size: Sequence[int],
     run: Callable[[np.ndarray], np.ndarray],
     *,
     overlap: float = OVERLAP,
     batch: int = 4,
 ) -> np.ndarray:
-    """Return the logits ``(n, classes, H, W)`` of images of any size not below the network's.
+    """Return the logits ``(n, classes, *spatial)`` of images of any size not below the network's.
 
     Images of exactly the network's size go through as they are. Larger ones are covered by windows
     whose logits are averaged by :func:`window_weight`.
 
     Args:
-        images: float32 ``(n, channels, H, W)``.
-        size: height and width that the network takes.
+        images: float32 ``(n, channels, H, W)`` or ``(n, channels, D, H, W)``.
+        size: what of these the network takes.
         run: the network, ``(m, channels, *size)`` to float32 ``(m, classes, *size)``.
         overlap: the share of a window's side that its neighbour covers too.
         batch: windows in a call of ``run``.
@@ -78,20 +80,50 @@ def cover(
         return run(images)
     starts = [window_starts(*each, overlap) for each in zip(images.shape[2:], size, strict=True)]
     windows = [
-        (slice(y, y + size[0]), slice(x, x + size[1])) for y, x in itertools.product(*starts)
+        tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
+        for corner in itertools.product(*starts)
     ]
     weight = window_weight(size)
     total = np.zeros(images.shape[2:], np.float32)
-    for rows, columns in windows:
-        total[rows, columns] += weight
+    for window in windows:
+        total[window] += weight
     places = list(itertools.product(range(len(images)), windows))
     blended = None
     for begin in range(0, len(places), batch):
         taken = places[begin : begin + batch]
-        logits = run(np.stack([images[i, :, rows, columns] for i, (rows, columns) in taken]))
+        found = run(np.stack([images[i, :, *window] for i, window in taken]))
         if blended is None:
-            blended = np.zeros((len(images), logits.shape[1], *images.shape[2:]), np.float32)
-        for (i, (rows, columns)), window in zip(taken, logits, strict=True):
-            blended[i, :, rows, columns] += weight * window
+            blended = np.zeros((len(images), found.shape[1], *images.shape[2:]), np.float32)
+        for (i, window), logits in zip(taken, found, strict=True):
+            blended[i, :, *window] += weight * logits
     assert blended is not None  # there is a window
     return blended / total
+
+
+def cover_volume(
+    slices: np.ndarray,
+    size: Sequence[int],
+    run: Callable[[np.ndarray], np.ndarray],
+    *,
+    overlap: float = OVERLAP,
+    batch: int = 4,
+) -> np.ndarray:
+    """Return the logits ``(n, classes, H, W)`` of a volume's slices by a network of volumes.
+
+    Windows of three axes cover the volume as :func:`cover` says. Where it has fewer slices than the
+    network takes, the last one is repeated, as in training.
+
+    Args:
+        slices: float32 ``(n, channels, H, W)``, all slices of the volume in order.
+        size: depth, height and width that the network takes.
+        run: the network, ``(m, channels, *size)`` to float32 ``(m, classes, *size)``.
+        overlap: the share of a window's side that its neighbour covers too.
+        batch: windows in a call of ``run``.
+    """
+    import numpy as np
+
+    missing = max(0, size[0] - len(slices))
+    deep = np.concatenate([slices, *[slices[-1:]] * missing]) if missing else slices
+    volume = np.ascontiguousarray(deep.swapaxes(0, 1))[None]
+    logits = cover(volume, size, run, overlap=overlap, batch=batch)
+    return logits[0, :, : len(slices)].swapaxes(0, 1)

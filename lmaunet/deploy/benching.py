@@ -112,7 +112,7 @@ def bench(folder: str | os.PathLike[str]) -> Bench:
     build, deployment = open_build(Path(folder))
     target = get_target(build.target)
     interface = deployment.interface
-    shape = (1, interface.network.in_channels, *interface.preparation.size)
+    shape = (1, interface.network.in_channels, *interface.network.input_size)
     # the values of a normalized image; what they are changes no time
     image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     before_c = temperature_c("temperature_before_c")

@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 from lmaunet.deploy import console, defaults
+from lmaunet.kernel_profiles import elastic_spec
 from lmaunet.spec import SPECS
 
 try:
     import typer
 
-    from lmaunet.deploy import import_command
+    from lmaunet.deploy import (
+        heatmap_command,
+        import_command,
+        infer_command,
+        pretrain_command,
+        refine_command,
+    )
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -50,7 +57,10 @@ ClassMapOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--class-map", help="JSON that maps label values to class names."),
 ]
-SPEC_HELP = "base, edge, demo, or a JSON file with a spec's fields."
+SPEC_HELP = (
+    "base, edge, demo, edge3d, unet, unet-large-kernel, unet-mamba, or a JSON file with a spec's "
+    "fields."
+)
 ClassesOption = Annotated[Optional[int], typer.Option(help="Classes with background.")]  # noqa: UP045
 ChannelsOption = Annotated[Optional[int], typer.Option(help="Image channels.")]  # noqa: UP045
 InputSizeOption = Annotated[Optional[int], typer.Option(help="Height and width.")]  # noqa: UP045
@@ -186,6 +196,10 @@ def spec(
 
 
 import_command.register(app)
+pretrain_command.register(app)
+infer_command.register(app)
+refine_command.register(app)
+heatmap_command.register(app)
 
 
 @command(app)
@@ -198,6 +212,8 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Slices in a step.")] = defaults.BATCH_SIZE,
     classes: ClassesOption = None, channels: ChannelsOption = None,
     input_size: InputSizeOption = None,
+    elastic: Annotated[bool, typer.Option("--elastic", help="One depthwise weight in each LKM for kernels 5, 7 and 9, each with an input size of its own; builds choose by the image.")] = False,  # noqa: E501
+    init: Annotated[Optional[Path], typer.Option(help="A checkpoint of the same spec to start from, such as pretrain wrote; its head is not taken.")] = None,  # noqa: E501, UP045
     drop_modality: Annotated[float, typer.Option(help="Probability with which each image of a patient is left out in training, so that one may be missing later; 0.2 is usual.")] = 0.0,  # noqa: E501
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -206,10 +222,11 @@ def train(
     from lmaunet.stated_spec import state_spec
 
     network = state_spec(spec_name, classes, channels, input_size).for_training()
+    network = elastic_spec(network) if elastic else network
     source = _source(data, phantom, class_map)
     console.show(
         *commands.train(
-            run, network, source, epochs, learning_rate, batch_size, seed, drop_modality
+            run, network, source, epochs, learning_rate, batch_size, seed, init, drop_modality
         ),
         as_json,
     )
@@ -232,6 +249,7 @@ def qat(
     keep_norms: Annotated[bool, typer.Option("--keep-norms/--fold-norms", help="Train with batch normalization, or fold it first.")] = True,  # noqa: E501
     norm: Annotated[str, typer.Option(help="keep, or batch: InstanceNorm and GroupNorm become batch normalization, which folds into convolutions; the network is distilled first.", autocompletion=offer("keep", "batch"))] = "keep",  # noqa: E501
     norm_epochs: Annotated[int, typer.Option(help="Passes of that distillation; 0 for none.")] = defaults.NORM_EPOCHS,  # noqa: E501
+    dropout: Annotated[float, typer.Option(help="Drop this share of the channels before the head while training, such as 0.2, so that builds take infer --confidence; 0 for none.")] = 0.0,  # noqa: E501
     drop_modality: Annotated[Optional[float], typer.Option(help="As for train; that of the checkpoint's training if not given.")] = None,  # noqa: E501, UP045
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
     epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
@@ -251,7 +269,7 @@ def qat(
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain, weights, joins, norm, norm_epochs, drop_modality,
+        explain, weights, joins, norm, norm_epochs, dropout, drop_modality,
     )  # fmt: skip
     console.show(*quantize(run, ckpt, source, stated, options), as_json)
 
@@ -281,6 +299,7 @@ def build(
     cpu: Annotated[Optional[str], typer.Option("--cpu", help="ort: any processor, or vnni for a file that only those with VNNI compute right, faster where the program does not open it as this one does; any if not given.")] = None,  # noqa: E501, UP045
     operators: Annotated[Optional[bool], typer.Option("--operators/--no-operators", help="ort: also compile the operators that make the file faster; where there is a C++ compiler if not given.")] = None,  # noqa: E501, UP045
     flow: Annotated[Optional[str], typer.Option("--flow", help="fpga, with --simulate implied: levels has yosys count the levels of logic of each module (minutes to an hour), timing has Vivado place and route the network, vivado also makes a bitstream (needs Vitis HLS); none if not given.")] = None,  # noqa: E501, UP045
+    kernel: Annotated[Optional[str], typer.Option("--kernel", help="fpga: which kernel of an elastic network the design has; the middle one if not given. Builds for other targets carry all of them.")] = None,  # noqa: E501, UP045
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Build a deployment of the run's quantized network for one target."""
@@ -290,7 +309,7 @@ def build(
     given = {
         "cpu": cpu, "operators": operators, "sm": sm or None, "precision": precision,
         "board": board, "clock_mhz": clock_mhz, "target_ms": target_ms,
-        "simulate": simulate or None, "flow": flow,
+        "simulate": simulate or None, "flow": flow, "kernel": kernel,
     }  # fmt: skip
     # before the export, which takes half a minute
     options = build_options(target, {k: v for k, v in given.items() if v is not None})
@@ -306,25 +325,6 @@ def measure(
     from lmaunet.deploy import commands
 
     console.show(*commands.measure(run, target), as_json)
-
-
-@command(app)
-def infer(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD, MetaImage or DICOM file, or a DICOM folder; one for each channel of the network.")],  # noqa: E501
-    folder: Annotated[Path, typer.Option("--build", help="The folder of a build, such as runs/NAME/build/ort.")],  # noqa: E501
-    output: Annotated[Path, typer.Option("--output", "-o", help="The segmentation: .nii.gz, .nii, .nrrd, .mha, or .dcm for DICOM SEG.")],  # noqa: E501
-    overlap: Annotated[float, typer.Option(help="Overlap of windows, as a share of their side, where slices are larger than the network's input.")] = defaults.OVERLAP,  # noqa: E501
-    batch: Annotated[int, typer.Option(help="Slices at a time.")] = defaults.INFER_BATCH,
-    fuse: Annotated[str, typer.Option(help="Images on another grid than the first: resample them onto it, or register them onto it first; refused if not given.", autocompletion=offer("resample", "register"))] = "",  # noqa: E501
-    missing: Annotated[Optional[list[int]], typer.Option(help="The number of an image that is missing, 1 for the first, for a network trained with --drop-modality; repeatable. Or give - in its place.")] = None,  # noqa: E501, UP045
-    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored images, for a network of nnU-Net's that was trained so; slower.")] = False,  # noqa: E501
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Segment an image with a build; the result lies on the image's own grid."""
-    from lmaunet.deploy import commands
-
-    given = folder, images, output, overlap, batch, tta, fuse, missing or []
-    console.show(*commands.infer(*given), as_json)
 
 
 @command(app)

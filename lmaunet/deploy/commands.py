@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.modalities import check_drop
+from lmaunet.data.modalities import check_drop, check_droppable
 from lmaunet.deploy import building, defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
 from lmaunet.deploy.gate_limits import chosen_limits
@@ -19,9 +20,13 @@ from lmaunet.deploy.runs import (
     find_run,
     run_for_training,
 )
+from lmaunet.errors import UserError
 from lmaunet.spec import NetSpec, named_spec
 from lmaunet.stage import read_json, read_manifest, record_of
 from lmaunet.train.schedule import Schedule
+
+if TYPE_CHECKING:
+    from lmaunet.deploy.infer_command import InferOptions
 
 Shown = tuple[Any, list[str]]
 
@@ -32,16 +37,19 @@ def _where(outcome: pipeline.Outcome | building.BuildResult) -> str:
 
 def train(
     run: Path | None, spec: NetSpec, source: DataSource | None, epochs: int, learning_rate: float,
-    batch_size: int, seed: int, drop_modality: float = 0.0,
+    batch_size: int, seed: int, init: Path | None = None, drop_modality: float = 0.0,
 ) -> Shown:  # fmt: skip
-    """Train a spec into a run."""
+    """Train a spec into a run, from a checkpoint's weights where one is given."""
+    if init is not None and not init.is_file():
+        raise UserError(f"--init {init} is no file; give a checkpoint that pretrain or train wrote")
     schedule = Schedule(epochs, learning_rate, batch_size)
+    check_droppable(spec, drop_modality)
     if check_drop(drop_modality, spec.in_channels):
         schedule = schedule.dropping(drop_modality)
     run = run_for_training(run, spec, source)
     source = choose_data(run, source)
     with progress_bar(f"training {spec.name}") as progress, in_use_if_there(run):
-        outcome = pipeline.train(run, spec, source, schedule, seed, progress)
+        outcome = pipeline.train(run, spec, source, schedule, seed, progress, init)
     if not first_process():
         return {}, []
     with record_of(outcome.folder):
@@ -134,17 +142,28 @@ def measure(run: Path | None, target: str | None) -> Shown:
     return content, table(["target", "Dice", "size", "latency"], rows)
 
 
-def infer(
-    folder: Path, images: list[Path], output: Path, overlap: float, batch: int, tta: bool = False,
-    fuse: str = "", missing: Sequence[int] = (),
-) -> Shown:  # fmt: skip
+def infer(folder: Path, images: list[Path], output: Path, options: InferOptions) -> Shown:
     """Segment an image with a build."""
     from lmaunet.deploy import inferring
 
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     with progress_bar("segmenting") as progress:
-        return inferring.infer(
-            folder, images, output, overlap=overlap, batch=batch, say=progress, tta=tta,
-            fuse=fuse, missing=missing,
+        return inferring.infer(folder, images, output, say=progress, **given)
+
+
+def refine(
+    images: list[Path], mask: Path, scribbles: Path, output: Path, build: Path | None,
+    background: int, margin_mm: float,
+) -> Shown:  # fmt: skip
+    """Correct a mask by strokes."""
+    from lmaunet.deploy import refining
+    from lmaunet.deploy.correction import CutOptions
+
+    options = CutOptions(margin_mm=margin_mm)
+    with progress_bar("correcting") as progress:
+        return refining.refine_files(
+            images, mask, scribbles, output, build=build, background=background, options=options,
+            say=progress,
         )  # fmt: skip
 
 

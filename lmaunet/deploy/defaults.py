@@ -6,6 +6,7 @@ from lmaunet.quant.settings import NORM_EPOCHS
 __all__ = ["NORM_EPOCHS", "OVERLAP"]
 
 TRAIN_EPOCHS, TRAIN_RATE = 75, 3e-3
+PRETRAIN_EPOCHS, PRETRAIN_RATE = 50, 3e-3
 QAT_EPOCHS, QAT_RATE = 8, 1e-4
 DEMO_QAT_EPOCHS, DEMO_QAT_RATE = 2, 1e-5
 """On fifteen slices of one patient a small organ moves by more than the gate's 3 points between two

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build
+from lmaunet.data.confidence import Dropout
 from lmaunet.data.modalities import Modalities
 from lmaunet.data.preparation import ImagePreparation
 from lmaunet.data.preparations import preparation_of, read_preparation
 from lmaunet.errors import UserError
 from lmaunet.graph_spec import NetworkSpec, network_spec_of
+from lmaunet.kernel_profiles import KernelProfiles
+from lmaunet.spec import NetSpec
 from lmaunet.stage import read_json, read_stage, sha256, tool_versions, write_json
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ class Interface:
             or cases differ.
         data: ``name`` and ``label_source`` of that data, and whether it is ``synthetic``.
         digests: SHA-256 by name of what the network came from.
+        dropout: what it says of its confidence; None where it was trained without dropout.
         modalities: what it knows of missing modalities; None where nothing.
     """
 
@@ -53,11 +57,13 @@ class Interface:
     spacing_mm: tuple[float | None, float | None, float | None]
     data: Mapping[str, Any]
     digests: Mapping[str, str]
+    dropout: Dropout | None = None
     modalities: Modalities | None = None
 
     @staticmethod
     def of(
         network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str],
+        dropout: Dropout | None = None,
         modalities: Modalities | None = None,
     ) -> Interface:  # fmt: skip
         """Return the interface of a network that was trained on a data set."""
@@ -67,7 +73,15 @@ class Interface:
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
         }  # fmt: skip
         return Interface(
-            network, graph, data.classes, preparation, (z, y, x), named, dict(digests), modalities
+            network,
+            graph,
+            data.classes,
+            preparation,
+            (z, y, x),
+            named,
+            dict(digests),
+            dropout,
+            modalities,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -77,11 +91,12 @@ class Interface:
             "network": self.network.to_json(),
             "graph": self.graph,
             "classes": list(self.classes),
-            "input": {"channels": self.network.in_channels, "size": list(ready.size)},
+            "input": {"channels": self.network.in_channels, "size": list(self.network.input_size)},
             **ready.to_json(),
             "spacing_mm": list(self.spacing_mm),
             "data": dict(self.data),
             "sha256": dict(self.digests),
+            **({} if self.dropout is None else {"confidence": self.dropout.to_json()}),
             **({} if self.modalities is None else {"modalities": self.modalities.to_json()}),
         }
 
@@ -108,6 +123,7 @@ class Interface:
             (graph,) = _strings([content.get("graph", "")])
             _strings(digests.values())
             digests = dict(digests)
+            dropout = Dropout.from_json(content.get("confidence"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
             reason = str(error) if isinstance(error, UserError) else repr(error)
             raise UserError(f"{where} is damaged ({reason}); {MEND}") from error
@@ -118,7 +134,7 @@ class Interface:
                 f"classes; {MEND}"
             )
         return Interface(
-            network, graph, classes, preparation, (z, y, x), named, digests, modalities
+            network, graph, classes, preparation, (z, y, x), named, digests, dropout, modalities
         )
 
 
@@ -130,7 +146,8 @@ class Deployment:
     has it and what it needs beside it, each with ``name``, ``bytes`` and ``sha256``, and is empty
     in a build of an earlier version. ``digests`` has the SHA-256 of the first as ``shipped``, that
     of the exported graph as ``qcdq``, and those of the FP32 and the quantized ``checkpoint``.
-    ``versions`` are of the tools that built it.
+    ``versions`` are of the tools that built it. ``kernels`` are those of an elastic network, None
+    for any other, and ``profiles`` has by kernel the deployment of each but the reference.
     """
 
     target: str
@@ -139,10 +156,17 @@ class Deployment:
     digests: Mapping[str, str]
     versions: Mapping[str, str]
     ships: tuple[Mapping[str, Any], ...] = ()
+    kernels: KernelProfiles | None = None
+    profiles: Mapping[int, Deployment] = field(default_factory=dict)
 
     @staticmethod
-    def of(build: Build, interface: Interface, qcdq: Path) -> Deployment:
-        """Return the deployment of a build that was just made from an exported graph."""
+    def of(
+        build: Build, interface: Interface, qcdq: Path, profiles: Profiles | None = None
+    ) -> Deployment:
+        """Return the deployment of a build that was just made from an exported graph.
+
+        ``profiles`` has the interface and the exported graph of each of the build's profiles.
+        """
         digests = {**interface.digests, "qcdq": sha256(qcdq), "shipped": sha256(build.shipped)}
         shipped = str(build.shipped.relative_to(build.folder))
         ships = tuple(
@@ -153,7 +177,14 @@ class Deployment:
             }
             for path in build.ships
         )
-        return Deployment(build.target, shipped, interface, digests, tool_versions(), ships)
+        others = {
+            kernel: Deployment.of(build.profiles[kernel], *of_kernel)
+            for kernel, of_kernel in (profiles or {}).items()
+        }
+        kernels = None if not others else kernels_of(interface, others)
+        return Deployment(
+            build.target, shipped, interface, digests, tool_versions(), ships, kernels, others
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -165,7 +196,11 @@ class Deployment:
             **self.interface.to_json(),
             "sha256": dict(self.digests),
             "versions": dict(self.versions),
-        }
+            **({} if self.kernels is None else {
+                "kernels": self.kernels.to_json(),
+                "profiles": {str(k): other.to_json() for k, other in self.profiles.items()},
+            }),
+        }  # fmt: skip
 
     @staticmethod
     def from_json(content: Any, where: str) -> Deployment:
@@ -182,7 +217,18 @@ class Deployment:
                 "lmaunet-deploy made this build; use that version, or build it again with this one"
             )
         interface = Interface.from_json(content, where)
+        others: dict[int, Deployment] = {}
         try:
+            for kernel, other in content.get("profiles", {}).items():
+                others[int(kernel)] = Deployment.from_json(other, f"{where}, kernel {kernel}")
+            ready = interface.preparation
+            kernels = KernelProfiles.from_json(
+                content["kernels"], ready.size, ready.resampled_mm
+            ) if "kernels" in content else None  # fmt: skip
+            expected = () if kernels is None else kernels.kernels
+            own = () if kernels is None else (kernels.reference,)
+            if sorted([*others, *own]) != sorted(expected):
+                raise ValueError(f"profiles {sorted(others)} of kernels {expected}")
             target, shipped = _strings([content["target"], content["shipped"]])
             versions = {str(k): str(v) for k, v in content["versions"].items()}
             interface.digests["shipped"]
@@ -196,7 +242,22 @@ class Deployment:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{where} is damaged ({error!r}); {MEND}") from error
-        return Deployment(target, shipped, interface, interface.digests, versions, ships)
+        return Deployment(
+            target, shipped, interface, interface.digests, versions, ships, kernels, others
+        )
+
+
+Profiles = Mapping[int, tuple[Interface, Path]]
+"""By kernel the interface of a profile, and the exported graph that it was built from."""
+
+
+def kernels_of(interface: Interface, others: Mapping[int, Deployment]) -> KernelProfiles:
+    """Return the kernels of a deployment and its profiles, with their thresholds."""
+    network, ready = interface.network, interface.preparation
+    assert isinstance(network, NetSpec)
+    reference = network.kernels[0]
+    assert isinstance(reference, int)
+    return KernelProfiles.of([reference, *others], reference, ready.size, ready.resampled_mm)
 
 
 def _strings(values: Any) -> list[str]:
@@ -213,35 +274,49 @@ def _length(value: Any) -> float:
     return found
 
 
-def write_build(build: Build, interface: Interface, qcdq: Path) -> None:
+def write_build(
+    build: Build, interface: Interface, qcdq: Path, profiles: Profiles | None = None
+) -> None:
     """Write ``build.json`` and ``deployment.json`` of a build that was just made into its folder.
 
     Args:
         build: what the target made.
         interface: that of the network.
         qcdq: the exported graph that it was built from.
+        profiles: those of an elastic network's other kernels.
     """
-    write_json(
-        build.folder / BUILD_FILE,
-        {
-            "target": build.target,
-            "shipped": str(build.shipped.relative_to(build.folder)),
-            "beside": [str(path.relative_to(build.folder)) for path in build.beside],
-            "agreements": [a.to_json() for a in build.agreements],
-            "detail": build.detail,
-        },
-    )
-    write_json(build.folder / FILE, Deployment.of(build, interface, qcdq).to_json())
+    write_json(build.folder / BUILD_FILE, _build_json(build, build.folder))
+    deployment = Deployment.of(build, interface, qcdq, profiles)
+    write_json(build.folder / FILE, deployment.to_json())
+
+
+def _build_json(build: Build, root: Path) -> dict[str, Any]:
+    return {
+        "target": build.target,
+        "shipped": str(build.shipped.relative_to(build.folder)),
+        "beside": [str(path.relative_to(build.folder)) for path in build.beside],
+        "agreements": [a.to_json() for a in build.agreements],
+        "detail": build.detail,
+        **({} if build.folder == root else {"folder": str(build.folder.relative_to(root))}),
+        **({} if not build.profiles else {
+            "profiles": {str(k): _build_json(other, root) for k, other in build.profiles.items()}
+        }),
+    }  # fmt: skip
 
 
 def read_build(folder: Path) -> Build:
     """Return the build in a folder whose manifest has been checked."""
-    content = read_json(folder / BUILD_FILE)
+    return _build_of(read_json(folder / BUILD_FILE), folder)
+
+
+def _build_of(content: Mapping[str, Any], root: Path) -> Build:
+    folder = root / content.get("folder", ".")
     agreements = tuple(Agreement(**a) for a in content["agreements"])
     return Build(
         content["target"], folder, folder / content["shipped"], agreements, content["detail"],
         # a build of an earlier version names only the first
         tuple(folder / name for name in content.get("beside", ())),
+        {int(k): _build_of(other, root) for k, other in content.get("profiles", {}).items()},
     )  # fmt: skip
 
 
@@ -286,4 +361,24 @@ def open_build(folder: Path) -> tuple[Build, Deployment]:
         raise UserError(
             f"{build.shipped} is not the file that {path} describes (its SHA-256 differs); {MEND}"
         )
+    _check_profiles(build, deployment, path)
     return build, deployment
+
+
+def _check_profiles(build: Build, deployment: Deployment, path: Path) -> None:
+    """Raise UserError where the files of a build's profiles are not those that are described."""
+    if sorted(build.profiles) != sorted(deployment.profiles):
+        raise UserError(
+            f"{path} has the kernels {sorted(deployment.profiles)} beside its own, {BUILD_FILE} "
+            f"{sorted(build.profiles)}: the folder is mixed from two builds; {MEND}"
+        )
+    for kernel, other in build.profiles.items():
+        described = deployment.profiles[kernel]
+        name = str(other.shipped.relative_to(other.folder))
+        same = (other.target, name) == (described.target, described.shipped)
+        if not (same and other.shipped.is_file()) or (
+            sha256(other.shipped) != described.digests["shipped"]
+        ):
+            raise UserError(
+                f"{other.shipped} is not the file that {path} describes for kernel {kernel}; {MEND}"
+            )

@@ -1,13 +1,25 @@
-"""The ONNX files of a run's networks, as an export writes them."""
+"""The files of an export: the ONNX graphs of a network, and of each kernel of an elastic one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmaunet.deploy.deployment import INTERFACE_FILE, Interface
+from lmaunet.deploy.elastic_data import profile_data
+from lmaunet.deploy.export_images import samples_of, write_calibration
+from lmaunet.errors import UserError
+from lmaunet.graph_spec import network_spec_of
+from lmaunet.kernel_profiles import PROFILES, reference_kernel
+from lmaunet.stage import sha256, write_json
+
 if TYPE_CHECKING:
+    from lmaunet.artifacts import Agreement
+    from lmaunet.data.dataset import Dataset
+    from lmaunet.deploy.runs import DataSource
     from lmaunet.train.schedule import Progress
 
 
@@ -28,3 +40,113 @@ def write_graphs(
         progress(fraction, f"exporting {name}")
         write(model, image, out / name)
     np.savez_compressed(out / "samples.npz", images=images)
+
+
+def write_profiles(
+    out: Path,
+    qat: Path,
+    control: Path,
+    options: Mapping[str, Any],
+    source: DataSource,
+    reference: Dataset,
+    came_from: Mapping[str, str],
+    progress: Progress,
+) -> list[Agreement]:
+    """Write the exports of an elastic network's other kernels; nothing for any other network.
+
+    Each kernel has a folder with the files of an export, and its agreements are the same checks.
+
+    Args:
+        out: the export's folder.
+        qat, control: the folders of the stages.
+        options: those of the QAT stage, whose spec tells whether the network is elastic.
+        source, reference: the data, and the data set in the reference kernel's size.
+        came_from: digests for the interfaces.
+        progress: told what is being done.
+    """
+    import dataclasses
+
+    from lmaunet.export import network
+    from lmaunet.export.agreement import check_exports
+    from lmaunet.export.scan_metadata import write_scan_formats
+    from lmaunet.graph.file import topology_digest
+    from lmaunet.net.checkpoint import load_checkpoint
+    from lmaunet.quant.qat import load_quantized
+    from lmaunet.quant.scan_formats import read_formats
+    from lmaunet.sources.checkpoint import restore
+
+    kernels = elastic_kernels(options)
+    if not kernels:
+        return []
+    spec: Any = network_spec_of(options["spec"])
+    middle = reference_kernel(kernels)
+    agreements: list[Agreement] = []
+    data = profile_data(source, spec, reference)
+    for kernel in kernels:
+        if kernel == middle:
+            continue
+        progress(0.7, f"exporting kernel {kernel}")
+        folder, trained = out / PROFILES / str(kernel), qat / PROFILES / str(kernel)
+        folder.mkdir(parents=True)
+        quantized = load_quantized(trained / "model.pt")
+        path = control / PROFILES / str(kernel) / "control.pt"
+        loaded = load_checkpoint(path)
+        float32 = restore(loaded, path)
+        samples = samples_of(data[kernel])
+        digests = {**came_from, "quantized": sha256(trained / "model.pt")}
+        digest = topology_digest(quantized.source)
+        interface = Interface.of(loaded.spec, digest, data[kernel], digests)
+        write_json(folder / INTERFACE_FILE, interface.to_json())
+        write_graphs(folder, float32, quantized, samples, lambda *line: None)
+        write_calibration(folder, data[kernel])
+        formats = [entry.chosen.spec for entry in read_formats(trained / "scan.json")]
+        for name in (network.QCDQ, network.QONNX) if formats else ():
+            write_scan_formats(folder / name, formats)
+        agreements += [
+            dataclasses.replace(found, name=f"kernel {kernel}: {found.name}")
+            for found in check_exports(folder, samples[:1], float32, quantized)
+        ]
+    return agreements
+
+
+def elastic_kernels(options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the kernels of an elastic network by the options of its QAT; none of any other."""
+    content = options.get("spec")
+    return tuple(getattr(network_spec_of(content), "elastic", ())) if content else ()
+
+
+def kernel_folder(export: Path, kernel: int | None) -> Path:
+    """Return the folder in an export that has a kernel's files; that of the export for None.
+
+    Raises:
+        UserError: where the export has no such kernel.
+    """
+    if kernel is None:
+        return export
+    others = {int(p.name): p for p in (export / PROFILES).glob("*") if p.name.isdigit()}
+    middle = _middle(export)
+    if middle is None or not others:
+        raise UserError(
+            f"--kernel {kernel}: {export} is of a network whose kernels are fixed; leave the "
+            "option out, or train with --elastic"
+        )
+    if kernel == middle:
+        return export
+    if kernel not in others:
+        raise UserError(
+            f"--kernel {kernel}: {export} has the kernels "
+            f"{', '.join(map(str, sorted([middle, *others])))}; give one of them"
+        )
+    return others[kernel]
+
+
+def place_of(export: Path, kernel: int | None) -> str:
+    """Return what the names of a kernel's files in an export begin with."""
+    return "" if kernel in (None, _middle(export)) else f"{PROFILES}/{kernel}/"
+
+
+def _middle(export: Path) -> int | None:
+    from lmaunet.stage import read_json
+
+    kernels = read_json(export / INTERFACE_FILE).get("network", {}).get("kernels", [])
+    return int(kernels[0]) if kernels else None

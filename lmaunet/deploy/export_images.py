@@ -21,7 +21,7 @@ CALIBRATION = "calibration.npz"
 
 def samples_of(data: Dataset) -> np.ndarray:
     """Return the training images with the most foreground; held-out images stay held out."""
-    foreground = (data.train.labels > 0).sum((1, 2))
+    foreground = (data.train.labels > 0).reshape(len(data.train), -1).sum(1)
     return data.train.images[np.sort(np.argsort(-foreground, kind="stable")[:SAMPLES])]
 
 

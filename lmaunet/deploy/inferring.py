@@ -19,9 +19,13 @@ from lmaunet.data.images.masks import (
     suffix_of,
 )
 from lmaunet.data.images.volumes import kind_of
+from lmaunet.data.inference import prepare_volume
 from lmaunet.data.preparation import ReadyVolume
+from lmaunet.deploy.confidence_map import MapOptions, add_confidence
 from lmaunet.deploy.console import table
+from lmaunet.deploy.crf import crf_note, smooth_volume
 from lmaunet.deploy.given import fusion_of
+from lmaunet.deploy.kernel_choice import Chooser
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
 
@@ -41,6 +45,9 @@ def infer(
     batch: int,
     say: Say,
     tta: bool = False,
+    confidence: MapOptions | None = None,
+    kernel: int | None = None,
+    crf: bool = False,
     fuse: str = "",
     missing: Sequence[int] = (),
 ) -> tuple[dict[str, Any], list[str]]:
@@ -56,6 +63,9 @@ def infer(
         batch: slices, and windows of them, at a time.
         say: called with the share that is done and a line.
         tta: average the logits over mirrored images, where training mirrored.
+        confidence: the map of how sure the network is, where one is wanted.
+        kernel: which of an elastic network's computes; by the image's resolution where None.
+        crf: take the labels of least energy in each slice for the most probable ones.
         fuse: ``resample`` or ``register`` images that lie on another grid than the first; empty
             refuses them.
         missing: the numbers of images that are missing, from 1; the rest is given in order.
@@ -71,7 +81,14 @@ def infer(
     check_options(overlap, batch)
     check_way(fuse)
     images, missing = _there(images, missing)
+    if crf and (fuse or missing):
+        raise UserError(
+            "--crf reads the images' own values and takes none that are fused or missing; leave "
+            "it out, or resample the images first"
+        )
     check_output(output, images)
+    if confidence is not None:
+        confidence.check(output, images)
     kinds = [kind_of(path) for path in images]
     if suffix_of(output) == SEGMENTATION_SUFFIX and kinds[0] != "DICOM":
         raise UserError(
@@ -83,36 +100,48 @@ def infer(
     with timer.phase("open"):
         opened = load(folder)
     axes = opened.mirrored_along(tta)
-    fusion = fusion_of(
-        opened.deployment.interface, fuse, missing, lambda line: say(0.02, line)
-    )  # fmt: skip
+    if confidence is not None:
+        confidence.check_build(opened)
+    chooser = Chooser.of(opened, kernel)
+    fusion = fusion_of(chooser.interface, fuse, missing, lambda line: say(0.02, line))
     say(0.0, f"reading {images[0].name}")
     with timer.phase("read"):
-        volume = opened.read(images, fusion)
+        volume = prepare_volume(images, chooser.interface.preparation, opened.channels, fusion)
+        opened, choice = chooser.segmenter(), chooser.choice
         of_output = volume.check_output(output)
-    labels, _, network = opened.compute(
-        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes,
+        drawn = None if confidence is None else confidence.begin(opened, volume)
+    labels, shares, network = opened.compute(
+        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes, probabilities=crf,
+        samples=drawn,
         say=lambda share, line: say(0.05 + 0.9 * share, line),
     )  # fmt: skip
+    of_crf: list[str] = []
+    if shares is not None:
+        say(0.94, "cutting")
+        with timer.phase("restore"):
+            of_crf = [crf_note(smooth_volume(volume, images, labels, shares))]
     say(0.95, f"writing {output.name}")
     with timer.phase("write"):
+        sure = None if confidence is None else confidence.write(drawn, volume)
         volume.write(output, labels, opened.classes, opened.network)
     total_ms = 1e3 * (time.perf_counter() - began)
     content = {
         "output": str(output),
         "images": [str(path) for path in images],
         "build": _build_json(opened),
+        "kernel": None if choice is None else {"kernel": choice.kernel, "why": choice.why},
         "geometry": _geometry_json(volume),
         "modalities": list(volume.modalities),
         "intensity": list(volume.intensity),
-        "slices": _slices_json(volume, network, opened.input_size, overlap, axes),
+        "slices": _slices_json(volume, network, opened, overlap, axes),
         "classes": _count(labels, opened.classes, volume.geometry.voxel_ml),
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
         "first_call_images": network.first_images,
-        "notes": [*volume.notes, *of_output, *filter(None, [opened.backend.run_note])],
+        "notes": [*volume.notes, *of_crf, *of_output, *filter(None, [opened.backend.run_note])],
     }
-    return content, _lines(content, opened.synthetic)
+    lines = _lines(content, opened.synthetic)
+    return content, lines if sure is None else [*add_confidence(content, sure), *lines]
 
 
 def _there(images: Sequence[Path], missing: Sequence[int]) -> tuple[list[Path], list[int]]:
@@ -152,14 +181,17 @@ def _geometry_json(volume: ReadyVolume) -> dict[str, Any]:
 
 
 def _slices_json(
-    volume: ReadyVolume, network: Network, size: Sequence[int], overlap: float, axes: Sequence[int]
+    volume: ReadyVolume, network: Network, opened: Segmenter, overlap: float, axes: Sequence[int]
 ) -> dict[str, Any]:
+    # mirroring along each axis or not
+    windows = {"windows_per_slice": network.images // (len(volume) << len(axes))}
+    if opened.depth is not None:
+        windows = {"windows": network.images}
     return {
         "count": len(volume),
         "at_network_spacing": list(volume.scaled),
-        "window": list(size),
-        # mirroring along each axis or not
-        "windows_per_slice": network.images // (len(volume) << len(axes)),
+        "window": [*([] if opened.depth is None else [opened.depth]), *opened.input_size],
+        **windows,
         "overlap": overlap if volume.windowed else None,
         "mirrored": [MIRRORED[axis] for axis in axes],
     }
@@ -183,11 +215,16 @@ def _lines(content: dict[str, Any], synthetic: bool) -> list[str]:
     ]
     lines = [*table(["label", "class", "voxels", "ml"], rows), ""]
     lines.append(f"{build['network']} on {build['target']}: {build['arithmetic']}")
+    if content["kernel"] is not None:
+        lines.append(f"kernel {content['kernel']['kernel']}: {content['kernel']['why']}")
     if slices["overlap"] is not None:
         (height, width), window = slices["at_network_spacing"], slices["window"]
+        what, count = f"slices of {height}x{width}", slices.get("windows_per_slice")
+        if count is None:
+            what, count = f"{slices['count']} slices of {height}x{width}", slices["windows"]
         lines.append(
-            f"slices of {height}x{width} in {slices['windows_per_slice']} windows of "
-            f"{window[0]}x{window[1]}, {100 * slices['overlap']:.0f}% overlap"
+            f"{what} in {count} windows of {'x'.join(map(str, window))}, "
+            f"{100 * slices['overlap']:.0f}% overlap"
         )
     if slices.get("mirrored"):
         along = " and ".join(slices["mirrored"])

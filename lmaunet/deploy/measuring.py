@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmaunet.artifacts import Figure, Measurement, Provenance, Unavailable
+from lmaunet.deploy.calibrating import add_calibration
 from lmaunet.deploy.console import tell
+from lmaunet.deploy.elastic_data import at_size, data_of_build
 from lmaunet.deploy.gates import worst_class
 from lmaunet.deploy.pipeline import (
     Outcome,
@@ -67,6 +69,7 @@ def measure_reference(run: Path, images: RunData) -> Outcome:
     stage = Stage(run, "measure/reference", inputs, options, code=("lmaunet.train",))
 
     def work(folder: Path) -> None:
+        from lmaunet.deploy.heatmap_pictures import write_heatmaps
         from lmaunet.net.checkpoint import load_checkpoint
         from lmaunet.sources.checkpoint import restore
         from lmaunet.train.metrics import predict_logits
@@ -75,12 +78,13 @@ def measure_reference(run: Path, images: RunData) -> Outcome:
         for name, path in inputs.items():
             model = restore(load_checkpoint(path), path)
             predicted = _classes(predict_logits(model, data.val.images), f"{name}, FP32")
-            found[name] = (_score(predicted, data), predicted)
+            found[name] = (_score(predicted, data), predicted, model)
         # without a score, neither is better: the checkpoint as it came
         best = max(found, key=lambda name: np.nan_to_num(found[name][0].dice, nan=-1.0))
-        scores = {name: pair[0].to_json() for name, pair in found.items()}
+        scores = {name: of_network[0].to_json() for name, of_network in found.items()}
         write_json(folder / "measure.json", {"scores": scores, "best": best})
         np.savez_compressed(folder / "predictions.npz", classes=found[best][1].astype(np.uint8))
+        write_heatmaps(folder, found[best][2], data)
 
     return _measured(stage, work)
 
@@ -98,11 +102,12 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
     )  # fmt: skip
 
     def work(folder: Path) -> None:
-        data = images.load()
+        data = data_of_build(images, build.folder)
         say(0.1, f"{name}: {len(data.val)} held-out slices through {target.arithmetic(build)}")
         predicted = _classes(target.run(build, data.val.images), name)
         say(0.8, f"{name}: size and latency")
         figures = target.measure(build, data.val.images, float32)
+        add_calibration(target, build, data, _part(say, 0.9, 0.1))
         write_json(
             folder / "measure.json",
             {
@@ -115,7 +120,8 @@ def measure_target(run: Path, name: str, images: RunData, say: Say) -> Outcome:
                 "detail": build.detail,
             },
         )
-        np.savez_compressed(folder / "predictions.npz", classes=predicted.astype(np.uint8))
+        shown = predicted if data is images.load() else at_size(predicted, images.spec.input_size)
+        np.savez_compressed(folder / "predictions.npz", classes=shown.astype(np.uint8))
 
     return _measured(stage, work)
 
@@ -197,12 +203,12 @@ def hd95_figure(value: float | None, provenance: Provenance) -> Figure:
 
 
 def _classes(logits: np.ndarray, name: str) -> np.ndarray:
-    """Return the classes ``(n, H, W)`` of logits ``(n, classes, H, W)``.
+    """Return the classes ``(n, *spatial)`` of logits ``(n, classes, *spatial)``.
 
     Raises:
         Disagreement: where a logit is not finite; its class would be background or chance.
     """
-    broken = ~np.isfinite(logits).all((1, 2, 3))
+    broken = ~np.isfinite(logits).reshape(len(logits), -1).all(1)
     if broken.any():
         raise Disagreement(
             f"{name}: the logits of {int(broken.sum())} of {len(logits)} held-out slices hold NaN "
@@ -218,9 +224,9 @@ def _part(say: Say, start: float, share: float) -> Say:
 
 
 def _score(predicted: np.ndarray, data: Dataset) -> Scores:
-    from lmaunet.train.metrics import score
+    from lmaunet.train.metrics import score_slices
 
-    return score(predicted, data.val.labels, data.val.cases, data.classes, data.case_spacing_mm)
+    return score_slices(predicted, data)
 
 
 def _figure(quantity: str, content: dict[str, Any]) -> Figure:

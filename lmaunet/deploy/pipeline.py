@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.artifacts import Build
-from lmaunet.data.modalities import Modalities, of_notes
+from lmaunet.data.modalities import Modalities, check_droppable, of_notes
 from lmaunet.deploy.allocation_plot import draw_allocation
-from lmaunet.deploy.defaults import PRECISIONS
-from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, read_build, write_build
+from lmaunet.deploy.builds import built_targets, load_build
+from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
-from lmaunet.deploy.export_graphs import write_graphs
-from lmaunet.deploy.export_images import calibration_of, images_of, samples_of, write_calibration
+from lmaunet.deploy.export_graphs import write_graphs, write_profiles
+from lmaunet.deploy.export_images import images_of, samples_of, write_calibration
+from lmaunet.deploy.masked_builds import add_head, dropout_file, dropout_of
 from lmaunet.deploy.outcome import (
     Outcome,
     asked_of,
@@ -29,10 +29,13 @@ from lmaunet.deploy.outcome import (
     run_stage,
     write_origin,
 )
+from lmaunet.deploy.pretraining import require_trained, start_from
+from lmaunet.deploy.profile_builds import build_inputs, build_profiles
 from lmaunet.deploy.run_data import TRAINING, RunData, training_in
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
+from lmaunet.kernel_profiles import PROFILES
 from lmaunet.spec import NetSpec
 from lmaunet.stage import Stage, read_json, read_stage, record_of, sha256, write_json
 from lmaunet.train.processes import process_count
@@ -51,13 +54,25 @@ if TYPE_CHECKING:
 DROPPED = "dropped_modalities"
 """The option of a stage that has with what probability a checkpoint's training left out each
 modality; of other checkpoints none."""
+__all__ = ["build", "built_targets", "control", "export", "load_build", "qat", "train"]
+
 ALLOCATION_PLOT = "allocation.svg"
 
 
 def train(
-    run: Path, spec: NetSpec, source: DataSource, schedule: Schedule, seed: int, progress: Progress
+    run: Path,
+    spec: NetSpec,
+    source: DataSource,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress,
+    init: Path | None = None,
 ) -> Outcome:
-    """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``."""
+    """Train a spec on a data set into ``RUN/train``: ``model.pt`` and ``train.json``.
+
+    ``init`` is a checkpoint whose weights it starts from, its head aside; see
+    :func:`lmaunet.deploy.pretraining.start_from`.
+    """
     images = RunData(run, source, spec)
     progress(0.0, "reading the data")
     options = {
@@ -67,12 +82,13 @@ def train(
         "schedule": schedule.to_json(),
         "processes": process_count(),
     }
-    stage = Stage(run, "train", {}, options, seed)
+    stage = Stage(run, "train", {} if init is None else {"init": init}, options, seed)
 
     def work(folder: Path) -> None:
         progress(0.0, "loading torch")
         import torch
 
+        from lmaunet.deploy.elastic import Elastic
         from lmaunet.net.checkpoint import save_checkpoint
         from lmaunet.net.network import LMaUNet
         from lmaunet.quant.qat import evaluate, modalities_of
@@ -82,18 +98,22 @@ def train(
         processes, data = join_processes(), images.load()
         torch.manual_seed(seed)
         model = LMaUNet(spec)
+        began = {} if init is None else start_from(init, model, spec, source)
+        elastic = Elastic.of(model, spec, source, data)
         history = fit(
             model, data.train, schedule, classes=spec.classes, seed=seed, folder=folder,
-            processes=processes, progress=progress,
+            processes=processes, progress=progress, draw=elastic.draw(schedule, seed, processes),
         )  # fmt: skip
         if processes.first:
+            elastic.rest()
             scores = evaluate(model, data)
             known = modalities_of(model, data, schedule, scores)
             save_checkpoint(
                 folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
-                normalization=dict(data.normalization), **known,
+                normalization=dict(data.normalization), **began, **known,
             )  # fmt: skip
-            content = {"scores": scores.to_json(), "history": history, **known}
+            own = elastic.scores()
+            content = {"scores": scores.to_json(), "history": history, **own, **known}
             write_json(folder / "train.json", content)
             (folder / "training.last.pt").unlink()
         processes.wait()
@@ -124,11 +144,13 @@ def control(
         model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes,
         drop: float,
     ) -> None:  # fmt: skip
-        from lmaunet.quant.qat import train_control
+        from lmaunet.deploy.elastic import train_control
 
+        chosen = schedule.dropping(drop)
+        check_droppable(spec, chosen.drop_modality)
         train_control(
-            model, spec, data, schedule.dropping(drop), seed=seed, folder=folder,
-            processes=processes, progress=progress,
+            model, spec, source, data, chosen, seed=seed, folder=folder, processes=processes,
+            progress=progress,
         )  # fmt: skip
 
     own = {"schedule": schedule.to_json(), "processes": process_count()}
@@ -151,13 +173,13 @@ def qat(
         model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes,
         drop: float,
     ) -> None:  # fmt: skip
-        from lmaunet.export.cpu_file import file_bytes
-        from lmaunet.quant.qat import quantize
+        from lmaunet.deploy.elastic import quantize
 
         chosen = replace(settings, schedule=settings.schedule.dropping(drop))
+        check_droppable(spec, chosen.schedule.drop_modality)
         quantize(
-            model, spec, data, chosen, seed=seed, folder=folder, processes=processes,
-            progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
+            model, spec, source, data, chosen, seed=seed, folder=folder, processes=processes,
+            progress=progress,
         )  # fmt: skip
         if settings.budget_bytes is not None and processes.first:
             drawn = draw_allocation(read_json(folder / "allocation.json"))
@@ -226,6 +248,7 @@ def _network_and_data(
     from lmaunet.sources.checkpoint import notes_of, restore, training_of
 
     loaded = load_checkpoint(checkpoint, stated, weights)
+    require_trained(loaded.notes, checkpoint)
     model = restore(loaded, checkpoint)
     training = training_of(loaded, checkpoint)
     images = RunData(run, source, loaded.spec, training)
@@ -273,8 +296,12 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         "model": folder / "model.pt",
         "scan": folder / "scan.json",
         "control": controlled / "control.pt",
+    } | {
+        f"{name} of other kernels": path / PROFILES
+        for name, path in (("model", folder), ("control", controlled))
+        if (path / PROFILES).exists()
     }
-    stage = Stage(run, "export", inputs, options, code=("lmaunet.export",))
+    stage = Stage(run, "export", inputs | dropout_file(folder), options, code=("lmaunet.export",))
 
     def work(out: Path) -> None:
         progress(0.0, "loading torch and the networks")
@@ -302,7 +329,9 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         with record_of(folder):
             noted = read_json(folder / "qat.json").get("modalities")
         known = Modalities.from_json(noted, loaded.spec.in_channels)
-        interface = Interface.of(loaded.spec, digest, data, came_from, known)
+        interface = Interface.of(
+            loaded.spec, digest, data, came_from, dropout_of(folder), known
+        )  # fmt: skip
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         write_calibration(out, data)
@@ -310,7 +339,12 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         for name in (network.QCDQ, network.QONNX) if formats else ():
             write_scan_formats(out / name, formats)
         progress(0.6, "checking the graphs against torch in ONNX Runtime")
-        agreements = check_exports(out, samples[:1], float32, quantized)
+        agreements = [
+            *check_exports(out, samples[:1], float32, quantized),
+            *write_profiles(
+                out, folder, controlled, manifest["options"], source, data, came_from, progress
+            ),
+        ]
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
     return run_stage(stage, work)
@@ -335,18 +369,9 @@ def build(
     from lmaunet.deploy.targets import BUILD_CODE, BuildRequest, get_target
 
     target = get_target(target_name)
-    folder = run / "export"
-    read_stage(folder)
-    inputs = {
-        "qcdq": folder / "network.qcdq.onnx",
-        "qonnx": folder / "network.qonnx.onnx",
-        "samples": folder / "samples.npz",
-        "interface": folder / INTERFACE_FILE,
-    }
-    # only what a build reads makes it stale
-    if options.get("precision", PRECISIONS[0]) != PRECISIONS[0]:
-        inputs["float32"] = folder / "network.float32.onnx"
-    inputs |= calibration_of(folder, options)
+    export = run / "export"
+    read_stage(export)
+    folder, inputs = build_inputs(target, export, options)
     stage = Stage(run, f"build/{target.name}", inputs, dict(options), code=BUILD_CODE)
 
     def work(out: Path) -> None:
@@ -355,40 +380,13 @@ def build(
             out, inputs["qcdq"], inputs["qonnx"], samples, options, progress,
             inputs.get("float32"), calibration,
         )  # fmt: skip
-        built = target.build(request)
+        built, profiles = target.build(request), None
+        if PROFILES in inputs:
+            built, profiles = build_profiles(target, built, request, export)
         with record_of(folder):
             content = read_json(inputs["interface"])
         interface = Interface.from_json(content, str(inputs["interface"]))
-        write_build(built, interface, inputs["qcdq"])
+        built = add_head(built, target, interface.dropout, inputs["qcdq"], samples)
+        write_build(built, interface, inputs["qcdq"], profiles)
 
     return run_stage(stage, work)
-
-
-def load_build(run: Path, target_name: str) -> Build:
-    """Return a finished build of a run.
-
-    Raises:
-        UserError: where it is not there or damaged, or was made from an earlier export than the
-            run's.
-    """
-    folder = run / "build" / target_name
-    command = f"lmaunet-deploy build --target {target_name} --run {run}"
-    if not (folder / "manifest.json").exists():
-        raise UserError(f"{run} has no {target_name} build; make it with: {command}")
-    manifest = read_stage(folder)
-    exported = read_stage(run / "export")["outputs"]
-    names = ["qcdq", "qonnx", *(["float32"] if "float32" in manifest["inputs"] else [])]
-    for name in names:
-        built_from = manifest["inputs"].get(name, {}).get("sha256")
-        if built_from is None or built_from != exported.get(f"network.{name}.onnx"):
-            raise UserError(
-                f"{folder} was built from an earlier network than {run / 'export'}; "
-                f"make it again with: {command}"
-            )
-    with record_of(folder):
-        return read_build(folder)
-
-
-def built_targets(run: Path) -> list[str]:
-    """Return the names of the targets that a run holds builds of, in alphabetical order."""
-    return sorted(p.parent.name for p in (run / "build").glob("*/manifest.json"))

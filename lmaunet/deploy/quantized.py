@@ -80,7 +80,8 @@ def quantize(
         class_map: a file that names classes, as for the command.
         options: those of the command ``qat``, with underscores: ``epochs``, ``learning_rate``,
             ``batch_size``, ``seed``, ``bits``, ``budget_mb``, ``scales``, ``joins``,
-            ``distillation``, ``norm``, ``norm_epochs``, ``keep_norms``, ``explain``, ``weights``.
+            ``distillation``, ``norm``, ``norm_epochs``, ``keep_norms``, ``dropout``, ``explain``,
+            ``weights``.
 
     Raises:
         UserError: for a module that no graph can say, naming operator, module and line; data that

@@ -51,6 +51,7 @@ class QatOptions:
     joins: str = ""
     norm: str = "keep"
     norm_epochs: int = defaults.NORM_EPOCHS
+    dropout: float = 0.0
     drop_modality: float | None = None
 
     def settings(self) -> QatSettings:
@@ -74,6 +75,7 @@ class QatOptions:
             joins=self.joins,
             norm=self.norm,
             norm_epochs=self.norm_epochs,
+            dropout=self.dropout,
         )
 
 
@@ -128,6 +130,7 @@ def result_of(done: QuantizedRun) -> dict[str, Any]:
         asked = {
             "allocation": done.settings.budget_bytes is not None, "explain": done.settings.explain
         }  # fmt: skip
+        asked["confidence"] = done.settings.dropout > 0
         content |= {name: read_json(folder / f"{name}.json") for name in asked if asked[name]}
     return content
 
@@ -158,6 +161,7 @@ def qat(
         lines += missing_lines(content.get("modalities"))
         lines += _norms(content)
         lines += _joins(content["joins"])
+        lines += _dropout(content.get("confidence"))
         lines += [f"note: {notice}" for notice in content["notices"]]
         if "explain" in content:
             lines += ["", *_explained(content["explain"])]
@@ -221,6 +225,17 @@ def missing_lines(content: Mapping[str, Any] | None) -> list[str]:
     ]
     left_out = f"each image was left out with probability {content['drop']:g} in training"
     return [left_out, *table(["images", "Dice on held-out slices"], rows)]
+
+
+def _dropout(found: dict[str, Any] | None) -> list[str]:
+    """Return what the network was trained to say of its confidence, where that was asked for."""
+    if found is None:
+        return []
+    return [
+        f"dropout {found['dropout']:g} of the {found['channels']} channels before the head; "
+        f"temperature {found['temperature']:.3g}, fitted on {found['fitted']['patients']} held-out "
+        "patient(s): builds take infer --confidence"
+    ]
 
 
 def _joins(rows: list[dict[str, Any]]) -> list[str]:

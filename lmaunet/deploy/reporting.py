@@ -11,6 +11,7 @@ import numpy as np
 from lmaunet.artifacts import Build, Unavailable
 from lmaunet.deploy import gates, report, verdict
 from lmaunet.deploy.gate_limits import chosen_limits, parse_gates
+from lmaunet.deploy.heatmap_pictures import heat_rows
 from lmaunet.deploy.measuring import (
     hd95_figure,
     load_run_data,
@@ -62,10 +63,17 @@ def make_report(
     content = report.assemble(_model(run, spec), told, scored, targets, gates=chosen, strict=strict)
     if before is not None and baseline is not None:
         content = report.with_baseline(content, before, str(baseline))
-    titles = [f"{case}, slice {z}" for case, z in zip(data.val.cases, data.val.z, strict=True)]
+    side = data.val
+    titles = [f"{case}, slice {z}" for case, z in zip(side.slice_cases, side.slice_z, strict=True)]
     pictures = overlay_rows(
-        data.val.images[:, 0], data.val.labels, predictions, data.classes, titles=titles
+        side.by_slice(side.images[:, 0]),
+        side.by_slice(side.labels),
+        {name: side.by_slice(classes) for name, classes in predictions.items()},
+        data.classes,
+        titles=titles,
     )
+    with record_of(reference):
+        pictures["heat"] = heat_rows(reference, side, data.classes, titles)
     paths = report.write_report(run, content, pictures)
     record_report(run, key, paths)
     return _told(content, paths)
@@ -151,7 +159,6 @@ def _file(path: Path, build: Build) -> dict[str, Any]:
 
 
 def _model(run: Path, spec: Any) -> dict[str, Any]:
-    height, width = spec.input_size
     with record_of(run / "qat"):
         found = read_json(run / "qat" / "qat.json")
         dice = {name: found["scores"][name]["dice"] for name in ("ptq", "qat")}
@@ -166,7 +173,7 @@ def _model(run: Path, spec: Any) -> dict[str, Any]:
     return {
         "spec": spec.name,
         **network,
-        "input": [1, spec.in_channels, height, width],
+        "input": [1, spec.in_channels, *spec.input_size],
         "weight_bits": weight_bits,
         **{name: value for name, value in dice.items() if value is not None},
         "export_agreements": agreements,

@@ -139,19 +139,26 @@ class DataSource:
                 "lmaunet-deploy qat --ckpt FILE --data DIR"
             ) from error
 
-    def load(self, spec: NetworkSpec, training: NnunetTraining | None = None) -> Dataset:
+    def load(
+        self, spec: NetworkSpec, training: NnunetTraining | None = None, *,
+        spacing_mm: float | None = None, fit: bool | None = None,
+    ) -> Dataset:  # fmt: skip
         """Load the images in the network's input size, checked against its channels and classes.
 
         Those of a network that nnU-Net trained are prepared as its ``training`` says.
+        ``spacing_mm`` and ``fit`` are as for :func:`lmaunet.data.loaders.load`.
         """
         from lmaunet.data.loaders import load, load_phantom
 
         if self.path is None:
-            data = load_phantom(size=spec.input_size, seed=self.seed, training=training)
+            data = load_phantom(
+                size=spec.input_size, seed=self.seed, training=training, spacing_mm=spacing_mm,
+                fit=fit,
+            )  # fmt: skip
         else:
             data = load(
                 self.path, size=spec.input_size, seed=self.seed, class_map=self.class_map,
-                training=training,
+                training=training, spacing_mm=spacing_mm, fit=fit,
             )  # fmt: skip
         channels = data.train.images.shape[1]
         if channels != spec.in_channels:

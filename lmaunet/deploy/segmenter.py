@@ -6,26 +6,27 @@ grow with the number of slices by more than the image and its labels.
 
 from __future__ import annotations
 
-import contextlib
-import numbers
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from lmaunet.artifacts import Build
-from lmaunet.data.fusion import Fusion
+from lmaunet.data.confidence import SAMPLES
+from lmaunet.data.fusion import KEPT, Fusion
 from lmaunet.data.inference import prepare_volume
-from lmaunet.data.nnunet_windows import mirrored
 from lmaunet.data.preparation import ReadyVolume
-from lmaunet.data.windows import check_overlap
+from lmaunet.deploy.confident import Samples, begin_samples
 from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP
 from lmaunet.deploy.deployment import Deployment, open_build
+from lmaunet.deploy.kernel_choice import Chooser
+from lmaunet.deploy.network_calls import Network, Say, check_options, segment
+from lmaunet.deploy.phase_times import PHASES, Timer
 from lmaunet.deploy.targets import Target, get_target
 from lmaunet.errors import UserError
+from lmaunet.kernel_profiles import check_kernel
 from lmaunet.packages import missing_packages_named
 
 if TYPE_CHECKING:
@@ -35,117 +36,7 @@ if TYPE_CHECKING:
     OnePath: TypeAlias = str | os.PathLike[str]
     OnGrid: TypeAlias = SimpleITK.Image | OnePath | Sequence[SimpleITK.Image] | Sequence[OnePath]
 
-Say = Callable[[float, str], None]
-
-PHASES = ("open", "read", "prepare", "first_call", "infer", "blend", "restore", "write")
-"""What is timed: opening the build; reading the image; normalising and resampling slices; the
-first call of the target, which loads its file; its other calls; cutting and blending windows;
-classes on the image's grid; writing."""
-
-
-@dataclass
-class Timer:
-    """Milliseconds of each phase; a phase within a phase counts for the inner one."""
-
-    times_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    _open: list[float] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block, less that of blocks inside it, to a phase."""
-        started = time.perf_counter()
-        self._open.append(0.0)
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - started
-            self.times_ms[name] += 1e3 * (elapsed - self._open.pop())
-            if self._open:
-                self._open[-1] += elapsed
-
-
-@dataclass
-class Network:
-    """A build's network, called in batches; counts and times its calls.
-
-    ``images`` have gone through it in all, ``first_images`` of them in the first call, which is
-    timed apart because it loads the file.
-    """
-
-    target: Target
-    build: Build
-    classes: int
-    timer: Timer
-    images: int = 0
-    first_images: int = 0
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits ``(n, classes, H, W)`` of images; raises UserError for NaN in them."""
-        import numpy as np
-
-        with self.timer.phase("infer" if self.images else "first_call"):
-            logits = self.target.run(self.build, images)
-        if logits.shape != (len(images), self.classes, *images.shape[2:]):
-            raise UserError(
-                f"{self.build.shipped} gives logits of shape {logits.shape}; expected "
-                f"{(len(images), self.classes, *images.shape[2:])}; build it again"
-            )
-        if not np.isfinite(logits).all():
-            raise UserError(
-                f"{self.build.shipped} computes NaN or infinity for this image; build it again, "
-                "and see the agreements that the build prints"
-            )
-        self.first_images = self.first_images or len(images)
-        self.images += len(images)
-        return logits
-
-
-def segment(
-    volume: ReadyVolume, network: Network, *, overlap: float, batch: int, say: Say,
-    mirror_axes: Sequence[int] = (), shares: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return the classes of a volume's voxels, ``(z, y, x)`` in LPS.
-
-    Args:
-        volume: the image.
-        network: what computes logits.
-        overlap: the share of a window's side that its neighbour covers too.
-        batch: slices, and windows of them, at a time.
-        say: called with the share that is done and a line.
-        mirror_axes: of a slice, along which logits are averaged over mirrored images.
-        shares: receives the classes' probabilities, float32 ``(classes, z, y, x)``, where given.
-    """
-    import numpy as np
-
-    timer, run = network.timer, mirrored(network, mirror_axes)
-    # what no slice of the network's covers is background
-    kind = np.uint8 if network.classes <= 256 else np.uint16
-    mask = np.zeros(volume.geometry.shape, kind)
-    labels = volume.within(mask)
-    if shares is not None:
-        shares[:] = 0
-        shares[0] = 1
-        inside = volume.within(shares)
-    # the first slice goes alone: what the first call costs beside the network is seen best so
-    starts = [0, *range(1, len(volume), batch)]
-    for start, stop in zip(starts, [*starts[1:], len(volume)], strict=True):
-        say(start / len(volume), f"slice {start + 1} of {len(volume)}")
-        with timer.phase("prepare"):
-            images = volume.images(start, stop)
-        with timer.phase("blend"):
-            logits = volume.cover(images, run, overlap=overlap, batch=batch)
-        with timer.phase("restore"):
-            labels[start:stop] = volume.labels(logits)
-            if shares is not None:
-                inside[:, start:stop] = volume.probabilities(logits).swapaxes(0, 1)
-    return mask
-
-
-def check_options(overlap: float, batch: int) -> None:
-    """Raise UserError for an overlap or a batch that cannot be."""
-    check_overlap(overlap)
-    if not isinstance(batch, numbers.Integral) or batch < 1:
-        raise UserError(f"batch {batch}; expected 1 slice or more; {INFER_BATCH} is usual")
+__all__ = ["PHASES", "Network", "Say", "Segmenter", "Timer", "check_options", "load", "segment"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,10 +60,11 @@ class Segmenter:
 
     def __repr__(self) -> str:
         (height, width), mm = self.input_size, self.spacing_mm
+        depth = "" if self.depth is None else f"{self.depth}x"
         at = "pixels as they are" if mm is None else f"{mm[0]:.4g}x{mm[1]:.4g} mm"
         return (
             f"<Segmenter: {self.network} on {self.target}, {self.channels} channel(s), "
-            f"{height}x{width} at {at}, {len(self.classes)} classes>"
+            f"{depth}{height}x{width} at {at}, {len(self.classes)} classes>"
         )
 
     @property
@@ -211,6 +103,11 @@ class Segmenter:
         return self.deployment.interface.preparation.size
 
     @property
+    def depth(self) -> int | None:
+        """Slices that a network of volumes takes at a time; None of a network of slices."""
+        return self.deployment.interface.preparation.depth
+
+    @property
     def spacing_mm(self) -> tuple[float, float] | None:
         """Spacing of rows and columns that slices are resampled to, in mm; None: as they are."""
         return self.deployment.interface.preparation.resampled_mm
@@ -230,26 +127,37 @@ class Segmenter:
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ..., fuse: str = ..., missing: Sequence[int] = ...,
+        tta: bool = ..., confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> np.ndarray: ...  # fmt: skip
     @overload
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
-        fuse: str = ..., missing: Sequence[int] = ...,
+        confidence: Literal[False] = ..., kernel: int | None = ..., fuse: str = ...,
+        missing: Sequence[int] = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
-        tta: bool = ..., fuse: str = ..., missing: Sequence[int] = ...,
+        tta: bool = ..., confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> SimpleITK.Image: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
-        fuse: str = ..., missing: Sequence[int] = ...,
+        confidence: Literal[False] = ..., kernel: int | None = ..., fuse: str = ...,
+        missing: Sequence[int] = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
+    @overload
+    def __call__(
+        self, image: Any, *, spacing: Sequence[float] | None = ..., probabilities: bool = ...,
+        overlap: float = ..., batch: int = ..., tta: bool = ..., confidence: Literal[True],
+        samples: int = ..., seed: int = ..., kernel: int | None = ..., fuse: str = ...,
+        missing: Sequence[int] = ...,
+    ) -> tuple[Any, ...]: ...  # fmt: skip
     @missing_packages_named()
     def __call__(
         self,
@@ -260,6 +168,10 @@ class Segmenter:
         overlap: float = OVERLAP,
         batch: int = INFER_BATCH,
         tta: bool = False,
+        confidence: bool = False,
+        samples: int = SAMPLES,
+        seed: int = 0,
+        kernel: int | None = None,
         fuse: str = "",
         missing: Sequence[int] = (),
     ) -> Any:
@@ -282,6 +194,11 @@ class Segmenter:
             batch: slices, and windows of them, at a time.
             tta: average the logits over mirrored images too, for a network that nnU-Net trained so
                 (:attr:`mirror_axes`); two or four times the work.
+            confidence: return a :class:`~lmaunet.deploy.confident.Confidence` too, for a network
+                that was trained with dropout; the mask stays the same.
+            samples, seed: how many masks of dropout for it, 2 to 64, and of what seed.
+            kernel: for a build of an elastic network, which of :attr:`kernels` computes; by the
+                image's resolution where None.
             fuse: what may be done to images, or files, on another grid than the first: ``resample``
                 or ``register``; such images are refused where it is empty.
             missing: numbers of the images that are missing, the first is 1, for a network that was
@@ -292,7 +209,7 @@ class Segmenter:
             ``probabilities`` a pair: the mask, and the softmax of the logits, which are brought to
             the image's grid first: for an array float32 ``(classes, D, H, W)``, else a SimpleITK
             image of float32 with a component for each class. The largest of them is the mask's
-            class but for ties to rounding.
+            class but for ties to rounding. With ``confidence`` that comes last.
 
         Raises:
             UserError: where the image or an option cannot be used.
@@ -312,14 +229,21 @@ class Segmenter:
 
         check_options(overlap, batch)
         axes = self.mirrored_along(tta)
-        volume, first = prepare(image, spacing, self.deployment.interface, fuse, missing)
+        chooser = Chooser.of(self, kernel)
+        volume, first = prepare(image, spacing, chooser.interface, fuse, missing)
         for doubt in volume.doubts:
             warnings.warn(doubt, stacklevel=3)
-        labels, shares, _ = self.compute(
-            volume, overlap=overlap, batch=batch, probabilities=probabilities, mirror_axes=axes
-        )
-        mask = mask_like(labels, volume, first)
-        return mask if shares is None else (mask, mask_like(shares, volume, first))
+        opened = chooser.segmenter()
+        drawn = begin_samples(opened, volume, samples, seed) if confidence else None
+        labels, shares, _ = opened.compute(
+            volume, overlap=overlap, batch=batch, probabilities=probabilities, mirror_axes=axes,
+            samples=drawn,
+        )  # fmt: skip
+        found = [mask_like(labels, volume, first)]
+        found += [] if shares is None else [mask_like(shares, volume, first)]
+        if drawn is not None:
+            found.append(drawn.result(volume, lambda values: mask_like(values, volume, first)))
+        return found[0] if len(found) == 1 else tuple(found)
 
     def mirrored_along(self, tta: bool) -> tuple[int, ...]:
         """Return the axes to mirror along, none without ``tta``.
@@ -334,8 +258,30 @@ class Segmenter:
             )
         return self.mirror_axes if tta else ()
 
-    def read(self, images: Sequence[Path], fusion: Fusion) -> ReadyVolume:
-        """Return a file, or a DICOM folder, for each channel as one volume to segment."""
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """The kernels that images can be segmented with; empty where the build holds one."""
+        profiles = self.deployment.kernels
+        return () if profiles is None else profiles.kernels
+
+    def at_kernel(self, kernel: int) -> Segmenter:
+        """Return the same build with one of its :attr:`kernels` computing whatever the image is.
+
+        Raises:
+            UserError: where it has no such kernel.
+        """
+        check_kernel(kernel, self.kernels, str(self.folder))
+        build = self.build.profiles.get(kernel, self.build)
+        deployment = self.deployment.profiles.get(kernel)
+        if deployment is None:
+            deployment = replace(self.deployment, kernels=None, profiles={})
+        return replace(self, build=build, deployment=deployment)
+
+    def read(self, images: Sequence[Path], fusion: Fusion = KEPT) -> ReadyVolume:
+        """Return a file, or a DICOM folder, for each channel as one volume to segment.
+
+        A build of several kernels gives it in the reference's size: see :attr:`kernels`.
+        """
         interface = self.deployment.interface
         return prepare_volume(images, interface.preparation, self.channels, fusion)
 
@@ -347,6 +293,7 @@ class Segmenter:
         batch: int,
         mirror_axes: Sequence[int] = (),
         probabilities: bool = False,
+        samples: Samples | None = None,
         timer: Timer | None = None,
         say: Say = lambda share, line: None,
     ) -> tuple[np.ndarray, np.ndarray | None, Network]:
@@ -356,12 +303,12 @@ class Segmenter:
         """
         import numpy as np
 
-        network = Network(self.backend, self.build, len(self.classes), timer or Timer())
-        shape = (len(self.classes), *volume.geometry.shape)
-        shares = np.empty(shape, np.float32) if probabilities else None
+        count, shape = len(self.classes), volume.geometry.shape
+        network = Network(self.backend, self.build, count, timer or Timer(), run=samples)
+        shares = np.empty((count, *shape), np.float32) if probabilities else None
         labels = segment(
             volume, network, overlap=overlap, batch=batch, say=say, mirror_axes=mirror_axes,
-            shares=shares,
+            shares=shares, samples=samples,
         )  # fmt: skip
         return labels, shares, network
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmaunet.deploy import gates as gating
 from lmaunet.deploy import hardware_detail
+from lmaunet.deploy.confidence_detail import confidence
 from lmaunet.deploy.detail import detail_lines
 from lmaunet.deploy.figures import (
     LABELS,
@@ -162,6 +163,7 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
         "worst": _worst(target),
         "interval": _interval(target),
         "detail": list(detail_lines(target)),
+        "confidence": confidence(target),
         "inside": hardware_detail.inside(target["detail"]),
     }
 

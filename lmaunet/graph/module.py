@@ -22,6 +22,9 @@ from lmaunet.graph.graph import Array, Graph, Weights, check_weights
 from lmaunet.graph.layouts import shape_of
 from lmaunet.net.scan import selective_scan
 
+WatchValue = Callable[[str, Tensor], None]
+"""Is given each node's name and what it gives."""
+
 MOMENTUM = 0.1
 """How much a batch's statistics count in those of a batch normalization that is trained."""
 
@@ -36,6 +39,9 @@ class GraphModule(nn.Module):
     Args:
         graph: the network.
         weights: its weights, by name.
+
+    Attributes:
+        watch_value: where set, what is called for each node.
 
     Raises:
         UserError: where the weights are not the graph's, or an input not of its shape.
@@ -52,6 +58,7 @@ class GraphModule(nn.Module):
             else:
                 self.register_buffer(_key(name), tensor)
         self._free = last_uses(graph)
+        self.watch_value: WatchValue | None = None
 
     @staticmethod
     def without_numbers(graph: Graph) -> GraphModule:
@@ -68,6 +75,8 @@ class GraphModule(nn.Module):
             inputs = [values[value] for value in node.inputs]
             weights = {role: self.weight(name) for role, name in node.weights.items()}
             values[node.name] = RUN[type(node.operator)](node.operator, inputs, weights, context)
+            if self.watch_value is not None:
+                self.watch_value(node.name, values[node.name])
             for value in self._free[node.name]:
                 del values[value]
         outputs = tuple(values[name] for name in self.graph.outputs)

@@ -219,10 +219,12 @@ def _own_checkpoint(
                 f"{differing}; give the spec that it was trained with, or none"
             )
         size = stated.values.get("input_size", own.input_size)
+        # of volumes --input-size says height and width
+        size = (*own.input_size[:-2], *size) if len(size) == 2 else size
         if size != own.input_size:
             if not isinstance(own, NetSpec) or graph is not None:
                 raise UserError(
-                    f"{path} has a graph for {own.input_size[0]}x{own.input_size[1]}, "
+                    f"{path} has a graph for {'x'.join(map(str, own.input_size))}, "
                     f"{stated.said['input_size']} asks for another size; give the float network "
                     "that it came from"
                 )

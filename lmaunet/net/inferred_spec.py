@@ -17,7 +17,7 @@ from lmaunet.stated_spec import StatedSpec
 STAGES = 4
 _TOLD = (
     "widths", "in_channels", "classes", "kernels", "states", "expand", "skip", "decoder_widths",
-    "decoder_convs", "pyramid", "pyramid_width",
+    "decoder_convs", "pyramid", "pyramid_width", "block",
 )  # fmt: skip
 """The fields that shapes tell whole. Of ``mamba`` they tell ``none``, of the bins how many."""
 
@@ -44,7 +44,10 @@ class _Shapes:
                             f"LMa-UNet, where {HERE}")  # fmt: skip
         shape = tuple(self.tensors[name].shape)
         if len(shape) != dimensions or 0 in shape:
-            solid = "; it is for 3-D volumes, this program is for 2-D slices" * (len(shape) == 5)
+            solid = (
+                "; it is for 3-D volumes, and tensors alone tell the spec of 2-D networks only: "
+                "give the checkpoint that train wrote, which has its spec"
+            ) * (len(shape) == 5)
             empty = (
                 "; the weights are elsewhere (sharded, ZeRO-3?): gather them with the trainer's "
                 "tool, such as zero_to_fp32.py of DeepSpeed"
@@ -92,18 +95,21 @@ def infer_spec(
 
 def _told(shapes: _Shapes) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the fields that the shapes tell, and for each the tensor that does."""
-    stages = shapes.count("stages.{}.local.weight")
+    block, last, spatial = _block(shapes)
+    stages = shapes.count(f"stages.{{}}.{last}.weight")
     if stages != STAGES:
         raise UserError(f"{shapes.path} has {stages} stages, expected {STAGES}; {HERE}")
     shallow = shapes.of("shallow.0.conv.weight", 4)
-    local = [shapes.of(f"stages.{i}.local.weight", 4) for i in range(STAGES)]
+    local = [shapes.of(f"stages.{i}.{last}.weight", 4) for i in range(STAGES)]
+    kernels = [shapes.of(f"stages.{i}.{spatial}.weight", 4)[3] for i in range(STAGES)]
     up = [shapes.of(f"decoder.{j}.up.weight", 4) for j in range(STAGES)]
     widths = [shallow[0], *(shape[0] for shape in local)]
     told = {
         "widths": widths,
         "in_channels": shallow[1],
         "classes": shapes.of("head.weight", 4)[0],
-        "kernels": [shape[3] for shape in local],
+        "block": block,
+        "kernels": kernels,
         "decoder_widths": [shape[0] for shape in reversed(up)],
         "decoder_convs": max(shapes.count("decoder.0.convs.{}.conv.weight"), 1),
         "pyramid_width": shapes.of("pyramid.out.conv.weight", 4)[0],
@@ -114,9 +120,10 @@ def _told(shapes: _Shapes) -> tuple[dict[str, Any], dict[str, str]]:
         else "add",
     }
     evidence = {
-        "widths": "shallow.0.conv.weight and stages.*.local.weight",
+        "widths": f"shallow.0.conv.weight and stages.*.{last}.weight",
         "in_channels": "shallow.0.conv.weight", "classes": "head.weight",
-        "kernels": "stages.*.local.weight", "decoder_widths": "decoder.*.up.weight",
+        "kernels": f"stages.*.{spatial}.weight", "block": "stages.0.*",
+        "decoder_widths": "decoder.*.up.weight",
         "decoder_convs": "decoder.0.convs.*", "pyramid_width": "pyramid.out.conv.weight",
         "pyramid": "pyramid.*", "skip": "decoder.0.convs.0.conv.weight",
     }  # fmt: skip
@@ -127,6 +134,15 @@ def _told(shapes: _Shapes) -> tuple[dict[str, Any], dict[str, str]]:
     else:
         told["mamba"], evidence["mamba"] = "none", "stages.0.mamba.*, which is not there"
     return told, evidence
+
+
+def _block(shapes: _Shapes) -> tuple[str, str, str]:
+    """Return the kind of the encoder's blocks, its last convolution and the one of the kernel."""
+    if "stages.0.pair.0.local.weight" in shapes.tensors:
+        return "separable", "pair.1.conv", "pair.1.local"
+    if "stages.0.pair.0.conv.weight" in shapes.tensors:
+        return "convs", "pair.1.conv", "pair.1.conv"
+    return "lkm", "local", "local"
 
 
 def _scan(shapes: _Shapes, widths: list[int]) -> tuple[int, int]:
@@ -227,10 +243,11 @@ def _in_words(name: str, value: Any) -> str:
 
 def _same_shapes(spec: NetSpec, told: Mapping[str, Any], shapes: _Shapes) -> bool:
     """Whether a named spec has these shapes, but for what depends on the data."""
+    left_out = {"classes", "in_channels"}
+    if told.get("mamba") == "none":
+        left_out |= {"states", "expand"}
     return all(
-        _plain(getattr(spec, name)) == told.get(name)
-        for name in _TOLD
-        if name not in ("classes", "in_channels")
+        _plain(getattr(spec, name)) == told.get(name) for name in _TOLD if name not in left_out
     ) and spec.mamba == told.get("mamba", "causal")
 
 

@@ -109,11 +109,12 @@ def _largest_outputs(
         return look
 
     hooks = [norm.register_forward_hook(watch(name)) for name, norm in norms.items()]
-    step = model.spec.size_multiple
-    size = step * max(1, min(TRIAL_TILES, 128 // step))
+    spec = model.spec
+    longest = 128 if spec.dims == 2 else 32
+    size = [step * max(1, min(TRIAL_TILES, longest // step)) for step in spec.size_multiples]
     generator = torch.Generator().manual_seed(0)
     try:
-        model(torch.randn(TRIAL_IMAGES, model.spec.in_channels, size, size, generator=generator))
+        model(torch.randn(TRIAL_IMAGES, spec.in_channels, *size, generator=generator))
     finally:
         for hook in hooks:
             hook.remove()

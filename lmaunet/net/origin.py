@@ -89,12 +89,13 @@ def described(spec: NetworkSpec) -> str:
     """Return a network in words: its name or widths, classes, channels and size of input."""
     if isinstance(spec, NetSpec):
         widths = ",".join(map(str, spec.widths))
-        name = "LMa-UNet " + (spec.name if spec.name in SPECS else f"of widths {widths}")
+        kind = "LMa-UNet" if spec.block == "lkm" else "U-Net"
+        name = f"{kind} " + (spec.name if spec.name in SPECS else f"of widths {widths}")
     else:
         name = f"{spec.name} (graph {spec.graph[:12]})"
     channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"
-    height, width = spec.input_size
-    return f"{name}, {spec.classes} classes, {channels}, input {height}x{width}"
+    size = "x".join(map(str, spec.input_size))
+    return f"{name}, {spec.classes} classes, {channels}, input {size}"
 
 
 def listed(names: tuple[str, ...]) -> str:

@@ -27,21 +27,25 @@ _MAMBA = (
 )
 NETWORK_NAME = re.compile(
     rf"shallow\.\d+\.(?:conv\.weight|{_NORM})"
-    rf"|stages\.\d+\.(?:proj\.(?:weight|bias)|local\.weight|{_NORM}|{_MAMBA})"
+    rf"|stages\.\d+\.(?:proj\.(?:weight|bias)|local\.weight|{_NORM}|{_MAMBA}"
+    rf"|pair\.\d+\.(?:local\.weight|conv\.weight|{_NORM}))"
     rf"|pyramid\.(?:(?:reduce|bin\.\d+)\.(?:weight|bias)|out\.(?:conv\.weight|{_NORM}))"
     rf"|decoder\.\d+\.(?:(?:up|skip)\.(?:weight|bias)|convs\.\d+\.(?:conv\.weight|{_NORM}))"
     r"|head\.(?:weight|bias)"
 )
 """The names that a tensor of an LMa-UNet may have."""
 
-_OWN = re.compile(r"(?:shallow\.\d+\.conv|stages\.\d+\.local|pyramid\.out\.conv)\.weight")
+_OWN = re.compile(
+    r"(?:shallow\.\d+\.conv|stages\.\d+\.(?:local|pair\.\d+\.conv)|pyramid\.out\.conv)\.weight"
+)
 """Names that few other networks have."""
 
 _ESSENTIAL = (
-    "shallow.0.conv.weight", "stages.0.local.weight", "stages.1.local.weight",
-    "stages.2.local.weight", "stages.3.local.weight", "pyramid.out.conv.weight",
-    "decoder.0.up.weight", "decoder.3.up.weight", "head.weight",
+    "shallow.0.conv.weight", "pyramid.out.conv.weight", "decoder.0.up.weight",
+    "decoder.3.up.weight", "head.weight",
 )  # fmt: skip
+_STAGES = tuple((f"stages.{i}.local.weight", f"stages.{i}.pair.0.conv.weight") for i in range(4))
+"""A tensor of each encoder stage: of an LKM, and of a block of convolutions."""
 
 INFIXES = {
     "_orig_mod": "torch.compile",
@@ -138,13 +142,15 @@ def find_weights(content: Any, path: Path) -> list[WeightSet]:
         for keys, mapping in mappings(content)
         for found in _sets_of(keys, mapping, root, path)
     ]
-    whole = [s for s in sets if all(name in s.tensors for name in _ESSENTIAL)]
+    whole = [s for s in sets if is_whole(s)]
     return _with_short_names(whole or sets)
 
 
 def is_whole(found: WeightSet) -> bool:
     """Whether a set has every part of the network, if not every tensor of it."""
-    return all(name in found.tensors for name in _ESSENTIAL)
+    return all(name in found.tensors for name in _ESSENTIAL) and all(
+        lkm in found.tensors or pair in found.tensors for lkm, pair in _STAGES
+    )
 
 
 def _sets_of(

@@ -17,7 +17,9 @@ from lmaunet.errors import UserError
 from lmaunet.graph.graph import Graph
 from lmaunet.graph.operators import Conv
 from lmaunet.net.checkpoint import read_file, save_atomically
+from lmaunet.net.dropout import ChannelDropout
 from lmaunet.net.norm_statistics import LOST, named, without_variance
+from lmaunet.train.elastic import Draw
 from lmaunet.train.metrics import divergence
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
@@ -100,8 +102,12 @@ def batch_dice(logits: Tensor, labels: Tensor) -> float:
     return sum(values) / len(values) if values else 1.0
 
 
-def memory_format(model: nn.Module) -> torch.memory_format:
+def memory_format(model: nn.Module, axes: int = 2) -> torch.memory_format:
     """Return how a network's maps are kept while it is trained: the channels last, if that works.
+
+    Args:
+        model: the network.
+        axes: spatial axes of its images.
 
     It is a quarter faster on a CPU. The backward pass of a convolution of 1x1 with a stride writes
     beyond its memory then: with torch 2.12.1 on a CPU with AVX512-VNNI, 8 or 4 channels of 64x64
@@ -114,7 +120,23 @@ def memory_format(model: nn.Module) -> torch.memory_format:
         and max(graph.weights[node.weights["weight"]].shape[2:]) == 1
         for node in graph.nodes
     )
-    return torch.contiguous_format if strided else torch.channels_last
+    if strided:
+        return torch.contiguous_format
+    return torch.channels_last if axes == 2 else torch.channels_last_3d
+
+
+def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    """Bring a network's weights into a memory format.
+
+    That of three spatial axes is for those weights alone: the quantized network of volumes has some
+    of two, over its tokens.
+    """
+    if layout is not torch.channels_last_3d:
+        model.to(memory_format=layout)
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 5:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
 def fit(
@@ -129,6 +151,7 @@ def fit(
     progress: Progress,
     name: str = "training",
     teacher: Teacher | None = None,
+    draw: Draw | None = None,
 ) -> list[dict[str, float]]:
     """Train a model in place; return each epoch's mean loss and training Dice.
 
@@ -140,12 +163,13 @@ def fit(
         data: the training slices.
         schedule: epochs, rate and batch.
         classes: how many the network tells apart, background included.
-        seed: of order and augmentation.
+        seed: of order, augmentation and dropout.
         folder: for checkpoints; None keeps none.
         processes: this process among those that train together.
         progress: told the fraction done, with loss and Dice.
         name: of the checkpoint file and in the progress line.
         teacher: adds its divergence to the loss.
+        draw: gives an epoch's batches, where they are not those of ``data`` in one drawn order.
 
     Raises:
         UserError: when the loss is not finite, there are fewer slices than processes, or the
@@ -161,8 +185,8 @@ def fit(
             raise UserError(f"{error}; or delete it, to train from the start") from error
         # before anything holds the parameters: Brevitas replaces those of its quantizers here
         model.load_state_dict(state["model"])
-    layout = memory_format(model)
-    model.to(memory_format=layout)
+    layout = memory_format(model, data.images.ndim - 2)
+    _lay_out(model, layout)
     wrapped = processes.wrap(model)
     loss_of = DiceCrossEntropy(class_weights(data.labels, classes)).to(processes.device)
     optimizer = torch.optim.AdamW(
@@ -178,7 +202,10 @@ def fit(
     for epoch in range(len(history), schedule.epochs):
         wrapped.train()
         losses, dices = [], []
-        drawn = batches(
+        for module in model.modules():
+            if isinstance(module, ChannelDropout):
+                module.reseed(seed, epoch, processes.rank)
+        drawn = draw(epoch) if draw is not None else batches(
             data, schedule.batch_size, seed, schedule.augment, epoch=epoch, rank=processes.rank,
             world=processes.world, drop_modality=schedule.drop_modality or 0.0,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmaunet.data.dataset import Dataset
 from lmaunet.errors import UserError
 
 
@@ -127,6 +128,16 @@ def score(
     )
 
 
+def score_slices(prediction: np.ndarray, data: Dataset) -> Scores:
+    """Score classes ``(n, H, W)``, of patches ``(n, D, H, W)``, of the slices that validate.
+
+    Each slice counts once, in the patch where it comes first.
+    """
+    side = data.val
+    return score(side.by_slice(prediction), side.by_slice(side.labels), side.slice_cases,
+                 data.classes, data.case_spacing_mm)  # fmt: skip
+
+
 def _hd95(
     prediction: np.ndarray,
     label: np.ndarray,
@@ -170,6 +181,10 @@ def divergence(logits: Tensor, reference: Tensor) -> Tensor:
     return (own.exp() * (own - other)).sum(1).mean()
 
 
+PREDICTED = {1: 8, 2: 8, 3: 1}
+"""Images that go through a network at a time, by their spatial axes."""
+
+
 def one_hot(labels: np.ndarray, classes: int) -> Tensor:
     """Class indices ``(n, H, W)`` to float ``(n, classes, H, W)``."""
     index = torch.as_tensor(np.ascontiguousarray(labels), dtype=torch.int64)
@@ -177,9 +192,13 @@ def one_hot(labels: np.ndarray, classes: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: np.ndarray, batch: int = 8) -> np.ndarray:
-    """Return the logits ``(n, classes, H, W)`` of images ``(n, channels, H, W)``."""
+def predict_logits(model: nn.Module, images: np.ndarray, batch: int | None = None) -> np.ndarray:
+    """Return the logits ``(n, classes, *spatial)`` of images ``(n, channels, *spatial)``.
+
+    ``batch`` is :data:`PREDICTED` where it is None.
+    """
     model.eval()
+    batch = PREDICTED[images.ndim - 2] if batch is None else batch
     device = next(model.parameters()).device
     parts = [
         model(torch.from_numpy(images[i : i + batch]).to(device)).cpu()

@@ -75,8 +75,8 @@ ZEROS = np.zeros
         ({"images": ZEROS((2, 1, 4, 5), np.float64)}, r"images \(2, 1, 4, 5\) float64; expected"),
         ({"images": ZEROS((2, 1, 4), np.float32)}, r"images \(2, 1, 4\) float32; expected"),
         (
-            {"images": ZEROS((2, 1, 4, 5, 1), np.float32)},
-            r"images \(2, 1, 4, 5, 1\) float32; expec",
+            {"images": ZEROS((2, 1, 1, 4, 5, 1), np.float32)},
+            r"images \(2, 1, 1, 4, 5, 1\) float32; e",
         ),
         (
             {"labels": ZEROS((2, 4, 5), np.bool_)},

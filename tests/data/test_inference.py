@@ -367,7 +367,7 @@ def test_windows_are_blended_as_by_monai(overlap, shape):
         ("(side - 1) / 2", "side / 2"),
         ("int(window * (1 - overlap))", "int(window * overlap)"),
         ("return [*starts, length - window]", "return [*starts, starts[-1] + step]"),
-        ("+= weight * window", "+= window"),
+        ("+= weight * logits", "+= logits"),
     ],
 )
 def test_windows_that_are_blended_otherwise_are_noticed(mutant_of, right, wrong):

@@ -52,6 +52,22 @@ def test_the_articles_figures_stand_beside_ours():
     assert abs(content["params"] / 11.2e6 - 1) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "operations"),
+    [("unet", 7.8, 145.2), ("unet-large-kernel", 12.4, 210.7), ("unet-mamba", 9.1, 168.5)],
+)
+def test_a_network_of_the_articles_ablation_stands_beside_its_own_figures(name, params, operations):
+    found = compare_with_article(int(params * 1.005e6), {"512": int(operations * 0.501e9)}, name)
+    assert found["nearest"] == "2 x MAC at 512" and found["relative"] == pytest.approx(0.002)
+    text = " ".join(found["lines"])
+    assert f"{params} M parameters (here +0.50%) and {operations} G" in text and "(+0.2%)" in text
+
+
+def test_what_a_network_without_mamba_has_in_its_place():
+    assert ", block=convs, skip=" in describe("unet")[1][0]
+    assert ", N=16, expand=2, skip=" in describe("unet-mamba")[1][0]
+
+
 @pytest.mark.parametrize("name", ["demo", "edge", "base"])
 def test_the_lines_say_what_the_record_says(name):
     content, lines = describe(name)

@@ -48,7 +48,7 @@ def build(place, known=KNOWN, **changes):
         own = plain(**given)
         return Interface(
             own.network, own.graph, own.classes, own.preparation, own.spacing_mm, own.data,
-            own.digests, known,
+            own.digests, modalities=known,
         )  # fmt: skip
 
     lone_build.interface = interface
@@ -156,6 +156,7 @@ def test_the_first_may_be_missing_and_the_mask_lies_on_the_second(run, files):
     [
         (("-", "-"), "every image is missing"),
         (("ct.nii", "-", "--missing", 1), "give either"),
+        (("ct.nii", "-", "--crf"), "--crf reads the images' own values"),
         (("ct.nii", "--missing", 3), "give numbers of 1 to 2"),
         (("ct.nii", "--missing", 0), "give numbers of 1 to 2"),
         (("ct.nii", "mr.nii", "--missing", 2), "2 image(s); the network takes 2 channel(s), 1 of"),
@@ -264,5 +265,5 @@ def test_a_network_of_nnunet_too(files, monkeypatch):
 def _with(own):
     return Interface(
         own.network, own.graph, own.classes, own.preparation, own.spacing_mm, own.data,
-        own.digests, KNOWN,
+        own.digests, modalities=KNOWN,
     )  # fmt: skip

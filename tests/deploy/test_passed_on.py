@@ -17,14 +17,22 @@ from lmaunet.deploy import (
     data_commands,
     describe,
     doctor,
+    heatmap,
     importing,
+    pretraining,
     quantizing,
 )
+from lmaunet.deploy.confidence_map import MapOptions
+from lmaunet.deploy.heatmap import HeatmapOptions
 from lmaunet.deploy.importing import ImportOptions
+from lmaunet.deploy.infer_command import InferOptions
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
+from lmaunet.kernel_profiles import elastic_spec
 from lmaunet.spec import named_spec
 from lmaunet.stated_spec import state_spec
+from lmaunet.train.masking import Masking
+from lmaunet.train.schedule import Schedule
 
 NEEDED = "has to be given"
 DATA = {"--data": None, "--phantom": False, "--class-map": None}
@@ -44,26 +52,43 @@ OPTIONS = {
     },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
-        "--batch-size": 8, "--drop-modality": 0.0, "--seed": 0, "--json": False,
+        "--batch-size": 8, "--elastic": False, "--init": None, "--drop-modality": 0.0, "--seed": 0,
+        "--json": False,
+    },
+    "pretrain": {
+        **SIZES, "--data": NEEDED, "--spec": "demo", "--run": None, "--mask-block": 16,
+        "--mask-share": 0.6, "--epochs": 50, "--learning-rate": 3e-3, "--batch-size": 8,
+        "--seed": 0, "--json": False,
     },
     "qat": {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
         "--bits": None, "--budget-mb": None, "--scales": "free", "--distill": 0.0,
         "--joins": "", "--norm": "keep", "--norm-epochs": 8, "--keep-norms --fold-norms": True,
-        "--drop-modality": None, "--explain": False, "--epochs": 8, "--learning-rate": 1e-4,
+        "--dropout": 0.0, "--drop-modality": None, "--explain": False, "--epochs": 8,
+        "--learning-rate": 1e-4,
         "--batch-size": 8,
         "--seed": 0, "--json": False,
+    },
+    "heatmap": {
+        "images": NEEDED, "--class": NEEDED, "--output -o": NEEDED, "--ckpt": None, "--run": None,
+        "--data": None, "--stage": None, "--pixels": "mask", "--quantized": False,
+        "--overlap": 0.5, "--batch": 4, "--json": False,
     },
     "export": {"--run": None, "--lowering": None, "--json": False},
     "build": {
         "--target": NEEDED, "--run": None, "--sm": None, "--precision": None, "--board": None,
         "--clock-mhz": None, "--target-ms": None, "--simulate": False, "--cpu": None,
-        "--operators --no-operators": None, "--flow": None, "--json": False,
+        "--operators --no-operators": None, "--flow": None, "--kernel": None, "--json": False,
     },
     "measure": {"--target": None, "--run": None, "--json": False},
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
-        "--tta": False, "--fuse": "", "--missing": None, "--json": False,
+        "--tta": False, "--kernel": "auto", "--confidence": None, "--samples": None, "--seed": None,
+        "--crf": False, "--fuse": "", "--missing": None, "--json": False,
+    },
+    "refine": {
+        "image": NEEDED, "mask": NEEDED, "--scribbles": NEEDED, "--output -o": NEEDED,
+        "--build": None, "--channel": None, "--background": 255, "--margin": 15.0, "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -72,7 +97,10 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images", "infer --missing"}
+SEVERAL = {
+    "heatmap images", "build --sm", "report --gate", "infer images", "infer --missing",
+    "refine --channel",
+}  # fmt: skip
 
 
 def every_command():
@@ -110,7 +138,8 @@ def test_the_options_that_are_not_typed_are_the_commands_defaults():
         ("--batch-size", "batch_size"), ("--bits", "bits"), ("--budget-mb", "budget_mb"),
         ("--scales", "scales"), ("--distill", "distillation"), ("--keep-norms", "keep_norms"),
         ("--explain", "explain"), ("--weights", "weights"), ("--joins", "joins"),
-        ("--norm", "norm"), ("--norm-epochs", "norm_epochs"), ("--drop-modality", "drop_modality"),
+        ("--norm", "norm"), ("--norm-epochs", "norm_epochs"), ("--dropout", "dropout"),
+        ("--drop-modality", "drop_modality"),
     ):  # fmt: skip
         assert getattr(plain, field) == typed[option], option
 
@@ -119,9 +148,11 @@ PLACES = {
     "doctor": (doctor, "examine"), "data fetch": (data_commands, "fetch"),
     "data info": (data_commands, "info"), "data fuse": (data_commands, "fuse"),
     "spec": (describe, "describe"),
-    "train": (commands, "train"), "qat": (quantizing, "qat"), "export": (commands, "export"),
+    "train": (commands, "train"), "pretrain": (pretraining, "pretrain"),
+    "heatmap": (heatmap, "heatmap"),
+    "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
-    "report": (commands, "report"), "demo": (commands, "demo"),
+    "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
 WITH_A_STATUS = ("doctor", "report", "demo")
@@ -145,24 +176,40 @@ CALLS = [
     ("import", "f --module m:n --arguments {} --input-size 8x9 --channels 2 --class-names a,b",
      (Path("f"), ImportOptions(module="m:n", arguments="{}", input_size="8x9", channels=2,
                                class_names="a,b"), None)),
-    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0, 0.0)),
+    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0, None, 0.0)),
     (
         "train", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --class-map m.json "
-        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9 --drop-modality 0.3",
-        (Path("r"), SMALL.for_training(), OWN, 6, 0.5, 2, 9, 0.3),
+        "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --elastic --seed 9 "
+        "--init i --drop-modality 0.3",
+        (Path("r"), elastic_spec(SMALL.for_training()), OWN, 6, 0.5, 2, 9, Path("i"), 0.3),
+    ),
+    ("heatmap", "a --class c -o m",
+     (None, None, None, [Path("a")], "c", Path("m"), HeatmapOptions())),
+    (
+        "heatmap", "a b --class c --output m --ckpt k --run r --data d --stage s --pixels all "
+        "--quantized --overlap 0.25 --batch 7",
+        (Path("r"), Path("k"), Path("d"), [Path("a"), Path("b")], "c", Path("m"),
+         HeatmapOptions("s", "all", True, 0.25, 7)),
+    ),
+    ("pretrain", "--data d",
+     (None, DEMO, Path("d"), Schedule(50, 3e-3, 8), Masking(16, 0.6), 0)),
+    (
+        "pretrain", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --run r "
+        "--mask-block 8 --mask-share 0.5 --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
+        (Path("r"), SMALL.for_training(), Path("d"), Schedule(6, 0.5, 2), Masking(8, 0.5), 9),
     ),
     ("qat", "--ckpt c", (None, Path("c"), None, state_spec(None), QatOptions())),
     (
         "qat", "--ckpt c --spec edge --classes 5 --channels 3 --input-size 64 --phantom --run r "
         "--weights w --bits 4 --budget-mb 1.5 --scales pow2 --distill 0.25 --fold-norms --explain "
-        "--joins scaled --norm batch --norm-epochs 3 --drop-modality 0.25 "
+        "--joins scaled --norm batch --norm-epochs 3 --dropout 0.3 --drop-modality 0.25 "
         "--epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
         (Path("r"), Path("c"), DataSource(None), SMALL,
          QatOptions(6, 0.5, 2, 9, "4", 1.5, "pow2", 0.25, False, True, "w",
-                    "scaled", "batch", 3, 0.25)),
+                    "scaled", "batch", 3, 0.3, 0.25)),
     ),
     ("qat", "--ckpt c --keep-norms", (None, Path("c"), None, state_spec(None), QatOptions())),
-    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0, 0.0)),
+    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0, None, 0.0)),
     ("qat", "--ckpt c --data d --class-map m.json",
      (None, Path("c"), OWN, state_spec(None), QatOptions())),
     ("export", "", (None, None)),
@@ -170,19 +217,27 @@ CALLS = [
     ("build", "--target x", (None, "x", ("x", {}))),
     (
         "build", "--target x --run r --sm a --sm b --precision p --board z --clock-mhz 7 "
-        "--target-ms 3 --simulate --cpu c --operators --flow f",
+        "--target-ms 3 --simulate --cpu c --operators --flow f --kernel k",
         (Path("r"), "x", ("x", {
             "sm": ["a", "b"], "precision": "p", "board": "z", "clock_mhz": 7.0, "target_ms": 3.0,
-            "simulate": True, "cpu": "c", "operators": True, "flow": "f"})),
+            "simulate": True, "cpu": "c", "operators": True, "flow": "f", "kernel": "k"})),
     ),
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
-    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), 0.5, 4, False, "", [])),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --fuse f --missing 3 "
-     "--missing 4", (Path("b"), [Path("a"), Path("e")], Path("c"), 0.25, 7, True, "f", [3, 4])),
+    ("infer", "a --build b -o c",
+     (Path("b"), [Path("a")], Path("c"), InferOptions())),
+    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
+     "--samples 5 --seed 3 --crf --fuse f --missing 3 --missing 4",
+     (Path("b"), [Path("a"), Path("e")], Path("c"),
+      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7, True, "f", (3, 4)))),
     ("infer", "a - --build b -o c",
-     (Path("b"), [Path("a"), Path("-")], Path("c"), 0.5, 4, False, "", [])),
+     (Path("b"), [Path("a"), Path("-")], Path("c"), InferOptions())),
+    ("refine", "a m --scribbles s -o c",
+     ([Path("a")], Path("m"), Path("s"), Path("c"), None, 255, 15.0)),
+    ("refine", "a m --scribbles s --output c --build b --channel e --channel f --background 9 "
+     "--margin 3.5",
+     ([Path("a"), Path("e"), Path("f")], Path("m"), Path("s"), Path("c"), Path("b"), 9, 3.5)),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),
@@ -221,10 +276,10 @@ def test_what_is_given_is_passed_on(monkeypatch, capsys, tmp_path, command, word
 @pytest.mark.parametrize(
     ("seed", "status"), [("0", 0), ("-1", 2), (str(2**63 - 1), 0), (str(2**63), 2)]
 )
-@pytest.mark.parametrize("command", ["train", "qat --ckpt c", "demo"])
+@pytest.mark.parametrize("command", ["train", "pretrain --data d", "qat --ckpt c", "demo"])
 def test_a_seed_is_a_number_of_63_bits(monkeypatch, capsys, tmp_path, command, seed, status):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(*PLACES[command.split()[0]], lambda *given: (given[-1], [], 0)[:length])
+    monkeypatch.setattr(*PLACES[command.split()[0]], lambda *given: ({}, [], 0)[:length])
     length = 3 if command == "demo" else 2
     found, _, err = runner(monkeypatch, capsys)(*command.split(), "--seed", seed)
     assert found == status and ("--seed" in err) == (status == 2)

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from lmaunet.artifacts import Build
 from lmaunet.deploy.targets import openvino, ort, trt
+from lmaunet.trt import graph_run
 
 
 def opened_by(target, monkeypatch):
@@ -20,13 +20,13 @@ def opened_by(target, monkeypatch):
 
     if target is openvino:
         monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model", note)
-        return openvino._compiled, opened
+        return lambda path, changed: openvino._compiled(path, changed, ""), opened
     monkeypatch.setattr("lmaunet.export.reference.open_session", note)
     if target is trt:
         # what is opened is the file's model, rounded as FP16 is
         monkeypatch.setattr("lmaunet.export.reference.read_model", lambda path: path)
         monkeypatch.setattr("lmaunet.trt.half_emulation.emulated", lambda model: model)
-        return trt._session, opened
+        return lambda path, changed: graph_run._session(path, changed, ""), opened
     monkeypatch.setattr("lmaunet.export.saturation.runtime_adds_without_saturation", lambda: False)
     return lambda path, changed: ort._session(path, changed, False), opened
 
@@ -51,11 +51,10 @@ def test_the_graph_of_an_engine_is_opened_again_where_it_has_changed(tmp_path, m
     monkeypatch.setattr("lmaunet.export.reference.run_images", lambda session, images: session)
     path = tmp_path / trt.NETWORK
     path.write_bytes(b"graph")
-    build = Build("trt", tmp_path, tmp_path / "engine.plan.xz", ())
-    first = trt._run_graph(build, None)
-    assert trt._run_graph(build, None) is first and len(opened) == 1
+    first = graph_run.run_graph(path, None)
+    assert graph_run.run_graph(path, None) is first and len(opened) == 1
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
-    assert trt._run_graph(build, None) is not first and len(opened) == 2
+    assert graph_run.run_graph(path, None) is not first and len(opened) == 2
 
 
 def test_a_library_is_tried_once_for_each_version(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ WHOLE = {
     "Value": onnx.ValueInfoProto, "Type": onnx.TypeProto,
     "TensorType": onnx.TypeProto.Tensor, "Shape": onnx.TensorShapeProto,
     "Dimension": onnx.TensorShapeProto.Dimension, "OperatorSet": onnx.OperatorSetIdProto,
+    "Entry": onnx.StringStringEntryProto,
 }  # fmt: skip
 
 

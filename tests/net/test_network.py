@@ -16,6 +16,9 @@ VARIANTS = {
     "strides": {"strides": (1, 2, 2, 2), "in_channels": 3, "classes": 4},
     "both ways": {"mamba": "both"},
     "no mamba": {"mamba": "none"},
+    "no large kernel": {"kernels": (1, 1, 7, 1)},
+    "convolutions": {"block": "convs", "mamba": "none", "kernels": (3, 3, 5, 7)},
+    "separable": {"block": "separable", "mamba": "none", "kernels": (9, 7, 5, 3)},
 }  # fmt: skip
 
 

@@ -216,7 +216,12 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> Path:
         raise UserError(f"labels from {labels.min()} to {highest}; expected 0 to {HIGHEST_LABEL}")
     # labels of more than 256 classes come in 16 bits, and stay so where none is that high
     wide = highest > 255 or labels.dtype == np.uint16
-    turned = in_file_axes(labels.astype(np.uint16 if wide else np.uint8), geometry)
+    return write_values(path, labels.astype(np.uint16 if wide else np.uint8), geometry)
+
+
+def write_values(path: Path, values: np.ndarray, geometry: Geometry) -> Path:
+    """Write uint8, uint16 or float32 ``(z, y, x)`` in LPS on the image's grid, and read it back."""
+    turned, suffix = in_file_axes(values, geometry), suffix_of(path)
     if suffix.startswith(".nii"):
         from lmaunet.data.images import nifti_mask
 

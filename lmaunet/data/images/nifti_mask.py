@@ -52,7 +52,7 @@ def mask_header(shape: tuple[int, ...], kind: np.dtype, grid: FileGrid, placemen
         header.set_sform(stated_affine(grid), 1)
         header["xyzt_units"] = 2
     header["dim"] = [len(shape), *shape, *[1] * (7 - len(shape))]
-    header["datatype"] = {1: 2, 2: 512}[kind.itemsize]
+    header["datatype"] = {"u1": 2, "u2": 512, "f4": 16}[kind.str[1:]]
     header["bitpix"] = 8 * kind.itemsize
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["cal_min"] = header["cal_max"] = 0

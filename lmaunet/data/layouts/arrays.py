@@ -73,13 +73,21 @@ def _highest_code(codes: np.ndarray, path: Path) -> int:
     return highest
 
 
-def _read_half(path: Path) -> dict[str, np.ndarray]:
+def read_images(path: Path) -> dict[str, np.ndarray]:
+    """Return the images ``(n, H, W)`` of one of the two files by case, without its labels."""
+    numbers = _read_half(path, labelled=False)
+    return {case: numbers["image"][rows] for case, rows in _rows_of(numbers).items()}
+
+
+def _read_half(path: Path, *, labelled: bool = True) -> dict[str, np.ndarray]:
     """Return the arrays of one of the two files, of shapes and types that go together."""
-    arrays = read_npz(path, ("image", "label", "patient", "frame", "slice"))
+    keys = ("image", "label", "patient", "frame", "slice")
+    arrays = read_npz(path, [key for key in keys if labelled or key != "label"])
     image = arrays["image"]
     if image.ndim != 3:
         raise UserError(f"{path}: image of shape {image.shape}; expected (slices, H, W)")
-    check_shapes(image.shape, arrays["label"].shape, str(path))
+    if labelled:
+        check_shapes(image.shape, arrays["label"].shape, str(path))
     for key in ("patient", "frame", "slice"):
         if arrays[key].shape != (len(image),):
             raise UserError(f"{path}: {key} of shape {arrays[key].shape}; expected ({len(image)},)")
@@ -92,19 +100,26 @@ def _patient_volumes(
     numbers: dict[str, np.ndarray], path: Path, role: str, class_map: ClassMap
 ) -> tuple[list[Volume], set[int]]:
     image, labels = numbers["image"], class_map.apply(numbers["label"], str(path))
-    volumes = []
+    volumes = [
+        Volume(
+            case,
+            role,  # type: ignore[arg-type]
+            labels[rows],
+            (functools.partial(image.__getitem__, rows),),
+            z=numbers["slice"][rows],
+            keep_all=True,
+        )
+        for case, rows in _rows_of(numbers).items()
+    ]
+    return volumes, {int(p) for p in numbers["patient"]}
+
+
+def _rows_of(numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the rows of each case, a frame of a patient, in the order of its slices."""
+    found = {}
     groups = np.stack([numbers["patient"], numbers["frame"]], 1)
     for patient, frame in np.unique(groups, axis=0):
         rows = np.flatnonzero((groups == (patient, frame)).all(1))
         rows = rows[np.argsort(numbers["slice"][rows], kind="stable")]
-        volumes.append(
-            Volume(
-                f"patient{patient:03d}_frame{frame:02d}",
-                role,  # type: ignore[arg-type]
-                labels[rows],
-                (functools.partial(image.__getitem__, rows),),
-                z=numbers["slice"][rows],
-                keep_all=True,
-            )
-        )
-    return volumes, {int(p) for p in numbers["patient"]}
+        found[f"patient{patient:03d}_frame{frame:02d}"] = rows
+    return found

@@ -90,6 +90,26 @@ def brats_cases(folder: Path) -> tuple[list[Case], str]:
     return sorted(cases, key=lambda c: c.name), next(iter(years))
 
 
+def find_cases(folder: Path) -> list[tuple[str, tuple[Path, ...], Path | None]]:
+    """Return each case's name, its four images and its segmentation, which may be missing.
+
+    Raises:
+        UserError: where a modality of a case is missing.
+    """
+    found = []
+    for place in _case_folders(folder):
+        files = _files(place)
+        if not files:
+            raise UserError(f"{place} holds no BraTS modality; remove the folder")
+        wanted = STYLES[_year(files, place)][0]
+        lacking = [name for name in wanted if name not in files]
+        if lacking:
+            raise UserError(f"{place} has no {lacking[0]}; add it, or remove the case")
+        images = tuple(files[name] for name in wanted)
+        found.append((place.name.lower(), images, files.get(SEGMENTATION)))
+    return sorted(found, key=lambda case: case[0])
+
+
 def _case_folders(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if is_folder(path)]
 

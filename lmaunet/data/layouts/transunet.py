@@ -6,7 +6,7 @@ import functools
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +126,16 @@ def _as_stored(volumes: Sequence[Volume], patients: Patients, folder: Path) -> s
         f"by case: {len(volumes) - n_val} train, {n_val} validate, as divided by {TRAIN} and "
         f"{TEST}; none in both: {patients.how}."
     )
+
+
+def training_images(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
+    """Return what reads the images ``(n, H, W)`` of each case that trains, without its labels."""
+    found = {}
+    for case, files in _train_cases(folder).items():
+        ordered = sorted(files, key=_slice_number)
+        shape = _plane(read_npz(ordered[0], ("image",))["image"], ordered[0]).shape
+        found[case] = functools.partial(_read_slices, ordered, shape)
+    return found
 
 
 def _shown(files: Iterable[Path]) -> list[Path]:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from lmaunet.artifacts import Build, Figure, Provenance, Refusal
 from lmaunet.errors import ToolNotFound, UserError
@@ -117,6 +117,9 @@ class Measure(Protocol):
         ...
 
 
+Sampled: TypeAlias = "Callable[[Build, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]"
+
+
 @dataclass(frozen=True)
 class Target:
     """One deployment target.
@@ -140,6 +143,13 @@ class Target:
         options: takes the target's options of the command line by keyword, and returns all of a
             build's; raises UserError for a bad one and ToolNotFound where a build of these would
             lack a tool. It is fast, and called before anything else is done.
+        share: takes the build of an elastic network's reference kernel and that of another kernel,
+            and returns the second with what both have stored once; None where a build holds one
+            kernel, which its options choose.
+        sampled: images and dropout masks, float32 ``(samples, features)``, to the logits of ``run``
+            and those with each mask ``(n, samples, classes, H, W)``; all before the head is
+            computed once. None: the target takes no masks.
+        trunk: the ONNX file of a build whose head takes masks; None where it has none.
     """
 
     name: str
@@ -154,6 +164,9 @@ class Target:
     refuses: Callable[[Graph], list[Refusal]] = lambda graph: []
     run_note: str = ""
     options: Callable[..., dict[str, Any]] = field(default_factory=lambda: no_options)
+    share: Callable[[Build, Build, int], Build] | None = None
+    sampled: Sampled | None = None
+    trunk: Callable[[Build], Path | None] = lambda build: build.shipped
 
 
 def no_options() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Refusal, U
 from lmaunet.deploy.defaults import BOARD, CLOCK_MHZ, FLOW
 from lmaunet.deploy.targets import BuildRequest, Target, Tool, installed
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.kernel_profiles import one_kernel
 from lmaunet.packages import install_command
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ def build_options(
     target_ms: float | None = None,
     simulate: bool = False,
     flow: str | None = None,
+    kernel: str | None = None,
 ) -> dict[str, Any]:
     """Return the options of a build: the default board and clock, no simulation if not given.
+
+    ``kernel`` is one of an elastic network's, the reference if not given: a design has one.
 
     Raises:
         UserError: for an unknown board or flow, or a number that is not positive.
@@ -78,6 +82,8 @@ def build_options(
     }
     chosen, clock, _ = check_options(options)
     check_flow(options, chosen, clock)
+    if kernel is not None:
+        options["kernel"] = one_kernel(kernel)
     if not finn_place():
         raise ToolNotFound("finn-plus", "to map a network to hardware operators", FINN_FIX)
     if options["simulate"]:

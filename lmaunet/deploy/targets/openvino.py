@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
-from lmaunet.deploy import timing
+from lmaunet.deploy import masked_builds, timing
+from lmaunet.deploy.shared_builds import share_onnx
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
@@ -184,14 +185,17 @@ def check_file(
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(path: Path, changed_ns: int) -> Any:
+def _compiled(path: Path, changed_ns: int, features: str) -> Any:
+    from lmaunet.export.masked_samples import read_with_output
     from lmaunet.export.openvino_runtime import compile_model
 
-    return compile_model(path)
+    return compile_model(read_with_output(path, features) if features else path)
 
 
-def compiled_of(build: Build) -> Any:
+def compiled_of(build: Build, features: str = "") -> Any:
     """Return a build's model, compiled once in this process while its file stays the same.
+
+    ``features`` is a tensor in it that is a second output, where it is given.
 
     Raises:
         UserError: where the file is missing, or its sums would saturate on this processor.
@@ -207,7 +211,7 @@ def compiled_of(build: Build) -> Any:
             f"of {saturating} convolutions could saturate at 16 bits; {REBUILD} on this "
             "machine, or use the target ort, whose file runs on any CPU"
         )
-    return _compiled(build.shipped, build.shipped.stat().st_mtime_ns)
+    return _compiled(build.shipped, build.shipped.stat().st_mtime_ns, features)
 
 
 def run(build: Build, images: np.ndarray) -> np.ndarray:
@@ -277,4 +281,6 @@ TARGET = Target(
         "the shipped file in OpenVINO on this CPU, with its integer convolutions and FP32 scans"
     ),
     options=build_options,
+    share=share_onnx,
+    sampled=functools.partial(masked_builds.run_compiled, compiled_of),
 )

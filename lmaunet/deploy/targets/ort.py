@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agreement
-from lmaunet.deploy import timing
+from lmaunet.deploy import masked_builds, timing
+from lmaunet.deploy.shared_builds import share_onnx
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.export.operators import LIBRARY as OPERATORS
@@ -242,15 +243,16 @@ def _count(nodes: Counter[str], kinds: tuple[str, ...]) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _session(path: Path, changed_ns: int, operators: bool) -> Any:
+def _session(path: Path, changed_ns: int, operators: bool, features: str = "") -> Any:
+    from lmaunet.export.masked_samples import read_with_output
     from lmaunet.export.model_messages import read_messages
     from lmaunet.export.reference import open_session
     from lmaunet.export.saturation import runtime_adds_without_saturation, signed_weights
 
     library = path.with_name(OPERATORS) if operators else None
-    model: Any = path
+    model: Any = read_with_output(path, features) if features else path
     if runtime_adds_without_saturation():
-        shipped = read_messages(path)
+        shipped = model if features else read_messages(path)
         try:
             model = signed_weights(shipped)
         except UserError:
@@ -262,14 +264,16 @@ def _session(path: Path, changed_ns: int, operators: bool) -> Any:
     return open_session(model, optimize=True, operators=library)
 
 
-def session_of(build: Build) -> Any:
+def session_of(build: Build, features: str = "") -> Any:
     """Return the session of a build, opened once in this process while its file stays the same.
 
-    On a processor that can, INT8 weights stand for UINT8 ones: the same values, faster.
+    ``features`` is a tensor in it that is a second output, where it is given. On a
+    processor that can, INT8 weights stand for UINT8 ones: the same values, faster.
     """
     if not build.shipped.is_file():
         raise UserError(f"{build.shipped} does not exist; run lmaunet-deploy build --target ort")
-    return _session(build.shipped, build.shipped.stat().st_mtime_ns, has_operators(build))
+    changed_ns = build.shipped.stat().st_mtime_ns
+    return _session(build.shipped, changed_ns, has_operators(build), features)
 
 
 @functools.lru_cache(maxsize=4)
@@ -388,4 +392,6 @@ TARGET = Target(
     measure=measure,
     arithmetic=arithmetic,
     options=build_options,
+    share=share_onnx,
+    sampled=functools.partial(masked_builds.run_sessions, session_of),
 )

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build, Figure, Measurement, Provenance
-from lmaunet.deploy import timing
+from lmaunet.deploy import masked_builds, timing
 from lmaunet.deploy.defaults import PRECISIONS, SMS
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
 from lmaunet.stage import write_json
+from lmaunet.trt.graph_run import graph_session, run_graph
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,6 @@ NETWORK, TABLE = "network.onnx", "precision.json"
 CHECKED_IMAGES = 2
 # the share of a quantizer's codes that may differ by one; 0 was measured
 CODE_SHARE = 0.0001
-REBUILD = "run lmaunet-deploy build --target trt"
 
 
 def probe() -> list[Tool]:
@@ -271,14 +271,6 @@ def _record(build: Build) -> Any:
     return load_build(build.folder)
 
 
-@functools.lru_cache(maxsize=4)
-def _session(path: Path, changed_ns: int) -> Any:
-    from lmaunet.export.reference import open_session, read_model
-    from lmaunet.trt.half_emulation import emulated
-
-    return open_session(emulated(read_model(path)), optimize=True, float_biases=True)
-
-
 def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Return the logits ``(n, classes, H, W)`` of float32 images ``(n, channels, H, W)``.
 
@@ -293,8 +285,8 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
 
     from lmaunet.trt.runner import infer
 
-    here = _no_gpu(_record(build).record["sms"]) is None
-    logits = infer(build.shipped, images) if here else _run_graph(build, images)
+    graph = build.folder / NETWORK
+    logits = infer(build.shipped, images) if _is_here(build) else run_graph(graph, images)
     if build.detail.get("precision") == "fp16" and not np.isfinite(logits).all():
         raise UserError(
             f"{build.shipped}: this image takes the engine beyond FP16's range, 65504; compare its "
@@ -303,27 +295,34 @@ def run(build: Build, images: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _run_graph(build: Build, images: np.ndarray) -> np.ndarray:
-    """Return the logits of the engine's graph in ONNX Runtime."""
-    from lmaunet.export.reference import run_images
+def _is_here(build: Build) -> bool:
+    """Tell whether a GPU is here that the engine was built for."""
+    return _no_gpu(_record(build).record["sms"]) is None
 
-    path = build.folder / NETWORK
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; {REBUILD}")
-    return run_images(_session(path, path.stat().st_mtime_ns), images)
+
+def sampled(build: Build, images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits of :func:`run`, and those with each mask: of the graph, on the CPU."""
+    return masked_builds.run_sessions(
+        lambda build, features: graph_session(build.folder / NETWORK, features),
+        build, images, masks, run if _is_here(build) else lambda build, images: None,
+    )  # fmt: skip
+
+
+def trunk(build: Build) -> Path | None:
+    """Return the engine's graph; None where it is not the quantized network's."""
+    return build.folder / NETWORK if build.detail["precision"] == PRECISIONS[0] else None
 
 
 def arithmetic(build: Build) -> str:
     """Return what computes the logits on this machine, in words for the report."""
-    reason = _no_gpu(_record(build).record["sms"])
-    if reason is None:
+    if _is_here(build):
         return "the engine on this machine's GPU"
     return "not the engine but the graph that it was built from, in ONNX Runtime on the CPU"
 
 
 def provenance(build: Build) -> Provenance:
     """Return ``measured`` where the engine itself computes the logits, ``emulated`` elsewhere."""
-    return "measured" if _no_gpu(_record(build).record["sms"]) is None else "emulated"
+    return "measured" if _is_here(build) else "emulated"
 
 
 def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> dict[str, Figure]:
@@ -371,7 +370,7 @@ def _parity(build: Build, images: np.ndarray) -> dict[str, Any]:
 
     from lmaunet.trt.runner import infer
 
-    got, expected = infer(build.shipped, images), _run_graph(build, images)
+    got, expected = infer(build.shipped, images), run_graph(build.folder / NETWORK, images)
     return {
         "images": len(images),
         "max_abs": float(np.abs(got - expected).max()),
@@ -392,4 +391,7 @@ TARGET = Target(
     options=build_options,
     provenance=provenance,
     time=time_image,
+    share=lambda built, alone, kernel: alone,
+    sampled=sampled,
+    trunk=trunk,
 )

@@ -43,7 +43,12 @@ class Fusion:
         """Return what a missing channel is called."""
         names = self.known.names if self.known else ()
         said = f"image {channel + 1}"
-        return f"{said} ({names[channel]})" if channel < len(names) else said
+        # a message shows the last part of a path
+        own = names[channel].replace("/", "-") if channel < len(names) else ""
+        return f"{said} ({own})" if own else said
+
+
+KEPT = Fusion()
 
 
 def check_way(how: str) -> None:
@@ -74,7 +79,7 @@ def fuse(
     records: list[dict[str, Any]] = []
     for index, (image, name) in enumerate(zip(images, names, strict=True)):
         if image is None:
-            made, record = _stand_in(first, fusion, index), {"how": "missing"}
+            made, record = _stand_in(first, fusion), {"how": "missing"}
         elif index == at or (fusion.how != "register" and image.geometry.same_grid(first.geometry)):
             made, record = image, {"how": "as it is"}
         elif fusion.how == "":
@@ -94,14 +99,11 @@ def _unlike(name: str, onto: str, own: Geometry, wanted: Geometry) -> str:
     )
 
 
-def _stand_in(first: Image, fusion: Fusion, index: int) -> Image:
+def _stand_in(first: Image, fusion: Fusion) -> Image:
     import numpy as np
 
     assert fusion.known is not None
-    note = (
-        f"{fusion.name(index)} is missing: the network goes without it; "
-        f"{fusion.known.costs(fusion.absent)}"
-    )
+    note = f"missing: the network goes without it; {fusion.known.costs(fusion.absent)}"
     nothing = np.broadcast_to(np.float32(0), first.array.shape)
     return Image(nothing, first.geometry, modalities.KIND, (note,))
 

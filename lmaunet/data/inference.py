@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.data import modalities
 from lmaunet.data import normalization as norm
 from lmaunet.data.framing import AxisOperator, Framing, zoom_to
-from lmaunet.data.fusion import Fusion, absent_of, described, fuse, placed
+from lmaunet.data.fusion import KEPT, Fusion, absent_of, described, fuse, placed
 from lmaunet.data.images.geometry import Geometry
 from lmaunet.data.images.intensity import compare
 from lmaunet.data.images.volumes import Image, read_pixels
@@ -29,7 +29,6 @@ UNLIKE_SPACING = 1.5
 """How many times as far apart slices may be as in training, or as near, without a doubt."""
 LARGEST_SIDE = 4096
 SMALLEST_SIDE = 8
-KEPT = Fusion()
 
 
 @dataclass(frozen=True)

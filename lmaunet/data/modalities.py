@@ -100,6 +100,21 @@ def check_drop(value: Any, channels: int | None = None) -> float:
     return float(value)
 
 
+def check_droppable(spec: Any, drop: float | None) -> None:
+    """Raise UserError where a network's training can't leave modalities out.
+
+    Args:
+        spec: the network's.
+        drop: the probability.
+    """
+    other = "an elastic network" if getattr(spec, "elastic", ()) else "a network of volumes"
+    if drop and (getattr(spec, "elastic", ()) or len(spec.input_size) > 2):
+        raise UserError(
+            f"--drop-modality {drop:g} with {other}, whose training leaves no image out; leave the "
+            "option out, or train a 2-D network of one kernel"
+        )
+
+
 def dropped(count: int, channels: int, drop: float, rng: np.random.Generator) -> np.ndarray:
     """Return which channels of some images are left out, bool ``(count, channels)``.
 

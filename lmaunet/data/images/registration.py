@@ -27,7 +27,7 @@ from lmaunet.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-SIDES, SAMPLES = (32, 64, 128), (5_000, 10_000, 20_000)
+SIDES, SAMPLES = (32, 64, 128), (6_000, 12_000, 25_000)
 """Of each level: voxels along the longest side of the first image, and how many are drawn."""
 SEED = 1
 BINS, ITERATIONS, LINE, STEP_TOLERANCE, VALUE_TOLERANCE = 32, 10, 50, 0.02, 1e-4
@@ -40,6 +40,8 @@ FEWEST_STARTS = 3
 MOST_APART_MM = 2.0
 """Between the end that fits best and another start's at the corners, or a voxel of the second level
 where that is more; beyond it nothing says that the best is right."""
+CLOSE = 5.0
+"""Times that: so far apart, ends may still meet at the last level."""
 RIVAL = 0.995
 """Of the best end's mutual information: an end elsewhere that fits as well makes both doubtful."""
 MOST_TURNED_DEG, MOST_MOVED_MM = 25.0, 60.0
@@ -136,6 +138,11 @@ def register(fixed: Any, moving: Any, name: str, onto: str, say: Say) -> Registr
         if number >= FEWEST_STARTS and _meeting(fixed, judge, ends)[1] <= allowed:
             break
     best, apart, rival = _meeting(fixed, judge, ends)
+    if allowed < apart < CLOSE * allowed:
+        say(f"registering {name}: last level of several starts")
+        ends.sort(key=lambda end: -judge(end)[0])
+        finer = [_climb(levels[2], end, steps[2], SAMPLES[2], name, onto) for end in ends[:3]]
+        best, apart, rival = _meeting(fixed, judge, finer)
     if apart > allowed or rival > RIVAL:
         raise UserError(
             f"the registration of {name} onto {onto} ends at places {apart:.1f} mm apart from "

@@ -71,7 +71,7 @@ def shares(network: torch.nn.Module, held: SliceSet, squares: np.ndarray) -> dic
     """Return the mean share of each LKM's map of ``one`` that lies on the square."""
     blocks = blocks_of(network)
     images = torch.from_numpy(held.images)
-    maps = class_activation(network, images, 1, list(blocks.values())).numpy()
+    maps = class_activation(network, images, 1, list(blocks.values()), "all").numpy()
     found: dict[str, float] = {}
     for place, name in enumerate(blocks):
         mask = near(squares, 2**place)
@@ -124,7 +124,7 @@ def main() -> None:
     print(content)
     if arguments.picture is not None:
         rows = heatmap_rows(
-            network, shown.images[:1], shown.labels[:1], CLASSES, titles=["phantom"],
+            network, shown.images[:1], shown.labels[:1], CLASSES, titles=["phantom"], pixels="all",
             wanted=[1], tile_pixels=192,
         )  # fmt: skip
         save(arguments.picture, rows["rows"][0]["tiles"])

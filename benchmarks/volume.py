@@ -89,7 +89,7 @@ def ours(spec: str, build: Path, image: Path, place: Path) -> dict[str, Any]:
     ms = found["times_ms"]
     return {
         "network": spec, "how": "infer, ort build, INT8", "process_s": found["wall_ms"] / 1e3,
-        "phases_s": _seconds(ms), "windows_per_slice": found["slices"]["windows_per_slice"],
+        "phases_s": seconds(ms), "windows_per_slice": found["slices"]["windows_per_slice"],
         "peak_mb": round(found["peak_mb"]),
     }  # fmt: skip
 
@@ -135,11 +135,11 @@ def run_in_float(place: Path, image: Path) -> int:
     mask = segment(volume, network, overlap=0.5, batch=1, say=lambda share, line: None)
     with timer.phase("write"):
         volume.write(place / "mask.nii.gz", mask, interface.classes, "float")
-    print(json.dumps({"phases_s": _seconds(timer.times_ms)}))
+    print(json.dumps({"phases_s": seconds(timer.times_ms)}))
     return 0
 
 
-def _seconds(ms: dict[str, float]) -> dict[str, float]:
+def seconds(ms: dict[str, float]) -> dict[str, float]:
     """Return phases under the words of both sides."""
     named = {
         "open": ms["open"], "read": ms["read"], "preprocess": ms["prepare"],

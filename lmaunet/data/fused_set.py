@@ -6,6 +6,7 @@ that lie on it are copied too.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -64,9 +65,9 @@ def fuse_set(folder: Path, output: Path, *, register: bool, say: Say) -> dict[st
     rows = []
     try:
         for index, case in enumerate(cases):
-            share = index / len(cases)
-            say(share, f"case {case.name} ({index + 1} of {len(cases)})")
-            rows.append(_fuse_case(case, folder, partial, register, lambda s, at=share: say(at, s)))
+            told = functools.partial(say, index / len(cases))
+            told(f"case {case.name} ({index + 1} of {len(cases)})")
+            rows.append(_fuse_case(case, folder, partial, register, told))
         for file in sorted(folder.glob("*.json")):
             _copy(file, folder, partial)
         content = {"from": str(folder), "registered": register, "cases": rows}

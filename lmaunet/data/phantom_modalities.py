@@ -145,8 +145,8 @@ def head(seed: int) -> list[Ellipsoid]:
     for part in TUMOUR:
         moved = vary(part, rng)
         center = tuple(float(a + b) for a, b in zip(moved.center_mm, place, strict=True))
-        radii = tuple(float(size * r) for r in moved.radii_mm)
-        parts.append(Ellipsoid(part.name, 0, center, radii, moved.tilt_deg))  # type: ignore[arg-type]
+        grown = tuple(float(size * r) for r in moved.radii_mm)
+        parts.append(Ellipsoid(part.name, 0, center, grown, moved.tilt_deg))  # type: ignore[arg-type]
     return parts
 
 
@@ -178,7 +178,7 @@ def draw(
     if motion is not None:
         turn = motion.transform()
         matrix = np.array(turn.GetMatrix(), np.float32).reshape(3, 3)  # type: ignore[attr-defined]
-        shift = np.float32(motion.translation_mm)
+        shift = np.asarray(motion.translation_mm, np.float32)
         moved = np.stack([x, y, z], -1) - shift
         x, y, z = np.moveaxis(moved @ matrix, -1, 0)  # the rotation's transpose, from the right
     image = np.full(grid.shape, background, np.float32)

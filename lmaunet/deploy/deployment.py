@@ -63,8 +63,7 @@ class Interface:
     @staticmethod
     def of(
         network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str],
-        dropout: Dropout | None = None,
-        modalities: Modalities | None = None,
+        dropout: Dropout | None = None, modalities: Modalities | None = None,
     ) -> Interface:  # fmt: skip
         """Return the interface of a network that was trained on a data set."""
         preparation = preparation_of(data)

@@ -23,7 +23,10 @@ TAKES = "expected a numpy array, a SimpleITK image, a path, or a list of images 
 
 
 def fusion_of(
-    interface: Interface, how: str, missing: Sequence[int], say: Callable[[str], None] = str
+    interface: Interface,
+    how: str,
+    missing: Sequence[int],
+    say: Callable[[str], None] = lambda line: None,
 ) -> Fusion:
     """Return what may be done to images; raises UserError where the network does not take it.
 
@@ -63,7 +66,7 @@ def prepare(
 
     ready, channels = interface.preparation, interface.network.in_channels
     several = list(given) if isinstance(given, list | tuple) else [given]
-    if any(one is None for one in several):
+    if given is not None and any(one is None for one in several):
         if len(missing):
             raise UserError("None stands for a missing image, and missing names some; give one")
         missing = [number for number, one in enumerate(several, 1) if one is None]

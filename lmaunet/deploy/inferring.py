@@ -80,12 +80,14 @@ def infer(
     began = time.perf_counter()
     check_options(overlap, batch)
     check_way(fuse)
-    images, missing = _there(images, missing)
-    if crf and (fuse or missing):
+    if crf and fuse:
         raise UserError(
-            "--crf reads the images' own values and takes none that are fused or missing; leave "
-            "it out, or resample the images first"
+            f"--crf with --fuse {fuse}: it takes the contrast of images that lie on one grid; "
+            "leave one of the two out"
         )
+    images, missing = _there(images, missing)
+    if crf and missing:
+        raise UserError("--crf with a missing image: its strengths were not tried so; leave it out")
     check_output(output, images)
     if confidence is not None:
         confidence.check(output, images)

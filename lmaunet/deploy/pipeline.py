@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from lmaunet.train.processes import Processes
     from lmaunet.train.schedule import Progress, Schedule
 
+__all__ = ["build", "built_targets", "control", "export", "load_build", "qat", "train"]
+
 DROPPED = "dropped_modalities"
 """The option of a stage that has with what probability a checkpoint's training left out each
 modality; of other checkpoints none."""
-__all__ = ["build", "built_targets", "control", "export", "load_build", "qat", "train"]
-
 ALLOCATION_PLOT = "allocation.svg"
 
 
@@ -112,8 +112,9 @@ def train(
                 folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
                 normalization=dict(data.normalization), **began, **known,
             )  # fmt: skip
-            own = elastic.scores()
-            content = {"scores": scores.to_json(), "history": history, **own, **known}
+            content = {
+                "scores": scores.to_json(), "history": history, **elastic.scores(), **known
+            }  # fmt: skip
             write_json(folder / "train.json", content)
             (folder / "training.last.pt").unlink()
         processes.wait()
@@ -146,11 +147,9 @@ def control(
     ) -> None:  # fmt: skip
         from lmaunet.deploy.elastic import train_control
 
-        chosen = schedule.dropping(drop)
-        check_droppable(spec, chosen.drop_modality)
         train_control(
-            model, spec, source, data, chosen, seed=seed, folder=folder, processes=processes,
-            progress=progress,
+            model, spec, source, data, schedule.dropping(drop), seed=seed, folder=folder,
+            processes=processes, progress=progress,
         )  # fmt: skip
 
     own = {"schedule": schedule.to_json(), "processes": process_count()}
@@ -259,7 +258,7 @@ def _network_and_data(
             f"{checkpoint} was trained on the classes {', '.join(classes)}, {data.name} has "
             f"{', '.join(data.classes)}; give data with the same, or a --class-map to them"
         )
-    options = {
+    options: dict[str, Any] = {
         "spec": loaded.spec.to_json(),
         "data": source.to_json(),
         "data_sha256": images.sha256,
@@ -329,9 +328,8 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         with record_of(folder):
             noted = read_json(folder / "qat.json").get("modalities")
         known = Modalities.from_json(noted, loaded.spec.in_channels)
-        interface = Interface.of(
-            loaded.spec, digest, data, came_from, dropout_of(folder), known
-        )  # fmt: skip
+        dropout = dropout_of(folder)
+        interface = Interface.of(loaded.spec, digest, data, came_from, dropout, known)
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         write_calibration(out, data)

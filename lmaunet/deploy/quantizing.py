@@ -213,6 +213,17 @@ def _norms(content: dict[str, Any]) -> list[str]:
             f"slices {change}"]  # fmt: skip
 
 
+def _dropout(found: dict[str, Any] | None) -> list[str]:
+    """Return what the network was trained to say of its confidence, where that was asked for."""
+    if found is None:
+        return []
+    return [
+        f"dropout {found['dropout']:g} of the {found['channels']} channels before the head; "
+        f"temperature {found['temperature']:.3g}, fitted on {found['fitted']['patients']} held-out "
+        "patient(s): builds take infer --confidence"
+    ]
+
+
 def missing_lines(content: Mapping[str, Any] | None) -> list[str]:
     """Return the Dice without each modality, where training left some out."""
     if content is None:
@@ -225,17 +236,6 @@ def missing_lines(content: Mapping[str, Any] | None) -> list[str]:
     ]
     left_out = f"each image was left out with probability {content['drop']:g} in training"
     return [left_out, *table(["images", "Dice on held-out slices"], rows)]
-
-
-def _dropout(found: dict[str, Any] | None) -> list[str]:
-    """Return what the network was trained to say of its confidence, where that was asked for."""
-    if found is None:
-        return []
-    return [
-        f"dropout {found['dropout']:g} of the {found['channels']} channels before the head; "
-        f"temperature {found['temperature']:.3g}, fitted on {found['fitted']['patients']} held-out "
-        "patient(s): builds take infer --confidence"
-    ]
 
 
 def _joins(rows: list[dict[str, Any]]) -> list[str]:

@@ -134,8 +134,8 @@ class Segmenter:
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
-        confidence: Literal[False] = ..., kernel: int | None = ..., fuse: str = ...,
-        missing: Sequence[int] = ...,
+        confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
@@ -148,8 +148,8 @@ class Segmenter:
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
-        confidence: Literal[False] = ..., kernel: int | None = ..., fuse: str = ...,
-        missing: Sequence[int] = ...,
+        confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
     @overload
     def __call__(

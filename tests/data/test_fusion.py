@@ -299,3 +299,13 @@ def test_a_probability_of_dropping(value):
     assert modalities.check_drop(0.2, 4) == 0.2 and modalities.check_drop(0, 1) == 0
     with pytest.raises(UserError, match="network of one channel"):
         modalities.check_drop(0.2, 1)
+
+
+def test_networks_whose_training_leaves_nothing_out():
+    from lmaunet.spec import named_spec
+
+    plain = named_spec("edge")
+    modalities.check_droppable(plain, 0.2)
+    modalities.check_droppable(plain, None)
+    with pytest.raises(UserError, match="a network of volumes"):
+        modalities.check_droppable(named_spec("edge3d"), 0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 
@@ -17,7 +18,6 @@ from lmaunet.data import modalities
 from lmaunet.data.modalities import Modalities
 from lmaunet.data.nnunet_recipe import ChannelRecipe, NnunetRecipe
 from lmaunet.deploy import segmenter
-from lmaunet.deploy.deployment import Interface
 
 KNOWN = Modalities(("CT", "MR"), 0.2, 0.8, (0.4, 0.7))
 SHAPE = (3, 32, 32)
@@ -45,11 +45,7 @@ def build(place, known=KNOWN, **changes):
     plain = lone_build.interface
 
     def interface(**given):
-        own = plain(**given)
-        return Interface(
-            own.network, own.graph, own.classes, own.preparation, own.spacing_mm, own.data,
-            own.digests, modalities=known,
-        )  # fmt: skip
+        return dataclasses.replace(plain(**given), modalities=known)
 
     lone_build.interface = interface
     try:
@@ -131,7 +127,7 @@ def test_images_that_cannot_be_registered_leave_no_file(run, files):
 def test_a_missing_image_is_zero_and_said(run, files, given):
     status, out, err = run("infer", "--build", build(files / "run"), *given, "-o", "s.nii")
     assert status == 0, err
-    assert "image 2 (MR): missing" in out and "Dice was 70.0% without it and 80.0%" in out
+    assert "image 2 (MR) is missing" in out and "Dice was 70.0% without it and 80.0%" in out
     assert "intensities of channel 2" not in out
     first = np.concatenate(seen)[:, 0]
     assert (np.concatenate(seen)[:, 1] == modalities.ABSENT).all() and first.any()
@@ -156,7 +152,7 @@ def test_the_first_may_be_missing_and_the_mask_lies_on_the_second(run, files):
     [
         (("-", "-"), "every image is missing"),
         (("ct.nii", "-", "--missing", 1), "give either"),
-        (("ct.nii", "-", "--crf"), "--crf reads the images' own values"),
+        (("ct.nii", "-", "--crf"), "--crf with a missing image"),
         (("ct.nii", "--missing", 3), "give numbers of 1 to 2"),
         (("ct.nii", "--missing", 0), "give numbers of 1 to 2"),
         (("ct.nii", "mr.nii", "--missing", 2), "2 image(s); the network takes 2 channel(s), 1 of"),
@@ -191,7 +187,7 @@ def test_a_build_from_a_program(files, target):
     with pytest.warns(UserWarning, match="resampled onto the grid of image 0"):
         fused = seg([ct, fine], fuse="resample")
     assert np.array_equal(SimpleITK.GetArrayFromImage(fused), whole)
-    with pytest.warns(UserWarning, match=r"image 2 \(MR\): missing"):
+    with pytest.warns(UserWarning, match=r"image 2 \(MR\) is missing"):
         without = SimpleITK.GetArrayFromImage(seg([ct, None]))
     first = SimpleITK.GetArrayFromImage(ct)
     assert np.array_equal(without, first > 75)
@@ -263,7 +259,4 @@ def test_a_network_of_nnunet_too(files, monkeypatch):
 
 
 def _with(own):
-    return Interface(
-        own.network, own.graph, own.classes, own.preparation, own.spacing_mm, own.data,
-        own.digests, modalities=KNOWN,
-    )  # fmt: skip
+    return dataclasses.replace(own, modalities=KNOWN)

@@ -29,7 +29,7 @@ def images():
             return 5
 
     data = SimpleNamespace(val=Slices(**vars(val)), classes=("a", "b", "c"), case_spacing_mm={})
-    return SimpleNamespace(sha256="digest", load=lambda: data, data=data)
+    return SimpleNamespace(sha256="digest", load=lambda: data, data=data, spec=None)
 
 
 def logits_of(shift):

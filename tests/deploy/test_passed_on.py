@@ -52,8 +52,8 @@ OPTIONS = {
     },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
-        "--batch-size": 8, "--elastic": False, "--init": None, "--drop-modality": 0.0, "--seed": 0,
-        "--json": False,
+        "--batch-size": 8, "--elastic": False, "--init": None, "--drop-modality": 0.0,
+        "--seed": 0, "--json": False,
     },
     "pretrain": {
         **SIZES, "--data": NEEDED, "--spec": "demo", "--run": None, "--mask-block": 16,
@@ -65,9 +65,7 @@ OPTIONS = {
         "--bits": None, "--budget-mb": None, "--scales": "free", "--distill": 0.0,
         "--joins": "", "--norm": "keep", "--norm-epochs": 8, "--keep-norms --fold-norms": True,
         "--dropout": 0.0, "--drop-modality": None, "--explain": False, "--epochs": 8,
-        "--learning-rate": 1e-4,
-        "--batch-size": 8,
-        "--seed": 0, "--json": False,
+        "--learning-rate": 1e-4, "--batch-size": 8, "--seed": 0, "--json": False,
     },
     "heatmap": {
         "images": NEEDED, "--class": NEEDED, "--output -o": NEEDED, "--ckpt": None, "--run": None,
@@ -98,8 +96,8 @@ OPTIONS = {
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
 SEVERAL = {
-    "heatmap images", "build --sm", "report --gate", "infer images", "infer --missing",
-    "refine --channel",
+    "heatmap images", "build --sm", "report --gate", "infer images", "refine --channel",
+    "infer --missing",
 }  # fmt: skip
 
 
@@ -231,13 +229,12 @@ CALLS = [
      "--samples 5 --seed 3 --crf --fuse f --missing 3 --missing 4",
      (Path("b"), [Path("a"), Path("e")], Path("c"),
       InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7, True, "f", (3, 4)))),
-    ("infer", "a - --build b -o c",
-     (Path("b"), [Path("a"), Path("-")], Path("c"), InferOptions())),
     ("refine", "a m --scribbles s -o c",
      ([Path("a")], Path("m"), Path("s"), Path("c"), None, 255, 15.0)),
     ("refine", "a m --scribbles s --output c --build b --channel e --channel f --background 9 "
      "--margin 3.5",
      ([Path("a"), Path("e"), Path("f")], Path("m"), Path("s"), Path("c"), Path("b"), 9, 3.5)),
+    ("infer", "a - --build b -o c", (Path("b"), [Path("a"), Path("-")], Path("c"), InferOptions())),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -198,7 +198,8 @@ def compare(
 
     Channels that are ``absent`` are not looked at.
     """
-    content, notes = [], []
+    content: list[dict[str, Any]] = []
+    notes: list[str] = []
     for index, image in enumerate(channels):
         kind = norm.channel(normalization, index)
         expected = trained[index] if index < len(trained) else None

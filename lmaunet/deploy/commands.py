@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.modalities import check_drop
+from lmaunet.data.modalities import check_drop, check_droppable
 from lmaunet.deploy import building, defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
 from lmaunet.deploy.gate_limits import chosen_limits
@@ -43,8 +43,7 @@ def train(
     if init is not None and not init.is_file():
         raise UserError(f"--init {init} is no file; give a checkpoint that pretrain or train wrote")
     schedule = Schedule(epochs, learning_rate, batch_size)
-    if drop_modality and spec.elastic:
-        raise UserError("--drop-modality is for a network of one kernel: leave it or --elastic out")
+    check_droppable(spec, drop_modality)
     if check_drop(drop_modality, spec.in_channels):
         schedule = schedule.dropping(drop_modality)
     run = run_for_training(run, spec, source)

@@ -86,11 +86,8 @@ def infer(
             "leave one of the two out"
         )
     images, missing = _there(images, missing)
-    if crf and (fuse or missing):
-        raise UserError(
-            "--crf reads the images' own values and takes none that are fused or missing; leave "
-            "it out, or resample the images first"
-        )
+    if crf and missing:
+        raise UserError("--crf with a missing image: its strengths were not tried so; leave it out")
     check_output(output, images)
     if confidence is not None:
         confidence.check(output, images)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from lmaunet.artifacts import Build
 from lmaunet.data.confidence import SAMPLES
-from lmaunet.data.fusion import Fusion
-from lmaunet.data.inference import KEPT, prepare_volume
+from lmaunet.data.fusion import KEPT, Fusion
+from lmaunet.data.inference import prepare_volume
 from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.confident import Samples, begin_samples
 from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP

@@ -74,12 +74,18 @@ def test_a_known_misplacement_is_found(pair, done):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
-def test_known_misplacements_are_found_over_seeds(seed):
-    motion = motion_of(seed + 20)
-    fixed, moving = head(seed, "t1ce", FIRST), head(seed, "t2", SECOND, motion)
-    found = registered(registration, fixed, moving).transform
-    assert corner_error_mm(fixed, found, motion.transform()) < CORNER_ERROR_MM
+def test_over_seeds_a_registration_is_right_or_refused():
+    errors = []
+    for seed in range(6):
+        motion = motion_of(seed + 20)
+        fixed, moving = head(seed, "t1ce", FIRST), head(seed, "t2", SECOND, motion)
+        try:
+            found = registered(registration, fixed, moving).transform
+        except UserError as error:
+            assert "so that none can be trusted" in str(error)
+            continue
+        errors.append(corner_error_mm(fixed, found, motion.transform()))
+    assert len(errors) >= 3 and max(errors) < CORNER_ERROR_MM
 
 
 def test_it_repeats_to_the_bit(pair, done):
@@ -119,8 +125,10 @@ def mirrored(image):
         ("noise", "shares nothing with ct within their bodies"),
         ("flat", "mr can't be registered: every voxel is 7"),
         ("slice", "has 52x60x1 voxels; a registration needs 8 or more along each axis"),
-        ("mirrored", "fits ct better mirrored left to right|mm apart from several starts|"
-         "fits ct as well beside the place"),
+        pytest.param(
+            "mirrored", "better mirrored left to right|mm apart from several starts|as well beside",
+            marks=pytest.mark.slow,
+        ),
         ("far", "do not overlap"),
     ],
 )  # fmt: skip
@@ -299,3 +307,13 @@ def test_a_probability_of_dropping(value):
     assert modalities.check_drop(0.2, 4) == 0.2 and modalities.check_drop(0, 1) == 0
     with pytest.raises(UserError, match="network of one channel"):
         modalities.check_drop(0.2, 1)
+
+
+def test_networks_whose_training_leaves_nothing_out():
+    from lmaunet.spec import named_spec
+
+    plain = named_spec("edge")
+    modalities.check_droppable(plain, 0.2)
+    modalities.check_droppable(plain, None)
+    with pytest.raises(UserError, match="a network of volumes"):
+        modalities.check_droppable(named_spec("edge3d"), 0.2)

@@ -127,7 +127,7 @@ def test_images_that_cannot_be_registered_leave_no_file(run, files):
 def test_a_missing_image_is_zero_and_said(run, files, given):
     status, out, err = run("infer", "--build", build(files / "run"), *given, "-o", "s.nii")
     assert status == 0, err
-    assert "image 2 (MR): missing" in out and "Dice was 70.0% without it and 80.0%" in out
+    assert "image 2 (MR) is missing" in out and "Dice was 70.0% without it and 80.0%" in out
     assert "intensities of channel 2" not in out
     first = np.concatenate(seen)[:, 0]
     assert (np.concatenate(seen)[:, 1] == modalities.ABSENT).all() and first.any()
@@ -152,6 +152,7 @@ def test_the_first_may_be_missing_and_the_mask_lies_on_the_second(run, files):
     [
         (("-", "-"), "every image is missing"),
         (("ct.nii", "-", "--missing", 1), "give either"),
+        (("ct.nii", "-", "--crf"), "--crf with a missing image"),
         (("ct.nii", "--missing", 3), "give numbers of 1 to 2"),
         (("ct.nii", "--missing", 0), "give numbers of 1 to 2"),
         (("ct.nii", "mr.nii", "--missing", 2), "2 image(s); the network takes 2 channel(s), 1 of"),
@@ -186,7 +187,7 @@ def test_a_build_from_a_program(files, target):
     with pytest.warns(UserWarning, match="resampled onto the grid of image 0"):
         fused = seg([ct, fine], fuse="resample")
     assert np.array_equal(SimpleITK.GetArrayFromImage(fused), whole)
-    with pytest.warns(UserWarning, match=r"image 2 \(MR\): missing"):
+    with pytest.warns(UserWarning, match=r"image 2 \(MR\) is missing"):
         without = SimpleITK.GetArrayFromImage(seg([ct, None]))
     first = SimpleITK.GetArrayFromImage(ct)
     assert np.array_equal(without, first > 75)

@@ -167,7 +167,7 @@ def test_an_output_is_never_overwritten_nor_put_into_the_data(tmp_path):
 
 def test_what_was_written_is_read_back(tmp_path, mutant_of):
     mutant = mutant_of(
-        fused_set, "to_sitk(image.array, wanted)", "to_sitk(image.array[::-1].copy(), wanted)"
+        fused_set, "to_sitk(image.array, wanted)", "to_sitk(image.array[:, ::-1].copy(), wanted)"
     )
     source = nnunet(tmp_path / "raw")
     with pytest.raises(UserError, match="does not read back"):

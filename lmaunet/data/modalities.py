@@ -107,8 +107,9 @@ def check_droppable(spec: Any, drop: float | None) -> None:
         spec: the network's.
         drop: the probability.
     """
-    other = "an elastic network" if getattr(spec, "elastic", ()) else "a network of volumes"
-    if drop and (getattr(spec, "elastic", ()) or len(spec.input_size) > 2):
+    elastic = bool(getattr(spec, "elastic", ()))
+    other = "an elastic network" if elastic else "a network of volumes"
+    if drop and (elastic or len(spec.input_size) > 2):
         raise UserError(
             f"--drop-modality {drop:g} with {other}, whose training leaves no image out; leave the "
             "option out, or train a 2-D network of one kernel"

@@ -1,7 +1,9 @@
 import pytest
+import torch
 
 from lmaunet.deploy.describe import layers_of
 from lmaunet.errors import UserError
+from lmaunet.net.network import LMaUNet
 from lmaunet.spec import SPECS, Format, NetSpec, ScanSpec, named_spec
 
 
@@ -29,6 +31,18 @@ def test_a_network_of_the_article_has_its_size(name, params, operations):
     layers = layers_of(named_spec(name).replace(input_size=(512, 512)))
     assert sum(layer.params for layer in layers) == pytest.approx(params, rel=0.01)
     assert 2 * sum(layer.macs for layer in layers) == pytest.approx(operations, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kernels": (5, 5, 5, 5)}, {"block": "separable"}, {"pyramid": "local"}, {"skip": "add"}],
+)
+def test_another_network_in_its_widths_has_another_size(changes):
+    """The article's size is met by the blocks and widths together, by neither alone."""
+    with torch.device("meta"):
+        network = LMaUNet(named_spec("unet").replace(**changes))
+    params = sum(parameter.numel() for parameter in network.parameters())
+    assert params != pytest.approx(7.8e6, rel=0.01)
 
 
 def test_the_articles_networks_differ_in_their_blocks_and_widths_alone():

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -100,11 +101,13 @@ def drawn_patients(patients: np.ndarray, percent: float, draw: int) -> np.ndarra
     return np.sort(rng.permutation(everyone)[:count])
 
 
-def write_draw(data: Path, percent: float, draw: int, folder: Path) -> tuple[Path, list[int], int]:
+def write_draw(
+    data: Path, percent: float, draw: int, folder: Path
+) -> tuple[Path, list[int], int, int]:
     """Write the slices of a draw beside all validation slices, as a data set of its own.
 
     Returns:
-        the training file, its patients and the number of its slices.
+        the training file, its patients, and the number of slices of all and of these.
 
     Raises:
         UserError: where the data are not ``NAME_train.npz`` with patients beside ``NAME_val.npz``.
@@ -130,7 +133,7 @@ def write_draw(data: Path, percent: float, draw: int, folder: Path) -> tuple[Pat
             partial, **{k: v[keep] if v.shape[:1] == (count,) else v for k, v in arrays.items()}
         )
         partial.rename(path)
-    return path, [int(p) for p in chosen], int(keep.sum())
+    return path, [int(p) for p in chosen], len(keep), int(keep.sum())
 
 
 def same_steps(epochs: int, slices: int, fewer: int, batch: int) -> int:
@@ -244,13 +247,11 @@ def study(arguments: argparse.Namespace, trainings: Trainings) -> dict[str, Any]
     if arguments.init:
         starts["pretrained"] = inits_of(arguments.init)
     whole = Schedule(arguments.epochs, arguments.rate, arguments.batch)
-    with np.load(arguments.data, allow_pickle=False) as file:
-        slices = len(file["label"])
     found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     draws = []
     for start, inits in starts.items():
         for seed in seeds_of(arguments.seeds):
-            path, patients, fewer = write_draw(
+            path, patients, slices, fewer = write_draw(
                 arguments.data, arguments.study, seed, arguments.runs / "draws"
             )
             epochs = same_steps(arguments.epochs, slices, fewer, arguments.batch)
@@ -289,6 +290,11 @@ def inits_of(words: list[str]) -> dict[str, Path]:
     return found
 
 
+def shown_init(word: str) -> str:
+    """Return a word of a command; of ``NETWORK=FILE`` without the folders of this machine."""
+    return re.sub(r"^(\w+=)/(?:.*/(?=runs/)|.*/)", r"\1", word)
+
+
 def main(arguments: argparse.Namespace) -> int:
     trainings = Trainings(arguments.runs, arguments.finished)
     work = ablation if arguments.study is None else study
@@ -296,7 +302,7 @@ def main(arguments: argparse.Namespace) -> int:
     write_json(
         arguments.output,
         {
-            "command": neutral("benchmarks/article.py", sys.argv),
+            "command": neutral("benchmarks/article.py", [shown_init(w) for w in sys.argv]),
             "date": datetime.date.today().isoformat(),
             "tools": tool_versions(),
             "width": arguments.width,

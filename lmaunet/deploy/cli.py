@@ -17,7 +17,13 @@ from lmaunet.spec import SPECS
 try:
     import typer
 
-    from lmaunet.deploy import import_command, infer_command, pretrain_command
+    from lmaunet.deploy import (
+        heatmap_command,
+        import_command,
+        infer_command,
+        pretrain_command,
+        refine_command,
+    )
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -179,6 +185,8 @@ def spec(
 import_command.register(app)
 pretrain_command.register(app)
 infer_command.register(app)
+refine_command.register(app)
+heatmap_command.register(app)
 
 
 @command(app)

@@ -146,6 +146,22 @@ def infer(folder: Path, images: list[Path], output: Path, options: InferOptions)
         return inferring.infer(folder, images, output, say=progress, **given)
 
 
+def refine(
+    images: list[Path], mask: Path, scribbles: Path, output: Path, build: Path | None,
+    background: int, margin_mm: float,
+) -> Shown:  # fmt: skip
+    """Correct a mask by strokes."""
+    from lmaunet.deploy import refining
+    from lmaunet.deploy.correction import CutOptions
+
+    options = CutOptions(margin_mm=margin_mm)
+    with progress_bar("correcting") as progress:
+        return refining.refine_files(
+            images, mask, scribbles, output, build=build, background=background, options=options,
+            say=progress,
+        )  # fmt: skip
+
+
 def bench(folder: Path) -> Shown:
     """Measure what a build takes of this machine."""
     from lmaunet.deploy import benching

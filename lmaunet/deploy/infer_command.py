@@ -23,6 +23,7 @@ class InferOptions:
     tta: bool = False
     confidence: MapOptions | None = None
     kernel: int | None = None
+    crf: bool = False
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +42,13 @@ def infer(
     samples: Annotated[Optional[int], typer.Option(help="How many masks of dropout for it; 8 if not given.")] = None,  # noqa: E501, UP045
     seed: Annotated[Optional[int], typer.Option(help="Of these masks; 0 if not given.")] = None,  # noqa: UP045
     kernel: Annotated[str, typer.Option("--kernel", help="Of an elastic network's build: auto, by the image's resolution, or one of its kernels, such as 5, 7 or 9.", autocompletion=offer("auto", "5", "7", "9"))] = AUTO,  # noqa: E501
+    crf: Annotated[bool, typer.Option("--crf", help="Take the labels of least energy, by probability and contrast, for the most probable ones.")] = False,  # noqa: E501
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""
     from lmaunet.deploy import commands
 
     options = InferOptions(
-        overlap, batch, tta, MapOptions.of(confidence, samples, seed), read_kernel(kernel)
+        overlap, batch, tta, MapOptions.of(confidence, samples, seed), read_kernel(kernel), crf
     )
     console.show(*commands.infer(folder, images, output, options), as_json)

@@ -22,6 +22,7 @@ from lmaunet.data.inference import prepare_volume
 from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.confidence_map import MapOptions, add_confidence
 from lmaunet.deploy.console import table
+from lmaunet.deploy.crf import crf_note, smooth_volume
 from lmaunet.deploy.kernel_choice import Chooser
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
@@ -43,6 +44,7 @@ def infer(
     tta: bool = False,
     confidence: MapOptions | None = None,
     kernel: int | None = None,
+    crf: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
@@ -58,6 +60,7 @@ def infer(
         tta: average the logits over mirrored images, where training mirrored.
         confidence: the map of how sure the network is, where one is wanted.
         kernel: which of an elastic network's computes; by the image's resolution where None.
+        crf: take the labels of least energy in each slice for the most probable ones.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -91,10 +94,16 @@ def infer(
         opened, choice = chooser.segmenter(), chooser.choice
         of_output = volume.check_output(output)
         drawn = None if confidence is None else confidence.begin(opened, volume)
-    labels, _, network = opened.compute(
-        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes, samples=drawn,
+    labels, shares, network = opened.compute(
+        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes, probabilities=crf,
+        samples=drawn,
         say=lambda share, line: say(0.05 + 0.9 * share, line),
     )  # fmt: skip
+    of_crf: list[str] = []
+    if shares is not None:
+        say(0.94, "cutting")
+        with timer.phase("restore"):
+            of_crf = [crf_note(smooth_volume(volume, images, labels, shares))]
     say(0.95, f"writing {output.name}")
     with timer.phase("write"):
         sure = None if confidence is None else confidence.write(drawn, volume)
@@ -112,7 +121,7 @@ def infer(
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
         "first_call_images": network.first_images,
-        "notes": [*volume.notes, *of_output, *filter(None, [opened.backend.run_note])],
+        "notes": [*volume.notes, *of_crf, *of_output, *filter(None, [opened.backend.run_note])],
     }
     lines = _lines(content, opened.synthetic)
     return content, lines if sure is None else [*add_confidence(content, sure), *lines]

@@ -89,7 +89,8 @@ def described(spec: NetworkSpec) -> str:
     """Return a network in words: its name or widths, classes, channels and size of input."""
     if isinstance(spec, NetSpec):
         widths = ",".join(map(str, spec.widths))
-        name = "LMa-UNet " + (spec.name if spec.name in SPECS else f"of widths {widths}")
+        kind = "LMa-UNet" if spec.block == "lkm" else "U-Net"
+        name = f"{kind} " + (spec.name if spec.name in SPECS else f"of widths {widths}")
     else:
         name = f"{spec.name} (graph {spec.graph[:12]})"
     channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"

@@ -52,9 +52,9 @@ def test_a_draw_is_a_data_set_beside_all_that_validates(tmp_path):
     train, val = tmp_path / "x_train.npz", tmp_path / "x_val.npz"
     np.savez(train, image=images, label=images * 0, patient=patient)
     np.savez(val, image=images[:3], label=images[:3], patient=patient[:3] + 50)
-    path, patients, count = article.write_draw(train, 20, 1, tmp_path / "draws")
+    path, patients, whole, count = article.write_draw(train, 20, 1, tmp_path / "draws")
     drawn = np.load(path)
-    assert count == 4 and len(patients) == 2
+    assert (whole, count) == (20, 4) and len(patients) == 2
     assert set(drawn["patient"].tolist()) == set(patients)
     assert np.array_equal(drawn["image"], images[np.isin(patient, patients)])
     beside = path.with_name(path.name.replace("_train", "_val"))
@@ -81,6 +81,13 @@ def test_starts_are_given_for_both_networks(tmp_path):
     for words, text in ((both[:1], "both"), (["edge=x"], "base=FILE"), (["base=none"], "exist")):
         with pytest.raises(UserError, match=text):
             article.inits_of(words)
+
+
+def test_a_command_is_shown_without_the_folders_of_a_machine():
+    shown = article.shown_init
+    assert shown("base=/home/me/runs/a/pretrain/model.pt") == "base=runs/a/pretrain/model.pt"
+    assert shown("unet=/home/me/model.pt") == "unet=model.pt"
+    assert shown("/home/x_train.npz") == "/home/x_train.npz" and shown("--seeds=0") == "--seeds=0"
 
 
 def test_what_is_finished_must_be_what_was_asked_for(tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def test_counts_are_of_the_right_kind_and_region():
         ("np.abs(self.confidence - self.correct)", "np.abs(self.count - self.correct)"),
         ("(below + right / 2)", "(below + right)"),
         ("np.cumsum(right) - right", "np.cumsum(self.total) - self.total"),
-        ("softmax(sampled, temperature), index", "softmax(sampled, 1 / temperature), index"),
+        ("below.dtype.type(1 / temperature)", "below.dtype.type(temperature)"),
         ("(label > 0) | (predicted > 0)", "(label > 0) & (predicted > 0)"),
         ("(voxels, *points) / voxels", "(voxels, *points) / count[-1]"),
         ('"sampled": softmax(sampled, 1.0)', '"sampled": softmax(sampled, temperature)'),

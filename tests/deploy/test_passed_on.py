@@ -17,11 +17,13 @@ from lmaunet.deploy import (
     data_commands,
     describe,
     doctor,
+    heatmap,
     importing,
     pretraining,
     quantizing,
 )
 from lmaunet.deploy.confidence_map import MapOptions
+from lmaunet.deploy.heatmap import HeatmapOptions
 from lmaunet.deploy.importing import ImportOptions
 from lmaunet.deploy.infer_command import InferOptions
 from lmaunet.deploy.quantizing import QatOptions
@@ -64,6 +66,11 @@ OPTIONS = {
         "--batch-size": 8,
         "--seed": 0, "--json": False,
     },
+    "heatmap": {
+        "images": NEEDED, "--class": NEEDED, "--output -o": NEEDED, "--ckpt": None, "--run": None,
+        "--data": None, "--stage": None, "--pixels": "mask", "--quantized": False,
+        "--overlap": 0.5, "--batch": 4, "--json": False,
+    },
     "export": {"--run": None, "--lowering": None, "--json": False},
     "build": {
         "--target": NEEDED, "--run": None, "--sm": None, "--precision": None, "--board": None,
@@ -74,7 +81,11 @@ OPTIONS = {
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
         "--tta": False, "--kernel": "auto", "--confidence": None, "--samples": None, "--seed": None,
-        "--json": False,
+        "--crf": False, "--json": False,
+    },
+    "refine": {
+        "image": NEEDED, "mask": NEEDED, "--scribbles": NEEDED, "--output -o": NEEDED,
+        "--build": None, "--channel": None, "--background": 255, "--margin": 15.0, "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -83,7 +94,9 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images"}
+SEVERAL = {
+    "heatmap images", "build --sm", "report --gate", "infer images", "refine --channel",
+}  # fmt: skip
 
 
 def every_command():
@@ -130,9 +143,10 @@ PLACES = {
     "doctor": (doctor, "examine"), "data fetch": (data_commands, "fetch"),
     "data info": (data_commands, "info"), "spec": (describe, "describe"),
     "train": (commands, "train"), "pretrain": (pretraining, "pretrain"),
+    "heatmap": (heatmap, "heatmap"),
     "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
-    "report": (commands, "report"), "demo": (commands, "demo"),
+    "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
 WITH_A_STATUS = ("doctor", "report", "demo")
@@ -160,6 +174,14 @@ CALLS = [
         "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --elastic --seed 9 "
         "--init i",
         (Path("r"), elastic_spec(SMALL.for_training()), OWN, 6, 0.5, 2, 9, Path("i")),
+    ),
+    ("heatmap", "a --class c -o m",
+     (None, None, None, [Path("a")], "c", Path("m"), HeatmapOptions())),
+    (
+        "heatmap", "a b --class c --output m --ckpt k --run r --data d --stage s --pixels all "
+        "--quantized --overlap 0.25 --batch 7",
+        (Path("r"), Path("k"), Path("d"), [Path("a"), Path("b")], "c", Path("m"),
+         HeatmapOptions("s", "all", True, 0.25, 7)),
     ),
     ("pretrain", "--data d",
      (None, DEMO, Path("d"), Schedule(50, 3e-3, 8), Masking(16, 0.6), 0)),
@@ -198,9 +220,14 @@ CALLS = [
     ("infer", "a --build b -o c",
      (Path("b"), [Path("a")], Path("c"), InferOptions())),
     ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
-     "--samples 5 --seed 3",
+     "--samples 5 --seed 3 --crf",
      (Path("b"), [Path("a"), Path("e")], Path("c"),
-      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7))),
+      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7, True))),
+    ("refine", "a m --scribbles s -o c",
+     ([Path("a")], Path("m"), Path("s"), Path("c"), None, 255, 15.0)),
+    ("refine", "a m --scribbles s --output c --build b --channel e --channel f --background 9 "
+     "--margin 3.5",
+     ([Path("a"), Path("e"), Path("f")], Path("m"), Path("s"), Path("c"), Path("b"), 9, 3.5)),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from lmaunet.data.dataset import Dataset
+    from lmaunet.data.dataset import Dataset, SliceSet
     from lmaunet.deploy.run_data import RunData
     from lmaunet.deploy.runs import DataSource
 
@@ -25,8 +26,8 @@ def profile_data(source: DataSource, spec: NetSpec, reference: Dataset) -> dict[
     """Return by kernel the data set of an elastic network's profiles, each in its input size.
 
     All show the same slices and the same field of view: where slices are resampled, a profile's
-    spacing is the reference's over the ratio of their sizes; elsewhere slices are shrunk to fit
-    where the reference's are.
+    spacing is the reference's over the ratio of their sizes; where they are shrunk to fit, so are a
+    profile's; elsewhere the reference's slices are resampled to the profile's size.
 
     Args:
         source: where the images come from.
@@ -42,10 +43,31 @@ def profile_data(source: DataSource, spec: NetSpec, reference: Dataset) -> dict[
             found[kernel] = reference
             continue
         profile = profile_spec(spec, kernel)
+        if reference.resampled_mm is None and not reference.fit:
+            found[kernel] = resized(reference, profile.input_size)
+            continue
         found[kernel] = source.load(
             profile, spacing_mm=_spacing(spec, profile, reference), fit=reference.fit
         )
     return found
+
+
+def resized(data: Dataset, size: Sequence[int]) -> Dataset:
+    """Return a data set whose slices are resampled to another size, in the same field of view."""
+    from lmaunet.data.framing import resample_in_plane
+
+    height, width = size
+
+    def side(part: SliceSet) -> SliceSet:
+        n, channels = part.images.shape[:2]
+        flat = part.images.reshape(n * channels, *part.images.shape[2:])
+        images = resample_in_plane(flat, (height, width), labels=False)
+        labels = resample_in_plane(part.labels, (height, width), labels=True)
+        return dataclasses.replace(
+            part, images=images.reshape(n, channels, height, width), labels=labels
+        )
+
+    return dataclasses.replace(data, train=side(data.train), val=side(data.val))
 
 
 def _spacing(spec: NetSpec, profile: NetSpec, reference: Dataset) -> float | None:

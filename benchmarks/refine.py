@@ -33,7 +33,8 @@ from lmaunet.data.inference import Preparation
 from lmaunet.deploy import crf
 from lmaunet.deploy.console import run_command
 from lmaunet.deploy.correction import NO_STROKE, CutOptions, correct
-from lmaunet.deploy.segmenter import Network, Timer, segment
+from lmaunet.deploy.network_calls import Network, segment
+from lmaunet.deploy.phase_times import Timer
 from lmaunet.deploy.timing import cpu_model
 from lmaunet.errors import UserError
 from lmaunet.stage import tool_versions, write_json
@@ -44,7 +45,7 @@ TUNED = {
     "reach_mm": (0.0, 4.0, 8.0, 12.0), "strength_mm": (0.5, 1.0, 2.0, 4.0),
     "sigma": (0.5, 1.0, 2.0), "trust": (0.25, 0.5, 0.75, 1.0), "margin_mm": (10.0, 15.0, 25.0),
 }  # fmt: skip
-CRF_STRENGTHS, CRF_SIGMAS = (0.25, 0.5, 1.0, 2.0), (0.5, 1.0, 2.0)
+CRF_STRENGTHS, CRF_SIGMAS = (0.25, 1.0, 4.0, 8.0, 16.0), (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,11 +328,12 @@ def speed() -> list[dict[str, Any]]:
         )
         strokes = np.full(shape, NO_STROKE, np.int32)
         strokes[shape[0] // 2, 256, 340:390] = 1
+        shares = np.stack([1 - share, share])
         mask = (share > 0.5).astype(np.uint8)
         times = []
         for _ in range(5):
             clock = Clock()
-            done = correct(image[None], mask, strokes, spacing, np.stack([1 - share, share]))
+            done = correct(image[None], mask, strokes, spacing, shares)
             times.append(clock.ms())
         rows.append(
             {

@@ -20,7 +20,7 @@ from lmaunet.deploy.graph_cut import ends, minimum_cut, neighbour_weights
 if TYPE_CHECKING:
     import numpy as np
 
-STRENGTH_MM, SIGMA = 1.0, 1.0
+STRENGTH_MM, SIGMA = 8.0, 0.5
 """Chosen on training patients (docs/correction.md)."""
 SWEEPS = 3
 LEAST_SHARE = 1e-4

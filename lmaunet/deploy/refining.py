@@ -24,6 +24,9 @@ from lmaunet.deploy.console import table
 from lmaunet.deploy.correction import Corrected, CutOptions, boxes_around, correct
 from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP
 from lmaunet.deploy.given import mask_like
+from lmaunet.deploy.kernel_choice import Chooser
+from lmaunet.deploy.network_calls import Network, Say
+from lmaunet.deploy.phase_times import Timer
 from lmaunet.deploy.scribbles import (
     BACKGROUND_STROKE,
     check_grid,
@@ -32,7 +35,7 @@ from lmaunet.deploy.scribbles import (
     labels_of,
     strokes_of,
 )
-from lmaunet.deploy.segmenter import Network, Say, Segmenter, Timer, load
+from lmaunet.deploy.segmenter import Segmenter, load
 from lmaunet.errors import UserError
 from lmaunet.packages import missing_packages_named
 
@@ -97,7 +100,9 @@ def probabilities_near(
     """Return the network's probabilities ``(classes, z, y, x)``, of the strokes' slices alone."""
     import numpy as np
 
-    volume = opened.deployment.interface.preparation.ready(case.images, case.names)
+    chooser = Chooser.of(opened, None)
+    volume = chooser.interface.preparation.ready(case.images, case.names)
+    opened = chooser.segmenter()
     shape, spacing = volume.geometry.shape, volume.geometry.spacing_mm
     near = np.zeros(shape, bool)
     for box in boxes_around(case.strokes >= 0, spacing, margin_mm):
@@ -108,8 +113,11 @@ def probabilities_near(
     shares[0][near] = 1  # what no slice of the network's covers is background
     inside = volume.within(shares)
     network = Network(opened.backend, opened.build, len(opened.classes), timer)
-    for done, group in enumerate(_runs(needed, INFER_BATCH)):
-        say(done * INFER_BATCH / len(needed), f"slice {group[0] + 1}")
+    groups = _runs(needed, INFER_BATCH)
+    if volume.depth is not None:  # a network of volumes takes all slices at once
+        groups = [list(range(len(volume)))]
+    for done, group in enumerate(groups):
+        say(done / len(groups), f"slice {group[0] + 1}")
         start, stop = group[0], group[-1] + 1
         logits = volume.cover(
             volume.images(start, stop), network, overlap=OVERLAP, batch=INFER_BATCH

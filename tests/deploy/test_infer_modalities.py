@@ -127,7 +127,7 @@ def test_images_that_cannot_be_registered_leave_no_file(run, files):
 def test_a_missing_image_is_zero_and_said(run, files, given):
     status, out, err = run("infer", "--build", build(files / "run"), *given, "-o", "s.nii")
     assert status == 0, err
-    assert "image 2 (MR) is missing" in out and "Dice was 70.0% without it and 80.0%" in out
+    assert "image 2 (MR): missing" in out and "Dice was 70.0% without it and 80.0%" in out
     assert "intensities of channel 2" not in out
     first = np.concatenate(seen)[:, 0]
     assert (np.concatenate(seen)[:, 1] == modalities.ABSENT).all() and first.any()
@@ -187,7 +187,7 @@ def test_a_build_from_a_program(files, target):
     with pytest.warns(UserWarning, match="resampled onto the grid of image 0"):
         fused = seg([ct, fine], fuse="resample")
     assert np.array_equal(SimpleITK.GetArrayFromImage(fused), whole)
-    with pytest.warns(UserWarning, match=r"image 2 \(MR\) is missing"):
+    with pytest.warns(UserWarning, match=r"image 2 \(MR\): missing"):
         without = SimpleITK.GetArrayFromImage(seg([ct, None]))
     first = SimpleITK.GetArrayFromImage(ct)
     assert np.array_equal(without, first > 75)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.modalities import Modalities, of_notes
+from lmaunet.data.modalities import Modalities, check_droppable, of_notes
 from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.builds import built_targets, load_build
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, write_build
@@ -175,6 +175,7 @@ def qat(
         from lmaunet.deploy.elastic import quantize
 
         chosen = replace(settings, schedule=settings.schedule.dropping(drop))
+        check_droppable(spec, chosen.schedule.drop_modality)
         quantize(
             model, spec, source, data, chosen, seed=seed, folder=folder, processes=processes,
             progress=progress,

@@ -60,9 +60,9 @@ class LargeKernelMamba(nn.Module):
         if max(size) == 1:
             self.local: nn.Module = conv(channels, out, 1, bias=False)
         else:
-            self.local = conv(out, out, size, padding=same(size), groups=out, bias=False)
             if channels != out:
                 self.proj = conv(channels, out, 1)
+            self.local = conv(out, out, size, padding=same(size), groups=out, bias=False)
         self.norm: nn.Module = NORMS[spec.dims](out)
         if spec.elastic:
             self.local = ElasticDepthwise(out, spec.elastic)

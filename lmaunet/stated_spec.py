@@ -86,9 +86,8 @@ def state_spec(
     ):
         if value is None:
             continue
-        given = (value, value) if name == "input_size" else value
-        if name == "input_size" and base is not None and base.dims == 3:
-            given = (base.input_size[0], *given)
+        depth = base.input_size[:-2] if base is not None else ()
+        given = (*depth, value, value) if name == "input_size" else value
         least = 2 if name == "classes" else 1
         if value < least or value > NetSpec.LARGEST[name]:
             raise UserError(f"{option}; give {least} to {NetSpec.LARGEST[name]:,}")

@@ -148,8 +148,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):
-            of_case = [side.slice_z[side.slice_cases == case] for side in (self.train, self.val)]
-            check_gap(*of_case, self.gap)
+            train, val = (side.slice_z[side.slice_cases == case] for side in (self.train, self.val))
+            check_gap(train, val, self.gap)
         shared = set(self.train.cases) & set(self.val.cases)
         sides = [
             {self.patient(case) for case in set(side.cases) - shared}

@@ -50,7 +50,8 @@ def read_preparation(
     target = None if resampled is None else _pair(resampled)
     *depth, height, width = size
     volume = content.get("volume")
-    if (volume is None) != (not depth) or (depth and volume["depth"] != depth[0]):
+    said_depth = [] if volume is None else [volume["depth"]]
+    if said_depth != depth:
         raise ValueError(f"volume {shown(volume)} for a network of {shown(list(size))}")
     if recipe is None:
         apart = None if volume is None else volume["slice_mm"]

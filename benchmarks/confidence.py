@@ -124,7 +124,7 @@ def costs(sizes: list[int]) -> list[dict[str, Any]]:
     for size in sizes:
         spec = named_spec("edge").replace(input_size=(size, size))
         torch.manual_seed(SEED)
-        images = np.random.default_rng(SEED).normal(0, 1, (2, 1, size, size)).astype(np.float32)
+        images = np.random.default_rng(SEED).normal(0, 1, (4, 1, size, size)).astype(np.float32)
         network = QuantNetwork.from_module(LMaUNet(spec).eval(), images.shape)
         calibrate(network, images)
         dropout = Dropout(0.2, spec.decoder_widths[0], 1.0, {})

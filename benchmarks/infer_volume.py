@@ -13,6 +13,7 @@ Prints a table of medians.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 from accuracy import neutral
 
+from lmaunet.data.inference import Preparation
 from lmaunet.deploy.console import run_command, table
 from lmaunet.deploy.deployment import Interface, write_build
 from lmaunet.deploy.segmenter import PHASES
@@ -80,7 +82,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def write_volume(path: Path, spacing_mm: float) -> Path:
+def write_volume(path: Path, spacing_mm: float, side: int = SIDE, slices_of: int = SLICES) -> Path:
     """Write the synthetic abdomen as 64 slices of 512x512 pixels of ``spacing_mm``."""
     import SimpleITK
 
@@ -88,28 +90,39 @@ def write_volume(path: Path, spacing_mm: float) -> Path:
     from lmaunet.data.phantom import AIR_HU, SPACING_MM, phantom_volume
 
     hu, _ = phantom_volume(0)
-    middle = (len(hu) - SLICES) // 2
-    slices = hu[middle : middle + SLICES]
+    middle = (len(hu) - slices_of) // 2
+    slices = hu[middle : middle + slices_of]
     factor = SPACING_MM / spacing_mm
-    framing = Framing.of(slices.shape[1:], (SIDE, SIDE), zoom=(factor, factor))
+    framing = Framing.of(slices.shape[1:], (side, side), zoom=(factor, factor))
     image = SimpleITK.GetImageFromArray(np.rint(framing.images(slices, AIR_HU)).astype(np.int16))
     image.SetSpacing((spacing_mm, spacing_mm, SPACING_MM))
     SimpleITK.WriteImage(image, str(path), useCompression=True)
     return path
 
 
-def build_untrained(name: str, place: Path) -> Path:
-    """Return the folder of a build for ONNX Runtime of a named spec with random weights."""
+def build_untrained(
+    name: str, place: Path, side: int | None = None, spacing_mm: float | None = None
+) -> Path:
+    """Return the folder of a build for ONNX Runtime of a named spec with random weights.
+
+    Args:
+        name: the spec's.
+        place: where it is built; ``float32.onnx`` and ``interface.json`` come beside it.
+        side: of the network's input; the spec's own where None.
+        spacing_mm: of pixels that the network takes; the phantom's where None.
+    """
     import torch
 
     from lmaunet.data.loaders import load_phantom
-    from lmaunet.export.network import export_qcdq
+    from lmaunet.export.network import export_float32, export_qcdq
     from lmaunet.graph.file import topology_digest
     from lmaunet.net.network import LMaUNet
     from lmaunet.quant.calibration import calibrate
     from lmaunet.quant.network import QuantNetwork
 
     spec = named_spec(name)
+    if side is not None:
+        spec = spec.replace(input_size=(side, side))
     data = load_phantom(size=spec.input_size)
     images = data.train.images
     torch.manual_seed(0)
@@ -122,10 +135,18 @@ def build_untrained(name: str, place: Path) -> Path:
     place.mkdir(parents=True)
     qcdq = place / "network.qcdq.onnx"
     export_qcdq(quantized.eval(), torch.from_numpy(images[:1]), qcdq)
+    interface = Interface.of(spec, topology_digest(quantized.source), data, {})
+    if spacing_mm is not None:
+        assert isinstance(interface.preparation, Preparation)
+        ready = dataclasses.replace(
+            interface.preparation, resampled_mm=(spacing_mm, spacing_mm), fit=False
+        )
+        interface = dataclasses.replace(interface, preparation=ready)
+        export_float32(model, torch.from_numpy(images[:1]), place / "float32.onnx")
+        write_json(place / "interface.json", interface.to_json())
 
     def work(folder: Path) -> None:
         request = BuildRequest(folder, qcdq, qcdq, images[:2], {}, lambda line: None)
-        interface = Interface.of(spec, topology_digest(quantized.source), data, {})
         write_build(get_target("ort").build(request), interface, qcdq)
 
     return Stage(place, "build/ort", {"qcdq": qcdq}, {}).write(work)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lmaunet.deploy.benching import Bench, bench
     from lmaunet.deploy.building import BuildResult, build
     from lmaunet.deploy.quantized import QuantizeResult, quantize
+    from lmaunet.deploy.refining import refine
     from lmaunet.deploy.report_types import GateRow, Report, TargetRow, read_report
     from lmaunet.deploy.segmenter import Segmenter, load
     from lmaunet.errors import Disagreement, ToolNotFound, UserError
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "quantize",
     "read_report",
+    "refine",
 ]
 
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "lmaunet.deploy.benching": ("Bench", "bench"),
     "lmaunet.deploy.building": ("BuildResult", "build"),
     "lmaunet.deploy.quantized": ("QuantizeResult", "quantize"),
+    "lmaunet.deploy.refining": ("refine",),
     "lmaunet.deploy.report_types": ("GateRow", "Report", "TargetRow", "read_report"),
     "lmaunet.deploy.segmenter": ("Segmenter", "load"),
     "lmaunet.errors": ("Disagreement", "ToolNotFound", "UserError"),

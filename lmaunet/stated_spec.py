@@ -86,8 +86,10 @@ def state_spec(
     ):
         if value is None:
             continue
-        depth = base.input_size[:-2] if base is not None else ()
-        given = (*depth, value, value) if name == "input_size" else value
+        given: int | tuple[int, ...] = value
+        if name == "input_size":
+            deep = base.input_size[:1] if base is not None and base.dims == 3 else ()
+            given = (*deep, value, value)
         least = 2 if name == "classes" else 1
         if value < least or value > NetSpec.LARGEST[name]:
             raise UserError(f"{option}; give {least} to {NetSpec.LARGEST[name]:,}")

@@ -173,7 +173,10 @@ def convert_norms(
             scores["converted"] = evaluate(student).to_json()
         history: list[dict[str, float]] = []
         if settings.norm_epochs:
-            schedule = Schedule(settings.norm_epochs, NORM_RATE, settings.schedule.batch_size)
+            own = settings.schedule
+            schedule = Schedule(
+                settings.norm_epochs, NORM_RATE, own.batch_size, drop_modality=own.drop_modality
+            )
             history = fit(
                 student, data.train, schedule, classes=len(data.classes), seed=seed, folder=folder,
                 name="norms", processes=processes,

@@ -7,6 +7,8 @@ extra training would be counted as quantization's merit.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 from torch import nn
 
 from lmaunet.data.dataset import Dataset
+from lmaunet.data.modalities import Modalities, check_drop, without
 from lmaunet.errors import UserError
 from lmaunet.graph.file import topology_digest, topology_json
 from lmaunet.graph.graph import Graph, Weights
@@ -67,6 +70,32 @@ def evaluate(model: Any, data: Dataset) -> Scores:
     return score_slices(predicted, data)
 
 
+def modalities_of(model: Any, data: Dataset, schedule: Schedule, scores: Scores) -> dict[str, Any]:
+    """Return a note on missing modalities, as JSON, where training left some out; else nothing.
+
+    The network is scored once more for each channel, with it missing.
+    """
+    drop = schedule.drop_modality or 0.0
+    channels = len(data.channels)
+    if not check_drop(drop, channels):
+        return {}
+    dice = [
+        found.dice if math.isfinite(found.dice) else None
+        for found in (scores, *scores_without_each(model, data))
+    ]
+    known = Modalities(data.channels, drop, dice[0], tuple(dice[1:]))
+    return {"modalities": known.to_json()}
+
+
+def scores_without_each(model: Any, data: Dataset) -> list[Scores]:
+    """Return the scores on the validation slices with each channel missing, in their order."""
+    found = []
+    for channel in range(len(data.channels)):
+        val = dataclasses.replace(data.val, images=without(data.val.images, (channel,)))
+        found.append(evaluate(model, dataclasses.replace(data, val=val)))
+    return found
+
+
 def train_control(
     model: nn.Module,
     spec: NetworkSpec,
@@ -92,11 +121,12 @@ def train_control(
         scores = {}
         for name, network in (("float32", model), ("control", control)):
             scores[name] = evaluate(network, data)
+            known = modalities_of(network, data, schedule, scores[name])
             save_network(folder / f"{name}.pt", spec, network, dice=scores[name].dice,
-                         **notes_for(data))  # fmt: skip
+                         **notes_for(data), **(known if name == "control" else {}))  # fmt: skip
         write_json(
             folder / "control.json",
-            {"scores": {k: v.to_json() for k, v in scores.items()}, "history": history},
+            {"scores": {k: v.to_json() for k, v in scores.items()}, "history": history, **known},
         )
         (folder / "control.last.pt").unlink()
     processes.wait()
@@ -138,6 +168,7 @@ def quantize(
         UserError: for images that cannot calibrate, a budget that cannot be met, bits of a layer
             that is not there, or a network that can't be quantized.
     """
+    check_drop(settings.schedule.drop_modality or 0.0, len(data.channels))
     chosen = choose_slices(data)
     images = data.train.images[chosen]
     check_images(images)
@@ -197,6 +228,7 @@ def quantize(
         progress(0.9, "scoring QAT on held-out slices")
         after = evaluate(quantized, data)
         scores["qat"] = after.to_json()
+        known = modalities_of(quantized, data, settings.schedule, after)
         formats: list[SiteFormats] = []
         try:
             formats = choose_for_network(
@@ -215,7 +247,7 @@ def quantize(
         save_checkpoint(
             folder / "model.pt", spec, quantized, kind="quantized", graph=topology_json(graph),
             dice=after.dice, bits=quantized.bits, scales=quantized.scales,
-            separate=list(quantized.separate), norm=settings.norm, **notes_for(data),
+            separate=list(quantized.separate), norm=settings.norm, **notes_for(data), **known,
         )  # fmt: skip
         counts = count_weight_bits(graph, quantized.bits)
         write_json(
@@ -228,6 +260,7 @@ def quantize(
                 **({"norms": norms} if settings.norm == "batch" else {}),
                 "notices": noticed,
                 "history": history,
+                **known,
                 "calibration_slices": [int(i) for i in chosen],
             },
         )

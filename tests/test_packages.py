@@ -50,7 +50,15 @@ def test_extras_that_take_in_others_are_read_from_a_checkout_and_from_a_wheel(mo
     """In a wheel's metadata as in pyproject.toml; their packages are named once."""
     for extra in ("trt", "fpga", "openvino", "cuda"):
         assert packages.included(extra) == ("qat",)
-    assert set(packages.included("all")) == {"dicom", "qat", "nnunet", "openvino", "trt", "fpga"}
+    assert set(packages.included("all")) == {
+        "dicom",
+        "refine",
+        "qat",
+        "nnunet",
+        "openvino",
+        "trt",
+        "fpga",
+    }
     assert packages.included("qat") == packages.included("") == ()
     assert "all" in packages.declared() and not packages.declared()["all"]
     texts = ["a", "b==1; extra == 'x'", "lmaunet-deploy[x]; extra == 'y'", "c; extra == 'y'",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lmaunet.data.dataset import SliceSet
+from lmaunet.data.modalities import ABSENT, dropped
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def batches(
     rank: int = 0,
     world: int = 1,
     shuffle: bool = True,
+    drop_modality: float = 0.0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield one epoch of ``(images, labels)``, float32 ``(B, C, H, W)`` and int64 ``(B, H, W)``.
 
@@ -50,6 +52,8 @@ def batches(
         epoch: the number of the epoch.
         rank, world: which process this is, of how many.
         shuffle: whether to draw the order; False keeps that of the set.
+        drop_modality: the probability with which each channel of an image is left out, after it
+            was changed; see :func:`lmaunet.data.modalities.dropped`. The other draws are the same.
 
     Raises:
         UserError: for a batch size below 1, a rank outside the world, or fewer slices than
@@ -72,6 +76,7 @@ def batches(
     generator = torch.Generator().manual_seed(
         int(np.random.default_rng([seed, epoch, rank, 1]).integers(2**62))
     )
+    drops = np.random.default_rng([seed, epoch, rank, 2])
     for start in range(0, shards, batch_size):
         picked = mine[start : start + batch_size]
         images = torch.from_numpy(slice_set.images[picked])
@@ -79,6 +84,9 @@ def batches(
         if augment:
             images, labels = deform(images, labels, generator)
             images = recolour(images, generator)
+        if drop_modality:
+            out = dropped(len(images), images.shape[1], drop_modality, drops)
+            images = images.masked_fill(torch.from_numpy(out)[:, :, None, None], ABSENT)
         yield images, labels
 
 

@@ -148,7 +148,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for case in np.intersect1d(self.train.cases, self.val.cases):
-            train, val = (side.slice_z[side.slice_cases == case] for side in (self.train, self.val))
+            train, val = (s.slice_z[s.slice_cases == case] for s in (self.train, self.val))
             check_gap(train, val, self.gap)
         shared = set(self.train.cases) & set(self.val.cases)
         sides = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data import modalities
 from lmaunet.data import normalization as norm
 from lmaunet.data.framing import AxisOperator, Framing, zoom_to
+from lmaunet.data.fusion import KEPT, Fusion, absent_of, described, fuse, placed
 from lmaunet.data.images.geometry import Geometry
 from lmaunet.data.images.intensity import compare
 from lmaunet.data.images.volumes import Image, read_pixels
+from lmaunet.data.modalities import without
 from lmaunet.data.preparation import ImagePreparation, ReadyVolume, Run
 from lmaunet.data.windows import cover, cover_volume
 from lmaunet.errors import UserError
@@ -65,13 +69,14 @@ class Preparation:
         first = images[0].geometry
         framing, of_framing = _framing(first, self, names[0])
         arrays = tuple(image.array for image in images)
+        absent = absent_of(images)
         intensity, of_values = compare(
-            arrays, self.intensity, self.normalization, [i.modality for i in images]
+            arrays, self.intensity, self.normalization, [i.modality for i in images], absent
         )
         doubts = (*notes_of(names, images), *of_values, *self._apart(first.spacing_mm[0]))
         return PreparedVolume(
             arrays, first, framing, self, (*doubts, *of_framing), images[0].kind, images[0].source,
-            intensity, doubts,
+            intensity, doubts, absent=absent,
         )  # fmt: skip
 
     def _apart(self, mm: float) -> tuple[str, ...]:
@@ -115,6 +120,8 @@ class PreparedVolume(ReadyVolume):
         intensity: for each channel, what values were seen, what training had, and in what they
             are unlike.
         doubts: those of the notes that tell of a repair, or of values unlike those of training.
+        absent: the channels that are missing; their values play no part.
+        modalities: what was done to each channel's image.
     """
 
     channels: tuple[np.ndarray, ...]
@@ -126,6 +133,8 @@ class PreparedVolume(ReadyVolume):
     source: Any = None
     intensity: Sequence[Mapping[str, Any]] = ()
     doubts: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()
+    modalities: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
         return self.geometry.shape[0]
@@ -149,7 +158,7 @@ class PreparedVolume(ReadyVolume):
             unit = norm.to_unit(channel[start:stop], kind)
             images = self.framing.images(unit, norm.fill(unit, kind), self._operators)
             framed.append(norm.standardize(images, kind))
-        return np.stack(framed, 1)
+        return without(np.stack(framed, 1), self.absent)
 
     @property
     def scaled(self) -> tuple[int, int]:
@@ -184,53 +193,59 @@ class PreparedVolume(ReadyVolume):
 
 
 def prepare_volume(
-    paths: Sequence[Path], preparation: ImagePreparation, channels: int = 1
-) -> ReadyVolume:
+    paths: Sequence[Path], preparation: ImagePreparation, channels: int = 1,
+    fusion: Fusion = KEPT,
+) -> ReadyVolume:  # fmt: skip
     """Read an image and make it like the slices that a network was trained on.
 
     Args:
-        paths: a NIfTI, NRRD or MetaImage file or a DICOM folder for each channel, on one grid.
+        paths: a NIfTI, NRRD or MetaImage file or a DICOM folder for each channel that is not
+            missing.
         preparation: the network's.
         channels: how many the network takes.
+        fusion: what may be done where they lie on unlike grids, and which are missing.
 
     Raises:
         UserError: where the image cannot be used.
     """
-    require_channels(len(paths), channels)
-    return prepare_images([read_pixels(path) for path in paths], list(map(str, paths)), preparation)
+    require_channels(len(paths), channels, len(fusion.absent))
+    images = [read_pixels(path) for path in paths]
+    return prepare_images(images, list(map(str, paths)), preparation, fusion)
 
 
-def require_channels(count: int, channels: int) -> None:
+def require_channels(count: int, channels: int, absent: int = 0) -> None:
     """Raise UserError where there are more or fewer images than channels of the network."""
-    if count != channels:
+    if count + absent != channels:
+        but, wanted = f", {absent} of them missing" if absent else "", channels - absent
         raise UserError(
-            f"{count} image(s); the network takes {channels} channel(s): give "
-            f"{'one image' if channels == 1 else f'{channels} images on one grid, in its order'}"
+            f"{count} image(s); the network takes {channels} channel(s){but}: give "
+            f"{'one image' if wanted == 1 else f'{wanted} images on one grid, in its order'}"
         )
 
 
 def prepare_images(
-    images: Sequence[Image], names: Sequence[str], preparation: ImagePreparation
-) -> ReadyVolume:
+    images: Sequence[Image], names: Sequence[str], preparation: ImagePreparation,
+    fusion: Fusion = KEPT,
+) -> ReadyVolume:  # fmt: skip
     """Make an image that was read like the slices that a network was trained on.
 
     Args:
-        images: one for each channel of the network, of finite float32 pixels, on one grid.
+        images: one for each channel of the network that is not missing, of finite float32 pixels.
         names: what each is called in messages, such as its path.
         preparation: the network's.
+        fusion: what may be done where they lie on unlike grids, and which are missing.
 
     Raises:
         UserError: where the image cannot be used.
     """
-    first = images[0].geometry
-    for name, image in zip(names[1:], images[1:], strict=True):
-        if not image.geometry.same_grid(first):
-            raise UserError(
-                f"{name} lies on another grid than {names[0]} (shape {image.geometry.shape}, "
-                f"expected {first.shape}, or another place); resample it onto "
-                f"{Path(names[0]).name}"
-            )
-    return preparation.ready(images, names)
+    called = [name or fusion.name(i) for i, name in enumerate(placed(names, fusion.absent))]
+    fused, records = fuse(placed(images, fusion.absent), called, fusion)
+    # the first that is there says format and DICOM series
+    made = preparation.ready(fused, called)
+    there = next(image for image in fused if image.kind != modalities.KIND)
+    return dataclasses.replace(  # type: ignore[type-var]
+        made, kind=there.kind, source=there.source, modalities=described(records, fusion)
+    )
 
 
 def notes_of(names: Sequence[str], images: Sequence[Image]) -> list[str]:

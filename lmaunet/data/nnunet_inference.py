@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.data import normalization as norm
+from lmaunet.data.fusion import absent_of
 from lmaunet.data.images.geometry import AxisTurn, Geometry, is_orientation, turn_to
 from lmaunet.data.images.intensity import compare
 from lmaunet.data.inference import notes_of
+from lmaunet.data.modalities import KIND as ABSENT_KIND
+from lmaunet.data.modalities import without
 from lmaunet.data.nnunet_preparation import NnunetVolume, prepare
 from lmaunet.data.nnunet_recipe import CT, ChannelRecipe, NnunetRecipe
 from lmaunet.data.nnunet_windows import predict
@@ -76,16 +79,18 @@ class NnunetPreparation:
             UserError: where its spacing makes slices too large or too small, or its values do not
                 fit the recipe.
         """
-        first = images[0]
+        # axes are those of a file, which what stands in for a missing image has none of
+        first = next(image for image in images if image.kind != ABSENT_KIND)
         geometry = first.geometry
         axes, of_axes = self._axes(first)
         turn = turn_to(axes)
         arrays = [image.array for image in images]
         spacing = reader_spacing(geometry.spacing_mm, len(geometry.grid.size), turn)
         volume = prepare([turn.view(array) for array in arrays], spacing, self.recipe)
+        absent = absent_of(images)
         intensity, of_values = compare(
             arrays, self.intensity, norm.of_channels(kinds_of(self.recipe)),
-            [image.modality for image in images],
+            [image.modality for image in images], absent,
         )  # fmt: skip
         doubts = (*notes_of(names, images), *of_axes, *of_values)
         notes = []
@@ -97,7 +102,15 @@ class NnunetPreparation:
                 f"{height:.4g}x{width:.4g} mm"
             )
         return NnunetImage(
-            volume, turn, geometry, (*doubts, *notes), first.kind, first.source, intensity, doubts
+            volume,
+            turn,
+            geometry,
+            (*doubts, *notes),
+            first.kind,
+            first.source,
+            intensity,
+            doubts,
+            absent,
         )
 
     def _axes(self, image: Image) -> tuple[str, tuple[str, ...]]:
@@ -144,7 +157,9 @@ class NnunetImage(ReadyVolume):
     Args:
         volume: in the axes in which nnU-Net reads it.
         turn: from LPS to these.
-        geometry, notes, kind, source, intensity, doubts: as :class:`ReadyVolume` has them.
+        geometry, notes, kind, source, intensity, doubts, modalities: as :class:`ReadyVolume` has
+            them.
+        absent: the channels that are missing; their values play no part.
     """
 
     volume: NnunetVolume
@@ -155,6 +170,8 @@ class NnunetImage(ReadyVolume):
     source: Any = None
     intensity: Sequence[Mapping[str, Any]] = ()
     doubts: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()
+    modalities: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
         return len(self.volume)
@@ -172,7 +189,7 @@ class NnunetImage(ReadyVolume):
 
     def images(self, start: int, stop: int) -> np.ndarray:
         """Return slices ``start`` to ``stop`` of the crop: float32 ``(n, channels, H, W)``."""
-        return self.volume.images(start, stop)
+        return without(self.volume.images(start, stop), self.absent)
 
     def cover(self, images: np.ndarray, run: Run, *, overlap: float, batch: int) -> np.ndarray:
         """Return the logits of slices; nnU-Net's step is what windows do not overlap."""

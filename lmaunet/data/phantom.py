@@ -81,11 +81,11 @@ def phantom_volume(seed: int) -> tuple[np.ndarray, np.ndarray]:
     hu = np.full(SHAPE, AIR_HU, np.float32)
     labels = np.zeros(SHAPE, np.uint8)
     for part in BODY:
-        cover = _cover(_vary(part, rng), z, y, x)
+        share = cover(vary(part, rng), z, y, x)
         texture = part.hu + rng.normal(0, 4)
-        hu += cover * (np.float32(texture) - hu)
+        hu += share * (np.float32(texture) - hu)
         index = SYNAPSE_CLASSES.index(part.name) if part.name in SYNAPSE_CLASSES else 0
-        labels[cover > 0.5] = index
+        labels[share > 0.5] = index
     phase = rng.uniform(0, 2 * np.pi, 3)
     scale = 2 * np.pi / np.array([400.0, 300.0, 300.0])
     smooth = np.cos(z * scale[0] + phase[0]) + np.cos(y * scale[1] + phase[1])
@@ -94,7 +94,8 @@ def phantom_volume(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return hu, labels
 
 
-def _vary(part: Ellipsoid, rng: np.random.Generator) -> Ellipsoid:
+def vary(part: Ellipsoid, rng: np.random.Generator) -> Ellipsoid:
+    """Return a part moved, scaled and tilted by what a generator draws."""
     shift = rng.normal(0, 2.0, 3)
     scale = rng.uniform(0.94, 1.06, 3)
     center = tuple(float(c + s) for c, s in zip(part.center_mm, shift, strict=True))
@@ -103,7 +104,9 @@ def _vary(part: Ellipsoid, rng: np.random.Generator) -> Ellipsoid:
     return Ellipsoid(part.name, part.hu, center, radii, tilt)  # type: ignore[arg-type]
 
 
-def _cover(part: Ellipsoid, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+def cover(
+    part: Ellipsoid, z: np.ndarray, y: np.ndarray, x: np.ndarray, voxel_mm: float = SPACING_MM
+) -> np.ndarray:
     """Return the share of each voxel that lies in the ellipsoid, float32.
 
     The distance to the surface is taken as ``(r - 1) / |grad r|`` with r the ellipsoid's radius
@@ -119,7 +122,7 @@ def _cover(part: Ellipsoid, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.n
     radius = np.sqrt((dz / rz) ** 2 + (v / rv) ** 2 + (u / ru) ** 2)
     slope = np.sqrt((dz / rz**2) ** 2 + (v / rv**2) ** 2 + (u / ru**2) ** 2)
     distance = (radius - 1) * radius / np.maximum(slope, np.float32(1e-6))
-    return np.clip(0.5 - distance / SPACING_MM, 0, 1).astype(np.float32)
+    return np.clip(0.5 - distance / voxel_mm, 0, 1).astype(np.float32)
 
 
 def phantom_source(seed: int) -> Source:

@@ -36,7 +36,7 @@ class ReadyVolume(ABC):
     ``geometry`` says where the image lies, ``kind`` its format, ``source`` its DICOM series where
     it is one; ``notes`` are what the user should know, ``doubts`` those of them that tell of a
     repair or of an image unlike those of training; ``intensity`` what values were seen and expected
-    of each channel.
+    of each channel; ``modalities`` what was done to each channel's image.
 
     The network's slices may be others than the image's in LPS: :meth:`within` says where they lie.
     """
@@ -47,6 +47,7 @@ class ReadyVolume(ABC):
     source: Any
     intensity: Sequence[Mapping[str, Any]]
     doubts: tuple[str, ...]
+    modalities: Sequence[Mapping[str, Any]]
 
     @abstractmethod
     def __len__(self) -> int:

@@ -50,8 +50,7 @@ def read_preparation(
     target = None if resampled is None else _pair(resampled)
     *depth, height, width = size
     volume = content.get("volume")
-    said_depth = [] if volume is None else [volume["depth"]]
-    if said_depth != depth:
+    if ([] if volume is None else [volume["depth"]]) != depth:
         raise ValueError(f"volume {shown(volume)} for a network of {shown(list(size))}")
     if recipe is None:
         apart = None if volume is None else volume["slice_mm"]

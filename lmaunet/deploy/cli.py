@@ -17,7 +17,13 @@ from lmaunet.spec import SPECS
 try:
     import typer
 
-    from lmaunet.deploy import import_command, infer_command, pretrain_command
+    from lmaunet.deploy import (
+        heatmap_command,
+        import_command,
+        infer_command,
+        pretrain_command,
+        refine_command,
+    )
     from lmaunet.deploy.command_options import command, offer
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
@@ -165,6 +171,19 @@ def data_info(
     console.show(*data_commands.info(_source(data, phantom, class_map)), as_json)
 
 
+@command(data_app, "fuse")
+def data_fuse(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set with several images for each case: nnU-Net's raw folder, BraTS, or images/ and labels/.")],  # noqa: E501
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new folder.")],
+    register: Annotated[bool, typer.Option("--register", help="Also move images onto each other; slow.")] = False,  # noqa: E501
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Bring the images of each case onto the grid of its labels, into a new folder."""
+    from lmaunet.deploy import data_commands
+
+    console.show(*data_commands.fuse(folder, output, register), as_json)
+
+
 @command(app)
 def spec(
     name: Annotated[str, typer.Argument(help=SPEC_HELP, autocompletion=offer(*SPECS))],
@@ -179,6 +198,8 @@ def spec(
 import_command.register(app)
 pretrain_command.register(app)
 infer_command.register(app)
+refine_command.register(app)
+heatmap_command.register(app)
 
 
 @command(app)
@@ -193,6 +214,7 @@ def train(
     input_size: InputSizeOption = None,
     elastic: Annotated[bool, typer.Option("--elastic", help="One depthwise weight in each LKM for kernels 5, 7 and 9, each with an input size of its own; builds choose by the image.")] = False,  # noqa: E501
     init: Annotated[Optional[Path], typer.Option(help="A checkpoint of the same spec to start from, such as pretrain wrote; its head is not taken.")] = None,  # noqa: E501, UP045
+    drop_modality: Annotated[float, typer.Option(help="Probability with which each image of a patient is left out in training, so that one may be missing later; 0.2 is usual.")] = 0.0,  # noqa: E501
     seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network in float; the same command resumes after an interruption."""
@@ -203,7 +225,9 @@ def train(
     network = elastic_spec(network) if elastic else network
     source = _source(data, phantom, class_map)
     console.show(
-        *commands.train(run, network, source, epochs, learning_rate, batch_size, seed, init),
+        *commands.train(
+            run, network, source, epochs, learning_rate, batch_size, seed, init, drop_modality
+        ),
         as_json,
     )
 
@@ -226,6 +250,7 @@ def qat(
     norm: Annotated[str, typer.Option(help="keep, or batch: InstanceNorm and GroupNorm become batch normalization, which folds into convolutions; the network is distilled first.", autocompletion=offer("keep", "batch"))] = "keep",  # noqa: E501
     norm_epochs: Annotated[int, typer.Option(help="Passes of that distillation; 0 for none.")] = defaults.NORM_EPOCHS,  # noqa: E501
     dropout: Annotated[float, typer.Option(help="Drop this share of the channels before the head while training, such as 0.2, so that builds take infer --confidence; 0 for none.")] = 0.0,  # noqa: E501
+    drop_modality: Annotated[Optional[float], typer.Option(help="As for train; that of the checkpoint's training if not given.")] = None,  # noqa: E501, UP045
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
     epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.QAT_RATE,
@@ -244,7 +269,7 @@ def qat(
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain, weights, joins, norm, norm_epochs, dropout,
+        explain, weights, joins, norm, norm_epochs, dropout, drop_modality,
     )  # fmt: skip
     console.show(*quantize(run, ckpt, source, stated, options), as_json)
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.modalities import check_drop
 from lmaunet.deploy import building, defaults, measuring, pipeline, reporting
 from lmaunet.deploy.console import first_process, percent, progress_bar, table, tell
 from lmaunet.deploy.gate_limits import chosen_limits
-from lmaunet.deploy.quantizing import QatOptions, qat
+from lmaunet.deploy.quantizing import QatOptions, missing_lines, qat
 from lmaunet.deploy.run_lock import in_use, in_use_if_there
 from lmaunet.deploy.runs import (
     DEFAULT_DATA,
@@ -36,12 +37,16 @@ def _where(outcome: pipeline.Outcome | building.BuildResult) -> str:
 
 def train(
     run: Path | None, spec: NetSpec, source: DataSource | None, epochs: int, learning_rate: float,
-    batch_size: int, seed: int, init: Path | None = None,
+    batch_size: int, seed: int, init: Path | None = None, drop_modality: float = 0.0,
 ) -> Shown:  # fmt: skip
     """Train a spec into a run, from a checkpoint's weights where one is given."""
     if init is not None and not init.is_file():
         raise UserError(f"--init {init} is no file; give a checkpoint that pretrain or train wrote")
     schedule = Schedule(epochs, learning_rate, batch_size)
+    if drop_modality and spec.elastic:
+        raise UserError("--drop-modality is for a network of one kernel: leave it or --elastic out")
+    if check_drop(drop_modality, spec.in_channels):
+        schedule = schedule.dropping(drop_modality)
     run = run_for_training(run, spec, source)
     source = choose_data(run, source)
     with progress_bar(f"training {spec.name}") as progress, in_use_if_there(run):
@@ -54,6 +59,7 @@ def train(
         lines = [
             f"Dice {percent(scores['dice'])} on held-out slices",
             *_per_class(scores["per_class"]),
+            *missing_lines(content.get("modalities")),
         ]
     return content, [
         *lines,
@@ -144,6 +150,22 @@ def infer(folder: Path, images: list[Path], output: Path, options: InferOptions)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     with progress_bar("segmenting") as progress:
         return inferring.infer(folder, images, output, say=progress, **given)
+
+
+def refine(
+    images: list[Path], mask: Path, scribbles: Path, output: Path, build: Path | None,
+    background: int, margin_mm: float,
+) -> Shown:  # fmt: skip
+    """Correct a mask by strokes."""
+    from lmaunet.deploy import refining
+    from lmaunet.deploy.correction import CutOptions
+
+    options = CutOptions(margin_mm=margin_mm)
+    with progress_bar("correcting") as progress:
+        return refining.refine_files(
+            images, mask, scribbles, output, build=build, background=background, options=options,
+            say=progress,
+        )  # fmt: skip
 
 
 def bench(folder: Path) -> Shown:

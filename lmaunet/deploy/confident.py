@@ -86,8 +86,9 @@ def check_confident(target: Target, build: Build, interface: Interface) -> Dropo
         raise UserError(f"{build.folder}: {MADE_WITHOUT}")
     if DETAIL not in build.detail:
         raise UserError(
-            f"{build.folder} says no confidence: it was made of the FP32 control, which knows no "
-            "dropout; build it with --precision int8"
+            f"{build.folder} says no confidence: an engine of another precision, and a file of "
+            "another kernel than the network's own, have no head over masks; build with "
+            "--precision int8, or give infer the network's own --kernel"
         )
     return interface.dropout
 

@@ -12,6 +12,8 @@ from lmaunet.deploy.runs import DEFAULT_DATA, DataSource
 from lmaunet.errors import UserError
 from lmaunet.spec import named_spec
 
+FUSED = ("as it is", "resampled", "registered")
+
 if TYPE_CHECKING:
     from lmaunet.data.dataset import Dataset
 
@@ -71,6 +73,23 @@ def info(source: DataSource | None) -> tuple[dict[str, Any], list[str]]:
         *data.notes,
     ]
     return {**data.to_json(), "counts": counts}, lines
+
+
+def fuse(folder: Path, output: Path, register: bool) -> tuple[dict[str, Any], list[str]]:
+    """Write a data set of several modalities on one grid for each case."""
+    from lmaunet.data.fused_set import fuse_set
+
+    with progress_bar("fusing") as progress:
+        content = fuse_set(folder, output, register=register, say=progress)
+    images = [row for case in content["cases"] for row in case["images"]]
+    counts = {how: sum(row["how"] == how for row in images) for how in FUSED}
+    lines = [f"{len(content['cases'])} cases; images: "
+             + ", ".join(f"{count} {how}" for how, count in counts.items())]  # fmt: skip
+    worst = max(images, key=lambda row: row.get("uncovered", 0.0))
+    if worst.get("uncovered", 0.0) > 0:
+        lines.append(f"at most {100 * worst['uncovered']:.1f}% of a grid is not covered "
+                     f"({worst['image']})")  # fmt: skip
+    return content, [*lines, f"wrote {output}; look at some of them before a training"]
 
 
 def _patients(data: Dataset) -> str:

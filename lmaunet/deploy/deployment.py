@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.data.confidence import Dropout
+from lmaunet.data.modalities import Modalities
 from lmaunet.data.preparation import ImagePreparation
 from lmaunet.data.preparations import preparation_of, read_preparation
 from lmaunet.errors import UserError
@@ -46,6 +47,7 @@ class Interface:
         data: ``name`` and ``label_source`` of that data, and whether it is ``synthetic``.
         digests: SHA-256 by name of what the network came from.
         dropout: what it says of its confidence; None where it was trained without dropout.
+        modalities: what it knows of missing modalities; None where nothing.
     """
 
     network: NetworkSpec
@@ -56,11 +58,12 @@ class Interface:
     data: Mapping[str, Any]
     digests: Mapping[str, str]
     dropout: Dropout | None = None
+    modalities: Modalities | None = None
 
     @staticmethod
     def of(
         network: NetworkSpec, graph: str, data: Dataset, digests: Mapping[str, str],
-        dropout: Dropout | None = None,
+        dropout: Dropout | None = None, modalities: Modalities | None = None,
     ) -> Interface:  # fmt: skip
         """Return the interface of a network that was trained on a data set."""
         preparation = preparation_of(data)
@@ -69,7 +72,15 @@ class Interface:
             "name": data.name, "label_source": data.label_source, "synthetic": data.synthetic
         }  # fmt: skip
         return Interface(
-            network, graph, data.classes, preparation, (z, y, x), named, dict(digests), dropout
+            network,
+            graph,
+            data.classes,
+            preparation,
+            (z, y, x),
+            named,
+            dict(digests),
+            dropout,
+            modalities,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +96,7 @@ class Interface:
             "data": dict(self.data),
             "sha256": dict(self.digests),
             **({} if self.dropout is None else {"confidence": self.dropout.to_json()}),
+            **({} if self.modalities is None else {"modalities": self.modalities.to_json()}),
         }
 
     @staticmethod
@@ -106,6 +118,7 @@ class Interface:
                 "label_source": str(data["label_source"]),
                 "synthetic": bool(data["synthetic"]),
             }
+            modalities = Modalities.from_json(content.get("modalities"), network.in_channels)
             (graph,) = _strings([content.get("graph", "")])
             _strings(digests.values())
             digests = dict(digests)
@@ -119,7 +132,9 @@ class Interface:
                 f"{network.in_channels} channel(s), {network.input_size} and {network.classes} "
                 f"classes; {MEND}"
             )
-        return Interface(network, graph, classes, preparation, (z, y, x), named, digests, dropout)
+        return Interface(
+            network, graph, classes, preparation, (z, y, x), named, digests, dropout, modalities
+        )
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,17 @@ PURPOSES = {
     "numba": "the scan in integers",
     "pydicom": "DICOM",
     "highdicom": "DICOM segmentations",
+    "scipy": "cuts, for refine and infer --crf",
     "mamba-ssm": "fast training scan on CUDA",
     "dynamic-network-architectures": "nnU-Net's networks, for import",
 }
-OPTIONAL = ("qat", "dicom", "cuda", "nnunet")
+OPTIONAL = ("qat", "dicom", "refine", "cuda", "nnunet")
 """The extras whose packages are nobody's target."""
 COMMANDS = {
     "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
-    "spec, pretrain, train, qat, export, build, measure, demo": "qat",
+    "refine, infer --crf": "refine",
+    "spec, pretrain, train, heatmap, qat, export, build, measure, demo": "qat",
     "import of an nnU-Net folder": "nnunet",
     "import with --module, import of a MONAI bundle": "qat",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
@@ -23,6 +24,9 @@ class InferOptions:
     tta: bool = False
     confidence: MapOptions | None = None
     kernel: int | None = None
+    crf: bool = False
+    fuse: str = ""
+    missing: Sequence[int] = ()
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +45,22 @@ def infer(
     samples: Annotated[Optional[int], typer.Option(help="How many masks of dropout for it; 8 if not given.")] = None,  # noqa: E501, UP045
     seed: Annotated[Optional[int], typer.Option(help="Of these masks; 0 if not given.")] = None,  # noqa: UP045
     kernel: Annotated[str, typer.Option("--kernel", help="Of an elastic network's build: auto, by the image's resolution, or one of its kernels, such as 5, 7 or 9.", autocompletion=offer("auto", "5", "7", "9"))] = AUTO,  # noqa: E501
+    fuse: Annotated[str, typer.Option(help="Images on another grid than the first: resample them onto it, or register them onto it first; refused if not given.", autocompletion=offer("resample", "register"))] = "",  # noqa: E501
+    missing: Annotated[Optional[list[int]], typer.Option(help="The number of an image that is missing, 1 for the first, for a network trained with --drop-modality; repeatable. Or give - in its place.")] = None,  # noqa: E501, UP045
+    crf: Annotated[bool, typer.Option("--crf", help="Take the labels of least energy, by probability and contrast, for the most probable ones; off, because no gain of it was sure on held-out patients (docs/correction.md).")] = False,  # noqa: E501
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""
     from lmaunet.deploy import commands
 
     options = InferOptions(
-        overlap, batch, tta, MapOptions.of(confidence, samples, seed), read_kernel(kernel)
+        overlap,
+        batch,
+        tta,
+        MapOptions.of(confidence, samples, seed),
+        read_kernel(kernel),
+        crf,
+        fuse,
+        tuple(missing or ()),
     )
     console.show(*commands.infer(folder, images, output, options), as_json)

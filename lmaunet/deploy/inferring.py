@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.fusion import check_way
 from lmaunet.data.images.masks import (
     LABEL_SUFFIXES,
     SEGMENTATION_SUFFIX,
@@ -22,6 +23,8 @@ from lmaunet.data.inference import prepare_volume
 from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.confidence_map import MapOptions, add_confidence
 from lmaunet.deploy.console import table
+from lmaunet.deploy.crf import crf_note, smooth_volume
+from lmaunet.deploy.given import fusion_of
 from lmaunet.deploy.kernel_choice import Chooser
 from lmaunet.deploy.segmenter import PHASES, Network, Say, Segmenter, Timer, check_options, load
 from lmaunet.errors import UserError
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MIRRORED = ("rows", "columns")
+NONE = "-"
 
 
 def infer(
@@ -43,12 +47,15 @@ def infer(
     tta: bool = False,
     confidence: MapOptions | None = None,
     kernel: int | None = None,
+    crf: bool = False,
+    fuse: str = "",
+    missing: Sequence[int] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
     Args:
         folder: the build's; it may have been copied from its run to anywhere.
-        images: a file or a DICOM folder for each channel of the network.
+        images: a file or a DICOM folder for each channel of the network; ``-`` for a missing one.
         output: the segmentation: class indices on the image's own grid; the suffix chooses the
             format.
         overlap: the share of a window's side that its neighbour covers too, where slices are
@@ -58,6 +65,10 @@ def infer(
         tta: average the logits over mirrored images, where training mirrored.
         confidence: the map of how sure the network is, where one is wanted.
         kernel: which of an elastic network's computes; by the image's resolution where None.
+        crf: take the labels of least energy in each slice for the most probable ones.
+        fuse: ``resample`` or ``register`` images that lie on another grid than the first; empty
+            refuses them.
+        missing: the numbers of images that are missing, from 1; the rest is given in order.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -68,6 +79,18 @@ def infer(
     """
     began = time.perf_counter()
     check_options(overlap, batch)
+    check_way(fuse)
+    if crf and fuse:
+        raise UserError(
+            f"--crf with --fuse {fuse}: it takes the contrast of images that lie on one grid; "
+            "leave one of the two out"
+        )
+    images, missing = _there(images, missing)
+    if crf and (fuse or missing):
+        raise UserError(
+            "--crf reads the images' own values and takes none that are fused or missing; leave "
+            "it out, or resample the images first"
+        )
     check_output(output, images)
     if confidence is not None:
         confidence.check(output, images)
@@ -85,16 +108,23 @@ def infer(
     if confidence is not None:
         confidence.check_build(opened)
     chooser = Chooser.of(opened, kernel)
+    fusion = fusion_of(chooser.interface, fuse, missing, lambda line: say(0.02, line))
     say(0.0, f"reading {images[0].name}")
     with timer.phase("read"):
-        volume = prepare_volume(images, chooser.interface.preparation, opened.channels)
+        volume = prepare_volume(images, chooser.interface.preparation, opened.channels, fusion)
         opened, choice = chooser.segmenter(), chooser.choice
         of_output = volume.check_output(output)
         drawn = None if confidence is None else confidence.begin(opened, volume)
-    labels, _, network = opened.compute(
-        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes, samples=drawn,
+    labels, shares, network = opened.compute(
+        volume, overlap=overlap, batch=batch, timer=timer, mirror_axes=axes, probabilities=crf,
+        samples=drawn,
         say=lambda share, line: say(0.05 + 0.9 * share, line),
     )  # fmt: skip
+    of_crf: list[str] = []
+    if shares is not None:
+        say(0.94, "cutting")
+        with timer.phase("restore"):
+            of_crf = [crf_note(smooth_volume(volume, images, labels, shares))]
     say(0.95, f"writing {output.name}")
     with timer.phase("write"):
         sure = None if confidence is None else confidence.write(drawn, volume)
@@ -106,16 +136,30 @@ def infer(
         "build": _build_json(opened),
         "kernel": None if choice is None else {"kernel": choice.kernel, "why": choice.why},
         "geometry": _geometry_json(volume),
+        "modalities": list(volume.modalities),
         "intensity": list(volume.intensity),
         "slices": _slices_json(volume, network, opened, overlap, axes),
         "classes": _count(labels, opened.classes, volume.geometry.voxel_ml),
         "times_ms": {name: round(ms, 3) for name, ms in timer.times_ms.items()}
         | {"total": round(total_ms, 3)},
         "first_call_images": network.first_images,
-        "notes": [*volume.notes, *of_output, *filter(None, [opened.backend.run_note])],
+        "notes": [*volume.notes, *of_crf, *of_output, *filter(None, [opened.backend.run_note])],
     }
     lines = _lines(content, opened.synthetic)
     return content, lines if sure is None else [*add_confidence(content, sure), *lines]
+
+
+def _there(images: Sequence[Path], missing: Sequence[int]) -> tuple[list[Path], list[int]]:
+    """Return the images that are there, and the numbers of those that are missing."""
+    dashes = [number for number, path in enumerate(images, 1) if str(path) == NONE]
+    if dashes and len(missing):
+        raise UserError(
+            f"{NONE} stands for a missing image, and --missing {missing[0]} names one; give either"
+        )
+    there = [path for path in images if str(path) != NONE]
+    if not there:
+        raise UserError("every image is missing; give one or more")
+    return there, dashes or list(missing)
 
 
 def _build_json(opened: Segmenter) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def measure_reference(run: Path, images: RunData) -> Outcome:
     stage = Stage(run, "measure/reference", inputs, options, code=("lmaunet.train",))
 
     def work(folder: Path) -> None:
+        from lmaunet.deploy.heatmap_pictures import write_heatmaps
         from lmaunet.net.checkpoint import load_checkpoint
         from lmaunet.sources.checkpoint import restore
         from lmaunet.train.metrics import predict_logits
@@ -77,12 +78,13 @@ def measure_reference(run: Path, images: RunData) -> Outcome:
         for name, path in inputs.items():
             model = restore(load_checkpoint(path), path)
             predicted = _classes(predict_logits(model, data.val.images), f"{name}, FP32")
-            found[name] = (_score(predicted, data), predicted)
+            found[name] = (_score(predicted, data), predicted, model)
         # without a score, neither is better: the checkpoint as it came
         best = max(found, key=lambda name: np.nan_to_num(found[name][0].dice, nan=-1.0))
-        scores = {name: pair[0].to_json() for name, pair in found.items()}
+        scores = {name: of_network[0].to_json() for name, of_network in found.items()}
         write_json(folder / "measure.json", {"scores": scores, "best": best})
         np.savez_compressed(folder / "predictions.npz", classes=found[best][1].astype(np.uint8))
+        write_heatmaps(folder, found[best][2], data)
 
     return _measured(stage, work)
 

@@ -167,7 +167,7 @@ def _picture(
     import numpy as np
 
     # so many levels look smooth, and make the file half as large as 256 do
-    shades = np.rint(_enlarge(gray, scale) * (GRAY_LEVELS - 1)) / (GRAY_LEVELS - 1)
+    shades = np.rint(enlarge(gray, scale) * (GRAY_LEVELS - 1)) / (GRAY_LEVELS - 1)
     picture = np.repeat(shades[..., None], 3, axis=2)
     if classes is None:
         return (picture * 255 + 0.5).astype(np.uint8)
@@ -183,7 +183,7 @@ def _picture(
     return (picture * 255 + 0.5).astype(np.uint8)
 
 
-def _enlarge(gray: np.ndarray, scale: int) -> np.ndarray:
+def enlarge(gray: np.ndarray, scale: int) -> np.ndarray:
     """Enlarge ``(H, W)`` by a whole number, linearly between pixel centres."""
     import numpy as np
 
@@ -203,7 +203,7 @@ def _enlarge_classes(classes: np.ndarray, scale: int) -> np.ndarray:
     import numpy as np
 
     present = np.unique(classes)
-    share = np.stack([_enlarge((classes == c).astype(np.float64), scale) for c in present])
+    share = np.stack([enlarge((classes == c).astype(np.float64), scale) for c in present])
     return present[share.argmax(axis=0)]
 
 

@@ -9,9 +9,11 @@ there already for exactly these inputs and options.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.modalities import Modalities, of_notes
 from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.builds import built_targets, load_build
 from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, write_build
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "built_targets", "control", "export", "load_build", "qat", "train"]
 
+DROPPED = "dropped_modalities"
+"""The option of a stage that has with what probability a checkpoint's training left out each
+modality; of other checkpoints none."""
 ALLOCATION_PLOT = "allocation.svg"
 
 
@@ -86,7 +91,7 @@ def train(
         from lmaunet.deploy.elastic import Elastic
         from lmaunet.net.checkpoint import save_checkpoint
         from lmaunet.net.network import LMaUNet
-        from lmaunet.quant.qat import evaluate
+        from lmaunet.quant.qat import evaluate, modalities_of
         from lmaunet.train.loop import fit
         from lmaunet.train.processes import join_processes
 
@@ -102,11 +107,14 @@ def train(
         if processes.first:
             elastic.rest()
             scores = evaluate(model, data)
+            known = modalities_of(model, data, schedule, scores)
             save_checkpoint(
                 folder / "model.pt", spec, model, dice=scores.dice, classes=list(data.classes),
-                normalization=dict(data.normalization), **began,
+                normalization=dict(data.normalization), **began, **known,
             )  # fmt: skip
-            content = {"scores": scores.to_json(), "history": history, **elastic.scores()}
+            content = {
+                "scores": scores.to_json(), "history": history, **elastic.scores(), **known
+            }  # fmt: skip
             write_json(folder / "train.json", content)
             (folder / "training.last.pt").unlink()
         processes.wait()
@@ -134,13 +142,14 @@ def control(
     """
 
     def work(
-        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
-    ) -> None:
+        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes,
+        drop: float,
+    ) -> None:  # fmt: skip
         from lmaunet.deploy.elastic import train_control
 
         train_control(
-            model, spec, source, data, schedule, seed=seed, folder=folder, processes=processes,
-            progress=progress,
+            model, spec, source, data, schedule.dropping(drop), seed=seed, folder=folder,
+            processes=processes, progress=progress,
         )  # fmt: skip
 
     own = {"schedule": schedule.to_json(), "processes": process_count()}
@@ -160,12 +169,14 @@ def qat(
     """Quantize a checkpoint into ``RUN/qat``; see :func:`lmaunet.quant.qat.quantize`."""
 
     def work(
-        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes
-    ) -> None:
+        model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes,
+        drop: float,
+    ) -> None:  # fmt: skip
         from lmaunet.deploy.elastic import quantize
 
+        chosen = replace(settings, schedule=settings.schedule.dropping(drop))
         quantize(
-            model, spec, source, data, settings, seed=seed, folder=folder, processes=processes,
+            model, spec, source, data, chosen, seed=seed, folder=folder, processes=processes,
             progress=progress,
         )  # fmt: skip
         if settings.budget_bytes is not None and processes.first:
@@ -186,12 +197,12 @@ def _continue(
     progress: Progress,
     stated: StatedSpec | None,
     weights: str | None,
-    train: Callable[[Module, NetworkSpec, Dataset, Path, Processes], None],
+    train: Callable[[Module, NetworkSpec, Dataset, Path, Processes, float], None],
 ) -> Outcome:
     """Train on from a checkpoint, in a stage with the options ``own``, unless it is current.
 
-    ``train`` takes the checkpoint's network, the data, the stage's folder and the processes that
-    train together.
+    ``train`` takes the checkpoint's network, the data, the stage's folder, the processes that
+    train together, and with what probability the checkpoint's training left out each modality.
     """
     asked = asked_of(stated, weights)
     current = current_outcome(run, name, checkpoint, source, own, seed, asked)
@@ -205,7 +216,7 @@ def _continue(
         from lmaunet.train.processes import join_processes
 
         processes = join_processes()
-        train(model, images.spec, images.load(), folder, processes)
+        train(model, images.spec, images.load(), folder, processes, options.get(DROPPED, 0.0))
         if processes.first:
             write_origin(folder, origin, asked)
 
@@ -246,7 +257,7 @@ def _network_and_data(
             f"{checkpoint} was trained on the classes {', '.join(classes)}, {data.name} has "
             f"{', '.join(data.classes)}; give data with the same, or a --class-map to them"
         )
-    options = {
+    options: dict[str, Any] = {
         "spec": loaded.spec.to_json(),
         "data": source.to_json(),
         "data_sha256": images.sha256,
@@ -255,6 +266,8 @@ def _network_and_data(
         options[TRAINING] = training.to_json()
     if loaded.origin.weights is not None:
         options["weights"] = loaded.origin.weights
+    if dropped := of_notes(loaded.notes):
+        options[DROPPED] = dropped
     norms = check_statistics(model, checkpoint) if isinstance(model, LMaUNet) else ()
     of_data = () if training is None else data.notes
     notes = (*norms, *notes_of(loaded, data.classes), *of_data)
@@ -311,7 +324,11 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
             "quantized": sha256(inputs["model"]),
         }
         digest = topology_digest(quantized.source)
-        interface = Interface.of(loaded.spec, digest, data, came_from, dropout_of(folder))
+        with record_of(folder):
+            noted = read_json(folder / "qat.json").get("modalities")
+        known = Modalities.from_json(noted, loaded.spec.in_channels)
+        dropout = dropout_of(folder)
+        interface = Interface.of(loaded.spec, digest, data, came_from, dropout, known)
         write_json(out / INTERFACE_FILE, interface.to_json())
         write_graphs(out, float32, quantized, samples, progress)
         write_calibration(out, data)

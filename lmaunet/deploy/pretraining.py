@@ -117,11 +117,12 @@ def restore_images(
                 "kept_out": list(images.kept_out),
                 "notes": list(images.notes),
             }
+            digests = {case: list(found) for case, found in images.digests.items()}
             origin = {"images": of, "masking": masking.to_json(), "loss": history[-1]["loss"]}
-            save_checkpoint(
-                folder / "model.pt", spec, model, **{UNTRAINED: "head"},
-                pretraining={**origin, "digests": {k: list(v) for k, v in images.digests.items()}},
-            )  # fmt: skip
+            notes: dict[str, Any] = {
+                UNTRAINED: "head", "pretraining": origin | {"digests": digests},
+            }  # fmt: skip
+            save_checkpoint(folder / "model.pt", spec, model, **notes)
             content = {
                 "images": of,
                 "masking": masking.to_json(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class QatOptions:
     norm: str = "keep"
     norm_epochs: int = defaults.NORM_EPOCHS
     dropout: float = 0.0
+    drop_modality: float | None = None
 
     def settings(self) -> QatSettings:
         """Return the settings of QAT; raises UserError for what can't be read."""
@@ -62,7 +63,9 @@ class QatOptions:
                 "and less than 1,000,000 MB, such as 4.2"
             )
         return QatSettings(
-            Schedule(self.epochs, self.learning_rate, self.batch_size),
+            Schedule(
+                self.epochs, self.learning_rate, self.batch_size, drop_modality=self.drop_modality
+            ),
             bits=bits,
             budget_bytes=None if self.budget_mb is None else int(self.budget_mb * 1e6),
             scales=self.scales,  # type: ignore[arg-type]
@@ -155,6 +158,7 @@ def qat(
         scores = content["scores"]
         rows = [[WORDS[k], percent(scores[k]["dice"], 2)] for k in WORDS if k in scores]
         lines += table(["network", "Dice on held-out slices"], rows)
+        lines += missing_lines(content.get("modalities"))
         lines += _norms(content)
         lines += _joins(content["joins"])
         lines += _dropout(content.get("confidence"))
@@ -218,6 +222,20 @@ def _dropout(found: dict[str, Any] | None) -> list[str]:
         f"temperature {found['temperature']:.3g}, fitted on {found['fitted']['patients']} held-out "
         "patient(s): builds take infer --confidence"
     ]
+
+
+def missing_lines(content: Mapping[str, Any] | None) -> list[str]:
+    """Return the Dice without each modality, where training left some out."""
+    if content is None:
+        return []
+    dice = content["dice"]
+    rows = [["all", percent(dice["all"], 2)]]
+    rows += [
+        [f"without {name}", percent(value, 2)]
+        for name, value in zip(content["names"], dice["missing"], strict=True)
+    ]
+    left_out = f"each image was left out with probability {content['drop']:g} in training"
+    return [left_out, *table(["images", "Dice on held-out slices"], rows)]
 
 
 def _joins(rows: list[dict[str, Any]]) -> list[str]:

@@ -53,7 +53,7 @@ def _pictures(pictures: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return the pictures where there are any; a tile must be a PNG inside the page."""
     if not pictures or not pictures["rows"]:
         return None
-    for row in pictures["rows"]:
+    for row in [*pictures["rows"], *pictures.get("heat", {}).get("rows", [])]:
         for tile in row["tiles"]:
             if not re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+=*", tile):
                 raise ValueError(f"a tile of {row['title']} is not a PNG data URI: {tile[:40]!r}")

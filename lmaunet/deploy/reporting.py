@@ -11,6 +11,7 @@ import numpy as np
 from lmaunet.artifacts import Build, Unavailable
 from lmaunet.deploy import gates, report, verdict
 from lmaunet.deploy.gate_limits import chosen_limits, parse_gates
+from lmaunet.deploy.heatmap_pictures import heat_rows
 from lmaunet.deploy.measuring import (
     hd95_figure,
     load_run_data,
@@ -71,6 +72,8 @@ def make_report(
         data.classes,
         titles=titles,
     )
+    with record_of(reference):
+        pictures["heat"] = heat_rows(reference, side, data.classes, titles)
     paths = report.write_report(run, content, pictures)
     record_report(run, key, paths)
     return _told(content, paths)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from lmaunet.artifacts import Build
 from lmaunet.data.confidence import SAMPLES
-from lmaunet.data.inference import prepare_volume
+from lmaunet.data.fusion import Fusion
+from lmaunet.data.inference import KEPT, prepare_volume
 from lmaunet.data.preparation import ReadyVolume
 from lmaunet.deploy.confident import Samples, begin_samples
 from lmaunet.deploy.defaults import INFER_BATCH, OVERLAP
@@ -127,30 +128,35 @@ class Segmenter:
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
         tta: bool = ..., confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> np.ndarray: ...  # fmt: skip
     @overload
     def __call__(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
         confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[False] = ..., overlap: float = ..., batch: int = ...,
         tta: bool = ..., confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> SimpleITK.Image: ...  # fmt: skip
     @overload
     def __call__(
         self, image: OnGrid, *, spacing: None = ...,
         probabilities: Literal[True], overlap: float = ..., batch: int = ..., tta: bool = ...,
         confidence: Literal[False] = ..., kernel: int | None = ...,
+        fuse: str = ..., missing: Sequence[int] = ...,
     ) -> tuple[SimpleITK.Image, SimpleITK.Image]: ...  # fmt: skip
     @overload
     def __call__(
         self, image: Any, *, spacing: Sequence[float] | None = ..., probabilities: bool = ...,
         overlap: float = ..., batch: int = ..., tta: bool = ..., confidence: Literal[True],
-        samples: int = ..., seed: int = ..., kernel: int | None = ...,
+        samples: int = ..., seed: int = ..., kernel: int | None = ..., fuse: str = ...,
+        missing: Sequence[int] = ...,
     ) -> tuple[Any, ...]: ...  # fmt: skip
     @missing_packages_named()
     def __call__(
@@ -166,6 +172,8 @@ class Segmenter:
         samples: int = SAMPLES,
         seed: int = 0,
         kernel: int | None = None,
+        fuse: str = "",
+        missing: Sequence[int] = (),
     ) -> Any:
         """Segment an image; the mask has the image's kind and lies on its grid.
 
@@ -191,6 +199,10 @@ class Segmenter:
             samples, seed: how many masks of dropout for it, 2 to 64, and of what seed.
             kernel: for a build of an elastic network, which of :attr:`kernels` computes; by the
                 image's resolution where None.
+            fuse: what may be done to images, or files, on another grid than the first: ``resample``
+                or ``register``; such images are refused where it is empty.
+            missing: numbers of the images that are missing, the first is 1, for a network that was
+                trained so; in a list None may stand in their places instead.
 
         Returns:
             For an array an array ``(D, H, W)``; for an image or a path a SimpleITK image. With
@@ -218,7 +230,7 @@ class Segmenter:
         check_options(overlap, batch)
         axes = self.mirrored_along(tta)
         chooser = Chooser.of(self, kernel)
-        volume, first = prepare(image, spacing, chooser.interface)
+        volume, first = prepare(image, spacing, chooser.interface, fuse, missing)
         for doubt in volume.doubts:
             warnings.warn(doubt, stacklevel=3)
         opened = chooser.segmenter()
@@ -265,13 +277,13 @@ class Segmenter:
             deployment = replace(self.deployment, kernels=None, profiles={})
         return replace(self, build=build, deployment=deployment)
 
-    def read(self, images: Sequence[Path]) -> ReadyVolume:
+    def read(self, images: Sequence[Path], fusion: Fusion = KEPT) -> ReadyVolume:
         """Return a file, or a DICOM folder, for each channel as one volume to segment.
 
         A build of several kernels gives it in the reference's size: see :attr:`kernels`.
         """
         interface = self.deployment.interface
-        return prepare_volume(images, interface.preparation, self.channels)
+        return prepare_volume(images, interface.preparation, self.channels, fusion)
 
     def compute(
         self,

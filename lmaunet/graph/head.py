@@ -14,7 +14,7 @@ def head_of(graph: Graph) -> Node:
     convolution with T times the outputs: what is before it need not be computed again.
 
     Raises:
-        UserError: where the graph ends in anything else, or its value is used within the graph.
+        UserError: where the graph ends in anything else, as one of volumes does.
     """
     (output,) = graph.outputs
     node = next((node for node in graph.nodes if node.name == output), None)
@@ -27,7 +27,8 @@ def head_of(graph: Graph) -> Node:
                 "leave --dropout out"
             )
         plain = node.operator.groups == 1 and max(node.operator.stride) == 1
-        if plain and max(kernel) == 1 and not any(map(any, node.operator.padding)):
+        padded = any(map(any, node.operator.padding))
+        if plain and tuple(kernel) == (1, 1) and not padded:
             return node
         kind = f"a convolution of {'x'.join(map(str, kernel))}"
         if not plain:

@@ -44,7 +44,10 @@ class _Shapes:
                             f"LMa-UNet, where {HERE}")  # fmt: skip
         shape = tuple(self.tensors[name].shape)
         if len(shape) != dimensions or 0 in shape:
-            solid = "; it is for 3-D volumes, this program is for 2-D slices" * (len(shape) == 5)
+            solid = (
+                "; it is for 3-D volumes, and tensors alone tell the spec of 2-D networks only: "
+                "give the checkpoint that train wrote, which has its spec"
+            ) * (len(shape) == 5)
             empty = (
                 "; the weights are elsewhere (sharded, ZeRO-3?): gather them with the trainer's "
                 "tool, such as zero_to_fp32.py of DeepSpeed"

@@ -207,7 +207,7 @@ def fit(
                 module.reseed(seed, epoch, processes.rank)
         drawn = draw(epoch) if draw is not None else batches(
             data, schedule.batch_size, seed, schedule.augment, epoch=epoch, rank=processes.rank,
-            world=processes.world,
+            world=processes.world, drop_modality=schedule.drop_modality or 0.0,
         )  # fmt: skip
         for index, (images, labels) in enumerate(drawn):
             fraction = (epoch + index / total) / schedule.epochs

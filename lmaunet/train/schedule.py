@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lmaunet.data.modalities import check_drop
 from lmaunet.errors import UserError
 
 Progress = Callable[[float, str], None]
@@ -18,13 +19,18 @@ LARGEST_RATE = 1.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: AdamW, linear warm-up, then half a cosine to zero."""
+    """How long and how fast to train: AdamW, linear warm-up, then half a cosine to zero.
+
+    ``drop_modality`` is the probability with which each channel of an image is left out; None is
+    what the network was trained with before, 0 of a new one.
+    """
 
     epochs: int
     learning_rate: float
     batch_size: int = 8
     weight_decay: float = 1e-3
     augment: bool = True
+    drop_modality: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate <= LARGEST_RATE:
@@ -34,6 +40,13 @@ class Schedule:
                 f"{LARGEST_RATE:g}"
             )
 
+        if self.drop_modality is not None:
+            check_drop(self.drop_modality)
+
+    def dropping(self, before: float) -> Schedule:
+        """Return the schedule with the probability of dropping of before where it says none."""
+        return self if self.drop_modality is not None else replace(self, drop_modality=before)
+
     def rate(self, fraction: float) -> float:
         """Return the learning rate after a fraction 0..1 of the training."""
         if fraction < WARMUP_FRACTION:
@@ -42,5 +55,5 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(cooled, 1.0)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self)
+        """Return plain JSON; what is dropped only where it is said, as files of before have it."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("drop_modality", None)}

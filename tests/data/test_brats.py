@@ -135,7 +135,7 @@ def test_two_files_of_one_modality_and_another_grid_are_refused(brats, maker):
         load(folder, size=(24, 20))
     path.unlink()
     maker.write(place / f"{place.name}_t2.nii.gz", image, spacing=(3.0, 3.0, 2.0))
-    with pytest.raises(UserError, match=r"001_t2\.nii\.gz and .*001_seg\.nii\.gz lie in different"):
+    with pytest.raises(UserError, match=r"001_t2\.nii\.gz lies on another grid .*data fuse"):
         load(folder, size=(24, 20))
 
 

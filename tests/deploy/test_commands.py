@@ -9,6 +9,7 @@ import pytest
 
 from lmaunet.artifacts import Agreement, Build
 from lmaunet.deploy import building, commands, measuring, pipeline
+from lmaunet.deploy.infer_command import InferOptions
 from lmaunet.deploy.outcome import Outcome
 from lmaunet.deploy.runs import DataSource
 from lmaunet.spec import named_spec
@@ -229,7 +230,7 @@ def test_infer_passes_on_what_it_was_given(monkeypatch, tmp_path):
         "lmaunet.deploy.inferring.infer",
         lambda *names, **options: given.append((names, options)) or ({}, []),
     )
-    assert commands.infer("b", ["i"], "o", 0.25, 3) == ({}, [])
+    assert commands.infer("b", ["i"], "o", InferOptions(0.25, 3)) == ({}, [])
     ((names, options),) = given
     assert names == ("b", ["i"], "o") and (options["overlap"], options["batch"]) == (0.25, 3)
 

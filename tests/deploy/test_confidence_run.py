@@ -51,10 +51,13 @@ def test_a_run_with_dropout_builds_and_says_how_sure_it_is(built, tmp_path):
     mask, found = seg(image, confidence=True, samples=9, seed=4)
     np.testing.assert_array_equal(*map(SimpleITK.GetArrayFromImage, (mask, plain)))
     entropy = SimpleITK.GetArrayFromImage(found.entropy)
-    assert entropy.min() >= 0 and 0.05 < entropy.max() <= np.log(9) and entropy.std() > 0.01
-    assert found.volumes_ml.shape == (9, 9) and np.ptp(found.volumes_ml, 1).max() > 0
+    # it is hardly trained, and says so
+    assert 1 < entropy.min() < entropy.max() <= np.log(9)
+    np.testing.assert_allclose(found.volumes_ml.sum(0), 3 * 40 * 50 * 0.02)
     again = seg(image, confidence=True, samples=9, seed=4)[1]
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(again.entropy), entropy)
+    other = seg(image, confidence=True, samples=9, seed=5)[1]
+    assert (SimpleITK.GetArrayFromImage(other.entropy) != entropy).any()
 
 
 @pytest.mark.slow

@@ -101,7 +101,11 @@ def test_commands_follow_what_is_installed(monkeypatch):
     missing = {"torch", "monai"}
     monkeypatch.setattr(doctor.packages, "is_installed", lambda name: name not in missing)
     found = {entry["commands"].split()[0]: entry for entry in doctor.working_commands()}
-    assert [name for name, entry in found.items() if entry["works"]] == ["infer,", "infer"]
+    assert [name for name, entry in found.items() if entry["works"]] == [
+        "infer,",
+        "infer",
+        "refine,",
+    ]
     assert found["spec,"]["missing"] == ["torch", "monai"]
     assert found["spec,"]["fix"] == "python -m pip install torch==2.12.1 'monai>=1.5'"
     missing.add("numpy")

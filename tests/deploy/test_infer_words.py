@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from lmaunet.deploy import inferring, segmenter
+from lmaunet.deploy import inferring, phase_times, segmenter
 from lmaunet.errors import UserError
 
 CONTENT = {
@@ -20,7 +20,7 @@ CONTENT = {
                 {"index": 1, "name": "liver", "voxels": 5, "ml": 0.05}],
     "times_ms": {**dict.fromkeys(segmenter.PHASES, 4.9), "first_call": 5.0, "infer": 1234.0,
                  "total": 9876.0},
-    "notes": ["noted"], "output": "seg.nii",
+    "notes": ["noted"], "output": "seg.nii", "kernel": None,
 }  # fmt: skip
 WINDOWS = "slices of 40x48 in 6 windows of 32x24, 26% overlap"
 
@@ -69,6 +69,8 @@ def test_a_class_index_is_stored_in_a_byte_where_it_fits(classes, kind):
     )  # fmt: skip
 
     class Volume(SimpleNamespace):
+        depth = None
+
         def __len__(self):
             return 6
 
@@ -106,7 +108,7 @@ def test_the_first_call_and_the_others_are_timed_apart():
 def test_a_time_of_which_nothing_is_inside_counts_whole(monkeypatch):
     """A phase inside another is taken from that one alone, and from no later one."""
     now = iter([0.0, 1.0, 3.0, 4.0, 8.0, 10.0, 20.0, 25.0])
-    monkeypatch.setattr(segmenter.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(phase_times.time, "perf_counter", lambda: next(now))
     timer = segmenter.Timer()
     with timer.phase("blend"):
         with timer.phase("infer"):

@@ -29,7 +29,7 @@ def images():
             return 5
 
     data = SimpleNamespace(val=Slices(**vars(val)), classes=("a", "b", "c"), case_spacing_mm={})
-    return SimpleNamespace(sha256="digest", load=lambda: data, data=data)
+    return SimpleNamespace(sha256="digest", load=lambda: data, data=data, spec=None)
 
 
 def logits_of(shift):
@@ -48,6 +48,8 @@ def controlled(monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "matching_control", lambda run: run / "control")
     monkeypatch.setattr("lmaunet.net.checkpoint.load_checkpoint", lambda path: path.stem)
     monkeypatch.setattr("lmaunet.sources.checkpoint.restore", lambda loaded, path: loaded)
+
+    monkeypatch.setattr("lmaunet.deploy.heatmap_pictures.write_heatmaps", lambda *given: None)
 
     def measure(images, **dice):
         shifts = dict(zip(("float32", "control"), (0, 1), strict=True))
@@ -215,8 +217,9 @@ def measured(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(reporting.report, "load", lambda path: {"is": path.name})
     monkeypatch.setattr(
-        reporting, "overlay_rows", lambda *given, **options: made.shown.append((given, options))
-    )
+        reporting, "overlay_rows",
+        lambda *given, **options: made.shown.append((given, options)) or {},
+    )  # fmt: skip
 
     def write(run, content, pictures):
         path = run / "report.json"

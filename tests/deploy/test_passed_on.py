@@ -17,11 +17,13 @@ from lmaunet.deploy import (
     data_commands,
     describe,
     doctor,
+    heatmap,
     importing,
     pretraining,
     quantizing,
 )
 from lmaunet.deploy.confidence_map import MapOptions
+from lmaunet.deploy.heatmap import HeatmapOptions
 from lmaunet.deploy.importing import ImportOptions
 from lmaunet.deploy.infer_command import InferOptions
 from lmaunet.deploy.quantizing import QatOptions
@@ -41,6 +43,7 @@ OPTIONS = {
     "data": {},
     "data fetch": {"--to": Path("calibration_data"), "--phantom": False},
     "data info": {**DATA, "--json": False},
+    "data fuse": {"folder": NEEDED, "--output -o": NEEDED, "--register": False, "--json": False},
     "spec": {"name": NEEDED, "--json": False},
     "import": {
         "source": NEEDED, "--fold": None, "--checkpoint": None, "--code": None, "--module": None,
@@ -49,7 +52,8 @@ OPTIONS = {
     },
     "train": {
         **DATA, **SIZES, "--spec": "demo", "--run": None, "--epochs": 75, "--learning-rate": 3e-3,
-        "--batch-size": 8, "--elastic": False, "--init": None, "--seed": 0, "--json": False,
+        "--batch-size": 8, "--elastic": False, "--init": None, "--drop-modality": 0.0,
+        "--seed": 0, "--json": False,
     },
     "pretrain": {
         **SIZES, "--data": NEEDED, "--spec": "demo", "--run": None, "--mask-block": 16,
@@ -60,9 +64,13 @@ OPTIONS = {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
         "--bits": None, "--budget-mb": None, "--scales": "free", "--distill": 0.0,
         "--joins": "", "--norm": "keep", "--norm-epochs": 8, "--keep-norms --fold-norms": True,
-        "--dropout": 0.0, "--explain": False, "--epochs": 8, "--learning-rate": 1e-4,
-        "--batch-size": 8,
-        "--seed": 0, "--json": False,
+        "--dropout": 0.0, "--drop-modality": None, "--explain": False, "--epochs": 8,
+        "--learning-rate": 1e-4, "--batch-size": 8, "--seed": 0, "--json": False,
+    },
+    "heatmap": {
+        "images": NEEDED, "--class": NEEDED, "--output -o": NEEDED, "--ckpt": None, "--run": None,
+        "--data": None, "--stage": None, "--pixels": "mask", "--quantized": False,
+        "--overlap": 0.5, "--batch": 4, "--json": False,
     },
     "export": {"--run": None, "--lowering": None, "--json": False},
     "build": {
@@ -74,7 +82,11 @@ OPTIONS = {
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
         "--tta": False, "--kernel": "auto", "--confidence": None, "--samples": None, "--seed": None,
-        "--json": False,
+        "--crf": False, "--fuse": "", "--missing": None, "--json": False,
+    },
+    "refine": {
+        "image": NEEDED, "mask": NEEDED, "--scribbles": NEEDED, "--output -o": NEEDED,
+        "--build": None, "--channel": None, "--background": 255, "--margin": 15.0, "--json": False,
     },
     "bench": {"--build": NEEDED, "--json": False},
     "report": {"--run": None, "--baseline": None, "--strict": False, "--gate": None,
@@ -83,7 +95,10 @@ OPTIONS = {
 }  # fmt: skip
 SPOKEN = {"--verbose -v": False, "--quiet -q": False}
 """What each command has, and what stands before it."""
-SEVERAL = {"build --sm", "report --gate", "infer images"}
+SEVERAL = {
+    "heatmap images", "build --sm", "report --gate", "infer images", "refine --channel",
+    "infer --missing",
+}  # fmt: skip
 
 
 def every_command():
@@ -122,17 +137,20 @@ def test_the_options_that_are_not_typed_are_the_commands_defaults():
         ("--scales", "scales"), ("--distill", "distillation"), ("--keep-norms", "keep_norms"),
         ("--explain", "explain"), ("--weights", "weights"), ("--joins", "joins"),
         ("--norm", "norm"), ("--norm-epochs", "norm_epochs"), ("--dropout", "dropout"),
+        ("--drop-modality", "drop_modality"),
     ):  # fmt: skip
         assert getattr(plain, field) == typed[option], option
 
 
 PLACES = {
     "doctor": (doctor, "examine"), "data fetch": (data_commands, "fetch"),
-    "data info": (data_commands, "info"), "spec": (describe, "describe"),
+    "data info": (data_commands, "info"), "data fuse": (data_commands, "fuse"),
+    "spec": (describe, "describe"),
     "train": (commands, "train"), "pretrain": (pretraining, "pretrain"),
+    "heatmap": (heatmap, "heatmap"),
     "qat": (quantizing, "qat"), "export": (commands, "export"),
     "build": (commands, "build"), "measure": (commands, "measure"), "infer": (commands, "infer"),
-    "report": (commands, "report"), "demo": (commands, "demo"),
+    "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
 WITH_A_STATUS = ("doctor", "report", "demo")
@@ -146,6 +164,8 @@ CALLS = [
     ("data info", "", (None,)),
     ("data info", "--phantom", (DataSource(None),)),
     ("data info", "--data d --class-map m.json", (OWN,)),
+    ("data fuse", "d -o e", (Path("d"), Path("e"), False)),
+    ("data fuse", "d --output e --register", (Path("d"), Path("e"), True)),
     ("spec", "edge", ("edge",)),
     ("bench", "--build b", (Path("b"),)),
     ("import", "f", (Path("f"), ImportOptions(), None)),
@@ -154,12 +174,20 @@ CALLS = [
     ("import", "f --module m:n --arguments {} --input-size 8x9 --channels 2 --class-names a,b",
      (Path("f"), ImportOptions(module="m:n", arguments="{}", input_size="8x9", channels=2,
                                class_names="a,b"), None)),
-    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0, None)),
+    ("train", "", (None, DEMO, None, 75, 3e-3, 8, 0, None, 0.0)),
     (
         "train", "--spec edge --classes 5 --channels 3 --input-size 64 --data d --class-map m.json "
         "--run r --epochs 6 --learning-rate 0.5 --batch-size 2 --elastic --seed 9 "
-        "--init i",
-        (Path("r"), elastic_spec(SMALL.for_training()), OWN, 6, 0.5, 2, 9, Path("i")),
+        "--init i --drop-modality 0.3",
+        (Path("r"), elastic_spec(SMALL.for_training()), OWN, 6, 0.5, 2, 9, Path("i"), 0.3),
+    ),
+    ("heatmap", "a --class c -o m",
+     (None, None, None, [Path("a")], "c", Path("m"), HeatmapOptions())),
+    (
+        "heatmap", "a b --class c --output m --ckpt k --run r --data d --stage s --pixels all "
+        "--quantized --overlap 0.25 --batch 7",
+        (Path("r"), Path("k"), Path("d"), [Path("a"), Path("b")], "c", Path("m"),
+         HeatmapOptions("s", "all", True, 0.25, 7)),
     ),
     ("pretrain", "--data d",
      (None, DEMO, Path("d"), Schedule(50, 3e-3, 8), Masking(16, 0.6), 0)),
@@ -172,14 +200,14 @@ CALLS = [
     (
         "qat", "--ckpt c --spec edge --classes 5 --channels 3 --input-size 64 --phantom --run r "
         "--weights w --bits 4 --budget-mb 1.5 --scales pow2 --distill 0.25 --fold-norms --explain "
-        "--joins scaled --norm batch --norm-epochs 3 --dropout 0.3 "
+        "--joins scaled --norm batch --norm-epochs 3 --dropout 0.3 --drop-modality 0.25 "
         "--epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
         (Path("r"), Path("c"), DataSource(None), SMALL,
          QatOptions(6, 0.5, 2, 9, "4", 1.5, "pow2", 0.25, False, True, "w",
-                    "scaled", "batch", 3, 0.3)),
+                    "scaled", "batch", 3, 0.3, 0.25)),
     ),
     ("qat", "--ckpt c --keep-norms", (None, Path("c"), None, state_spec(None), QatOptions())),
-    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0, None)),
+    ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0, None, 0.0)),
     ("qat", "--ckpt c --data d --class-map m.json",
      (None, Path("c"), OWN, state_spec(None), QatOptions())),
     ("export", "", (None, None)),
@@ -198,9 +226,15 @@ CALLS = [
     ("infer", "a --build b -o c",
      (Path("b"), [Path("a")], Path("c"), InferOptions())),
     ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
-     "--samples 5 --seed 3",
+     "--samples 5 --seed 3 --crf --fuse f --missing 3 --missing 4",
      (Path("b"), [Path("a"), Path("e")], Path("c"),
-      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7))),
+      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7, True, "f", (3, 4)))),
+    ("refine", "a m --scribbles s -o c",
+     ([Path("a")], Path("m"), Path("s"), Path("c"), None, 255, 15.0)),
+    ("refine", "a m --scribbles s --output c --build b --channel e --channel f --background 9 "
+     "--margin 3.5",
+     ([Path("a"), Path("e"), Path("f")], Path("m"), Path("s"), Path("c"), Path("b"), 9, 3.5)),
+    ("infer", "a - --build b -o c", (Path("b"), [Path("a"), Path("-")], Path("c"), InferOptions())),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -32,7 +32,7 @@ def linear(gray, scale):
 @pytest.mark.parametrize("shape", [(1, 4), (5, 1), (4, 7)])
 def test_a_picture_is_enlarged_linearly(shape, scale):
     gray = np.random.default_rng(0).random(shape)
-    np.testing.assert_allclose(pictures._enlarge(gray, scale), linear(gray, scale), atol=1e-12)
+    np.testing.assert_allclose(pictures.enlarge(gray, scale), linear(gray, scale), atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 5])

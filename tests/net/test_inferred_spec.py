@@ -46,10 +46,15 @@ def test_shapes_tell_every_variant(kind, tiny_spec, tmp_path):
     assert told.to_json() == wanted
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.dims == 2])
 def test_a_named_spec_is_known_by_its_shapes(name, tmp_path):
     inferred = infer_spec(tensors(SPECS[name].replace(classes=3)), None, tmp_path)
     assert inferred.spec == SPECS[name].replace(classes=3)
+
+
+def test_tensors_of_a_network_of_volumes_are_told_to_need_their_spec(tmp_path):
+    with pytest.raises(UserError, match=r"3-D volumes, .* give the checkpoint that train wrote"):
+        infer_spec(tensors(SPECS["edge3d"]), None, tmp_path)
 
 
 def test_a_network_without_lkms_is_not_called_one():

@@ -166,6 +166,13 @@ def test_a_network_that_ends_in_no_1x1_convolution_is_refused(last, said):
         QuantNetwork(graph, weights, dropout=0.2)
 
 
+def test_a_network_of_volumes_is_refused():
+    module = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 3, 1)).eval()
+    graph, _ = graph_of(module, (1, 1, 8, 8, 8))
+    with pytest.raises(UserError, match="for networks of slices"):
+        head_of(graph)
+
+
 @pytest.mark.parametrize("rate", [-0.1, 0.91, 1.0, float("nan"), float("inf")])
 def test_a_rate_that_cannot_be_is_refused(rate):
     with pytest.raises(UserError, match=r"such as 0\.2"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -192,12 +192,20 @@ def compare(
     trained: Sequence[Mapping[str, Sequence[float]]],
     normalization: Mapping[str, Any],
     modalities: Sequence[str],
+    absent: Collection[int] = (),
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Return what was seen and expected of each channel, as JSON, and notes on what is unlike."""
-    content, notes = [], []
+    """Return what was seen and expected of each channel, as JSON, and notes on what is unlike.
+
+    Channels that are ``absent`` are not looked at.
+    """
+    content: list[dict[str, Any]] = []
+    notes: list[str] = []
     for index, image in enumerate(channels):
         kind = norm.channel(normalization, index)
         expected = trained[index] if index < len(trained) else None
+        if index in absent:
+            content.append({"seen": None, "expected": expected, "unlike": []})
+            continue
         seen = measure(image, kind)
         reasons = unlike(seen, expected, kind, modalities[index])
         content.append({"seen": seen, "expected": expected, "unlike": reasons})

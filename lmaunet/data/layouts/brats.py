@@ -40,6 +40,25 @@ def read_brats(folder: Path, class_map: ClassMap | None, classes: int | None, se
         UserError: where a modality or the segmentation of a case is missing, or the names are of
             both kinds.
     """
+    cases, year = brats_cases(folder)
+    kept = "" if year == "2023" else ", label 4 read as class 3"
+    wanted_of = Wanted(
+        name=folder.resolve().name,
+        layout=f"BraTS, files named as in {year}{kept}",
+        channels=CHANNELS,
+        normalization=norm.zscore("nonzero"),
+    )
+    if class_map is None:
+        class_map = ClassMap(CLASSES, STYLES[year][1])
+    return read_cases(folder, cases, wanted_of, class_map, classes=classes, seed=seed)
+
+
+def brats_cases(folder: Path) -> tuple[list[Case], str]:
+    """Return the cases of a folder by their names, and the year whose names they have.
+
+    Raises:
+        UserError: as for :func:`read_brats`.
+    """
     cases: list[Case] = []
     years: dict[str, Path] = {}
     for place in _case_folders(folder):
@@ -68,24 +87,7 @@ def read_brats(folder: Path, class_map: ClassMap | None, classes: int | None, se
             f"{', '.join(STYLES['2020'][0])} and {years['2023'].name} has "
             f"{', '.join(STYLES['2023'][0])}; keep them in folders of their own"
         )
-    year = next(iter(years))
-    kept = "" if year == "2023" else ", label 4 read as class 3"
-    wanted_of = Wanted(
-        name=folder.resolve().name,
-        layout=f"BraTS, files named as in {year}{kept}",
-        channels=CHANNELS,
-        normalization=norm.zscore("nonzero"),
-    )
-    if class_map is None:
-        class_map = ClassMap(CLASSES, STYLES[year][1])
-    return read_cases(
-        folder,
-        sorted(cases, key=lambda c: c.name),
-        wanted_of,
-        class_map,
-        classes=classes,
-        seed=seed,
-    )
+    return sorted(cases, key=lambda c: c.name), next(iter(years))
 
 
 def find_cases(folder: Path) -> list[tuple[str, tuple[Path, ...], Path | None]]:

@@ -204,15 +204,27 @@ def pair_volume(
     """Return a case with its labels; its images are read when they are needed."""
     codes, geometry = read_labels(label)
     labels = class_map.apply(codes, str(label))
-    readers = tuple(functools.partial(_read_paired, image, label, geometry) for image in images)
+    several = len(images) > 1
+    readers = tuple(
+        functools.partial(_read_paired, image, label, geometry, several) for image in images
+    )
     axes = functools.partial(read_axes, images[0])
     return Volume(
         case, role, labels, readers, geometry.spacing_mm, axes=axes,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def _read_paired(image_path: Path, label_path: Path, labels: Geometry) -> np.ndarray:
+def _read_paired(
+    image_path: Path, label_path: Path, labels: Geometry, several: bool = False
+) -> np.ndarray:
     image, geometry = read_image(image_path)
+    if several and not geometry.same_grid(labels):
+        raise UserError(
+            f"{image_path} lies on another grid than {label_path} (shape {geometry.shape}, "
+            f"expected {labels.shape}, or another place); bring the images of each case onto the "
+            "grid of its labels with: lmaunet-deploy data fuse DIR -o NEW, where --register also "
+            "moves them onto each other"
+        )
     check_shapes(geometry.shape, labels.shape, f"{image_path} and {label_path}")
     if not geometry.same_grid(labels):
         raise UserError(

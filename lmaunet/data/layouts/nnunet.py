@@ -57,15 +57,8 @@ def read_nnunet(
         class_map = ClassMap(dataset.classes, dataset.codes)
     elif class_map.classes != dataset.classes:
         notes = (f"class names are those of the class map, not of {DATASET_FILE}",)
-    if dataset.listed is None:
-        cases, found = _in_folders(folder, dataset, path)
-        notes += found
-    else:
-        cases = [Case(case.name, case.images, case.label) for case in dataset.listed]
-        for file in (file for case in cases for file in (*case.images, case.label)):
-            if not file.exists():
-                raise UserError(f"{path} lists {file}, which does not exist; correct its dataset")
-        notes += (f"cases are the {len(cases)} that {DATASET_FILE} lists",)
+    cases, found = nnunet_cases(folder, dataset)
+    notes += found
     if dataset.count not in (None, len(cases)):
         notes += (f"{DATASET_FILE} says {dataset.count} training cases; there are {len(cases)}",)
 
@@ -97,6 +90,18 @@ def read_nnunet(
     return read_cases(
         folder, cases, wanted, class_map, classes=classes, seed=seed, training=training
     )
+
+
+def nnunet_cases(folder: Path, dataset: DatasetJson) -> tuple[list[Case], tuple[str, ...]]:
+    """Return the cases of a folder whose dataset.json was read, and notes; raises UserError."""
+    path = folder / DATASET_FILE
+    if dataset.listed is None:
+        return _in_folders(folder, dataset, path)
+    cases = [Case(case.name, case.images, case.label) for case in dataset.listed]
+    for file in (file for case in cases for file in (*case.images, case.label)):
+        if not file.exists():
+            raise UserError(f"{path} lists {file}, which does not exist; correct its dataset")
+    return cases, (f"cases are the {len(cases)} that {DATASET_FILE} lists",)
 
 
 def _checked(name: str, path: Path) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _as_stored(volumes: Sequence[Volume], patients: Patients, folder: Path) -> s
 
 def training_images(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
     """Return what reads the images ``(n, H, W)`` of each case that trains, without its labels."""
-    found = {}
+    found: dict[str, Callable[[], np.ndarray]] = {}
     for case, files in _train_cases(folder).items():
         ordered = sorted(files, key=_slice_number)
         shape = _plane(read_npz(ordered[0], ("image",))["image"], ordered[0]).shape

@@ -93,9 +93,9 @@ def find_images(path: Path, channels: int) -> Found:
         return _nnunet(path, channels)
     if brats.is_brats(path):
         return _brats(path, channels)
-    for images, labels in PAIR_FOLDERS:
-        if (path / images).is_dir():
-            found = tree.find_volumes(path / images)[0]
+    for beside, labels in PAIR_FOLDERS:
+        if (path / beside).is_dir():
+            found = tree.find_volumes(path / beside)[0]
             drawn = tree.find_volumes(path / labels)[0] if (path / labels).is_dir() else []
             return _of_files(path, _match(found, drawn, path, channels), channels)
     found, unread = tree.find_volumes(path)
@@ -121,9 +121,10 @@ def _match(
     alone: dict[str, dict[int, tree.Found]] = {}
     for image in images:
         if image.path in left:
+            case, index = image.stem, 0
             match = _CHANNEL.fullmatch(image.stem)
-            several = match is not None and (channels > 1 or match["channel"] == "0000")
-            case, index = (match["case"], int(match["channel"])) if several else (image.stem, 0)
+            if match is not None and (channels > 1 or match["channel"] == "0000"):
+                case, index = match["case"], int(match["channel"])
             alone.setdefault("/".join((*image.folders, case)).lower(), {})[index] = image
     for name, files in alone.items():
         ordered = [files[index] for index in sorted(files)]
@@ -139,7 +140,7 @@ def _of_files(
     notes: tuple[str, ...] = (),
 ) -> Found:
     """Return those of some cases that train, read as volumes."""
-    options = {}
+    options: Mapping[str, Any] = {}
     if (folder / CLASS_FILE).is_file():
         options = read_class_map(folder / CLASS_FILE).options
     if options.get("normalization") is not None:

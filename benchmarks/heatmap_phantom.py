@@ -1,0 +1,149 @@
+"""Heat maps on images where the cause is known: a square far from the disc decides its class.
+
+Each image has a disc in its lower half and a square in its upper half. The disc is to be labelled
+``one`` where the square is bright and ``two`` where it is dark, so that a network that tells them
+apart has looked at the square. For each LKM the share of the map of ``one`` that lies on the square
+is set against the square's share of the image, beside the same with randomised weights.
+
+    python benchmarks/heatmap_phantom.py [--epochs 30] [--seed 0] [--picture docs/heatmaps.png]
+
+Writes ``results/heatmap_phantom.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import copy
+import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lmaunet.data.dataset import SliceSet
+from lmaunet.deploy.heatmap_pictures import heatmap_rows
+from lmaunet.net.network import LMaUNet
+from lmaunet.quant.heatmaps import blocks_of, class_activation, randomized
+from lmaunet.spec import NetSpec
+from lmaunet.stage import tool_versions, write_json
+from lmaunet.train.loop import fit
+from lmaunet.train.processes import join_processes
+from lmaunet.train.schedule import Schedule
+
+SIZE, SQUARE, RADIUS = 64, 12, 8
+CLASSES = ("background", "one", "two")
+SPEC = NetSpec(
+    "phantom", (8, 12, 16, 24, 32), classes=3, states=4, kernels=(7, 7, 7, 5),
+    input_size=(SIZE, SIZE),
+)  # fmt: skip
+RESULT = Path(__file__).parents[1] / "results" / "heatmap_phantom.json"
+
+
+def draw(count: int, seed: int) -> tuple[SliceSet, np.ndarray]:
+    """Return slices, and the squares as masks ``(n, H, W)``."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(0, 0.2, (count, 1, SIZE, SIZE)).astype(np.float32)
+    labels = np.zeros((count, SIZE, SIZE), np.uint8)
+    squares = np.zeros((count, SIZE, SIZE), bool)
+    rows, columns = np.indices((SIZE, SIZE))
+    for index in range(count):
+        top, left = rng.integers(2, SIZE // 2 - SQUARE - 2), rng.integers(2, SIZE - SQUARE - 2)
+        squares[index, top : top + SQUARE, left : left + SQUARE] = True
+        y, x = rng.integers(SIZE // 2 + RADIUS, SIZE - RADIUS), rng.integers(RADIUS, SIZE - RADIUS)
+        disc = (rows - y) ** 2 + (columns - x) ** 2 <= RADIUS**2
+        bright = index % 2 == 0
+        images[index, 0][squares[index]] += 2.0 if bright else -2.0
+        images[index, 0][disc] += 1.0
+        labels[index][disc] = 1 if bright else 2
+    names = np.array([f"case{i}" for i in range(count)])
+    return SliceSet(images, labels, names, np.zeros(count, int)), squares
+
+
+def near(squares: np.ndarray, by: int) -> np.ndarray:
+    """Return masks grown by some pixels: a map of a coarse block cannot be sharper than it."""
+    grown = F.max_pool2d(torch.from_numpy(squares[:, None].astype(np.float32)), 2 * by + 1, 1, by)
+    return grown[:, 0].numpy() > 0
+
+
+def shares(network: torch.nn.Module, held: SliceSet, squares: np.ndarray) -> dict[str, float]:
+    """Return the mean share of each LKM's map of ``one`` that lies on the square."""
+    blocks = blocks_of(network)
+    images = torch.from_numpy(held.images)
+    maps = class_activation(network, images, 1, list(blocks.values()), "all").numpy()
+    found: dict[str, float] = {}
+    for place, name in enumerate(blocks):
+        mask = near(squares, 2**place)
+        each = [(m * s).sum() / m.sum() for m, s in zip(maps[:, place], mask, strict=True)
+                if m.sum() > 0]  # fmt: skip
+        found[name] = float(np.mean(each)) if each else 0.0
+    return found
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    network = LMaUNet(SPEC)
+    data, _ = draw(arguments.images, arguments.seed)
+    history = fit(
+        network, data, Schedule(arguments.epochs, 5e-3, 8, augment=False), classes=3,
+        seed=arguments.seed, folder=None, processes=join_processes(),
+        progress=lambda share, line: print(f"{share:.2f} {line}", end="\r", flush=True),
+    )  # fmt: skip
+    network.eval()
+    held, squares = draw(40, arguments.seed + 1000)
+    with torch.no_grad():
+        classes = network(torch.from_numpy(held.images)).argmax(1).numpy()
+    on_disc = held.labels > 0
+    right = float((classes == held.labels)[on_disc].mean())
+    bright = np.arange(len(held)) % 2 == 0
+    shown, where = held.take(np.flatnonzero(bright)), squares[bright]
+    shuffled = copy.deepcopy(network)
+    randomized(shuffled, 1)
+    of_area = {f"lkm{i + 1}": float(near(where, 2**i).mean()) for i in range(4)}
+    content = {
+        "command": f"benchmarks/heatmap_phantom.py --epochs {arguments.epochs} --images "
+        f"{arguments.images} --seed {arguments.seed}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": tool_versions(),
+        "dice_in_training": history[-1]["dice"],
+        "disc_pixels_right": right,
+        "share_of_map_on_square": shares(network, shown, where),
+        "share_of_area_of_square": of_area,
+        "share_with_randomised_weights": shares(shuffled, shown, where),
+    }
+    write_json(arguments.output, content)
+    print(content)
+    if arguments.picture is not None:
+        rows = heatmap_rows(
+            network, shown.images[:1], shown.labels[:1], CLASSES, titles=["phantom"], pixels="all",
+            wanted=[1], tile_pixels=192,
+        )  # fmt: skip
+        save(arguments.picture, rows["rows"][0]["tiles"])
+
+
+def save(path: Path, tiles: list[str]) -> None:
+    """Write tiles side by side."""
+    import io
+
+    from PIL import Image
+
+    read = [Image.open(io.BytesIO(base64.b64decode(t.partition(",")[2]))) for t in tiles]
+    wide = Image.new("RGB", (sum(t.width + 4 for t in read) - 4, read[0].height), "white")
+    left = 0
+    for tile in read:
+        wide.paste(tile, (left, 0))
+        left += tile.width + 4
+    wide.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -175,6 +175,11 @@ def quantize(
     graph, weights = graph_of(model, images.shape)
     check_quantizable(graph)
     if settings.dropout:
+        if images.ndim == 5:
+            raise UserError(
+                "--dropout for a network of volumes; how sure a network is is known of slices "
+                "only: leave it out"
+            )
         head_of(graph)
     bits = resolve_bits(graph, settings.bits)
     noticed = notices(graph, weights, data, chosen)

@@ -14,6 +14,7 @@ and 0.2 to 0.5 of that of a Scan over single steps (``benchmarks/scan_in_onnx.py
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lmaunet.export.lowerings import DOMAIN, INPUTS, NAME, Builder, Lowering, ScanInputs, ScanSite
@@ -61,6 +62,8 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> ir.Value:
     """Add the nodes of one scan and return y ``(batch, L, channels)``.
 
     The surplus of the last block is zeros. It comes after every real token, so it changes none.
+    They are joined on: a Pad of dequantized integers OpenVINO 2026.4 moves before the
+    dequantization, whose zero point it pads and whose input not, and then it refuses the model.
     The states lie as ``(states, channels)``: the longer side last makes broadcasting cheaper.
     """
     n, d, s = site.batch, site.channels, site.states
@@ -68,7 +71,10 @@ def emit(builder: Builder, site: ScanSite, inputs: ScanInputs) -> ir.Value:
 
     def blocked(tensor: ir.Value, *shape: int) -> ir.Value:
         if cut.surplus:
-            tensor = builder.op("Pad", tensor, builder.integers(0, 0, 0, 0, cut.surplus, 0))
+            zeros = builder.op(
+                "ConstantOfShape", builder.integers(n, cut.surplus, math.prod(shape))
+            )
+            tensor = builder.op("Concat", tensor, zeros, axis=1)
         return builder.reshape(tensor, n, cut.blocks, cut.chunks, cut.steps, *shape)
 
     delta = builder.op("Softplus", inputs.dt)
@@ -212,7 +218,7 @@ def node_count(site: ScanSite) -> int:
     last, 3 a step but the first.
     """
     cut = tiling(site.tokens)
-    count = 12 + (5 if cut.surplus else 0) + 5 + (3 if cut.steps > 1 else 0) + 2 * cut.steps
+    count = 12 + (9 if cut.surplus else 0) + 5 + (3 if cut.steps > 1 else 0) + 2 * cut.steps
     if cut.chunks > 1:
         count += 4 + 2 * (cut.chunks - 1) + 3 * (cut.steps - 1)
     return count

@@ -20,6 +20,8 @@ MODULES = sorted(
 COLLECT = {
     "lmaunet.fpga.agreement.nodes._Count", "lmaunet.fpga.sizing.folding.FoldedNode",
     "lmaunet.fpga.agreement.scan.ScanCheck",
+    "lmaunet.data.calibration_scores.Reliability", "lmaunet.data.calibration_scores.ErrorRanking",
+    "lmaunet.deploy.confident.Samples", "lmaunet.deploy.correction._Part",
     "lmaunet.data.dicom.pixels._Padding", "lmaunet.data.images.intensity.Recorder",
     "lmaunet.deploy.network_calls.Network", "lmaunet.deploy.phase_times.Timer",
     "lmaunet.deploy.run_data.RunData", "lmaunet.scan.integer_algebra.IntegerAlgebra",

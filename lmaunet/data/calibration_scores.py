@@ -141,7 +141,7 @@ REGIONS = ("foreground", "all")
 """Where label or mask is foreground; every voxel of the network's slices."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class CalibrationCounts:
     """All that is counted of held-out slices, for each kind of prediction and region."""
 

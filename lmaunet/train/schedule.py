@@ -45,7 +45,9 @@ class Schedule:
 
     def dropping(self, before: float) -> Schedule:
         """Return the schedule with the probability of dropping of before where it says none."""
-        return self if self.drop_modality is not None else replace(self, drop_modality=before)
+        if self.drop_modality is not None or not before:
+            return self
+        return replace(self, drop_modality=before)
 
     def rate(self, fraction: float) -> float:
         """Return the learning rate after a fraction 0..1 of the training."""

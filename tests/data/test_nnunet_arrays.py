@@ -194,7 +194,7 @@ def test_channels_must_lie_on_the_grid_of_the_labels(raw, maker):
     folder = raw()
     path = folder / "imagesTr" / "c1_0001.nii.gz"
     maker.write(path, maker.image(maker.labels()), spacing=(3.0, 1.0, 1.5))
-    with pytest.raises(UserError, match=r"c1_0001\.nii\.gz and .*c1\.nii\.gz lie in different"):
+    with pytest.raises(UserError, match=r"c1_0001\.nii\.gz lies on another grid than .*c1\.nii"):
         load(folder, size=SIZE)
 
 

@@ -19,7 +19,9 @@ LIMITS = {
         "CLOCK_MHZ": 250.0, "FLOW": "none",
     },
     "lmaunet.deploy.describe": {
-        "ARTICLE_PARAMS": 11_200_000, "ARTICLE_GFLOP": 182.3, "SIZES": (512, 256),
+        "ARTICLE": {"unet": (7.8e6, 145.2), "unet-large-kernel": (12.4e6, 210.7),
+                    "unet-mamba": (9.1e6, 168.5), "base": (11.2e6, 182.3)},
+        "SIZES": (512, 256),
     },
     "lmaunet.deploy.doctor": {"MISSING_TOOL": 3},
     "lmaunet.deploy.patients": {"LEAST_PATIENTS": 5, "RESAMPLES": 5000, "LEVEL": 0.95},

@@ -52,8 +52,8 @@ def test_doctor_says_which_commands_work_where_nothing_that_trains_is_installed(
     lines = done.stdout.splitlines()
     place = lines.index("commands")
     assert lines[place + 1].split()[:2] == ["work", "infer,"]
-    assert [line.split()[0] for line in lines if "train, qat" in line] == ["MISSING"]
-    (place,) = (index for index, line in enumerate(lines) if "train, qat" in line)
+    assert [line.split()[0] for line in lines if "heatmap, qat" in line] == ["MISSING"]
+    (place,) = (index for index, line in enumerate(lines) if "heatmap, qat" in line)
     fix = next(line for line in lines[place:] if "get them with: " in line)
     assert all(requirement.split("=")[0] in fix for requirement in declared()["qat"])
 

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK
 from command_line import runner
 
-from lmaunet.deploy import segmenter
+from lmaunet.deploy import phase_times, segmenter
 from lmaunet.stage import write_json
 
 
@@ -131,7 +131,7 @@ def test_the_first_slice_goes_alone_and_the_others_by_batches(
 
 def test_a_phase_within_a_phase_counts_once(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 10.0])
-    monkeypatch.setattr(segmenter.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(phase_times.time, "perf_counter", lambda: next(now))
     timer = segmenter.Timer()
     with timer.phase("blend"), timer.phase("infer"):
         pass

@@ -185,7 +185,7 @@ def measured(monkeypatch, tmp_path):
     made = SimpleNamespace(shown=[], written=[], assembled=[])
     val = SimpleNamespace(
         images=np.arange(24).reshape(2, 2, 2, 3), labels=np.ones((2, 2, 3), int),
-        cases=["p", "q"], z=[7, 9],
+        slice_cases=["p", "q"], slice_z=[7, 9], by_slice=lambda array: array,
     )  # fmt: skip
     data = SimpleNamespace(val=val, classes=("air", "liver"))
     monkeypatch.setattr(reporting, "require_builds", lambda run, limits: None)

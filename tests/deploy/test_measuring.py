@@ -95,12 +95,17 @@ def test_data_of_another_digest_are_refused(tmp_path, known):
         pipeline.require_data({"data_sha256": known} if known is not None else {}, images, tmp_path)
 
 
+class Slices(SimpleNamespace):
+    def __len__(self):
+        return len(self.images)
+
+
 def test_the_slices_with_most_foreground_go_along_in_their_order():
     labels = np.zeros((7, 4, 5), np.uint8)
     for index, count in enumerate((3, 9, 0, 9, 1, 20, 3)):
         labels[index].flat[:count] = 2 + index % 3
     images = np.arange(7, dtype=np.float32)[:, None, None, None] * np.ones((7, 1, 4, 5), np.float32)
-    data = SimpleNamespace(train=SimpleNamespace(images=images, labels=labels))
+    data = SimpleNamespace(train=Slices(images=images, labels=labels))
     assert pipeline.samples_of(data)[:, 0, 0, 0].tolist() == [0, 1, 3, 5]
 
 

@@ -143,7 +143,7 @@ def test_data_fit_the_network_on_either_side(monkeypatch, channels, classes, sai
             continue
         with pytest.raises(UserError, match=said):
             source.load(spec)
-    size = {"size": (32, 48), "seed": 9, "training": None}
+    size = {"size": (32, 48), "seed": 9, "training": None, "spacing_mm": None, "fit": None}
     assert asked == [size, ((Path("d"),), size | {"class_map": Path("m")})]
 
 

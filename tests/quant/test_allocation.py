@@ -30,7 +30,7 @@ WIDE = NetSpec("w", (8, 24, 24, 32, 48), states=2, kernels=(3, 3, 3, 3), input_s
 @functools.cache
 def graph_and_weights(spec):
     """The network of a spec, for its smallest image."""
-    return graph_of(LMaUNet(spec), (1, spec.in_channels, *[spec.size_multiple] * 2))
+    return graph_of(LMaUNet(spec), (1, spec.in_channels, *spec.size_multiples))
 
 
 def graph_for(spec):
@@ -45,7 +45,7 @@ def parse_bits(graph, text):
 def test_every_layer_with_weights_is_found_in_the_network(spec):
     with torch.device("meta"):
         modules = LMaUNet(spec).named_modules()
-    kinds = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear
+    kinds = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d | torch.nn.Linear
     assert {layer.name: layer.weights for layer in weight_layers(graph_for(spec))} == {
         name: module.weight.numel() for name, module in modules if isinstance(module, kinds)
     }

@@ -19,13 +19,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmaunet.data.images.geometry import corners
+from lmaunet.data.images.mutual_information import Judge
 from lmaunet.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SIDES, SAMPLES = (32, 64, 128), (6_000, 12_000, 25_000)
 """Of each level: voxels along the longest side of the first image, and how many are drawn."""
@@ -50,9 +48,6 @@ LEAST_INFORMATION = 0.02
 """Nats, within both bodies: of noise it is below."""
 MIRRORED = 1.05
 LEAST_BETTER = 0.99
-VALUES = 24
-QUANTILES = (0.005, 0.995)
-FEW = 200
 
 Say = Callable[[str], None]
 
@@ -143,7 +138,13 @@ def register(fixed: Any, moving: Any, name: str, onto: str, say: Say) -> Registr
         ends.sort(key=lambda end: -judge(end)[0])
         finer = [_climb(levels[2], end, steps[2], SAMPLES[2], name, onto) for end in ends[:3]]
         best, apart, rival = _meeting(fixed, judge, finer)
-    if apart > allowed or rival > RIVAL:
+    if apart <= allowed and rival > RIVAL:
+        raise UserError(
+            f"the registration of {name} onto {onto} fits as well at another place, where another "
+            f"start ends ({rival:.3f} of the best mutual information, at most {RIVAL:g}), so that "
+            f"none can be trusted; {REMEDY}"
+        )
+    if apart > allowed:
         raise UserError(
             f"the registration of {name} onto {onto} ends at places {apart:.1f} mm apart from "
             f"several starts (at most {allowed:.1f} mm from where it fits best), so that none can "
@@ -287,61 +288,6 @@ def _climb(
     raise UserError(
         f"{name} and {onto} do not overlap where a registration looks for them; {REMEDY}"
     )
-
-
-class Judge:
-    """Mutual information of two images after a transform, in nats: of all, and within the bodies.
-
-    Bodies are what is above Otsu's threshold. The bias of a histogram of few values is taken off
-    (Moddemeijer, Signal Processing 16, 1989), so that of noise it is 0 in the mean.
-    """
-
-    def __init__(self, fixed: Any, moving: Any) -> None:
-        import SimpleITK
-
-        self.fixed, self.moving = fixed, moving
-        self.values = SimpleITK.GetArrayFromImage(fixed)
-        self.body = SimpleITK.GetArrayFromImage(SimpleITK.OtsuThreshold(fixed, 0, 1)) > 0
-        self.moving_body = SimpleITK.OtsuThreshold(moving, 0, 1)
-        self.everywhere = moving * 0 + 1
-
-    def __call__(self, transform: Any) -> tuple[float, float]:
-        """Return both for a transform."""
-        import SimpleITK
-
-        def moved(image: Any, how: int) -> np.ndarray:
-            return SimpleITK.GetArrayFromImage(
-                SimpleITK.Resample(image, self.fixed, transform, how, 0.0)
-            )
-
-        values = moved(self.moving, SimpleITK.sitkLinear)
-        there = moved(self.everywhere, SimpleITK.sitkNearestNeighbor) > 0
-        both = there & self.body & (moved(self.moving_body, SimpleITK.sitkNearestNeighbor) > 0)
-        return (
-            mutual_information(self.values[there], values[there]),
-            mutual_information(self.values[both], values[both]),
-        )
-
-
-def mutual_information(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the mutual information of pairs of values in nats, without its bias; 0 of few."""
-    import numpy as np
-
-    if len(first) < FEW:
-        return 0.0
-
-    def binned(values: np.ndarray) -> np.ndarray:
-        low, high = np.quantile(values, QUANTILES)
-        unit = (values - low) / max(float(high - low), 1e-12)
-        return np.clip(unit * VALUES, 0, VALUES - 1).astype(np.int64)
-
-    counts = np.bincount(binned(first) * VALUES + binned(second), minlength=VALUES**2)
-    joint = counts.reshape(VALUES, VALUES) / counts.sum()
-    rows, columns = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)
-    seen = joint > 0
-    found = float((joint[seen] * np.log(joint[seen] / (rows * columns)[seen])).sum())
-    bias = (np.count_nonzero(rows) - 1) * (np.count_nonzero(columns) - 1) / (2 * counts.sum())
-    return found - float(bias)
 
 
 def _fall(judge: Judge, end: Any, middle: Sequence[float], side: float) -> float:

@@ -92,12 +92,22 @@ def grid_of(value: ir.Value) -> ir.Node | None:
         return node if scale is not None and scale.size == 1 else None
     if node.op_type not in MOVES or not _keeps_values(node):
         return None
-    inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    inputs = node.inputs[:1]
+    if node.op_type == "Concat":
+        inputs = [source for source in node.inputs if not _is_zero(source)]
     found = [grid_of(source) for source in inputs]
-    first = found[0]
+    first = found[0] if found else None
     if first is None or any(f is None or not _same_grid(f, first) for f in found):
         return None
     return first
+
+
+def _is_zero(value: ir.Value) -> bool:
+    """Tell whether a tensor is zeros of some shape, which lie on every grid."""
+    node = value.producer()
+    if node is None or node.op_type != "ConstantOfShape":
+        return False
+    return "value" not in node.attributes or not node.attributes["value"].as_tensor().numpy().any()
 
 
 def _keeps_values(node: ir.Node) -> bool:

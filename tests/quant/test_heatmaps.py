@@ -180,7 +180,11 @@ def test_randomised_weights_change_the_maps(tiny_model, tiny_quantized, tiny_dat
     shuffled = copy.deepcopy(network)
     randomized(shuffled, 1)
     after = class_activation(shuffled, images, 4, values, "all").numpy()
-    for place, value in enumerate(values):
+    # where the ReLU leaves nothing of a map all ranks are ties
+    there = [p for p in range(len(values)) if before[:, p].any() and after[:, p].any()]
+    assert len(there) >= 2
+    for place in there:
+        value = values[place]
         pair = [ranks(m[:, place]) for m in (before, after)]
         assert abs(np.corrcoef(*pair)[0, 1]) < LARGEST_CORRELATION, value
         # what no weight has a part in, such as the image, would be the same

@@ -42,11 +42,11 @@ def _shown(found: Mapping[str, Any], provenance: str) -> dict[str, Any]:
     cost, inside = found["cost"], float(found["further_sample_within"])
     temperatures = [float(t) for t in found["temperatures_of_others"].values()]
     fitted = (
-        f"each of the {found['patients']} patients is scored with a temperature fitted to the "
+        f"Each of the {found['patients']} patients is scored with a temperature fitted to the "
         f"others ({min(temperatures):.3g} to {max(temperatures):.3g}); the one that ships, "
         f"{found['temperature']:.3g}, is fitted to all"
         if temperatures
-        else "there is one patient, so that no temperature of others can be scored"
+        else "There is one patient, so that no temperature of others can be scored"
     )
     return {
         "rows": rows,
@@ -120,5 +120,6 @@ def _risk(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": "Risk by coverage", "x": "share of voxels kept, the surest first",
         "y": "share of these that is wrong", "ticks": ["0", "0.5", "1"],
-        "high": ["0", f"{top / 2:.1%}", f"{top:.1%}"], "diagonal": False, "lines": lines,
+        "high": ["0", f"{100 * top / 2:.3g}%", f"{100 * top:.3g}%"], "diagonal": False,
+        "lines": lines,
     }  # fmt: skip

@@ -146,7 +146,9 @@ def rows_of(
             heat = np.rint(enlarge(share, scale) * (HEAT_LEVELS - 1)) / (HEAT_LEVELS - 1)
             alpha = (STRONGEST * np.sqrt(heat))[..., None]
             tiles.append(_png((1 - alpha) * shades + alpha * _colours(heat)))
-        rows.append({"title": f"{class_names[int(c)]}: {titles[index]}", "tiles": tiles})
+        nothing = "" if np.any(of_class) else "; the network gives it no pixel there"
+        title = f"{class_names[int(c)]}: {titles[index]}{nothing}"
+        rows.append({"title": title, "tiles": tiles})
     return {"columns": ["image", *map(str, maps["blocks"])], "rows": rows}
 
 

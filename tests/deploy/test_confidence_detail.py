@@ -76,7 +76,7 @@ def test_the_plots_are_of_the_scores():
 
 def test_of_one_patient_it_says_that_no_temperature_is_scored():
     text = render.markdown(sample(calibration(1)))
-    assert "there is one patient" in text and "with a temperature |" not in text
+    assert "There is one patient" in text and "with a temperature |" not in text
 
 
 def test_what_was_emulated_says_so():

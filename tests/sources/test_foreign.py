@@ -95,9 +95,10 @@ def test_from_a_trainer_of_its_own_to_a_checkpoint(tmp_path, code, results, here
     [
         ("import os; os._exit(7)", 60, r"ended its process with status 7 while building its net"),
         ("import os; os.kill(os.getpid(), 9)", 60, "ended its process by SIGKILL while building"),
-        (
+        pytest.param(
             "import time; print('so slow')\nwhile True: time.sleep(0.01)", 25,
             r"stopped after 25 s while building its network at .*nets/two_way.py:3 .*: so slow\)",
+            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip

@@ -53,6 +53,7 @@ def in_ultraram(fifos):
     return {tensor: "ultra" for tensor, queue in fifos.items() if queue.depth > fifo.SHALLOW}
 
 
+@pytest.mark.slow
 def test_chains_carry_the_same_streams(packed, codes, compiled, tmp_path):
     found = prove(packed, codes, tmp_path, tmp_path, print, compiled, in_ultraram)
     placed = packed.placed(in_ultraram(found.fifos))

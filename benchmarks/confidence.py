@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accuracy import neutral
 
 from lmaunet.artifacts import Build
 from lmaunet.data.confidence import SAMPLES, Dropout, draw_masks, predictive_entropy, softmax
@@ -31,7 +32,7 @@ from lmaunet.deploy.calibrating import calibrate_build, cost_of
 from lmaunet.deploy.console import progress_bar, run_command, table
 from lmaunet.deploy.targets import BuildRequest, Target, get_target
 from lmaunet.sampling import labelled_first
-from lmaunet.stage import read_json, sha256, tool_versions, write_json
+from lmaunet.stage import read_json, read_manifest, sha256, tool_versions, write_json
 
 COMPARED = 12
 SEED = 0
@@ -156,11 +157,12 @@ def measure(arguments: argparse.Namespace) -> int:
     _, _, height, width = network.source.shape(network.source.outputs[0])
     data = load(arguments.data, size=(height, width))
     samples = data.train.images[labelled_first(data.train.labels, 2)]
-    quantized = read_json(folder / "qat.json")
+    quantized, manifest = read_json(folder / "qat.json"), read_manifest(folder)
     content: dict[str, Any] = {
-        "command": f"python benchmarks/confidence.py --data {arguments.data.name}",
+        "command": neutral("benchmarks/confidence.py", sys.argv),
         "qat": {
-            "settings": arguments.settings,
+            "settings": manifest["options"]["settings"],
+            "seed": manifest["seed"],
             "dice": {key: value["dice"] for key, value in quantized["scores"].items()},
         },
         "date": datetime.date.today().isoformat(),
@@ -218,7 +220,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="a run whose qat had --dropout")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--settings", default="", help="the options of qat, to be noted")
     parser.add_argument("--sizes", default="128,256", help="of edge, to time")
     parser.add_argument("--output", "-o", type=Path, required=True)
     return measure(parser.parse_args())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,11 @@ from lmaunet.stage import sha256, write_json
 
 if TYPE_CHECKING:
     from lmaunet.artifacts import Agreement
+    from lmaunet.data.confidence import Dropout
     from lmaunet.data.dataset import Dataset
+    from lmaunet.data.modalities import Modalities
     from lmaunet.deploy.runs import DataSource
+    from lmaunet.graph_spec import NetworkSpec
     from lmaunet.train.schedule import Progress
 
 
@@ -40,6 +44,59 @@ def write_graphs(
         progress(fraction, f"exporting {name}")
         write(model, image, out / name)
     np.savez_compressed(out / "samples.npz", images=images)
+
+
+def network_of(path: Path) -> tuple[NetworkSpec, Any]:
+    """Return what the network of a checkpoint is, and the network."""
+    from lmaunet.net.checkpoint import load_checkpoint
+    from lmaunet.sources.checkpoint import restore
+
+    loaded = load_checkpoint(path)
+    return loaded.spec, restore(loaded, path)
+
+
+def write_export(
+    out: Path,
+    trained: Path,
+    control: tuple[NetworkSpec, Any],
+    data: Dataset,
+    came_from: Mapping[str, str],
+    progress: Progress,
+    *,
+    dropout: Dropout | None = None,
+    modalities: Modalities | None = None,
+) -> tuple[Agreement, ...]:
+    """Write a quantized network's files into a folder and check them against torch.
+
+    Args:
+        out: the folder.
+        trained: the folder with the network's ``model.pt`` and ``scan.json``.
+        control: what the float network is that is exported beside it, and the network.
+        data: in the network's size.
+        came_from: digests for the interface, by name.
+        progress: told what is being done.
+        dropout, modalities: what the interface says of them.
+    """
+    from lmaunet.export import network
+    from lmaunet.export.agreement import check_exports
+    from lmaunet.export.scan_metadata import write_scan_formats
+    from lmaunet.graph.file import topology_digest
+    from lmaunet.quant.qat import load_quantized
+    from lmaunet.quant.scan_formats import read_formats
+
+    quantized, (spec, float32) = load_quantized(trained / "model.pt"), control
+    samples = samples_of(data)
+    digests = {**came_from, "quantized": sha256(trained / "model.pt")}
+    graph = topology_digest(quantized.source)
+    interface = Interface.of(spec, graph, data, digests, dropout, modalities)
+    write_json(out / INTERFACE_FILE, interface.to_json())
+    write_graphs(out, float32, quantized, samples, progress)
+    write_calibration(out, data)
+    formats = [entry.chosen.spec for entry in read_formats(trained / "scan.json")]
+    for name in (network.QCDQ, network.QONNX) if formats else ():
+        write_scan_formats(out / name, formats)
+    progress(0.6, "checking the graphs against torch in ONNX Runtime")
+    return check_exports(out, samples[:1], float32, quantized)
 
 
 def write_profiles(
@@ -64,17 +121,6 @@ def write_profiles(
         came_from: digests for the interfaces.
         progress: told what is being done.
     """
-    import dataclasses
-
-    from lmaunet.export import network
-    from lmaunet.export.agreement import check_exports
-    from lmaunet.export.scan_metadata import write_scan_formats
-    from lmaunet.graph.file import topology_digest
-    from lmaunet.net.checkpoint import load_checkpoint
-    from lmaunet.quant.qat import load_quantized
-    from lmaunet.quant.scan_formats import read_formats
-    from lmaunet.sources.checkpoint import restore
-
     kernels = elastic_kernels(options)
     if not kernels:
         return []
@@ -86,26 +132,13 @@ def write_profiles(
         if kernel == middle:
             continue
         progress(0.7, f"exporting kernel {kernel}")
-        folder, trained = out / PROFILES / str(kernel), qat / PROFILES / str(kernel)
-        folder.mkdir(parents=True)
-        quantized = load_quantized(trained / "model.pt")
-        path = control / PROFILES / str(kernel) / "control.pt"
-        loaded = load_checkpoint(path)
-        float32 = restore(loaded, path)
-        samples = samples_of(data[kernel])
-        digests = {**came_from, "quantized": sha256(trained / "model.pt")}
-        digest = topology_digest(quantized.source)
-        interface = Interface.of(loaded.spec, digest, data[kernel], digests)
-        write_json(folder / INTERFACE_FILE, interface.to_json())
-        write_graphs(folder, float32, quantized, samples, lambda *line: None)
-        write_calibration(folder, data[kernel])
-        formats = [entry.chosen.spec for entry in read_formats(trained / "scan.json")]
-        for name in (network.QCDQ, network.QONNX) if formats else ():
-            write_scan_formats(folder / name, formats)
-        agreements += [
-            dataclasses.replace(found, name=f"kernel {kernel}: {found.name}")
-            for found in check_exports(folder, samples[:1], float32, quantized)
-        ]
+        place = f"{PROFILES}/{kernel}"
+        (out / place).mkdir(parents=True)
+        found = write_export(
+            out / place, qat / place, network_of(control / place / "control.pt"), data[kernel],
+            came_from, lambda *line: None,
+        )  # fmt: skip
+        agreements += [dataclasses.replace(a, name=f"kernel {kernel}: {a.name}") for a in found]
     return agreements
 
 

@@ -47,7 +47,7 @@ def infer(
     kernel: Annotated[str, typer.Option("--kernel", help="Of an elastic network's build: auto, by the image's resolution, or one of its kernels, such as 5, 7 or 9.", autocompletion=offer("auto", "5", "7", "9"))] = AUTO,  # noqa: E501
     fuse: Annotated[str, typer.Option(help="Images on another grid than the first: resample them onto it, or register them onto it first; refused if not given.", autocompletion=offer("resample", "register"))] = "",  # noqa: E501
     missing: Annotated[Optional[list[int]], typer.Option(help="The number of an image that is missing, 1 for the first, for a network trained with --drop-modality; repeatable. Or give - in its place.")] = None,  # noqa: E501, UP045
-    crf: Annotated[bool, typer.Option("--crf", help="Take the labels of least energy, by probability and contrast, for the most probable ones; off, because no gain of it was sure on held-out patients (docs/correction.md).")] = False,  # noqa: E501
+    crf: Annotated[bool, typer.Option("--crf", help="Take the labels of least energy, by probability and contrast, for the most probable ones; what that gained on ten patients: docs/correction.md.")] = False,  # noqa: E501
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Segment an image with a build; the result lies on the image's own grid."""

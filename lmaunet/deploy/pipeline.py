@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.data.modalities import Modalities, check_droppable, of_notes
 from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.builds import built_targets, load_build
-from lmaunet.deploy.deployment import INTERFACE_FILE, Interface, write_build
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
-from lmaunet.deploy.export_graphs import write_graphs, write_profiles
-from lmaunet.deploy.export_images import images_of, samples_of, write_calibration
+from lmaunet.deploy.deployment import Interface, write_build
+from lmaunet.deploy.export_graphs import network_of, write_export, write_profiles
+from lmaunet.deploy.export_images import images_of
 from lmaunet.deploy.masked_builds import add_head, dropout_file, dropout_of
 from lmaunet.deploy.outcome import (
     Outcome,
@@ -37,7 +37,7 @@ from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.kernel_profiles import PROFILES
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_json, read_stage, record_of, sha256, write_json
+from lmaunet.stage import Stage, read_json, read_stage, record_of, write_json
 from lmaunet.train.processes import process_count
 
 if TYPE_CHECKING:
@@ -304,45 +304,23 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
 
     def work(out: Path) -> None:
         progress(0.0, "loading torch and the networks")
-        from lmaunet.export import network
-        from lmaunet.export.agreement import check_exports
-        from lmaunet.export.scan_metadata import write_scan_formats
-        from lmaunet.graph.file import topology_digest
-        from lmaunet.net.checkpoint import load_checkpoint
-        from lmaunet.quant.qat import load_quantized
-        from lmaunet.quant.scan_formats import read_formats
-        from lmaunet.sources.checkpoint import restore
-
-        quantized = load_quantized(folder / "model.pt")
-        loaded = load_checkpoint(inputs["control"])
-        float32 = restore(loaded, inputs["control"])
-        images = RunData(run, source, loaded.spec, training_in(manifest["options"]))
+        spec, float32 = network_of(inputs["control"])
+        images = RunData(run, source, spec, training_in(manifest["options"]))
         require_data(manifest["options"], images, folder)
         data = images.load()
-        samples = samples_of(data)
-        came_from = {
-            "checkpoint": manifest["inputs"].get("checkpoint", {}).get("sha256", ""),
-            "quantized": sha256(inputs["model"]),
-        }
-        digest = topology_digest(quantized.source)
+        came_from = {"checkpoint": manifest["inputs"].get("checkpoint", {}).get("sha256", "")}
         with record_of(folder):
             noted = read_json(folder / "qat.json").get("modalities")
-        known = Modalities.from_json(noted, loaded.spec.in_channels)
-        dropout = dropout_of(folder)
-        interface = Interface.of(loaded.spec, digest, data, came_from, dropout, known)
-        write_json(out / INTERFACE_FILE, interface.to_json())
-        write_graphs(out, float32, quantized, samples, progress)
-        write_calibration(out, data)
-        formats = [entry.chosen.spec for entry in read_formats(folder / "scan.json")]
-        for name in (network.QCDQ, network.QONNX) if formats else ():
-            write_scan_formats(out / name, formats)
-        progress(0.6, "checking the graphs against torch in ONNX Runtime")
         agreements = [
-            *check_exports(out, samples[:1], float32, quantized),
+            *write_export(
+                out, folder, (spec, float32), data, came_from, progress,
+                dropout=dropout_of(folder),
+                modalities=Modalities.from_json(noted, spec.in_channels),
+            ),
             *write_profiles(
                 out, folder, controlled, manifest["options"], source, data, came_from, progress
             ),
-        ]
+        ]  # fmt: skip
         write_json(out / "export.json", {"agreements": [a.to_json() for a in agreements]})
 
     return run_stage(stage, work)

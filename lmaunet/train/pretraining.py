@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from lmaunet.data.augment import batches
 from lmaunet.data.dataset import SliceSet
 from lmaunet.errors import UserError
-from lmaunet.net.checkpoint import read_file, save_atomically
-from lmaunet.train.loop import CLIP_NORM, SMOOTHING, memory_format, parameter_groups
+from lmaunet.train.loop import SMOOTHING
 from lmaunet.train.masking import Masking
+from lmaunet.train.optimization import Optimization
 from lmaunet.train.processes import Processes
 from lmaunet.train.schedule import Progress, Schedule
 
@@ -103,29 +103,11 @@ def restore_masked(
     """
     size = data.images.shape[2], data.images.shape[3]
     masking.count(size)
-    processes.wait()
-    saved = folder / f"{NAME}.last.pt" if folder else None
-    state = None
-    if saved and saved.exists():
-        try:
-            state = read_file(saved)
-        except UserError as error:
-            raise UserError(f"{error}; or delete it, to train from the start") from error
-        model.load_state_dict(state["model"])
-    layout = memory_format(model)
-    model.to(memory_format=layout)
-    wrapped = processes.wrap(model)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate
-    )
-    history: list[dict[str, float]] = []
-    if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        history = state["history"]
+    work = Optimization(model, schedule, processes, folder, NAME)
     total = math.ceil(len(data) // processes.world / schedule.batch_size)
     smooth: float | None = None
-    for epoch in range(len(history), schedule.epochs):
-        wrapped.train()
+    for epoch in range(len(work.history), schedule.epochs):
+        work.wrapped.train()
         losses = []
         generator = torch.Generator().manual_seed(
             int(np.random.default_rng([seed, epoch, processes.rank, 2]).integers(2**62))
@@ -136,33 +118,23 @@ def restore_masked(
         )  # fmt: skip
         for index, (images, _) in enumerate(drawn):
             fraction = (epoch + index / total) / schedule.epochs
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rate(fraction)
+            work.set_rate(fraction)
             mask = draw_mask(len(images), size, masking, generator).to(processes.device)
-            images = images.to(processes.device, memory_format=layout)
-            restored = wrapped(images.masked_fill(mask, 0.0))
+            images = images.to(processes.device, memory_format=work.layout)
+            restored = work.wrapped(images.masked_fill(mask, 0.0))
             loss = reconstruction_loss(restored, images, mask)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"{NAME}: the loss is {loss.item()} in epoch {epoch + 1}; lower the learning "
                     "rate or check the images' normalization"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            optimizer.step()
+            work.step(loss)
             losses.append(loss.item())
             smooth = losses[-1] if smooth is None else (
                 SMOOTHING * smooth + (1 - SMOOTHING) * losses[-1]
             )  # fmt: skip
             progress(fraction, f"{NAME}: epoch {epoch + 1}/{schedule.epochs}, error {smooth:.3f}")
-        history.append({"loss": sum(losses) / len(losses)})
-        if saved and processes.first:
-            content = {
-                "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                "history": history,
-            }  # fmt: skip
-            save_atomically(saved, content)
-    model.to(memory_format=torch.contiguous_format)
+        work.keep({"loss": sum(losses) / len(losses)})
+    history = work.finish()
     progress(1.0, f"{NAME}: done, error {history[-1]['loss']:.3f}")
     return history

@@ -9,6 +9,7 @@ import pytest
 
 from lmaunet.artifacts import Measurement, Unavailable
 from lmaunet.deploy import measuring, pipeline
+from lmaunet.deploy.export_images import samples_of
 from lmaunet.errors import Disagreement, UserError
 from lmaunet.stage import write_json
 
@@ -106,7 +107,7 @@ def test_the_slices_with_most_foreground_go_along_in_their_order():
         labels[index].flat[:count] = 2 + index % 3
     images = np.arange(7, dtype=np.float32)[:, None, None, None] * np.ones((7, 1, 4, 5), np.float32)
     data = SimpleNamespace(train=Slices(images=images, labels=labels))
-    assert pipeline.samples_of(data)[:, 0, 0, 0].tolist() == [0, 1, 3, 5]
+    assert samples_of(data)[:, 0, 0, 0].tolist() == [0, 1, 3, 5]
 
 
 def test_progress_of_a_part_is_a_part_of_the_whole():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lmaunet.artifacts import Build
-from lmaunet.deploy import pipeline
+from lmaunet.deploy import export_graphs, pipeline
+from lmaunet.deploy.export_images import samples_of
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.graph.capture import capture
@@ -287,7 +288,9 @@ def test_the_graphs_are_written_one_after_the_other(monkeypatch, tmp_path):
             ),
         )  # fmt: skip
     images = np.arange(2 * 1 * 4 * 5, dtype=np.float32).reshape(2, 1, 4, 5)
-    pipeline.write_graphs(tmp_path, "float", "quantized", images, lambda *line: said.append(line))
+    export_graphs.write_graphs(
+        tmp_path, "float", "quantized", images, lambda *line: said.append(line)
+    )
     shape = (1, 1, 4, 5)
     assert written == [
         ("float32", "float", shape, "network.float32.onnx"),
@@ -324,7 +327,7 @@ def quantized_run(monkeypatch, tmp_path, tiny_spec, tiny_data):
     monkeypatch.setattr(
         "lmaunet.quant.qat.load_quantized", lambda path: SimpleNamespace(source=given)
     )
-    monkeypatch.setattr(pipeline, "write_graphs", lambda out, *given: calls.append(given))
+    monkeypatch.setattr(export_graphs, "write_graphs", lambda out, *given: calls.append(given))
     calls = []
     good = SimpleNamespace(to_json=lambda: {"name": "good"})
     monkeypatch.setattr(
@@ -337,7 +340,7 @@ def test_an_export_is_checked_with_its_first_sample(quantized_run, tmp_path, tin
     said = []
     made = pipeline.export(tmp_path, PHANTOM, lambda *line: said.append(line))
     (float32, quantized, samples, _), (sample, *networks) = quantized_run
-    assert np.array_equal(samples, pipeline.samples_of(tiny_data)) and len(samples) == 4
+    assert np.array_equal(samples, samples_of(tiny_data)) and len(samples) == 4
     assert np.array_equal(sample, samples[:1]) and networks == [float32, quantized]
     assert float32.spec == tiny_spec and isinstance(float32, LMaUNet)
     assert read_json(made.folder / "export.json") == {"agreements": [{"name": "good"}]}

@@ -19,9 +19,8 @@ from lmaunet.train.loop import (
     batch_dice,
     class_weights,
     fit,
-    memory_format,
-    parameter_groups,
 )
+from lmaunet.train.optimization import memory_format, parameter_groups
 from lmaunet.train.processes import join_processes
 
 SCHEDULE = Schedule(3, 1e-2, augment=False)

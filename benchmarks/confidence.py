@@ -128,6 +128,7 @@ def costs(sizes: list[int]) -> list[dict[str, Any]]:
         images = np.random.default_rng(SEED).normal(0, 1, (4, 1, size, size)).astype(np.float32)
         network = QuantNetwork.from_module(LMaUNet(spec).eval(), images.shape)
         calibrate(network, images)
+        assert spec.decoder_widths is not None
         dropout = Dropout(0.2, spec.decoder_widths[0], 1.0, {})
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)

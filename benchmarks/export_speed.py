@@ -41,7 +41,8 @@ Seconds = dict[str, np.ndarray]
 def quantized_network(decoder_convs: int, width: int) -> tuple[torch.nn.Module, np.ndarray]:
     """Return a calibrated network of random weights and one image ``(1, 1, 32, 32)``."""
     torch.manual_seed(0)
-    widths = (width, *[2 * width] * 4)
+    double = 2 * width
+    widths = (width, double, double, double, double)
     spec = NetSpec("many quantizers", widths, states=2, kernels=(3, 3, 3, 3), input_size=(32, 32),
                    decoder_convs=decoder_convs)  # fmt: skip
     images = load_phantom(size=spec.input_size, seed=0).train.images[:16]

@@ -94,9 +94,10 @@ def main(arguments: argparse.Namespace) -> int:
         network = with_weights(network, spec, arguments.weights)
     if size is not None and spec.input_size != (size, size):
         if not isinstance(spec, NetSpec):
-            spec.check_size(size, size)
-        spec = spec.replace(input_size=(size, size))
-        model = None if model is None else resized(model, spec)
+            spec.check_size(size, size)  # refuses: a graph is for one size
+        else:
+            spec = spec.replace(input_size=(size, size))
+            model = None if model is None else resized(model, spec)
     data = DataSource(arguments.data, None).load(spec)
     images = samples_of(data)[: arguments.images]
     if model is None:

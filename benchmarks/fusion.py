@@ -179,7 +179,7 @@ def missing(patients: int, epochs: int, seeds: int) -> dict[str, Any]:
             )  # fmt: skip
             model.eval()
             scores = [evaluate(model, data), *scores_without_each(model, data)]
-            row = {"seed": seed, "drop": drop}
+            row: dict[str, Any] = {"seed": seed, "drop": drop}
             for name, score in zip(("all", *phantom.HEAD), scores, strict=True):
                 row[name] = {"dice": round(score.dice, 4), "per_class": {
                     key: round(value, 4) for key, value in score.per_class.items()}}  # fmt: skip

@@ -64,7 +64,7 @@ def main(arguments: argparse.Namespace) -> int:
             made = {"trained": trained, "command": command, "load_average_before": load}
             rows.append({**made, "runs": arguments.runs, **summarise(runs)})
             print(*shown([rows[-1]]), sep="\n", flush=True)
-    content = {
+    content: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_model(),
         "threads": len(os.sched_getaffinity(0)),

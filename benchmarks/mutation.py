@@ -90,7 +90,8 @@ def main(arguments: argparse.Namespace) -> int:
     }
     chosen = draw(population, arguments.sample, arguments.seed)
     known = equivalents(arguments.equivalent)
-    plans, owner = [], {}
+    plans: list[Any] = []
+    owner: dict[int, str] = {}
     for name, sites in chosen.items():
         rng = random.Random(f"{arguments.seed} {name} mutants")
         for site in sites:
@@ -264,9 +265,11 @@ def rates(counts: collections.Counter[str], sites: int) -> dict[str, Any]:
 
     noticed = counts["killed"] + counts["hung"]
     judged = noticed + counts["survived"]
-    found = {"sites": sites, "mutants": judged + counts["equivalent"], "killed": noticed,
-             "of_these_hung": counts["hung"], "survived": counts["survived"],
-             "equivalent": counts["equivalent"], "rate": None, "interval_95": None}  # fmt: skip
+    found: dict[str, Any] = {
+        "sites": sites, "mutants": judged + counts["equivalent"], "killed": noticed,
+        "of_these_hung": counts["hung"], "survived": counts["survived"],
+        "equivalent": counts["equivalent"], "rate": None, "interval_95": None,
+    }  # fmt: skip
     if judged:
         interval = binomtest(noticed, judged).proportion_ci(method="wilson")
         found["rate"] = round(noticed / judged, 4)

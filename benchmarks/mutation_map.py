@@ -56,7 +56,8 @@ class Recorder:
             self._leave()
             seconds = time.monotonic() - started - self.nested_s
             found = self.tests.setdefault(item.nodeid, {"passed": True})
-            found |= {"seconds": round(seconds, 3), "fixtures": list(item.fixturenames)}
+            asked = getattr(item, "fixturenames", ())
+            found |= {"seconds": round(seconds, 3), "fixtures": list(asked)}
             if time.process_time() > self.budget_s:
                 item.session.shouldstop = "its time is spent"
 
@@ -161,10 +162,10 @@ class Tests:
                         made[context.removeprefix("fixture ")].add(path)
         for name, entry in own.items():
             self.fixtures_s[name] = max(self.fixtures_s.get(name, 0.0), entry["seconds"])
-            needed, asked = _needed(name, own, by_name)
-            if entry["kept"] and not asked & PLACES:
+            needed, places = _needed(name, own, by_name)
+            if entry["kept"] and not places & PLACES:
                 earlier = self.kept.get(name, ("", frozenset()))[1]
-                paths = frozenset().union(*(made[n] for n in needed))
+                paths: frozenset[str] = frozenset().union(*(made[n] for n in needed))
                 self.kept[name] = (entry["kept"], paths | earlier)
 
     def covering(self, path: str, lines: range) -> set[str]:

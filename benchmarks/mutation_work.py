@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mutation_map as mapping
 import mutation_server as server
@@ -87,7 +88,8 @@ class Workers:
         ]
         waiting = [f for f in files if not self._current(known.get(f), f, shared)]
         self.say(f"{len(waiting)} of {len(files)} files of tests are run for what they cover")
-        free, running = list(self.trees), {}
+        free = list(self.trees)
+        running: dict[Any, Any] = {}
         try:
             while waiting or running:
                 while free and waiting:
@@ -242,7 +244,8 @@ class Workers:
 
 def within(cases: list[mapping.Case], budget_s: float) -> list[mapping.Case]:
     """Return the first tests that fit into a budget of seconds, at least one."""
-    found, spent = [], 0.0
+    found: list[mapping.Case] = []
+    spent = 0.0
     for case in cases:
         spent += case.seconds
         if found and spent > budget_s:

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from lmaunet.artifacts import Build
 from lmaunet.data.dataset import Dataset
 from lmaunet.deploy import timing
-from lmaunet.deploy.pipeline import samples_of
+from lmaunet.deploy.export_images import samples_of
 from lmaunet.deploy.runs import DataSource
 from lmaunet.deploy.targets import BuildRequest, Target
 from lmaunet.deploy.targets.openvino import TARGET as OPENVINO
@@ -85,7 +86,7 @@ def measure_builds(
             for target in (ORT, OPENVINO):
                 name = f"{target.name} {method}"
                 build, builds[name] = built(run / method, target, data, folder)
-                works[name] = lambda target=target, build=build: target.run(build, image)
+                works[name] = partial(target.run, build, image)
         times = time_rounds(works, rounds)
     rows = {
         name: {

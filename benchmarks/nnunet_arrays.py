@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,7 +131,8 @@ def main() -> None:
         "nnunetv2": importlib.metadata.version("nnunetv2"), "fingerprint": FINGERPRINT,
         "cases": CASES,
     }  # fmt: skip
-    np.savez_compressed(output, said=np.array(json.dumps(said)), **arrays)
+    content: dict[str, Any] = {"said": np.array(json.dumps(said)), **arrays}
+    np.savez_compressed(output, **content)
     print(f"{output}: {output.stat().st_size} bytes, nnunetv2 {said['nnunetv2']}")
 
 

@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,7 +42,8 @@ def float_network(module: torch.nn.Module, checkpoint: Path, classes: int) -> Ne
         with torch.no_grad():
             return module(torch.from_numpy(images)).numpy()
 
-    target = Target("float", "", list, None, run, None, lambda build: "float32 in torch")
+    nothing: Any = None  # this target builds and measures nothing
+    target = Target("float", "", list, nothing, run, nothing, lambda build: "float32 in torch")
     return Network(target, Build("float", checkpoint.parent, checkpoint, ()), classes, Timer())
 
 

@@ -40,6 +40,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,18 @@ class Bench:
         self.exported = onnx.load(path)
         self.reference: np.ndarray | None = None
 
+    def _with_onnxruntime(self, form: str, activations: str, method: str, out: Path) -> Any:
+        return quantize_with_onnxruntime(
+            make_form(self.exported, form), self.images, out,
+            activations=activations, calibration=method,
+        )  # fmt: skip
+
+    def _with_modelopt(self, form: str, method: str, out: Path) -> Any:
+        return quantize_with_modelopt(
+            make_form(self.exported, form), self.images, out, calibration=method,
+            python=self.python,
+        )  # fmt: skip
+
     def entries(self) -> list[Entry]:
         """Return the rows to come; the first is FP32, which the others are compared with."""
         rows = [
@@ -129,16 +142,12 @@ class Bench:
         for form, activations, method in ONNXRUNTIME:
             rows.append(
                 Entry("onnxruntime", f"{activations} {method}", form,
-                      lambda out, f=form, a=activations, m=method: quantize_with_onnxruntime(
-                          make_form(self.exported, f), self.images, out,
-                          activations=a, calibration=m))
+                      partial(self._with_onnxruntime, form, activations, method))
             )  # fmt: skip
         for form, method in MODELOPT:
             rows.append(
                 Entry("modelopt", method, form,
-                      lambda out, f=form, m=method: quantize_with_modelopt(
-                          make_form(self.exported, f), self.images, out,
-                          calibration=m, python=self.python))
+                      partial(self._with_modelopt, form, method))
             )  # fmt: skip
         rows.append(
             Entry("ours", "PTQ", CPU_FORM,

@@ -142,7 +142,10 @@ def machine(threads: int) -> Row:
 def networks_wanted(options: argparse.Namespace) -> list[NetSpec]:
     """Return the specifications to measure, each with its size."""
     if options.ckpt is not None:
-        base = [load_checkpoint(options.ckpt).spec]
+        spec = load_checkpoint(options.ckpt).spec
+        if not isinstance(spec, NetSpec):
+            raise UserError(f"{options.ckpt} is of an imported graph; give a network of a spec")
+        base = [spec]
     elif options.quick:
         return [QUICK_SPEC]
     else:

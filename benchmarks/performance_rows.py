@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -123,7 +124,8 @@ def make_networks(
         folder, spec, folder / "model.pt", onnx.load(folder / FLOAT32), onnx.load(folder / QCDQ),
         large, modelopt,
     )  # fmt: skip
-    np.savez(networks.inputs, **{INPUT: large[:1]})
+    inputs: dict[str, Any] = {INPUT: large[:1]}
+    np.savez(networks.inputs, **inputs)
     return networks
 
 

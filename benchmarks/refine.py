@@ -63,10 +63,10 @@ class _Run(Network):
     """What segments by a function."""
 
     def __init__(self, run: Any, classes: int) -> None:
-        self.run, self.classes, self.timer = run, classes, Timer()
+        self.function, self.classes, self.timer = run, classes, Timer()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        found: np.ndarray = self.run(images)
+        found: np.ndarray = self.function(images)
         return found
 
 
@@ -84,7 +84,9 @@ class FloatNetwork:
         spec = loaded.spec
         self.network, self.classes = spec.name, range(spec.classes)
         # as the set's slices are made for training: shrunk to fit, each a z-score
-        self.preparation = Preparation(spec.input_size, norm.zscore(), None, True)
+        self.preparation = Preparation(
+            (spec.input_size[0], spec.input_size[1]), norm.zscore(), None, True
+        )
 
     def __call__(self, image: np.ndarray, spacing: Sequence[float], probabilities: bool) -> Any:
         volume = self.preparation.ready(images_of_array(image, spacing, 1), ["the image"])
@@ -291,7 +293,7 @@ def by_patient_of(given: Sequence[Case]) -> np.ndarray:
 
 def score(given: Sequence[Case], spacing: Sequence[float]) -> dict[str, Any]:
     """Return Dice by round for each way, the times, and what a CRF alone does."""
-    ways = {}
+    ways: dict[str, Any] = {}
     for way in ("network", "mask", "strokes"):
         scores, times, drawn = user(given, spacing, CutOptions(), way)
         ways[way] = {

@@ -149,7 +149,7 @@ def turned_back(array: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Return an array along the patient's axes in the index order that it came from."""
     order = turn[:, 0].astype(int)
     back = array.transpose(order)
-    return np.flip(back, [i for i in range(3) if turn[i, 1] < 0])
+    return np.flip(back, tuple(i for i in range(3) if turn[i, 1] < 0))
 
 
 def spacing_of(affine: np.ndarray, turn: np.ndarray) -> np.ndarray:

@@ -194,7 +194,7 @@ def _aligned(mask: Image, image: Image, forms: list[Any]) -> np.ndarray | None:
             continue
         order = [int(np.abs(turn[axis]).argmax()) for axis in range(3)]
         moved = mask.voxels.transpose(order)
-        moved = np.flip(moved, [axis for axis in range(3) if turn[axis].sum() < 0])
+        moved = np.flip(moved, tuple(axis for axis in range(3) if turn[axis].sum() < 0))
         if moved.shape == image.voxels.shape:
             return moved
     return None

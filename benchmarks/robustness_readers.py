@@ -11,6 +11,7 @@ import logging
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -35,7 +36,8 @@ def gunzip(content: bytes) -> bytes:
     Raises:
         NotABox: where a member is cut or damaged: some of the image is missing.
     """
-    parts, rest = [], content
+    parts: list[Any] = []
+    rest = content
     while rest[:2] == b"\x1f\x8b" or not parts:
         parts.append(inflated(rest, 31))
         rest = rest[len(rest) - _unused(rest) :].lstrip(b"\0")

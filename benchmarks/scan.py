@@ -32,6 +32,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 FORMS = ("loop", "lanes", "compiled")
 
@@ -119,7 +120,7 @@ def run_in_own_process(form, length, options):
 
 def compare(length, options):
     """Return the table's rows of one length."""
-    figures = {form: [] for form in FORMS}
+    figures: dict[str, list[Any]] = {form: [] for form in FORMS}
     for _ in range(options.rounds):
         for form in FORMS:
             figures[form].append(run_in_own_process(form, length, options))

@@ -15,6 +15,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def forms() -> dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]]:
     """Return what makes each form of a model of one scan."""
     return {
         "function": inlined,
-        **{name: lambda m, name=name: lower(m, name) for name in LOWERINGS_IN_ONNX_RUNTIME},
+        **{name: partial(lower, name=name) for name in LOWERINGS_IN_ONNX_RUNTIME},
         **({OPERATORS: define_functions} if compiler() else {}),
     }
 

@@ -18,6 +18,7 @@ import datetime
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def train(arguments: argparse.Namespace) -> int:
     import torch
 
     from lmaunet.data.loaders import load
-    from lmaunet.deploy.pipeline import write_graphs
+    from lmaunet.deploy.export_graphs import write_graphs
     from lmaunet.net.network import LMaUNet
     from lmaunet.quant.qat import load_quantized, quantize
     from lmaunet.quant.settings import QatSettings
@@ -145,9 +146,7 @@ def report(arguments: argparse.Namespace) -> int:
         case = slices.val.cases[0]
         mine = slices.val.images[slices.val.cases == case]
         rows[network]["timed_slices"] = len(mine)
-        works[network] = lambda x=mine, size=loaded.spec.input_size, run=run: cover_case(
-            x, size, run
-        )
+        works[network] = partial(cover_case, mine, loaded.spec.input_size, run)
     for name, times in in_turns(works).items():
         rows[name]["volume_ms"] = times
     result = {

@@ -70,7 +70,7 @@ def lowered(model: Any, form: str) -> Any:
         from lmaunet.export.function import attach
 
         return inliner.inline_local_functions(attach(model))
-    two_level = importlib.import_module("lmaunet.export.lowerings.two_level")
+    two_level: Any = importlib.import_module("lmaunet.export.lowerings.two_level")
     shipped, two_level.STEPS = two_level.STEPS, int(form.rsplit("-", 1)[1])
     try:
         return lower(model, "two_level")
@@ -105,7 +105,7 @@ def main(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         for spec in arguments.specs:
             path = quantized_graph(spec, Path(name))
-            chosen = [(form, ALL_SMS[0]) for form in forms]
+            chosen: list[Any] = [(form, ALL_SMS[0]) for form in forms]
             chosen += [(SHIPPED, sms) for sms in ALL_SMS[1:]]
             for form, sms in chosen:
                 with tempfile.TemporaryDirectory() as place:

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 TRAINER = "nnUNetTrainer__nnUNetPlans__2d"
 LARGEST_FEATURES, LEAST_SIDE = 512, 4
@@ -23,7 +24,7 @@ def plans(side: int, spacing_mm: float) -> dict:
     stages = 1
     while side >> stages >= LEAST_SIDE and stages < 8:
         stages += 1
-    resampling = {
+    resampling: dict[str, Any] = {
         f"resampling_fn_{of}": "resample_data_or_seg_to_shape"
         for of in ("data", "seg", "probabilities")
     }

@@ -119,6 +119,14 @@ def mirrored(image):
     return turned
 
 
+def test_an_end_that_fits_as_well_elsewhere_makes_the_best_one_doubtful(pair, done, monkeypatch):
+    """Two starts meet, and a third one ends far from them with as much mutual information."""
+    meeting = registration._meeting
+    monkeypatch.setattr(registration, "_meeting", lambda *given: (*meeting(*given)[:2], 0.999))
+    with pytest.raises(UserError, match=r"fits as well at another place, .* \(0.999 of the best"):
+        registered(registration, *pair[:2])
+
+
 def far_from(image):
     moved = SimpleITK.Image(image)
     moved.SetOrigin([place + 900 for place in image.GetOrigin()])

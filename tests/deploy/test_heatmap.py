@@ -11,7 +11,12 @@ import torch
 from command_line import runner
 
 from lmaunet.deploy import heatmap_pictures
-from lmaunet.deploy.heatmap_pictures import heat_rows, heatmap_rows, write_heatmaps
+from lmaunet.deploy.heatmap_pictures import (
+    heat_rows,
+    heatmap_rows,
+    rows_of,
+    write_heatmaps,
+)
 from lmaunet.net.checkpoint import save_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.heatmaps import blocks_of, class_activation
@@ -162,6 +167,16 @@ def test_a_measurement_keeps_the_maps_that_a_report_draws(tmp_path):
     write_heatmaps(tmp_path, network, data)
     rows = heat_rows(tmp_path, data.val, CLASSES, ["a", "b", "c"])
     assert rows["columns"][1:] == list(blocks_of(network)) and len(rows["rows"]) == 2
+    with np.load(tmp_path / "heatmaps.npz") as kept:
+        maps = dict(kept)
+    first, second = (
+        rows_of(maps | {"maps": maps["maps"] * seen}, images, CLASSES, ["a", "b", "c"])["rows"]
+        for seen in (0, np.array([0, 1])[:, None, None, None])
+    )
+    assert all(row["title"].endswith("; the network gives it no pixel there") for row in first)
+    assert "no pixel" in second[0]["title"] and (
+        ("no pixel" in second[1]["title"]) == (not maps["maps"][1].any())
+    )
     (tmp_path / "heatmaps.npz").unlink()
     assert heat_rows(tmp_path, data.val, CLASSES, ["a", "b", "c"]) == {}
     # a network of which nobody knows the blocks, and volumes, have no maps

@@ -153,6 +153,7 @@ def test_the_first_may_be_missing_and_the_mask_lies_on_the_second(run, files):
         (("-", "-"), "every image is missing"),
         (("ct.nii", "-", "--missing", 1), "give either"),
         (("ct.nii", "-", "--crf"), "--crf with a missing image"),
+        (("ct.nii", "mr.nii", "--fuse", "resample", "--crf"), "--crf with --fuse resample"),
         (("ct.nii", "--missing", 3), "give numbers of 1 to 2"),
         (("ct.nii", "--missing", 0), "give numbers of 1 to 2"),
         (("ct.nii", "mr.nii", "--missing", 2), "2 image(s); the network takes 2 channel(s), 1 of"),

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from lmaunet.artifacts import Build
+from lmaunet.data.confidence import Dropout
+from lmaunet.data.modalities import Modalities
 from lmaunet.deploy import export_graphs, pipeline
 from lmaunet.deploy.export_images import samples_of
 from lmaunet.deploy.runs import DataSource
@@ -350,10 +352,26 @@ def test_an_export_is_checked_with_its_first_sample(quantized_run, tmp_path, tin
     assert interface["sha256"] == {
         "checkpoint": sha256(tmp_path / "c.pt"), "quantized": sha256(tmp_path / "qat/model.pt"),
     }  # fmt: skip
+    assert "confidence" not in interface and "modalities" not in interface
     assert [share for share, _ in said] == [0.0, 0.6]
     assert set(read_manifest(made.folder)["inputs"]) == {"model", "scan", "control"}
     assert pipeline.export(tmp_path, PHANTOM, SILENT).cached
     assert not pipeline.export(tmp_path, DataSource(None, seed=4), SILENT).cached
+
+
+def test_an_export_says_what_training_knew_of_dropout_and_missing_images(
+    quantized_run, monkeypatch, tmp_path
+):
+    dropout = Dropout(0.25, 4, 1.5, {})
+    known = Modalities(("ct",), 0.0, 0.8, (0.1,))
+    monkeypatch.setattr(pipeline, "dropout_of", lambda folder: dropout)
+    monkeypatch.setattr(
+        pipeline.Modalities, "from_json", lambda noted, channels: known if noted == {} else None
+    )
+    monkeypatch.setattr(pipeline, "read_json", lambda path: {"modalities": {}})
+    interface = read_json(pipeline.export(tmp_path, PHANTOM, SILENT).folder / "interface.json")
+    assert interface["confidence"] == dropout.to_json()
+    assert interface["modalities"] == known.to_json()
 
 
 @pytest.mark.parametrize("digest", ["c", "e"])

@@ -71,6 +71,16 @@ def test_only_a_zero_pad_keeps_values(value, on_grid):
     assert ("/head" in kinds(net.model(net.conv("/head", x, 1, 2), 8, 2))) == on_grid
 
 
+@pytest.mark.parametrize(("value", "on_grid"), [(None, True), (0.0, True), (0.01, False)])
+def test_zeros_that_are_joined_on_lie_on_every_grid(value, on_grid):
+    net = Network()
+    given = {} if value is None else {"value": numpy_helper.from_array(np.float32([value]))}
+    shape = net.constant("/shape", np.array([2, 1, 8, 8], np.int64))
+    more = net.op("ConstantOfShape", shape, **given)
+    x = net.op("Concat", net.quantized("image"), more, axis=1)
+    assert ("/head" in kinds(net.model(net.conv("/head", x, 2, 2), 8, 2))) == on_grid
+
+
 @pytest.mark.parametrize("clip", [False, True])
 def test_preparing_changes_no_bit_and_puts_codes_at_every_convolution(clip):
     model = small_network(clip=clip)

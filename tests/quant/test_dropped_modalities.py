@@ -12,6 +12,7 @@ import torch
 from lmaunet.data import augment
 from lmaunet.data.augment import batches
 from lmaunet.data.dataset import Dataset, SliceSet
+from lmaunet.data.modalities import check_droppable
 from lmaunet.errors import UserError
 from lmaunet.net.checkpoint import load_checkpoint, save_checkpoint
 from lmaunet.net.network import LMaUNet
@@ -187,3 +188,17 @@ def _write(path, array):
     image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing((2.0, 2.0, 5.0))
     SimpleITK.WriteImage(image, str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"kernels": (9,) * 4, "elastic": (5, 7, 9)}, "an elastic network"),
+        ({"input_size": (16, 32, 32)}, "a network of volumes"),
+    ],
+)
+def test_networks_whose_training_leaves_nothing_out_are_refused(changes, text):
+    spec = NetSpec("x", (4, 8, 8, 8, 8), **changes)
+    check_droppable(spec, 0.0)
+    with pytest.raises(UserError, match=f"--drop-modality 0.2 with {text}"):
+        check_droppable(spec, 0.2)

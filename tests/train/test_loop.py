@@ -20,7 +20,12 @@ from lmaunet.train.loop import (
     class_weights,
     fit,
 )
-from lmaunet.train.optimization import memory_format, parameter_groups
+from lmaunet.train.optimization import (
+    CLIP_NORM,
+    Optimization,
+    memory_format,
+    parameter_groups,
+)
 from lmaunet.train.processes import join_processes
 
 SCHEDULE = Schedule(3, 1e-2, augment=False)
@@ -161,6 +166,15 @@ def test_a_teacher_is_in_evaluation_mode():
     teacher = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 2, 1)).train()
     Teacher(teacher, 1.0).loss(torch.randn(2, 2, 3, 3) + 5, torch.zeros(2, 2, 3, 3))
     assert not teacher.training and not teacher[0].running_mean.any()
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_a_gradient_is_cut_to_its_largest_norm(factor):
+    model = torch.nn.Conv2d(1, 2, 1)
+    work = Optimization(model, Schedule(1, 1e-3), join_processes(), None, "x")
+    work.step(factor * model(torch.ones(1, 1, 4, 4)).square().sum())
+    norm = float(torch.stack([p.grad.norm() for p in model.parameters()]).norm())
+    assert (norm < CLIP_NORM) if factor < 1 else norm == pytest.approx(CLIP_NORM, rel=1e-4)
 
 
 def test_only_weights_decay(tiny_model, tiny_quantized):

@@ -34,7 +34,7 @@ setup: $(STAMP)
 # One resolution for all extras: finn-plus pins brevitas, which excludes newer torch releases. It is written down, so
 # that the same clone installs the same versions later.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint $(LOCK) --editable
+INSTALL := $(PIP) install --quiet --no-compile --constraint $(LOCK) --editable
 VENV_MADE = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 
 # Everything, and so what the demo needs.

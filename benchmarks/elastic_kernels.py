@@ -151,7 +151,7 @@ def score(arguments: argparse.Namespace) -> None:
                 rows.append({"network": name, "kernel": kernel, "pixels": size, "dice": found})
                 print(name, kernel, size, f"{100 * found['mean']:.1f}", flush=True)
     _add(arguments, "scores", {
-        "labels_at": side, "epochs": _epochs(arguments.runs),
+        "labels_at": side, "schedules": schedules(arguments.runs),
         "patients": len(largest.patients_of("val")), "slices": len(largest.val), "rows": rows,
     })  # fmt: skip
 
@@ -162,10 +162,13 @@ def _known(output: Path) -> list[dict[str, Any]]:
     return list(known.get("scores", {}).get("rows", []))
 
 
-def _epochs(runs: Path) -> dict[str, int]:
+def schedules(runs: Path) -> dict[str, dict[str, Any]]:
+    """Return how each network was trained, by its name."""
     found = {}
     for path in sorted(runs.glob("*/train/train.json")):
-        found[path.parent.parent.name] = len(read_json(path)["history"])
+        manifest = path.with_name("manifest.json")
+        of = read_json(manifest)["options"] if manifest.exists() else read_json(path)
+        found[path.parent.parent.name] = of["schedule"]
     return found
 
 
@@ -198,7 +201,7 @@ def builds(arguments: argparse.Namespace) -> None:
         }
         print(kernel, rows[str(kernel)]["shipped_bytes"], times, flush=True)
     _add(arguments, "builds", {
-        "target": "ort", "library_bytes": sum(library), "epochs": _epochs(arguments.runs),
+        "target": "ort", "library_bytes": sum(library), "schedules": schedules(arguments.runs),
         "shipped_bytes": sum(path.stat().st_size for path in built.ships),
         "three_fixed_bytes": sum(row["alone_bytes"] for row in rows.values()),
         "kernels": rows, **timing.conditions(),

@@ -69,6 +69,7 @@ def test_the_faults_that_the_proof_names_are_counted(monkeypatch, status, text, 
             benchmark.mutants_caught()
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_that_of_the_spec():
     import numpy as np
 
@@ -161,6 +162,7 @@ def test_a_checkpoint_needs_its_data(monkeypatch, tmp_path):
         benchmark.main(benchmark.parse())
 
 
+@pytest.mark.slow
 def test_a_design_that_was_not_simulated_keeps_one_that_was(monkeypatch, tmp_path):
     """From the words of the command to the file, with a build that says what it was asked."""
     import json

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import graph_capture as benchmark
+import pytest
 
 NETWORK = """\
 import torch
@@ -58,6 +59,7 @@ def test_a_network_from_a_folder(tmp_path):
     assert done.stdout.startswith("| Network | ")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_captured_is_said_in_one_line(tmp_path):
     for name, options, told in (
         ("Network", (), "No module named 'not_here'"),

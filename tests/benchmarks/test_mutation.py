@@ -210,6 +210,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_mutant_is_killed_survives_or_hangs(workers, tests):
     plans = [plan(tests, mutant) for mutant in MUTANTS.values()]
     assert names(plans[0].first) == {"test_total"}

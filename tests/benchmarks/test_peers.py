@@ -177,6 +177,7 @@ def test_a_failed_tool_is_a_row_of_the_table():
     assert "x \\| y" in row
 
 
+@pytest.mark.slow
 def test_a_missing_checkpoint_is_one_line_and_status_2(tmp_path):
     command = [
         sys.executable, ROOT / "benchmarks/peers.py", "--ckpt", tmp_path / "none.pt",

@@ -89,6 +89,7 @@ def few_rows(monkeypatch):
     monkeypatch.setattr(performance, "QUICK_LENGTHS", (16,))
 
 
+@pytest.mark.slow
 def test_a_quick_run_gives_each_row_its_figures_or_why_it_has_none(
     few_rows, tmp_path, monkeypatch, capsys
 ):
@@ -131,6 +132,7 @@ def test_every_row_has_a_runtime_and_a_name_of_its_own():
     assert {("torch", "fp32"), ("openvino", "fp32"), ("openvino", "int8")} <= ours
 
 
+@pytest.mark.slow
 def test_without_modelopt_the_row_says_how_to_get_it(tmp_path, tiny_spec):
     networks = performance_rows.make_networks(
         tiny_spec, tmp_path, seed=0, checkpoint=None, modelopt=Path(sys.executable)

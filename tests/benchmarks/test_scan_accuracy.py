@@ -148,6 +148,7 @@ def quantized_run(run, tiny_quantized, tiny_spec):
     return run
 
 
+@pytest.mark.slow
 def test_the_formats_that_qat_chose_are_evaluated(
     quantized_run, table_of, tiny_quantized, tiny_data
 ):

@@ -38,6 +38,7 @@ def foreign(tmp_path, tiny_spec):
     return average
 
 
+@pytest.mark.slow
 def test_what_it_was_stands_in_the_output_and_the_run(run, foreign, tmp_path):
     status, out, err = run(
         "qat", "--ckpt", "last.ckpt", "--phantom", "--input-size", 32, "--classes", 9, "--channels",

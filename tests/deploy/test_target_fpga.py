@@ -256,6 +256,7 @@ def why_no_simulation() -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_no_simulation()), reason=why_no_simulation())
 def test_a_simulated_build_is_exact_and_says_so(exported, tmp_path):
     path, images, _ = exported

@@ -86,6 +86,7 @@ def test_the_smallest_size_named_can_be_asked_for(model, images, size_of, smalle
     assert not found["scans_int8"] and "layers that scans depend on" in found["notices"][0]
 
 
+@pytest.mark.slow
 def test_where_no_choice_fits_the_fewest_bits_are_taken_and_that_is_said(model, images):
     """A file that is larger than the budget by a byte whatever the bits, but for the fewest."""
     limit, least = 60_000, smallest_bits(model[0])

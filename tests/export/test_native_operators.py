@@ -68,7 +68,10 @@ def test_each_instruction_set_computes_the_same_scan(name, build):
             "write(tensors, at, width, y + D * x);",
             "write(tensors, at, width, y);",
         ),
-        ("scan_kernel.hpp", "const Floats u = delta * x;", "const Floats u = x;"),
+        pytest.param(
+            ("scan_kernel.hpp", "const Floats u = delta * x;", "const Floats u = x;"),
+            marks=pytest.mark.slow,
+        ),
         ("vector_math.hpp", "Floats p = all(1.540351235e-04f);", "Floats p = all(1.2e-03f);"),
     ],
     ids=["no skip", "no delta", "wrong exponential"],

@@ -70,6 +70,7 @@ def killed_in_the_second_epoch():
     return Killed, progress
 
 
+@pytest.mark.slow
 def test_an_interrupted_qat_goes_on_with_its_budget(
     tiny_model, tiny_data, tmp_path, killed_in_the_second_epoch
 ):

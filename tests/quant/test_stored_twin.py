@@ -68,6 +68,7 @@ def test_its_qcdq_file_has_the_same_integers_scales_and_biases(stored):
     assert qcdq_numbers(load_quantized(stored.path), stored.images) == stored.qcdq
 
 
+@pytest.mark.slow
 def test_its_hardware_has_the_same_integers_and_takes_as_many_cycles(stored):
     parts, cycles = hardware(load_quantized(stored.path), stored.images)
     assert parts == stored.hardware

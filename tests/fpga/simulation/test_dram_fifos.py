@@ -61,6 +61,7 @@ def test_the_largest_skip_in_dram_changes_nothing(network, codes, simulations, o
     assert "dram" not in on_chip.to_json()
 
 
+@pytest.mark.slow
 def test_short_bursts_of_several_skips_share_the_port(network, codes, simulations, tmp_path):
     """These come late, so that other joins must hold more: they are measured with them there."""
     found = proved(network, codes, simulations, tmp_path, 3, burst=2, dram=Dram(seed=3))

@@ -85,8 +85,8 @@ def infer(
         raise UserError(
             f"{given} is for a folder of studies, and {output} names one mask: name a folder"
         )
-    *found, status = commands.infer(folder, images, output, options, several)
-    console.show(*found, as_json)
+    content, lines, status = commands.infer(folder, images, output, options, several)
+    console.show(content, lines, as_json)
     raise typer.Exit(status)
 
 

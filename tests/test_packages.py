@@ -53,6 +53,7 @@ def test_extras_that_take_in_others_are_read_from_a_checkout_and_from_a_wheel(mo
     assert set(packages.included("all")) == {
         "dicom",
         "refine",
+        "cluster",
         "qat",
         "nnunet",
         "openvino",

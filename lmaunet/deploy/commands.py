@@ -26,7 +26,7 @@ from lmaunet.stage import read_json, read_manifest, record_of
 from lmaunet.train.schedule import Schedule
 
 if TYPE_CHECKING:
-    from lmaunet.deploy.infer_command import InferOptions
+    from lmaunet.deploy.infer_command import ArchiveOptions, InferOptions
 
 Shown = tuple[Any, list[str]]
 
@@ -142,13 +142,20 @@ def measure(run: Path | None, target: str | None) -> Shown:
     return content, table(["target", "Dice", "size", "latency"], rows)
 
 
-def infer(folder: Path, images: list[Path], output: Path, options: InferOptions) -> Shown:
-    """Segment an image with a build."""
-    from lmaunet.deploy import inferring
-
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+def infer(
+    folder: Path, images: list[Path], output: Path, options: InferOptions,
+    several: ArchiveOptions | None,
+) -> tuple[dict[str, Any], list[str], int]:  # fmt: skip
+    """Segment an image with a build, or the studies of a folder; returns the status too."""
     with progress_bar("segmenting") as progress:
-        return inferring.infer(folder, images, output, say=progress, **given)
+        if several is not None:
+            from lmaunet.deploy import archive
+
+            return archive.segment_archive(folder, images, output, options, several, progress)
+        from lmaunet.deploy import inferring
+
+        given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        return *inferring.infer(folder, images, output, say=progress, **given), 0
 
 
 def refine(

@@ -32,15 +32,17 @@ PURPOSES = {
     "pydicom": "DICOM",
     "highdicom": "DICOM segmentations",
     "scipy": "cuts, for refine and infer --crf",
+    "distributed": "a folder of studies on a Dask cluster",
     "mamba-ssm": "fast training scan on CUDA",
     "dynamic-network-architectures": "nnU-Net's networks, for import",
 }
-OPTIONAL = ("qat", "dicom", "refine", "cuda", "nnunet")
+OPTIONAL = ("qat", "dicom", "refine", "cluster", "cuda", "nnunet")
 """The extras whose packages are nobody's target."""
 COMMANDS = {
     "infer, bench, report, data, doctor": "",
     "infer with DICOM images": "dicom",
     "refine, infer --crf": "refine",
+    "infer --scheduler": "cluster",
     "spec, pretrain, train, heatmap, qat, export, build, measure, demo": "qat",
     "import of an nnU-Net folder": "nnunet",
     "import with --module, import of a MONAI bundle": "qat",

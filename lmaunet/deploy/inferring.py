@@ -50,6 +50,7 @@ def infer(
     crf: bool = False,
     fuse: str = "",
     missing: Sequence[int] = (),
+    opened: Segmenter | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Segment an image with a build, from the build's folder alone.
 
@@ -69,6 +70,7 @@ def infer(
         fuse: ``resample`` or ``register`` images that lie on another grid than the first; empty
             refuses them.
         missing: the numbers of images that are missing, from 1; the rest is given in order.
+        opened: the build, where it is open already.
 
     Returns:
         The result as JSON, and as lines for a person.
@@ -100,7 +102,7 @@ def infer(
     timer = Timer()
     say(0.0, "opening the build")
     with timer.phase("open"):
-        opened = load(folder)
+        opened = opened or load(folder)
     axes = opened.mirrored_along(tta)
     if confidence is not None:
         confidence.check_build(opened)

@@ -230,7 +230,7 @@ def test_infer_passes_on_what_it_was_given(monkeypatch, tmp_path):
         "lmaunet.deploy.inferring.infer",
         lambda *names, **options: given.append((names, options)) or ({}, []),
     )
-    assert commands.infer("b", ["i"], "o", InferOptions(0.25, 3)) == ({}, [])
+    assert commands.infer("b", ["i"], "o", InferOptions(0.25, 3), None) == ({}, [], 0)
     ((names, options),) = given
     assert names == ("b", ["i"], "o") and (options["overlap"], options["batch"]) == (0.25, 3)
 

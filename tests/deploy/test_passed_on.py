@@ -25,7 +25,7 @@ from lmaunet.deploy import (
 from lmaunet.deploy.confidence_map import MapOptions
 from lmaunet.deploy.heatmap import HeatmapOptions
 from lmaunet.deploy.importing import ImportOptions
-from lmaunet.deploy.infer_command import InferOptions
+from lmaunet.deploy.infer_command import ArchiveOptions, InferOptions
 from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
 from lmaunet.kernel_profiles import elastic_spec
@@ -82,7 +82,8 @@ OPTIONS = {
     "infer": {
         "images": NEEDED, "--build": NEEDED, "--output -o": NEEDED, "--overlap": 0.5, "--batch": 4,
         "--tta": False, "--kernel": "auto", "--confidence": None, "--samples": None, "--seed": None,
-        "--crf": False, "--fuse": "", "--missing": None, "--json": False,
+        "--crf": False, "--fuse": "", "--missing": None, "--workers": None, "--scheduler": "",
+        "--format": "", "--json": False,
     },
     "refine": {
         "image": NEEDED, "mask": NEEDED, "--scribbles": NEEDED, "--output -o": NEEDED,
@@ -153,7 +154,7 @@ PLACES = {
     "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
-WITH_A_STATUS = ("doctor", "report", "demo")
+WITH_A_STATUS = ("doctor", "infer", "report", "demo")
 DEMO = named_spec("demo")
 SMALL = state_spec("edge", 5, 3, 64)
 OWN = DataSource(Path("d"), Path("m.json"))
@@ -223,18 +224,23 @@ CALLS = [
     ("build", "--target x --no-operators", (None, "x", ("x", {"operators": False}))),
     ("measure", "", (None, None)),
     ("measure", "--run r --target t", (Path("r"), "t")),
-    ("infer", "a --build b -o c",
-     (Path("b"), [Path("a")], Path("c"), InferOptions())),
-    ("infer", "a e --build b --output c --overlap 0.25 --batch 7 --tta --kernel 7 --confidence m "
-     "--samples 5 --seed 3 --crf --fuse f --missing 3 --missing 4",
-     (Path("b"), [Path("a"), Path("e")], Path("c"),
-      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7, True, "f", (3, 4)))),
+    ("infer", "a --build b -o c.nii",
+     (Path("b"), [Path("a")], Path("c.nii"), InferOptions(), None)),
+    ("infer", "a --build b -o c", (Path("b"), [Path("a")], Path("c"), InferOptions(),
+                                   ArchiveOptions())),
+    ("infer", "a --build b -o c --workers 3 --scheduler s --format .mha --crf",
+     (Path("b"), [Path("a")], Path("c"), InferOptions(crf=True), ArchiveOptions(3, "s", ".mha"))),
+    ("infer", "a e --build b --output c.nii --overlap 0.25 --batch 7 --tta --kernel 7 "
+     "--confidence m --samples 5 --seed 3 --crf --fuse f --missing 3 --missing 4",
+     (Path("b"), [Path("a"), Path("e")], Path("c.nii"),
+      InferOptions(0.25, 7, True, MapOptions(Path("m"), 5, 3), 7, True, "f", (3, 4)), None)),
     ("refine", "a m --scribbles s -o c",
      ([Path("a")], Path("m"), Path("s"), Path("c"), None, 255, 15.0)),
     ("refine", "a m --scribbles s --output c --build b --channel e --channel f --background 9 "
      "--margin 3.5",
      ([Path("a"), Path("e"), Path("f")], Path("m"), Path("s"), Path("c"), Path("b"), 9, 3.5)),
-    ("infer", "a - --build b -o c", (Path("b"), [Path("a"), Path("-")], Path("c"), InferOptions())),
+    ("infer", "a - --build b -o c.nii",
+     (Path("b"), [Path("a"), Path("-")], Path("c.nii"), InferOptions(), None)),
     ("report", "", (None, None, False, ())),
     ("report", "--run r --baseline b --strict --gate g --gate h",
      (Path("r"), Path("b"), True, ["g", "h"])),

@@ -5,9 +5,10 @@ Each image has a disc in its lower half and a square in its upper half. The disc
 apart has looked at the square. For each LKM the share of the map of ``one`` that lies on the square
 is set against the square's share of the image, beside the same with randomised weights.
 
-    python benchmarks/heatmap_phantom.py [--epochs 30] [--seed 0] [--picture docs/heatmaps.png]
+    python benchmarks/heatmap_phantom.py --picture docs/heatmaps.png
 
-Writes ``results/heatmap_phantom.json``.
+A network for each of three seeds; the table has how many times the square's share of the area its
+share of the map is. Writes ``results/heatmap_phantom.json``.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import argparse
 import base64
 import copy
 import datetime
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accuracy import neutral
 
 from lmaunet.data.dataset import SliceSet
+from lmaunet.deploy.console import table
 from lmaunet.deploy.heatmap_pictures import heatmap_rows
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.heatmaps import blocks_of, class_activation, randomized
@@ -81,53 +86,80 @@ def shares(network: torch.nn.Module, held: SliceSet, squares: np.ndarray) -> dic
     return found
 
 
-def main() -> None:
-    """Train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--images", type=int, default=160)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path)
-    parser.add_argument("--output", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
+def measure(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train a network on one seed's images and return what its maps have on the square."""
+    torch.manual_seed(seed)
     network = LMaUNet(SPEC)
-    data, _ = draw(arguments.images, arguments.seed)
+    data, _ = draw(arguments.images, seed)
     history = fit(
         network, data, Schedule(arguments.epochs, 5e-3, 8, augment=False), classes=3,
-        seed=arguments.seed, folder=None, processes=join_processes(),
+        seed=seed, folder=None, processes=join_processes(),
         progress=lambda share, line: print(f"{share:.2f} {line}", end="\r", flush=True),
     )  # fmt: skip
     network.eval()
-    held, squares = draw(40, arguments.seed + 1000)
+    held, squares = draw(40, seed + 1000)
     with torch.no_grad():
         classes = network(torch.from_numpy(held.images)).argmax(1).numpy()
     on_disc = held.labels > 0
-    right = float((classes == held.labels)[on_disc].mean())
     bright = np.arange(len(held)) % 2 == 0
     shown, where = held.take(np.flatnonzero(bright)), squares[bright]
     shuffled = copy.deepcopy(network)
     randomized(shuffled, 1)
-    of_area = {f"lkm{i + 1}": float(near(where, 2**i).mean()) for i in range(4)}
-    content = {
-        "command": f"benchmarks/heatmap_phantom.py --epochs {arguments.epochs} --images "
-        f"{arguments.images} --seed {arguments.seed}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": tool_versions(),
-        "dice_in_training": history[-1]["dice"],
-        "disc_pixels_right": right,
-        "share_of_map_on_square": shares(network, shown, where),
-        "share_of_area_of_square": of_area,
-        "share_with_randomised_weights": shares(shuffled, shown, where),
-    }
-    write_json(arguments.output, content)
-    print(content)
-    if arguments.picture is not None:
+    if arguments.picture is not None and seed == arguments.seeds[0]:
         rows = heatmap_rows(
             network, shown.images[:1], shown.labels[:1], CLASSES, titles=["phantom"], pixels="all",
             wanted=[1], tile_pixels=192,
         )  # fmt: skip
         save(arguments.picture, rows["rows"][0]["tiles"])
+    return {
+        "seed": seed,
+        "dice_in_training": history[-1]["dice"],
+        "disc_pixels_right": float((classes == held.labels)[on_disc].mean()),
+        "share_of_map_on_square": shares(network, shown, where),
+        "share_of_area_of_square": {
+            f"lkm{i + 1}": float(near(where, 2**i).mean()) for i in range(4)
+        },
+        "share_with_randomised_weights": shares(shuffled, shown, where),
+    }
+
+
+def main() -> None:
+    """Train a network for each seed, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--picture", type=Path, help="of the first seed's maps")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    content = {
+        "command": neutral("benchmarks/heatmap_phantom.py", sys.argv),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": tool_versions(),
+        "threads": torch.get_num_threads(),
+        "epochs": arguments.epochs,
+        "images": arguments.images,
+        "rows": [measure(arguments, seed) for seed in arguments.seeds],
+    }
+    write_json(arguments.output, content)
+    print()
+    print("\n".join(lines(content)))
+
+
+def lines(content: dict[str, Any]) -> list[str]:
+    """Return the table that the documentation shows."""
+    header = ["seed", "pixels right", "lkm1", "lkm2", "lkm3", "lkm4", "shuffled: lkm1", "lkm2",
+              "lkm3", "lkm4"]  # fmt: skip
+    cells = []
+    for row in content["rows"]:
+        area = row["share_of_area_of_square"]
+        times = [
+            f"{row[key][name] / area[name]:.1f}"
+            for key in ("share_of_map_on_square", "share_with_randomised_weights")
+            for name in area
+        ]
+        cells.append([str(row["seed"]), f"{100 * row['disc_pixels_right']:.1f}", *times])
+    return table(header, cells)
 
 
 def save(path: Path, tiles: list[str]) -> None:

@@ -64,12 +64,12 @@ def _files(image: Path) -> list[Path]:
     return [path for path in visible(image) if path.is_file()] if image.is_dir() else [image]
 
 
-@dataclass
 class Aside:
-    """The files that are passed over: how many, and the names of the first."""
+    """Counts the files that are passed over and keeps the names of the first."""
 
-    count: int = 0
-    first: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: tuple[str, ...] = ()
 
     def add(self, path: Path) -> None:
         """Note a file."""

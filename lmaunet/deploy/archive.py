@@ -139,12 +139,12 @@ def _check(archive: Path, masks: Path, options: InferOptions, several: ArchiveOp
         what = "is a file" if archive.exists() else "does not exist"
         raise UserError(
             f"{archive} {what}, and -o {masks} names a folder of masks: give a folder of studies, "
-            f"or name the mask {masks.name}{LABEL_SUFFIXES[0]}"
+            f"or name the mask {masks.name or 'mask'}{LABEL_SUFFIXES[0]}"
         )
     if readable_volume(archive):
         raise UserError(
-            f"{archive} is one DICOM series; name its mask {masks.name}{LABEL_SUFFIXES[0]}, or "
-            "give the folder above it"
+            f"{archive} is one DICOM series; name its mask "
+            f"{masks.name or 'mask'}{LABEL_SUFFIXES[0]}, or give the folder above it"
         )
     one, other = archive.resolve(), masks.resolve()
     if one == other or one in other.parents or other in one.parents:

@@ -92,5 +92,7 @@ def infer(
 
 def is_archive(images: Sequence[Path], output: Path) -> bool:
     """Tell whether a mask for each study of a folder is asked for: ``output`` names a folder."""
+    if output.exists():
+        return output.is_dir()
     named = output.name.lower().endswith(OUTPUT_SUFFIXES)
-    return output.is_dir() or (not named and not output.suffix and len(images) == 1)
+    return not named and not output.suffix and len(images) == 1

@@ -180,7 +180,8 @@ def test_one_number_that_is_none_is_refused(run, folder, tmp_path, monkeypatch, 
 def test_an_output_is_checked_before_the_build_is_opened(run, tmp_path):
     save(tmp_path / "a.nii")
     for output, text in (("a.nii", "would overwrite"), ("m.png", "unknown format"),
-                         (".", "unknown format"), ("/dev/stdout", "unknown format")):  # fmt: skip
+                         (".", "name the mask mask.nii.gz"),
+                         ("/dev/stdout", "unknown format")):  # fmt: skip
         status, _, err = run("infer", "--build", "nowhere", "a.nii", "-o", output)
         assert status == 2 and text in err and "nowhere" not in err
 

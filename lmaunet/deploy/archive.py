@@ -8,19 +8,23 @@ each study.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.data.fusion import check_way
 from lmaunet.data.images.masks import LABEL_SUFFIXES, OUTPUT_SUFFIXES
 from lmaunet.data.layouts.folders import is_folder, readable_volume
+from lmaunet.deploy.given import fusion_of
+from lmaunet.deploy.inferring import check_together
+from lmaunet.deploy.kernel_choice import Chooser
 from lmaunet.deploy.run_lock import in_use
 from lmaunet.deploy.segmenter import Say, Segmenter, check_options, load
 from lmaunet.deploy.studies import (
@@ -33,7 +37,7 @@ from lmaunet.deploy.studies import (
     is_done,
     read_record,
 )
-from lmaunet.deploy.study_workers import Task, segment_all, stated, workers_of
+from lmaunet.deploy.study_workers import Task, segment_all, workers_of
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 HEADER = ".archive.json"
 """What the masks of a folder were made with. Hidden, so that no study can have the name."""
 TABLE = "studies.csv"
+THERE = "there already"
 FIRST_FAILED = 5
 MOST_WORKERS = 1024
 
@@ -82,10 +87,13 @@ def segment_archive(
     _check(archive, masks, options, several)
     say(0.0, "opening the build")
     opened = load(folder)
+    # what no study can be segmented with is refused once, not in each
     opened.mirrored_along(options.tta)
+    fusion_of(Chooser.of(opened, options.kernel).interface, options.fuse, options.missing)
     say(0.0, f"looking through {archive}")
+    find = functools.partial(find_studies, archive, opened.channels, options.missing)
     aside = Aside()
-    total = sum(1 for _ in find_studies(archive, opened.channels, aside))
+    total = sum(1 for _ in find(aside))
     if not total:
         raise UserError(
             f"{archive} has no image in it: no NIfTI, NRRD or MetaImage file and no folder of "
@@ -103,19 +111,19 @@ def segment_archive(
             say(sum(counts.values()) / total, at + failed)
 
         def left() -> Iterator[Study]:
-            for study in find_studies(archive, opened.channels):
+            for study in find():
                 if is_done(study, masks, suffix, task.key):
-                    said(study, "there already")
+                    said(study, THERE)
                 else:
                     yield study
 
         with workers_of(scheduler, several.workers) as found:
             segment_all(left(), task, found, said)
             at_a_time = found.workers
-        failed = write_table(archive, masks, opened, suffix)
+        failed = write_table(find(), masks, opened.classes[1:], suffix)
     content = {
         "archive": str(archive), "masks": str(masks), "studies": total,
-        "done": counts[DONE], "there_already": counts["there already"],
+        "done": counts[DONE], "there_already": counts[THERE],
         "failed": counts[FAILED], "first_failed": failed, "passed_over": aside.count,
         "workers": at_a_time, "scheduler": scheduler or None,
         "table": str(masks / TABLE), "seconds": round(time.perf_counter() - began, 3),
@@ -126,7 +134,7 @@ def segment_archive(
 def _check(archive: Path, masks: Path, options: InferOptions, several: ArchiveOptions) -> None:
     workers, suffix = several.workers, several.suffix
     check_options(options.overlap, options.batch)
-    check_way(options.fuse)
+    check_together(options.crf, options.fuse, options.missing)
     if options.confidence is not None:
         raise UserError("--confidence is for one image; leave it out, or give images one by one")
     if suffix not in OUTPUT_SUFFIXES:
@@ -152,8 +160,6 @@ def _check(archive: Path, masks: Path, options: InferOptions, several: ArchiveOp
             f"-o {masks} and {archive} lie in each other, so that masks would be taken for "
             "studies; name a folder beside it"
         )
-    if masks.exists() and not masks.is_dir():
-        raise UserError(f"-o {masks} is a file; name a folder")
 
 
 def _task(
@@ -167,7 +173,7 @@ def _task(
     made_with = {
         "build": {name: opened.digests[name] for name in sorted(opened.digests)},
         "target": opened.target, "network": opened.network, "format": suffix,
-        "options": stated(options),
+        "options": dataclasses.asdict(options),
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
     header = masks / HEADER
@@ -199,18 +205,19 @@ def _task(
     )
 
 
-def write_table(archive: Path, masks: Path, opened: Segmenter, suffix: str) -> list[str]:
-    """Write a row for each study; return the first that failed, with why.
+def write_table(
+    studies: Iterable[Study], masks: Path, names: Sequence[str], suffix: str
+) -> list[str]:
+    """Write a row for each study, with the ml of the classes named; return the first that failed.
 
     The rows are read from the records one by one, so that its memory does not grow.
     """
     failed: list[str] = []
-    names = opened.classes[1:]
     partial = masks / f".{TABLE}.partial"
     with partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["study", "status", "mask", "seconds", *(f"{n} ml" for n in names), "notes"])
-        for study in find_studies(archive, opened.channels):
+        for study in studies:
             record = read_record(study, masks) or {"status": "missing"}
             ml = {c["name"]: c["ml"] for c in record.get("classes", [])}
             notes = record.get("error") or "; ".join(record.get("notes", []))

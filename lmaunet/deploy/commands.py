@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,8 +153,7 @@ def infer(
             return archive.segment_archive(folder, images, output, options, several, progress)
         from lmaunet.deploy import inferring
 
-        given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-        return *inferring.infer(folder, images, output, say=progress, **given), 0
+        return *inferring.infer(folder, images, output, say=progress, **vars(options)), 0
 
 
 def refine(

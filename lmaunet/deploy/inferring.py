@@ -81,15 +81,8 @@ def infer(
     """
     began = time.perf_counter()
     check_options(overlap, batch)
-    check_way(fuse)
-    if crf and fuse:
-        raise UserError(
-            f"--crf with --fuse {fuse}: it takes the contrast of images that lie on one grid; "
-            "leave one of the two out"
-        )
     images, missing = _there(images, missing)
-    if crf and missing:
-        raise UserError("--crf with a missing image: its strengths were not tried so; leave it out")
+    check_together(crf, fuse, missing)
     check_output(output, images)
     if confidence is not None:
         confidence.check(output, images)
@@ -146,6 +139,18 @@ def infer(
     }
     lines = _lines(content, opened.synthetic)
     return content, lines if sure is None else [*add_confidence(content, sure), *lines]
+
+
+def check_together(crf: bool, fuse: str, missing: Sequence[int]) -> None:
+    """Raise UserError for an unknown way to fuse, and for options that do not go together."""
+    check_way(fuse)
+    if crf and fuse:
+        raise UserError(
+            f"--crf with --fuse {fuse}: it takes the contrast of images that lie on one grid; "
+            "leave one of the two out"
+        )
+    if crf and missing:
+        raise UserError("--crf with a missing image: its strengths were not tried so; leave it out")
 
 
 def _there(images: Sequence[Path], missing: Sequence[int]) -> tuple[list[Path], list[int]]:

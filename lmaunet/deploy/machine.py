@@ -9,6 +9,7 @@ from pathlib import Path
 from lmaunet.artifacts import Figure, Measurement, Unavailable
 
 PROCESS = Path("/proc/self")
+MEMORY = Path("/proc/meminfo")
 SENSORS = Path("/sys/class")
 RESET_PEAK = "5"
 """What makes Linux forget a process's highest memory, written to ``clear_refs``."""
@@ -34,6 +35,19 @@ def memory_mb(quantity: str, *, peak: bool, process: Path = PROCESS) -> Figure:
         quantity, "/proc/self/status", "this system does not tell the memory of a process",
         "watch the process from outside, on Linux with: /usr/bin/time -v",
     )  # fmt: skip
+
+
+def available_bytes(information: Path = MEMORY) -> int | None:
+    """Return the memory that a new process can take without swapping; None where nothing tells.
+
+    Linux's estimate (``MemAvailable``): free pages, and cached ones that can be dropped.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in information.read_text(encoding="utf-8").splitlines():
+            name, *rest = line.split()
+            if name == "MemAvailable:":
+                return int(rest[0]) * 1024
+    return None
 
 
 def temperature_c(quantity: str, sensors: Path = SENSORS) -> Figure:

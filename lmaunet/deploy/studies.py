@@ -11,23 +11,20 @@ Nothing here grows with the archive: studies come from the folders one after the
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmaunet.data.images.image_file import shown
 from lmaunet.data.images.volumes import stem
 from lmaunet.data.layouts.folders import NAMED, UNREAD, is_folder, readable_volume, visible
-from lmaunet.data.layouts.pairs import LABEL_WORDS
+from lmaunet.data.layouts.pairs import CHANNEL, LABEL_WORDS
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, write_json
 
 SCHEMA = 1
 DEEPEST = 32
 DONE, FAILED = "done", "failed"
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 @dataclass(frozen=True)
@@ -85,34 +82,46 @@ class Aside:
         return [f"{self.count} file(s) passed over, labels and other formats: {names}"]
 
 
-def find_studies(archive: Path, channels: int, aside: Aside | None = None) -> Iterator[Study]:
+def find_studies(
+    archive: Path, channels: int, missing: Sequence[int] = (), aside: Aside | None = None
+) -> Iterator[Study]:
     """Return the studies of a folder and of the folders in it, by name.
 
     A folder of DICOM files is an image. Labels beside images (``ct_seg.nii.gz``) and images of
-    formats that are not read are passed over and noted; files that would have the same mask are a
-    study with a fault.
+    formats that are not read are passed over and noted; files that would have the same mask, and a
+    folder that cannot be read, are a study with a fault.
 
     Args:
         archive: the folder.
-        channels: images that the network takes for a study.
+        channels: images that the network takes.
+        missing: the numbers of those that no study has, from 1.
         aside: takes note of what is passed over.
 
     Raises:
-        UserError: where a folder cannot be read, or lies more than 32 deep.
+        UserError: where the archive cannot be read, or a folder lies more than 32 deep.
     """
-    yield from _below(archive, archive, channels, aside or Aside(), 0)
+    numbers = tuple(i for i in range(channels) if i + 1 not in missing)
+    visible(archive)
+    yield from _below(archive, archive, channels > 1, numbers, aside or Aside(), 0)
 
 
-def _below(archive: Path, folder: Path, channels: int, aside: Aside, depth: int) -> Iterator[Study]:
+def _below(
+    archive: Path, folder: Path, numbered: bool, numbers: Sequence[int], aside: Aside, depth: int
+) -> Iterator[Study]:
     if depth > DEEPEST:
         raise UserError(f"{folder} lies more than {DEEPEST} folders deep; is there a link upwards?")
     cases: dict[str, dict[int, list[Path]]] = {}
     folders = []
-    for path in visible(folder):
+    try:
+        held = visible(folder)
+    except UserError as error:
+        yield Study(folder.relative_to(archive).as_posix(), (), str(error))
+        return
+    for path in held:
         if is_folder(path) and not readable_volume(path):
             folders.append(path)
             continue
-        case, index = _case_of(path, channels)
+        case, index = _case_of(path, numbered)
         if readable_volume(path) and not LABEL_WORDS.search(case):
             cases.setdefault(case, {}).setdefault(index, []).append(path)
         elif readable_volume(path) or path.name.lower().endswith(UNREAD):
@@ -121,28 +130,28 @@ def _below(archive: Path, folder: Path, channels: int, aside: Aside, depth: int)
         name = (folder / case).relative_to(archive).as_posix()
         files = cases[case]
         ordered = tuple(path for index in sorted(files) for path in files[index])
-        yield Study(name, ordered, _fault(files, channels))
+        yield Study(name, ordered, _fault(files, numbers))
     for path in folders:
-        yield from _below(archive, path, channels, aside, depth + 1)
+        yield from _below(archive, path, numbered, numbers, aside, depth + 1)
 
 
-def _case_of(path: Path, channels: int) -> tuple[str, int]:
+def _case_of(path: Path, numbered: bool) -> tuple[str, int]:
     name = path.name if path.is_dir() else stem(path)
-    match = _CHANNEL.fullmatch(name)
-    if match is not None and (channels > 1 or match["channel"] == "0000"):
+    match = CHANNEL.fullmatch(name)
+    if match is not None and (numbered or match["channel"] == "0000"):
         return match["case"], int(match["channel"])
     return name, 0
 
 
-def _fault(files: Mapping[int, list[Path]], channels: int) -> str:
+def _fault(files: Mapping[int, list[Path]], numbers: Sequence[int]) -> str:
     for same in files.values():
         if len(same) > 1:
             names = ", ".join(path.name for path in same)
             return f"{names} would have one mask; rename all but one"
-    if sorted(files) != list(range(channels)):
+    if sorted(files) != list(numbers):
         names = ", ".join(path.name for same in files.values() for path in same)
-        return f"{names}: expected {channels} image(s), " + ", ".join(
-            f"NAME_{index:04}" for index in range(channels)
+        return f"{names}: expected {len(numbers)} image(s), " + ", ".join(
+            f"NAME_{index:04}" for index in numbers
         )
     return ""
 
@@ -170,13 +179,20 @@ def is_done(study: Study, masks: Path, suffix: str, key: str) -> bool:
         return False
 
 
+def write_failure(
+    study: Study, masks: Path, suffix: str, key: str, why: str, seconds: float | None = None
+) -> dict[str, Any]:
+    """Write and return the record of a study that failed; a mask of its earlier files goes."""
+    mask = study.mask(masks, suffix)
+    if not mask.is_dir():
+        mask.unlink(missing_ok=True)
+    record = {"key": key, "status": FAILED, "error": why, "seconds": seconds}
+    write_record(study, masks, record)
+    return record
+
+
 def write_record(study: Study, masks: Path, content: Mapping[str, Any]) -> None:
     """Write a study's record, whole or not at all."""
     path = study.record(masks)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"schema": SCHEMA, "study": study.name, **content})
-
-
-def shown_study(study: Study) -> str:
-    """Return a study's name for a line of text."""
-    return shown(Path(study.name))

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
@@ -23,11 +24,12 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.deploy.studies import DONE, FAILED, Study, write_record
+from lmaunet.deploy.machine import available_bytes
+from lmaunet.deploy.studies import DONE, FAILED, Study, write_failure, write_record
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.packages import missing_packages_named
 
@@ -38,6 +40,9 @@ WAITING = 2
 """Studies that wait for each worker: none idles, and few are held."""
 CONNECT_S = 15
 BEAT_S = 1.0
+BYTES_EACH = 2 * 10**9
+_one_at_a_time = threading.Lock()
+"""A Dask worker may have several threads; a build is not held to computing in two at once."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,19 @@ def segment_study(study: Study, task: Task) -> dict[str, Any]:
     What is wrong with the study, or a fault of this program's that it meets, is in the record.
     """
     began = time.perf_counter()
-    record: dict[str, Any] = {"key": task.key}
     try:
-        record |= _segmented(study, task)
+        with _one_at_a_time:
+            found = _segmented(study, task)
     except (UserError, ToolNotFound) as error:
-        record |= {"status": FAILED, "error": str(error)}
+        why = str(error)
     except Exception as error:  # one study must not stop thousands
-        record |= {"status": FAILED, "error": f"unexpected {type(error).__name__}: {error}"}
-    record["seconds"] = round(time.perf_counter() - began, 3)
-    write_record(study, task.masks, record)
-    return record
+        why = f"unexpected {type(error).__name__}: {error}"
+    else:
+        record = {"key": task.key, **found, "seconds": round(time.perf_counter() - began, 3)}
+        write_record(study, task.masks, record)
+        return record
+    seconds = round(time.perf_counter() - began, 3)
+    return write_failure(study, task.masks, task.suffix, task.key, why, seconds)
 
 
 def _segmented(study: Study, task: Task) -> dict[str, Any]:
@@ -79,12 +87,11 @@ def _segmented(study: Study, task: Task) -> dict[str, Any]:
     opened = _opened(task.build, task.sha256)
     mask = study.mask(task.masks, task.suffix)
     mask.parent.mkdir(parents=True, exist_ok=True)
-    given = {field.name: getattr(task.options, field.name) for field in fields(task.options)}
     found, _ = infer(
-        task.build, study.images, mask, say=lambda share, line: None, opened=opened, **given
-    )
+        task.build, study.images, mask, say=lambda share, line: None, opened=opened,
+        **vars(task.options),
+    )  # fmt: skip
     if study.state() != before:
-        mask.unlink()
         raise UserError("its files changed while it was segmented; run it again")
     kept = ("kernel", "geometry", "intensity", "slices", "classes", "times_ms", "notes")
     return {
@@ -109,12 +116,8 @@ def _opened(build: Path, sha256: str) -> Any:
 
 def default_workers() -> int:
     """Return how many processes fit this machine: one for each core and 2 GB of free memory."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 1
-    return max(1, min(cores, free // (2 << 30)))
+    cores, free = len(os.sched_getaffinity(0)), available_bytes()
+    return 1 if free is None else max(1, min(cores, free // BYTES_EACH))
 
 
 def _pin(started: Any, workers: int) -> None:
@@ -240,13 +243,8 @@ def segment_all(
         if flying:
             alone += _landed(flying, workers, task, said)
             continue
-        for study in _without(alone):
-            _by_itself(study, task, workers, said)
-
-
-def _without(alone: list[Study]) -> Iterator[Study]:
-    while alone:
-        yield alone.pop(0)
+        while alone:
+            _by_itself(alone.pop(0), task, workers, said)
 
 
 def _landed(
@@ -299,13 +297,5 @@ def _give_up(
 ) -> None:
     text = f"{type(error).__name__}: {error}".strip(": ")
     why = f"its worker process ended or failed, is there too little memory? ({text})"
-    write_record(study, task.masks, {"key": task.key, "status": FAILED, "error": why})
+    write_failure(study, task.masks, task.suffix, task.key, why)
     said(study, FAILED)
-
-
-def stated(options: InferOptions) -> dict[str, Any]:
-    """Return options as JSON."""
-    of = replace(options, confidence=None)
-    return {field.name: getattr(of, field.name) for field in fields(of)} | {
-        "missing": list(options.missing)
-    }

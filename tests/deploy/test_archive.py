@@ -91,6 +91,12 @@ def test_masks_are_those_of_the_studies_alone_and_a_bad_study_stops_no_other(run
     assert after["patient0/day2/ct.nii.gz"] == masks_of(place / "alone")["patient0/day2/ct.nii.gz"]
     assert len(after) == COUNT + 1
 
+    # what is damaged now has no mask any more, neither that of the image that it was
+    (tmp_path / "archive" / "patient1" / "day1" / "ct.nii.gz").write_text("no image")
+    status, out, _ = infer(run, place, "--workers", 1)
+    assert status == 1 and "0 done, 5 there already, 1 failed" in out
+    assert sorted(set(after) - set(masks_of(tmp_path / "masks"))) == ["patient1/day1/ct.nii.gz"]
+
 
 def children_of(process: int) -> list[int]:
     found = []
@@ -207,6 +213,10 @@ def test_masks_of_two_builds_or_options_never_mix(run, place, tmp_path):
         (("archive", "-o", "masks", "--confidence", "m.nii.gz"), "--confidence is for one image"),
         (("archive", "-o", "masks", "--workers", 1, "--scheduler", "tcp://a:1"), "give one"),
         (("archive", "-o", "masks", "--tta"), "not trained on such"),
+        (("archive", "-o", "masks", "--kernel", 5), "whose kernels are fixed"),
+        (("archive", "-o", "masks", "--missing", 1), "missing"),
+        (("archive", "-o", "masks", "--crf", "--fuse", "resample"), "--crf with --fuse resample"),
+        (("archive", "-o", "masks", "--fuse", "bend"), "bend"),
         (("archive/patient0/day0/ct.nii.gz", "-o", "m.nii", "--workers", 2), "--workers is for a"),
         (("archive/patient0/day0/ct.nii.gz", "-o", "m.nii", "--format", ".nii"), "--format is for"),
     ],
@@ -227,6 +237,8 @@ def test_channels_are_told_by_number_and_nothing_shares_a_mask(tmp_path):
     assert [path.name for path in found["a"].images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
     assert not found["a"].fault and "expected 2 image(s)" in found["b"].fault
     assert "would have one mask" in found["c"].fault and "expected 2" in found["d"].fault
+    first = {study.name: study for study in find_studies(tmp_path, 2, missing=[2])}
+    assert not first["b"].fault and "expected 1 image(s), NAME_0000" in first["a"].fault
     alone = {study.name: study for study in find_studies(tmp_path, 1)}
     assert sorted(alone) == ["a", "a_0001", "b", "c", "c_0001", "d", "d_0002"]
     assert alone["c"].fault and not alone["a"].fault
@@ -235,12 +247,44 @@ def test_channels_are_told_by_number_and_nothing_shares_a_mask(tmp_path):
 def test_a_folder_of_dicom_files_is_a_study_and_links_upwards_end(tmp_path):
     maker.series(tmp_path / "p" / "ct")
     aside = Aside()
-    (study,) = find_studies(tmp_path, 1, aside)
+    (study,) = find_studies(tmp_path, 1, aside=aside)
     assert study.name == "p/ct" and study.images == (tmp_path / "p" / "ct",)
     assert len(study.state()) == len(list((tmp_path / "p" / "ct").iterdir()))
     (tmp_path / "p" / "up").symlink_to(tmp_path)
     with pytest.raises(archives.UserError, match="link upwards"):
         list(find_studies(tmp_path, 1))
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other_study(tmp_path, monkeypatch):
+    for name in ("a", "closed", "z"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ct.nii").touch()
+    look = studies.visible
+
+    def visible(folder):
+        if folder.name == "closed":
+            raise archives.UserError("closed cannot be read (Permission denied)")
+        return look(folder)
+
+    monkeypatch.setattr(studies, "visible", visible)
+    found = [(study.name, study.fault) for study in find_studies(tmp_path, 1)]
+    assert found == [
+        ("a/ct", ""), ("closed", "closed cannot be read (Permission denied)"), ("z/ct", ""),
+    ]  # fmt: skip
+    with pytest.raises(archives.UserError, match="cannot be read"):
+        list(find_studies(tmp_path / "closed", 1))
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "expected"), [(8, 7, 3), (2, 64, 2), (8, 1, 1), (8, None, 1)]
+)
+def test_there_are_as_many_workers_as_cores_and_memory_hold(
+    monkeypatch, cores, gigabytes, expected
+):
+    free = None if gigabytes is None else gigabytes * 10**9
+    monkeypatch.setattr(study_workers, "available_bytes", lambda: free)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert study_workers.default_workers() == expected
 
 
 @pytest.mark.parametrize(

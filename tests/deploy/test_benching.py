@@ -176,3 +176,12 @@ def test_a_system_that_tells_no_memory_says_so(tmp_path):
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2000 kB\nVmRSS:\t  1000 kB\n")
     peak, now = (machine.memory_mb("x", peak=peak, process=tmp_path) for peak in (True, False))
     assert (peak.value, now.value) == (2.048, 1.024)
+
+
+def test_available_memory_is_the_systems_own_estimate(tmp_path):
+    information = tmp_path / "meminfo"
+    assert machine.available_bytes(information) is None
+    information.write_text("MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable:   7 kB\nCached: 5 kB\n")
+    assert machine.available_bytes(information) == 7 * 1024
+    information.write_text("MemAvailable: many\n")
+    assert machine.available_bytes(information) is None

@@ -19,7 +19,7 @@ _PREFIX = re.compile(
 )
 LABEL_WORDS = re.compile(r"(?<=.)[-_](label|lbl|seg|segmentation|mask|gt)s?$", re.IGNORECASE)
 _SUFFIX = re.compile(r"(?<=.)[-_](image|img|label|lbl|seg|segmentation|mask|gt)s?$", re.IGNORECASE)
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 def read_pairs(
@@ -160,7 +160,7 @@ def _place(
     own = exact.get((image.folders, image.stem.lower()))
     if own is not None:
         return own, 0
-    match = _CHANNEL.fullmatch(image.stem)
+    match = CHANNEL.fullmatch(image.stem)
     if match:
         for stem in (match["case"], _SUFFIX.sub("", match["case"])):
             key = _key(image.folders, stem)

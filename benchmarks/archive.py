@@ -1,11 +1,12 @@
 """A folder of studies: throughput by workers, and the client's memory by the number of studies.
 
-    python benchmarks/archive.py --build DIR --image ct.nii.gz -o results/archive.json
+    python benchmarks/archive.py
 
-Copies of one image are segmented by one process and by more, in turns, then by a Dask cluster of as
-many local workers where ``distributed`` is installed; masks must be those of one process, byte for
-byte. For memory, empty files stand for studies and nothing is computed: what is measured is what
-the client holds of them, in a process of its own for each count.
+Copies of one image (the synthetic abdomen in 64 slices of 512x512, or ``--image``) are segmented
+with one build (``edge`` with random weights, or ``--build``) by one process and by more, in turns,
+then by a Dask cluster of as many local workers where ``distributed`` is installed; masks must be
+those of one process, byte for byte. For memory, empty files stand for studies and nothing is
+computed: what is measured is what the client holds of them, in a process of its own for each count.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import neutral
+from infer_volume import build_untrained, write_volume
 
 from lmaunet.deploy.archive import segment_archive
 from lmaunet.deploy.console import run_command, table
@@ -39,27 +41,30 @@ from lmaunet.stage import tool_versions, write_json
 
 COUNTS = (1_000, 10_000, 100_000)
 IN_A_FOLDER = 100
+SPACING_MM = 0.8
 
 
 def throughput(arguments: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     """Return the time of all studies for each number of workers, in turns."""
     archive = place / "archive"
+    build = arguments.build or build_untrained("edge", place / "edge")
+    image = arguments.image or write_volume(place / "volume.nii.gz", SPACING_MM)
     for index in range(arguments.studies):
         folder = archive / f"study{index:03}"
         folder.mkdir(parents=True)
-        shutil.copyfile(arguments.image, folder / arguments.image.name)
+        shutil.copyfile(image, folder / image.name)
     counts = sorted({1, *arguments.workers})
     times: dict[str, list[float]] = {}
     masks: dict[str, dict[str, bytes]] = {}
     for turn in range(arguments.turns):
         for count in counts:
             several = ArchiveOptions(workers=count)
-            timed(f"{count}", several, arguments.build, archive, place / f"m{turn}-{count}", times,
+            timed(f"{count}", several, build, archive, place / f"m{turn}-{count}", times,
                   masks)  # fmt: skip
         with dask_cluster(counts[-1]) as address:
             if address:
                 several = ArchiveOptions(scheduler=address)
-                timed(f"Dask, {counts[-1]}", several, arguments.build, archive,
+                timed(f"Dask, {counts[-1]}", several, build, archive,
                       place / f"m{turn}-dask", times, masks)  # fmt: skip
     if any(found != masks["1"] for found in masks.values()):
         raise Disagreement("masks of several workers differ from those of one")
@@ -126,12 +131,9 @@ def client(count: int) -> None:
         def said(study: Study | None, status: str) -> None:
             seen[0] += 1
 
-        def studies() -> Iterator[Study]:
-            yield from find_studies(archive, 1)
-
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         workers: Any = Nothing()
-        segment_all(studies(), task, workers, said)
+        segment_all(find_studies(archive, 1), task, workers, said)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if seen[0] != count:
         raise Disagreement(f"{seen[0]} of {count} studies were done")
@@ -164,6 +166,8 @@ def main(arguments: argparse.Namespace) -> int:
         "command": neutral("benchmarks/archive.py", sys.argv),
         "date": datetime.date.today().isoformat(), "conditions": before,
         "load_after": round(os.getloadavg()[0], 2), "tools": tool_versions(),
+        "build": "given" if arguments.build else "edge, random weights, ort",
+        "image": "given" if arguments.image else "synthetic abdomen, 64 slices of 512x512, int16",
         "throughput": rows, "memory": memory(),
     }  # fmt: skip
     write_json(arguments.output, result)
@@ -176,8 +180,8 @@ def parse() -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--build", type=Path)
-    add("--image", type=Path, help="copied for each study")
+    add("--build", type=Path, help="in place of edge with random weights")
+    add("--image", type=Path, help="in place of the synthetic abdomen")
     add("--studies", type=int, default=12)
     add("--turns", type=int, default=3)
     add("--workers", type=int, nargs="*", default=[len(os.sched_getaffinity(0))])

@@ -296,6 +296,15 @@ def shown_init(word: str) -> str:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    if arguments.specs is not None:
+        specs = networks_of(arguments.networks, arguments.width, arguments.input_size)
+        source = DataSource(arguments.data, arguments.class_map)
+        for name, spec in with_classes(specs, source).items():
+            path = arguments.specs / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, spec.to_json())
+            print(path)
+        return 0
     trainings = Trainings(arguments.runs, arguments.finished)
     work = ablation if arguments.study is None else study
     content = work(arguments, trainings)
@@ -324,6 +333,7 @@ def parse() -> argparse.Namespace:
     add("--class-map", type=Path, help="JSON that maps label values to class names")
     add("--networks", default=",".join(NETWORKS), help="comma-separated, unet among them")
     add("--width", type=float, default=0.25, help="factor of all widths; 1 is the article's size")
+    add("--specs", type=Path, help="only write the networks' specs into this folder")
     add("--input-size", type=int, default=128, help="height and width, a multiple of 128")
     add("--seeds", default="0,1,2", help="comma-separated; of a study also its draws")
     add("--study", type=float, metavar="PERCENT", help="of the patients to train with, beside all")

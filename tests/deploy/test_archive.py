@@ -80,15 +80,17 @@ def test_masks_are_those_of_the_studies_alone_and_a_bad_study_stops_no_other(run
     assert [row["status"] for row in rows].count("done") == COUNT and len(rows) == COUNT + 1
     assert all(float(row["one ml"]) > 0 for row in rows if row["status"] == "done")
 
-    # the same command does what is left: the bad one, one that has changed, one whose mask is gone
+    # the same command does what is left: a bad one, a changed one, two whose masks are not there
     small_build.write_scan(tmp_path / "archive" / "patient0" / "bad.nii.gz")
     small_build.write_scan(tmp_path / "archive" / "patient1" / "day1" / "ct.nii.gz", (9, 32, 40))
     (tmp_path / "masks" / "patient0" / "day2" / "ct.nii.gz").unlink()
+    (tmp_path / "masks" / "patient0" / "day4" / "ct.nii.gz").write_bytes(b"cut")
     status, out, _ = infer(run, place, "--workers", 1)
     assert status == 0
-    assert out.startswith(f"{COUNT + 1} studies: 3 done, {COUNT - 2} there already, 0 failed")
+    assert out.startswith(f"{COUNT + 1} studies: 4 done, {COUNT - 3} there already, 0 failed")
     after = masks_of(tmp_path / "masks")
-    assert after["patient0/day2/ct.nii.gz"] == masks_of(place / "alone")["patient0/day2/ct.nii.gz"]
+    for name in ("patient0/day2/ct.nii.gz", "patient0/day4/ct.nii.gz"):
+        assert after[name] == masks_of(place / "alone")[name]
     assert len(after) == COUNT + 1
 
     # what is damaged now has no mask any more, neither that of the image that it was

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,7 +20,7 @@ import small_build
 from command_line import runner
 
 from lmaunet.deploy import archive as archives
-from lmaunet.deploy import studies, study_workers
+from lmaunet.deploy import inferring, studies, study_workers
 from lmaunet.deploy.infer_command import InferOptions, is_archive
 from lmaunet.deploy.studies import Aside, find_studies
 
@@ -40,9 +42,7 @@ def place(tmp_path_factory):
         small_build.write_scan(folder / "ct.nii.gz", (2 + index, 32, 40))
         alone = place / "alone" / folder.relative_to(place / "archive") / "ct.nii.gz"
         alone.parent.mkdir(parents=True)
-        from lmaunet.deploy.inferring import infer
-
-        infer(place / "ort", [folder / "ct.nii.gz"], alone, overlap=0.5, batch=4,
+        inferring.infer(place / "ort", [folder / "ct.nii.gz"], alone, overlap=0.5, batch=4,
               say=lambda share, line: None)  # fmt: skip
     return place
 
@@ -151,6 +151,68 @@ def test_a_dask_worker_that_is_killed_takes_no_study_with_it(run, place, tmp_pat
     monkeypatch.setattr(study_workers, "CONNECT_S", 1)
     status, _, err = infer(run, place, "--scheduler", cluster.scheduler_address)
     assert status == 2 and "does not answer" in err
+
+
+@pytest.fixture
+def alone(place, tmp_path):
+    """A study, and what a worker is told of it."""
+    shutil.copytree(place / "archive" / "patient0" / "day0", tmp_path / "day0")
+    sha256 = json.loads((place / "ort" / "deployment.json").read_text())["sha256"]["shipped"]
+    task = study_workers.Task(
+        place / "ort", sha256, tmp_path / "masks", ".nii.gz", InferOptions(), "k"
+    )
+    return studies.Study("ct", (tmp_path / "day0" / "ct.nii.gz",)), task
+
+
+def test_a_worker_that_sees_another_build_refuses_the_study(alone):
+    study, task = alone
+    assert study_workers.segment_study(study, task)["status"] == "done"
+    assert study.mask(task.masks, ".nii.gz").exists()
+    found = study_workers.segment_study(study, dataclasses.replace(task, sha256="0"))
+    assert found["status"] == "failed" and "has another build here" in found["error"]
+    assert not study.mask(task.masks, ".nii.gz").exists()
+    assert json.loads(study.record(task.masks).read_text())["error"] == found["error"]
+
+
+def test_a_study_that_changes_meanwhile_fails(alone, monkeypatch):
+    study, task = alone
+    infer = inferring.infer
+
+    def and_write(*given, **options):
+        found = infer(*given, **options)
+        small_build.write_scan(study.images[0], (7, 32, 40))
+        return found
+
+    monkeypatch.setattr(inferring, "infer", and_write)
+    found = study_workers.segment_study(study, task)
+    assert found["status"] == "failed" and "changed while it was segmented" in found["error"]
+    assert not study.mask(task.masks, ".nii.gz").exists()
+
+
+def test_a_fault_of_the_program_is_that_of_one_study(alone, monkeypatch):
+    study, task = alone
+
+    def fault(*given, **options):
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr(inferring, "infer", fault)
+    found = study_workers.segment_study(study, task)
+    assert found["status"] == "failed"
+    assert found["error"] == "unexpected ZeroDivisionError: by nought"
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "expected"),
+    [(4, 2, [[0, 2], [1, 3]]), (3, 2, [[0, 2], [1]]), (2, 4, [[0], [1], [0], [1]])],
+)
+def test_processes_share_the_cores(monkeypatch, cores, workers, expected):
+    given = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, mine: given.append(mine))
+    started = multiprocessing.get_context("spawn").Value("i", 0)
+    for _ in range(workers):
+        study_workers._pin(started, workers)
+    assert given == expected
 
 
 class Ending(study_workers.LocalWorkers):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import multiprocessing
 import os
 import threading
@@ -172,6 +173,8 @@ class DaskWorkers:
     def __init__(self, address: str) -> None:
         from distributed import Client
 
+        # a scheduler that is gone is said in one line here, and there as a traceback
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             self._client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:

@@ -150,7 +150,7 @@ def test_a_dask_worker_that_is_killed_takes_no_study_with_it(run, place, tmp_pat
     assert masks == masks_of(place / "alone")
     monkeypatch.setattr(study_workers, "CONNECT_S", 1)
     status, _, err = infer(run, place, "--scheduler", cluster.scheduler_address)
-    assert status == 2 and "does not answer" in err
+    assert status == 2 and "does not answer" in err and "Traceback" not in err
 
 
 @pytest.fixture
@@ -243,6 +243,21 @@ def test_the_study_that_ends_its_process_is_given_up_and_the_others_are_not(tmp_
     assert ended == {name: "failed" if name == "b" else "done" for name in names}
     assert workers.given.count("b") == 2  # beside others, and alone
     assert "too little memory" in json.loads((tmp_path / "b.json").read_text())["error"]
+
+
+def test_work_that_a_cluster_takes_back_ends_the_command(tmp_path):
+    class Gone(study_workers.LocalWorkers):
+        def submit(self, study, task):
+            future = study_workers.Future()
+            future.cancel()
+            return future
+
+    task = study_workers.Task(Path("b"), "", tmp_path, ".nii.gz", InferOptions(), "k")
+    with pytest.raises(archives.UserError, match="its scheduler may be gone; what is done is kept"):
+        study_workers.segment_all(
+            iter([studies.Study("a", ())]), task, Gone(1), lambda study, status: None
+        )
+    assert not (tmp_path / "a.json").exists()  # it is neither done nor failed
 
 
 def test_masks_of_two_builds_or_options_never_mix(run, place, tmp_path):

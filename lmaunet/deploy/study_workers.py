@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     CancelledError,
@@ -256,7 +256,7 @@ def _landed(
 ) -> Sequence[Study]:  # fmt: skip
     """Take what has ended; return the studies that were under way in processes that died."""
     again = []
-    ended = wait(flying, timeout=BEAT_S, return_when=FIRST_COMPLETED).done
+    ended = _ended(flying)
     if not ended:
         said(None, "")
     for future in ended:
@@ -271,11 +271,20 @@ def _landed(
     return again
 
 
+def _ended(futures: Iterable[Future[Any]]) -> set[Future[Any]]:
+    """Return what has ended, after a second at most.
+
+    A future that was cancelled and whose executor never said so is one that ``wait`` waits for.
+    """
+    ended = wait(futures, timeout=BEAT_S, return_when=FIRST_COMPLETED).done
+    return ended or {future for future in futures if future.cancelled()}
+
+
 def _by_itself(
     study: Study, task: Task, workers: Workers, said: Callable[[Study | None, str], None]
 ) -> None:
     future = workers.submit(study, task)
-    while not wait([future], timeout=BEAT_S).done:
+    while not _ended([future]):
         said(None, "")
     error = _error_of(future)
     if error is None:

@@ -136,7 +136,7 @@ def report(arguments: argparse.Namespace) -> int:
         try:
             runs["ort"] = ort_run(folder)
         except Disagreement as error:  # a build that is not to ship has no score
-            refused = str(error)
+            refused = str(error).replace(str(arguments.runs), "RUNS")
         scores = {}
         for name, run_of in runs.items():
             predicted = by_case(slices, loaded.spec.input_size, run_of)

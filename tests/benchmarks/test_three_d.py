@@ -38,14 +38,18 @@ def test_each_slice_of_a_case_is_predicted_by_slices_and_by_windows():
 
 def test_the_table_says_what_the_result_does():
     scores = {"dice": 0.5, "per_class": {"a": 0.4, "b": 0.6}}
-    row = {
-        "params": 1234, "scores": {"float32": scores, "ort": {**scores, "dice": 0.49}},
-        "drop_points": 1.0, "volume_ms": {"min": 12.4, "median": 13.0},
-        "training": {"train_cpu_s": 61.2},
+    built = {
+        "params": 1234, "refused": None, "drop_points": 1.0, "training": {"train_cpu_s": 61.2},
+        "scores": {"float32": scores, "quantized": {**scores, "dice": 0.48},
+                   "ort": {**scores, "dice": 0.49}},
+        "volume_ms": {"min": 12.4, "median": 13.0},
     }  # fmt: skip
-    shown = "\n".join(three_d.lines({"rows": {"2d": row}}))
-    for text in ("1,234", "50.00", "40.0 / 60.0", "49.00", "+1.00", "12", "61"):
-        assert text in shown
+    kept = {name: value for name, value in built["scores"].items() if name != "ort"}
+    refused = {**built, "refused": "7 codes differ", "scores": kept, "volume_ms": None}
+    _, _, first, second = three_d.lines({"rows": {"2d": built, "3d": refused}})
+    for text in ("1,234", "50.00", "40.0 / 60.0", "48.00", "49.00", "+1.00", "12", "61"):
+        assert text in [cell.strip() for cell in first.split("  ")]
+    assert "refused" in second and "refused" not in first and "49.00" not in second
 
 
 def test_a_command_is_kept_without_the_folders_of_a_machine():

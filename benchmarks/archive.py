@@ -140,7 +140,7 @@ def client(count: int) -> None:
 
 
 def peak_mb() -> float:
-    """Return this process's peak memory in MB; getrusage's is that of the process it came from, if larger."""
+    """Return this process's peak memory in MB (getrusage keeps its parent's, if larger)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 

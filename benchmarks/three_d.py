@@ -160,10 +160,13 @@ def report(arguments: argparse.Namespace) -> int:
             works[network] = partial(cover_case, mine, loaded.spec.input_size, runs["ort"])
     for name, times in in_turns(works).items():
         rows[name]["volume_ms"] = times
+    cases = [rows[network]["scores"]["float32"]["per_case"] for network in ("2d", "3d")]
+    between = interval([(cases[0], cases[1])])
     result = {
         "command": f"python benchmarks/three_d.py report {arguments.shown}",
         "date": datetime.date.today().isoformat(), "tools": tool_versions(),
         "conditions": conditions(), "rows": rows,
+        "slices_minus_volumes_interval": None if between is None else list(between),
     }  # fmt: skip
     write_json(arguments.output, result)
     print("\n".join(lines(result)))

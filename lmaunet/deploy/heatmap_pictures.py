@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaunet.deploy.pictures import GRAY_LEVELS, choose_slices, enlarge, png_data_uri
+from lmaunet.deploy.pictures import GRAY_LEVELS, choose_slices, enlarge
+from lmaunet.deploy.png import indexed_data_uri, png_data_uri
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MAPS_FILE = "heatmaps.npz"
 TILE_PIXELS = 144
+MOST_PIXELS = 256
+"""Of the longer side of a map in a page."""
 MOST_CLASSES = 3
 HEAT_LEVELS = 48
 """So few look smooth over a picture, and make its file small."""
@@ -51,8 +54,8 @@ def heatmap_rows(
         tile_pixels: the least length of a tile's longer side.
 
     Returns:
-        ``{"columns", "rows": [{"title", "tiles"}]}``; a map's tile is scaled by its own largest
-        value.
+        ``{"columns", "rows": [{"title", "size", "tiles"}]}``: first the image, ``size`` pixels wide
+        and high, then each map, to lie over it, scaled by its own largest value.
     """
     maps = heatmaps(network, images, label, pixels=pixels, wanted=wanted)
     return {} if maps is None else rows_of(maps, images, class_names, titles, tile_pixels)
@@ -134,21 +137,25 @@ def rows_of(
     image = np.asarray(images[index, 0], np.float64)
     low, high = np.percentile(image, [0.5, 99.5])
     gray = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+    # a map is coarser than its image, and a page is to stay small
+    step = math.ceil(max(gray.shape) / MOST_PIXELS)
+    gray = gray[::step, ::step]
     scale = max(1, math.ceil(tile_pixels / max(gray.shape)))
-    plain = np.rint(enlarge(gray, scale) * (GRAY_LEVELS - 1)) / (GRAY_LEVELS - 1)
-    shades = np.repeat(plain[..., None], 3, axis=2)
+    plain = np.rint(gray * (GRAY_LEVELS - 1)) / (GRAY_LEVELS - 1)
+    base = png_data_uri((plain * 255 + 0.5).astype(np.uint8))
+    palette = _palette()
     rows = []
     for c, of_class in zip(maps["classes"], maps["maps"], strict=True):
-        tiles = [_png(shades)]
-        for values in of_class:
+        tiles = [base]
+        for values in of_class[:, ::step, ::step]:
             largest = float(values.max())
             share = np.asarray(values, np.float64) / largest if largest > 0 else values
-            heat = np.rint(enlarge(share, scale) * (HEAT_LEVELS - 1)) / (HEAT_LEVELS - 1)
-            alpha = (STRONGEST * np.sqrt(heat))[..., None]
-            tiles.append(_png((1 - alpha) * shades + alpha * _colours(heat)))
+            levels = np.rint(enlarge(share, scale) * (HEAT_LEVELS - 1))
+            tiles.append(indexed_data_uri(levels.astype(np.uint8), palette))
         nothing = "" if np.any(of_class) else "; the network gives it no pixel there"
         title = f"{class_names[int(c)]}: {titles[index]}{nothing}"
-        rows.append({"title": title, "tiles": tiles})
+        size = (gray.shape[1], gray.shape[0])
+        rows.append({"title": title, "size": size, "tiles": tiles})
     return {"columns": ["image", *map(str, maps["blocks"])], "rows": rows}
 
 
@@ -158,17 +165,12 @@ def _bounded(maps: np.ndarray) -> np.ndarray:
     return maps / (largest + (largest == 0))
 
 
-def _colours(heat: np.ndarray) -> np.ndarray:
-    """Return the colours ``(H, W, 3)`` of values 0 to 1."""
+def _palette() -> list[tuple[int, int, int, int]]:
+    """Return the colour of each level of heat, the more of it the less of what lies beneath."""
     import numpy as np
 
+    heat = np.arange(HEAT_LEVELS) / (HEAT_LEVELS - 1)
     places = [place for place, _ in HEAT]
-    return np.stack(
-        [np.interp(heat, places, [rgb[axis] for _, rgb in HEAT]) for axis in range(3)], axis=-1
-    )
-
-
-def _png(picture: np.ndarray) -> str:
-    import numpy as np
-
-    return png_data_uri((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8))
+    bands = [np.interp(heat, places, [rgb[axis] for _, rgb in HEAT]) for axis in range(3)]
+    rgba = np.stack([*bands, STRONGEST * np.sqrt(heat)], axis=1)
+    return [(int(r), int(g), int(b), int(a)) for r, g, b, a in np.rint(255 * rgba)]

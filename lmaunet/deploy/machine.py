@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lmaunet.artifacts import Figure, Measurement, Unavailable
+from lmaunet.deploy.timing import cpu_model
 
 PROCESS = Path("/proc/self")
 MEMORY = Path("/proc/meminfo")
@@ -35,6 +39,22 @@ def memory_mb(quantity: str, *, peak: bool, process: Path = PROCESS) -> Figure:
         quantity, "/proc/self/status", "this system does not tell the memory of a process",
         "watch the process from outside, on Linux with: /usr/bin/time -v",
     )  # fmt: skip
+
+
+def system(information: Path = MEMORY) -> dict[str, Any]:
+    """Return what this program runs on: ``cpu``, ``cores``, ``memory_mb``, ``system``, the load."""
+    found: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+    }
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemTotal:"):
+                found["memory_mb"] = round(int(line.split()[1]) * 1024 / 1e6)
+    with contextlib.suppress(OSError):
+        found["load_average"] = round(os.getloadavg()[0], 2)
+    return found
 
 
 def available_bytes(information: Path = MEMORY) -> int | None:

@@ -47,3 +47,28 @@ def drop_interval(
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(drops[drawn].mean(1), [tail, 100 - tail])
     return {"low": float(low), "high": float(high), "patients": len(patients), "level": LEVEL}
+
+
+def class_intervals(
+    reference: Mapping[str, Mapping[str, float]],
+    own: Mapping[str, Mapping[str, float]],
+    patient: Callable[[str], str] = patient_of,
+) -> dict[str, dict[str, Any]]:
+    """Return :func:`drop_interval` of each class that enough patients have.
+
+    Args:
+        reference, own: the Dice of each class by case.
+        patient: gives the patient of a case.
+    """
+    found = {}
+    for name in dict.fromkeys(name for classes in reference.values() for name in classes):
+        pair = [
+            by_patient(
+                {case: {name: of[name]} for case, of in scores.items() if name in of}, patient
+            )
+            for scores in (reference, own)
+        ]
+        interval = drop_interval(*pair)
+        if interval is not None:
+            found[name] = interval
+    return found

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.deploy.png import indexed_data_uri, png_data_uri
 from lmaunet.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +22,12 @@ TILE_PIXELS = 288
 GRAY_LEVELS = 64
 FILL = 0.42
 EDGE = 0.95
+LINE = 0.85
+#: How a target differs from the network that it is compared with, the word and the colour of each.
+CHANGES = {"lost": "#D55E00", "added": "#56B4E9", "another organ": "#F0E442"}
+MOST_ROWS = 12
+MOST_BYTES = 1_000_000
+"""Of all pictures of slices: a page that is sent by mail stays small."""
 
 
 def colour(class_index: int) -> str:
@@ -37,28 +41,37 @@ def overlay_rows(
     predictions: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     *,
-    rows: int = 4,
+    against: str = "FP32",
+    rows: int = MOST_ROWS,
     titles: Sequence[str] | None = None,
     tile_pixels: int = TILE_PIXELS,
+    most_bytes: int = MOST_BYTES,
 ) -> dict[str, Any]:
-    """Return the slices with the most organs as tiles: image, label, then each prediction.
+    """Return slices as layers: the image, then label and predictions, each to lie over it.
 
-    A tile is cropped to the body and enlarged. The organs are filled with their colour and
-    outlined; on a prediction a thin white line is the outline of the label.
+    The slices are those in which a prediction differs most from the one called ``against``, the
+    worst first; where none differs, those with the most organs. A slice is cropped to the body. The
+    organs are filled with their colour and outlined; on a prediction a thin white line is the
+    outline of the label.
 
     Args:
         images: ``(n, H, W)`` of any range.
         label: ``(n, H, W)`` class indices, 0 is background.
         predictions: name of the network or target to ``(n, H, W)`` class indices.
         class_names: name of each class index, the background's first.
+        against: which prediction the others are compared with.
         rows: how many slices at most.
         titles: a name for each of the n slices; their indices where None.
-        tile_pixels: the least length of a tile's longer side.
+        tile_pixels: the least length of a layer's longer side; the image stays as it is.
+        most_bytes: of all layers as they stand in a page; beyond, there are fewer slices, but one.
 
     Returns:
-        ``{"columns": [...], "rows": [{"title", "tiles": [PNG data URI, ...]}], "legend":
-        [{"name", "colour"}]}`` with one tile for each column; ``rows`` is empty where no slice has
-        an organ.
+        ``{"columns": [...], "rows": [{"title", "size", "tiles": [PNG data URI, ...], "changes"}],
+        "legend": [{"name", "colour"}], "slices": n}``. A row has one tile for each column, the
+        first of which is the image, its ``size`` in pixels, ``(width, height)``, and for each
+        prediction that is compared in ``changes`` its ``name``, ``pixels`` that differ, their
+        ``share`` of those where either has an organ, and a ``tile`` that shows them. ``rows`` is
+        empty where no slice has an organ.
 
     Raises:
         UserError: where the shapes differ or a class has no name.
@@ -70,28 +83,62 @@ def overlay_rows(
     _check(images, maps, class_names, titles)
     low, high = np.percentile(images, [0.5, 99.5]) if images.size else (0.0, 1.0)
     gray = np.clip((images - low) / max(high - low, 1e-12), 0, 1)
-    shown = []
-    for index in choose_slices(label, rows):
+    compared = [name for name in predictions if name != against and against in predictions]
+    shown: list[dict[str, Any]] = []
+    size = 0
+    for index in _worst_slices([maps[n] for n in compared], maps.get(against), label, rows):
         crop = _body(gray[index], [m[index] for m in maps.values()])
-        scale = max(1, math.ceil(tile_pixels / max(gray[index][crop].shape)))
-        tiles = [_picture(gray[index][crop], scale)]
-        tiles += [
-            _picture(
-                gray[index][crop],
-                scale,
-                classes[index][crop],
-                None if name == "label" else label[index][crop],
-            )
-            for name, classes in maps.items()
-        ]
-        title = titles[index] if titles is not None else f"slice {index}"
-        shown.append({"title": str(title), "tiles": [png_data_uri(tile) for tile in tiles]})
+        of_slice = {name: classes[index][crop] for name, classes in maps.items()}
+        scale = max(1, math.ceil(tile_pixels / max(of_slice["label"].shape)))
+        tiles = [png_data_uri(_shades(gray[index][crop]))]
+        for name, classes in of_slice.items():
+            outline = None if name == "label" else of_slice["label"]
+            tiles.append(_overlay(classes, scale, outline))
+        changes = [_change(n, of_slice[n], of_slice[against], scale) for n in compared]
+        title = str(titles[index] if titles is not None else f"slice {index}")
+        size += sum(map(len, tiles)) + sum(len(change["tile"]) for change in changes)
+        if shown and size > most_bytes:
+            break
+        height, width = of_slice["label"].shape
+        shown.append({"title": title, "size": (width, height), "tiles": tiles, "changes": changes})
     present = sorted({int(c) for m in maps.values() for c in np.unique(m)} - {0})
     return {
         "columns": ["image", *maps],
         "rows": shown,
         "legend": [{"name": str(class_names[c]), "colour": colour(c)} for c in present],
+        "slices": len(label),
     }
+
+
+def _worst_slices(
+    compared: Sequence[np.ndarray], reference: np.ndarray | None, label: np.ndarray, rows: int
+) -> list[int]:
+    """Return the slices in which one of some maps differs in most pixels, the worst first."""
+    import numpy as np
+
+    differ = np.zeros(len(label), int)
+    if compared and reference is not None:
+        each = [(m != reference).reshape(len(label), -1).sum(1) for m in compared]
+        differ = np.max(each, axis=0)
+    ranked = [int(i) for i in np.argsort(-differ, kind="stable") if differ[i]][:rows]
+    return ranked or choose_slices(label, min(rows, 4))
+
+
+def _change(name: str, own: np.ndarray, reference: np.ndarray, scale: int) -> dict[str, Any]:
+    """Return where a map ``(H, W)`` differs from another, and in how many pixels."""
+    import numpy as np
+
+    kinds = np.zeros(own.shape, np.uint8)
+    kinds[(own != reference) & (own == 0)] = 1
+    kinds[(own != reference) & (reference == 0)] = 2
+    kinds[(own != reference) & (own > 0) & (reference > 0)] = 3
+    pixels, either = int((kinds > 0).sum()), int(((own > 0) | (reference > 0)).sum())
+    palette = [(0, 0, 0, 0), *(_rgba(text, 1.0) for text in CHANGES.values())]
+    large = kinds.repeat(scale, 0).repeat(scale, 1)
+    return {
+        "name": name, "pixels": pixels, "share": pixels / either if either else 0.0,
+        "tile": indexed_data_uri(large, palette),
+    }  # fmt: skip
 
 
 def _check(
@@ -157,30 +204,35 @@ def _body(gray: np.ndarray, maps: Sequence[np.ndarray]) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def _picture(
-    gray: np.ndarray,
-    scale: int,
-    classes: np.ndarray | None = None,
-    reference: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return one tile ``(H * scale, W * scale, 3)`` uint8."""
+def _shades(gray: np.ndarray) -> np.ndarray:
+    """Return an image ``(H, W)`` of 0 to 1 as uint8."""
     import numpy as np
 
     # so many levels look smooth, and make the file half as large as 256 do
-    shades = np.rint(enlarge(gray, scale) * (GRAY_LEVELS - 1)) / (GRAY_LEVELS - 1)
-    picture = np.repeat(shades[..., None], 3, axis=2)
-    if classes is None:
-        return (picture * 255 + 0.5).astype(np.uint8)
+    levels = np.rint(gray * (GRAY_LEVELS - 1)) / (GRAY_LEVELS - 1)
+    return (levels * 255 + 0.5).astype(np.uint8)
+
+
+def _overlay(classes: np.ndarray, scale: int, reference: np.ndarray | None = None) -> str:
+    """Return the organs of a map ``(H, W)``, ``scale`` times as large, on a transparent ground."""
+    import numpy as np
+
     smooth = _enlarge_classes(classes, scale)
     edge = _inner_edge(smooth, max(1, scale // 2))
-    for index in sorted(set(np.unique(smooth).tolist()) - {0}):
-        rgb = np.array([int(colour(index)[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-        for where, alpha in (((smooth == index) & ~edge, FILL), ((smooth == index) & edge, EDGE)):
-            picture[where] = (1 - alpha) * picture[where] + alpha * rgb
+    count = len(PALETTE)
+    indices = np.where(smooth > 0, (smooth - 1) % count + 1, 0)
+    indices[edge] += count
     if reference is not None:
-        line = _inner_edge(_enlarge_classes(reference, scale), 1)
-        picture[line] = 0.15 * picture[line] + 0.85
-    return (picture * 255 + 0.5).astype(np.uint8)
+        indices[_inner_edge(_enlarge_classes(reference, scale), 1)] = 2 * count + 1
+    fills = [_rgba(text, FILL) for text in PALETTE]
+    edges = [_rgba(text, EDGE) for text in PALETTE]
+    palette = [(0, 0, 0, 0), *fills, *edges, _rgba("#FFFFFF", LINE)]
+    return indexed_data_uri(indices.astype(np.uint8), palette)
+
+
+def _rgba(text: str, alpha: float) -> tuple[int, int, int, int]:
+    red, green, blue = (int(text[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue, round(255 * alpha)
 
 
 def enlarge(gray: np.ndarray, scale: int) -> np.ndarray:
@@ -224,26 +276,3 @@ def _inner_edge(classes: np.ndarray, width: int) -> np.ndarray:
             behind[tuple(index)] = False
             edge |= ahead | behind
     return edge & (classes > 0)
-
-
-def png_data_uri(rgb: np.ndarray) -> str:
-    """Return ``(H, W, 3)`` uint8 as a ``data:image/png`` URI."""
-    import numpy as np
-
-    height, width, _ = rgb.shape
-    # filter 1 (difference to the pixel on the left) packs smooth images well
-    difference = rgb.copy()
-    difference[:, 1:] -= rgb[:, :-1]
-    lines = np.concatenate(
-        [np.full((height, 1), 1, np.uint8), difference.reshape(height, -1)], axis=1
-    )
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
-        (b"IEND", b""),
-    )
-    content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in chunks:
-        content += struct.pack(">I", len(data)) + kind + data
-        content += struct.pack(">I", zlib.crc32(kind + data))
-    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lmaunet.deploy.figures import WORDS, Shown
+from lmaunet.deploy.pictures import CHANGES
 from lmaunet.deploy.view import view
 
 
@@ -29,7 +30,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def html(report: Mapping[str, Any], pictures: Mapping[str, Any] | None = None) -> str:
-    """Return the report as one page that needs no other file, no network and no script.
+    """Return the report as one page that needs no other file, and no network.
+
+    Its script only sorts, slides and enlarges: without it, all is there.
 
     Args:
         report: a report that :func:`lmaunet.deploy.schema.validate` accepts.
@@ -44,9 +47,11 @@ def html(report: Mapping[str, Any], pictures: Mapping[str, Any] | None = None) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found = view(report)
     return environment.get_template("report.html.j2").render(
-        view(report), pictures=_pictures(pictures), words=WORDS
-    )
+        found, pictures=_pictures(pictures), words=WORDS, changes_by=found["changes"],
+        change_colours=CHANGES,
+    )  # fmt: skip
 
 
 def _pictures(pictures: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -54,7 +59,7 @@ def _pictures(pictures: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if not pictures or not pictures["rows"]:
         return None
     for row in [*pictures["rows"], *pictures.get("heat", {}).get("rows", [])]:
-        for tile in row["tiles"]:
+        for tile in [*row["tiles"], *(change["tile"] for change in row.get("changes", ()))]:
             if not re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+=*", tile):
                 raise ValueError(f"a tile of {row['title']} is not a PNG data URI: {tile[:40]!r}")
     return pictures

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lmaunet.deploy import gates as gating
-from lmaunet.deploy.schema import SCHEMA, UNITS, validate
+from lmaunet.deploy.machine import system
+from lmaunet.deploy.schema import SCHEMA, UNITS, require_worst, validate
 from lmaunet.deploy.verdict import verdicts
 from lmaunet.errors import UserError
 from lmaunet.stage import read_json, tool_versions, write_texts
@@ -68,6 +69,8 @@ def assemble(
         "regressions": _plain(list(regressions or ()), "regressions"),
     }
     validate(report)
+    for name, target in report["targets"].items():
+        require_worst(target, report["reference"]["dice"]["per_class"], f"targets.{name}")
     report["gates"] = gating.evaluate(report["targets"], gates, strict=strict)
     report["verdict"] = verdicts(report)
     validate(report)
@@ -91,6 +94,7 @@ def _made_now() -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "tools": tool_versions(),
+        "system": system(),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmaunet.artifacts import Build, Unavailable
+from lmaunet.artifacts import Build, Measurement, Unavailable
 from lmaunet.deploy import gates, report, verdict
 from lmaunet.deploy.gate_limits import chosen_limits, parse_gates
 from lmaunet.deploy.heatmap_pictures import heat_rows
@@ -19,7 +19,7 @@ from lmaunet.deploy.measuring import (
     no_foreground,
     read_target,
 )
-from lmaunet.deploy.patients import by_patient, drop_interval
+from lmaunet.deploy.patients import by_patient, class_intervals, drop_interval
 from lmaunet.deploy.pictures import overlay_rows
 from lmaunet.deploy.pipeline import built_targets, load_build, matching_control
 from lmaunet.deploy.report_record import record_report, recorded_report, report_key
@@ -60,6 +60,7 @@ def make_report(
             predictions[name] = np.load(folder / "predictions.npz")["classes"]
     with record_of(reference):
         scored, told = _reference(scores, data), _data(data, scores, converted_norms(run))
+    scored["size_mb"] = _float32_size(run)
     content = report.assemble(_model(run, spec), told, scored, targets, gates=chosen, strict=strict)
     if before is not None and baseline is not None:
         content = report.with_baseline(content, before, str(baseline))
@@ -120,6 +121,13 @@ def _reference(scores: dict[str, Any], data: Dataset) -> dict[str, Any]:
     }
 
 
+def _float32_size(run: Path) -> Measurement:
+    """Return the size of FP32 as one ONNX file, what a target's size is compared with."""
+    with record_of(run / "export"):
+        count = (run / "export" / "network.float32.onnx").stat().st_size
+    return Measurement("size_mb", count / 1e6, "MB", "measured")
+
+
 def _target(
     run: Path, name: str, folder: Path, reference: dict[str, Any], data: Dataset
 ) -> dict[str, Any]:
@@ -144,6 +152,9 @@ def _target(
         patients = [by_patient(found["per_case"], data.patient) for found in (reference, scores)]
         target["per_patient"] = patients[1]
         interval = drop_interval(*patients)
+        target["class_intervals"] = class_intervals(
+            reference["per_case"], scores["per_case"], data.patient
+        )
         return target | ({"drop_interval": interval} if interval else {})
 
 

@@ -27,6 +27,7 @@ OPTIONAL_UNITS = {"bitstream_mb": "MB"}
 TARGET_KEYS = (*UNITS, "per_class", "agreement", "files", "arithmetic", "detail")
 OPTIONAL_TARGET_KEYS = (
     "summary", "worst_class", "per_case", "per_patient", "drop_interval", "false_positives",
+    "class_intervals",
     *OPTIONAL_UNITS,
 )  # fmt: skip
 KEYS = ("schema", "made", "model", "data", "reference", "targets", "gates", "regressions")
@@ -76,7 +77,7 @@ def validate(report: Any) -> None:
         where = f"verdict[{index}]"
         _keys(entry, where, ("target", "ship", "figures", "reasons"))
         _one_of(entry["target"], f"{where}.target", report["targets"])
-        _one_of(entry["ship"], f"{where}.ship", ("yes", "no", "open"))
+        _one_of(entry["ship"], f"{where}.ship", ("yes", "no", "unknown", "open"))
         _text(entry["figures"], f"{where}.figures")
         for place, reason in enumerate(_list(entry["reasons"], f"{where}.reasons")):
             _text(reason, f"{where}.reasons[{place}]")
@@ -200,6 +201,8 @@ def _reference(reference: Any) -> None:
     _per_case(reference.get("per_case", {}), "reference.per_case")
     _per_class(reference.get("per_patient", {}), "reference.per_patient")
     _false_positives(reference.get("false_positives", {}), "reference.false_positives")
+    if "size_mb" in reference:
+        _figure(reference["size_mb"], "reference.size_mb", "MB")
     hd95 = reference["hd95_mm"]
     if isinstance(hd95, Mapping):
         _unavailable(hd95, "reference.hd95_mm")
@@ -239,6 +242,10 @@ def _target(target: Any, where: str) -> None:
     _per_class(target.get("per_patient", {}), f"{where}.per_patient")
     if "drop_interval" in target:
         _interval(target["drop_interval"], f"{where}.drop_interval")
+    for name, interval in _mapping(
+        target.get("class_intervals", {}), f"{where}.class_intervals"
+    ).items():
+        _interval(interval, f"{where}.class_intervals.{name}")
     _false_positives(target.get("false_positives", {}), f"{where}.false_positives")
     if "value" in target["hd95_mm"]:
         _number(target["hd95_mm"]["value"], f"{where}.hd95_mm.value", 0)
@@ -289,6 +296,19 @@ def _worst_class(target: Mapping[str, Any], where: str) -> None:
     if own != worst["dice"] or abs(100 * (worst["reference"] - own) - drop) > 1e-6:
         raise UserError(
             f"{where} is {_shown(worst)}, but class_drop_points is {drop} and per_class has {own}"
+        )
+
+
+def require_worst(target: Mapping[str, Any], reference: Mapping[str, float], where: str) -> None:
+    """Raise UserError where another class lost more than the one that is said to have lost most."""
+    worst = gating.worst_class(reference, target["per_class"])
+    if worst is None or "worst_class" not in target:
+        return
+    said = target["worst_class"]
+    if worst["reference"] - worst["dice"] > said["reference"] - said["dice"] + 1e-9:
+        raise UserError(
+            f"{where}.worst_class is {said['class']}, but {worst['class']} lost more: "
+            f"{worst['reference']:g} to {worst['dice']:g}"
         )
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from lmaunet.deploy import gates as gating
 from lmaunet.deploy import hardware_detail
+from lmaunet.deploy.comparison import comparison, conditions
 from lmaunet.deploy.confidence_detail import confidence
+from lmaunet.deploy.decision import cells, class_loss, ships, unsteady
 from lmaunet.deploy.detail import detail_lines
 from lmaunet.deploy.figures import (
     LABELS,
@@ -19,8 +21,7 @@ from lmaunet.deploy.figures import (
     show,
 )
 from lmaunet.deploy.schema import OPTIONAL_UNITS, UNITS
-from lmaunet.deploy.score_tables import organs, patients, unscored
-from lmaunet.deploy.verdict import class_loss, unsteady
+from lmaunet.deploy.score_tables import differences, organs, patients, unscored
 
 TOTALSEGMENTATOR = (
     "The labels are TotalSegmentator's output, not a radiologist's: Dice is agreement with it, "
@@ -47,6 +48,12 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "caution": SYNTHETIC if data["synthetic"] else _label_caution(data["label_source"]),
         "targets": targets,
         "ship": report.get("verdict", []),
+        "decision": [_decision(entry, report) for entry in report.get("verdict", [])],
+        "comparison": comparison(report, targets, reference),
+        "conditions": conditions(report),
+        "changes": {
+            key: differences(report, key) for key in ("per_class", "per_patient", "per_case")
+        },
         "gates": [_gate(gate, report["targets"], missing) for gate in report["gates"]],
         "verdict": _verdict(report),
         "reference": reference,
@@ -69,6 +76,18 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "missing": missing.entries,
         "labels": LABELS,
+    }
+
+
+def _decision(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a target's row of the first screen."""
+    name = entry["target"]
+    return {
+        "target": name,
+        "ship": "unknown" if entry["ship"] == "open" else entry["ship"],
+        "reasons": entry["reasons"],
+        "cells": cells(report, name),
+        "ships": ships(report["targets"][name]),
     }
 
 

@@ -33,25 +33,34 @@ class VisibleText(HTMLParser):
         self.text = " ".join(" ".join(self.parts).split())
 
     def handle_starttag(self, tag, attrs):
-        self.hidden += tag in ("style", "title")
+        self.hidden += tag in ("style", "title", "script")
 
     def handle_endtag(self, tag):
-        self.hidden -= tag in ("style", "title")
+        self.hidden -= tag in ("style", "title", "script")
 
     def handle_data(self, data):
         if not self.hidden:
             self.parts.append(data)
 
 
-def require_provenance(text, figures=FIGURES):
+#: The words of figures that were not measured; in the page a measured one has no word.
+EXCEPTIONS = ("emulated", "simulated", "est.")
+
+
+def require_provenance(text, figures=FIGURES, form="markdown"):
     """Check that each figure occurs, and that its word stands beside it wherever it occurs."""
     for number, unit, word in figures:
         places = list(re.finditer(rf"(?<![\d.,]){re.escape(number)}(?![\d,]|\.\d)", text))
         assert places, f"{number} is not in the report"
-        beside = " ".join(part for part in (unit, word) if part)
+        silent = form == "html" and word == "measured"
+        beside = " ".join(part for part in (unit, "" if silent else word) if part)
         for place in places:
             after = text[place.end() : place.end() + 40]
             assert after.startswith(f" {beside}"), f"{number} is followed by {after!r}"
+            if silent:
+                assert not after[len(beside) + 1 :].strip().startswith(EXCEPTIONS), (
+                    f"{number} is followed by {after!r}"
+                )
 
 
 FORMS = {
@@ -61,7 +70,7 @@ FORMS = {
 
 
 def decode(uri):
-    """Return the pixels of a tile."""
+    """Return the pixels of a tile: gray or colour, with what lets through where it has that."""
     import matplotlib.image
 
     content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))

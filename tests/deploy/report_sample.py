@@ -32,6 +32,7 @@ def target(shift: float, latency: Measurement | Unavailable) -> dict[str, Any]:
             "relative_loss": (0.843 - own["aorta"]) / 0.843,
         },
         "per_class": own,
+        "drop_interval": {"low": 0.3, "high": 0.9, "patients": 6, "level": 0.95},
         "agreement": [Agreement("lowering with torch", 2.5e-5, 0, 4096, 1e-3, True)],
         "files": [{"name": "model.onnx", "bytes": 1_200_456, "ships": True}],
         "arithmetic": "integers of the graph",

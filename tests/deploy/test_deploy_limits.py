@@ -25,7 +25,11 @@ LIMITS = {
     },
     "lmaunet.deploy.doctor": {"MISSING_TOOL": 3},
     "lmaunet.deploy.patients": {"LEAST_PATIENTS": 5, "RESAMPLES": 5000, "LEVEL": 0.95},
-    "lmaunet.deploy.pictures": {"TILE_PIXELS": 288, "GRAY_LEVELS": 64, "FILL": 0.42, "EDGE": 0.95},
+    "lmaunet.deploy.pictures": {
+        "TILE_PIXELS": 288, "GRAY_LEVELS": 64, "FILL": 0.42, "EDGE": 0.95, "LINE": 0.85,
+        "MOST_ROWS": 12, "MOST_BYTES": 1_000_000,
+    },
+    "lmaunet.deploy.verdict": {"MOST_LINES": 10, "MOST_LETTERS": 76},
     "lmaunet.deploy.export_images": {"SAMPLES": 4},
     "lmaunet.deploy.quantizing": {"QAT_SHARE": 0.65, "EXPLAINED": 15},
     "lmaunet.deploy.targets.fpga": {"RUN_BATCH": 4},

@@ -208,6 +208,7 @@ def measured(monkeypatch, tmp_path):
     monkeypatch.setattr(reporting, "_reference", lambda scores, data: scores)
     monkeypatch.setattr(reporting, "_data", lambda data, scores, notes: "data")
     monkeypatch.setattr(reporting, "_model", lambda run, spec: spec)
+    monkeypatch.setattr(reporting, "_float32_size", lambda run: "size")
     monkeypatch.setattr(
         reporting.report, "assemble",
         lambda *given, **options: made.assembled.append((given, options)) or {"is": "new"},
@@ -246,7 +247,7 @@ def test_a_report_is_made_of_every_target_once(measured, tmp_path, old, strict):
     wanted = {"is": "new"} | ({"old": str(baseline)} if old else {})
     assert make(strict) == (wanted, [tmp_path / "report.json"], 5) and measured.written == [wanted]
     (((model, told, scored, targets), options),) = measured.assembled
-    assert (model, told, scored) == ("spec", "data", {"of": "reference"})
+    assert (model, told, scored) == ("spec", "data", {"of": "reference", "size_mb": "size"})
     assert targets == {"b": "b", "a": "a"} and options["strict"] is strict
     assert {gate.figure for gate in options["gates"]} >= {"dice_drop_points", "size_mb"}
     (((images, labels, predictions, classes), shown),) = measured.shown

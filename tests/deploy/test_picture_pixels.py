@@ -75,38 +75,94 @@ def test_colours_lie_over_the_shades():
     classes[1:6, 2:7] = 2  # an edge around, and nine pixels inside
     label = np.zeros((7, 9), int)
     label[0:4, 0:4] = 1
-    plain, own, against = (
-        pictures._picture(gray, 1), pictures._picture(gray, 1, classes),
-        pictures._picture(gray, 1, classes, label),
+    shades = pictures._shades(gray)
+    assert shades.tolist() == [[byte(shade(v)) for v in row] for row in gray]
+    own, against = (
+        decode(pictures._overlay(classes, 1)), decode(pictures._overlay(classes, 1, label))
     )  # fmt: skip
-    blue = np.array([0x56, 0xB4, 0xE9]) / 255
     line = pictures._inner_edge(label, 1)
     for y, x in np.ndindex(7, 9):
-        base = np.full(3, shade(gray[y, x]))
-        assert plain[y, x].tolist() == [byte(v) for v in base]
+        wanted = [0, 0, 0, 0]
         if 1 <= y < 6 and 2 <= x < 7:
             alpha = 0.42 if 2 <= y < 5 and 3 <= x < 6 else 0.95
-            base = (1 - alpha) * base + alpha * blue
-        assert own[y, x].tolist() == [byte(v) for v in base]
+            wanted = [0x56, 0xB4, 0xE9, round(255 * alpha)]
+        assert own[y, x].tolist() == wanted
         if line[y, x]:
-            base = 0.15 * base + 0.85
-        assert against[y, x].tolist() == [byte(v) for v in base]
-    assert plain.dtype == own.dtype == against.dtype == np.uint8
+            wanted = [255, 255, 255, round(255 * 0.85)]
+        assert against[y, x].tolist() == wanted
 
 
 @pytest.mark.parametrize(("scale", "width"), [(1, 1), (2, 1), (3, 1), (4, 2), (7, 3)])
 def test_an_outline_grows_with_the_picture_and_that_of_the_label_does_not(scale, width):
     classes = np.ones((6, 8), int)
     classes[:, 4:] = 3
-    gray = np.full((6, 8), 0.5)
-    colours = pictures._picture(gray, scale, classes)[0]
+    colours = decode(pictures._overlay(classes, scale))[0]
     inner = (colours != colours[0]).any(1)
     # from the left: filled, an edge of class 1, an edge of class 3, filled
     assert [len(list(run)) for _, run in itertools.groupby(inner[: 4 * scale])] == [
         4 * scale - width, width
     ]  # fmt: skip
-    against = pictures._picture(gray, scale, classes * 0, classes)[0]
+    against = decode(pictures._overlay(classes * 0, scale, classes))[0]
     assert (against > 200).all(1).sum() == 2  # a pixel on each side
+
+
+def test_a_class_beyond_the_palette_has_the_colour_that_comes_again():
+    classes = np.ones((5, 5), int)
+    np.testing.assert_array_equal(
+        decode(pictures._overlay(classes * 9, 1)), decode(pictures._overlay(classes, 1))
+    )
+
+
+def changed_slices():
+    """Three slices: one pixel lost and one added in the last, two of another organ in the first."""
+    label = np.zeros((3, 12, 20), int)
+    label[:, 3:9, 4:12], label[:, 3:9, 12:16] = 1, 2
+    own = label.copy()
+    own[2, 3, 4], own[2, 0, 0] = 0, 1
+    own[0, 4, 4:7] = 2
+    return label, own
+
+
+def test_the_slice_that_differs_most_comes_first_and_one_that_does_not_is_left_out():
+    label, own = changed_slices()
+    given = {"FP32": label, "ort": own, "trt": label}
+    made = pictures.overlay_rows(np.ones(label.shape), label, given, ["air", "a", "b"])
+    assert [row["title"] for row in made["rows"]] == ["slice 0", "slice 2"] and made["slices"] == 3
+    first, last = (row["changes"] for row in made["rows"])
+    assert [(c["name"], c["pixels"]) for c in first] == [("ort", 3), ("trt", 0)]
+    assert first[0]["share"] == 3 / 72 and last[0]["share"] == 2 / 73
+    # without FP32 there is nothing to compare with, and then organs decide
+    plain = pictures.overlay_rows(np.ones(label.shape), label, {"ort": own}, ["air", "a", "b"])
+    assert [row["changes"] for row in plain["rows"]] == [[]] * 3
+
+
+def test_mutant_that_shows_the_slices_in_their_order_is_caught(monkeypatch):
+    monkeypatch.setattr(pictures, "_worst_slices", lambda *given: [0, 1, 2])
+    with pytest.raises(AssertionError):
+        test_the_slice_that_differs_most_comes_first_and_one_that_does_not_is_left_out()
+
+
+def test_a_difference_has_the_colour_of_its_kind():
+    own, reference = np.array([[0, 1, 2, 1, 0]]), np.array([[1, 0, 1, 1, 0]])
+    change = pictures._change("ort", own, reference, 2)
+    got = decode(change["tile"])
+    assert got.shape == (2, 10, 4) and change["pixels"] == 3 and change["share"] == 3 / 4
+    lost, added, other, same, air = (got[:, 2 * i : 2 * i + 2].reshape(4, 4) for i in range(5))
+    for block, text in zip((lost, added, other), pictures.CHANGES.values(), strict=True):
+        wanted = [int(text[i : i + 2], 16) for i in (1, 3, 5)] + [255]
+        assert block.tolist() == [wanted] * 4
+    assert not same.any() and not air.any()
+    nothing = pictures._change("ort", own * 0, own * 0, 1)
+    assert (nothing["pixels"], nothing["share"]) == (0, 0.0)
+
+
+def test_pictures_have_a_budget_and_one_slice_always():
+    label, own = changed_slices()
+    given = (np.ones(label.shape), label, {"FP32": label, "ort": own}, ["air", "a", "b"])
+    assert len(pictures.overlay_rows(*given)["rows"]) == 2
+    made = pictures.overlay_rows(*given, most_bytes=10)
+    assert [row["title"] for row in made["rows"]] == ["slice 0"]
+    assert len(pictures.overlay_rows(*given, rows=1)["rows"]) == 1
 
 
 def test_the_crop_holds_body_and_organs_with_two_pixels_around():
@@ -175,14 +231,16 @@ def test_the_longer_side_is_as_long_as_asked_at_least(pixels, scale):
     )
     (row,) = made["rows"]
     assert row["title"] == "t" and len(row["tiles"]) == 2
-    assert decode(row["tiles"][0]).shape == (12 * scale, 20 * scale, 3)
+    assert decode(row["tiles"][1]).shape == (12 * scale, 20 * scale, 4)
+    # the image is as large as it is, and the page enlarges it
+    assert decode(row["tiles"][0]).shape == (12, 20) and row["size"] == (20, 12)
 
 
 def test_grey_reaches_from_one_half_percent_to_the_other():
     values = np.arange(1000, dtype=float).reshape(1, 25, 40) * 7 - 300
     label = np.ones((1, 25, 40), int)
     made = pictures.overlay_rows(values, label, {}, ["air", "a"], tile_pixels=1)
-    gray = decode(made["rows"][0]["tiles"][0])[..., 0].ravel()
+    gray = decode(made["rows"][0]["tiles"][0]).ravel()
     low, high = np.percentile(values, [0.5, 99.5])
     wanted = [byte(shade(min(max((v - low) / (high - low), 0), 1))) for v in values.ravel()]
     assert gray.tolist() == wanted

@@ -7,20 +7,21 @@ import pytest
 from report_forms import decode
 from report_sample import sample
 
-from lmaunet.deploy import pictures, render
+from lmaunet.deploy import pictures, png, render
 from lmaunet.errors import UserError
 
 
 def test_a_png_holds_the_pixels():
     pixels = np.random.default_rng(1).integers(0, 256, (7, 5, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(decode(pictures.png_data_uri(pixels)), pixels)
+    np.testing.assert_array_equal(decode(png.png_data_uri(pixels)), pixels)
+    np.testing.assert_array_equal(decode(png.png_data_uri(pixels[..., 0])), pixels[..., 0])
 
 
 def test_a_png_is_one_for_a_strict_reader_too(tmp_path):
     import SimpleITK
 
     pixels = np.random.default_rng(2).integers(0, 256, (7, 5, 3)).astype(np.uint8)
-    content = base64.b64decode(pictures.png_data_uri(pixels).partition(",")[2])
+    content = base64.b64decode(png.png_data_uri(pixels).partition(",")[2])
     (tmp_path / "a.png").write_bytes(content)
     read = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.png")))
     np.testing.assert_array_equal(read, pixels)
@@ -52,13 +53,13 @@ def test_a_row_has_a_tile_for_each_column_in_the_colours_of_the_legend():
     (row,) = made["rows"]
     assert row["title"] == "slice 0"
     plain, truth, same, empty = (decode(tile) for tile in row["tiles"])
-    # the body is 44 x 60 pixels, with 2 around it, twice as large
-    assert plain.shape == truth.shape == same.shape == empty.shape == (96, 128, 3)
+    # the body is 44 x 60 pixels, with 2 around it; what lies over it is twice as large
+    assert plain.shape == (48, 64) and row["size"] == (64, 48)
+    assert truth.shape == same.shape == empty.shape == (96, 128, 4)
     middle = (2 * (30 - 8), 2 * (40 - 18))
-    assert len(set(plain[middle].tolist())) == 1
-    assert truth[middle][2] > truth[middle][0]  # the liver's light blue
+    assert truth[middle][2] > truth[middle][0] and truth[middle][3]  # the liver's light blue
     np.testing.assert_array_equal(truth[middle], same[middle])
-    np.testing.assert_array_equal(plain[middle], empty[middle])
+    assert empty[middle][3] == 0  # the image is seen through it
     corner = (2 * (20 - 8), 2 * (30 - 18))
     assert empty[corner].min() > 200  # the label's outline is white, also where nothing was found
     assert truth[corner].min() < 200
@@ -94,7 +95,7 @@ def test_slices_without_organs_make_no_section():
     empty = np.zeros((2, 8, 8), int)
     none = pictures.overlay_rows(empty, empty, {}, ["background"])
     assert none["rows"] == []
-    assert "What the networks see" not in render.html(sample(), none)
+    assert "Where INT8 differs from FP32" not in render.html(sample(), none)
 
 
 def test_the_palette_is_told_apart_with_each_kind_of_colour_vision():

@@ -92,7 +92,7 @@ def test_a_missing_key_is_named(path):
          "targets.ort.latency is unknown; expected one of: size_mb, weights_mb, dice,"
          " dice_drop_points, class_drop_points, hd95_mm, latency_ms, per_class, agreement, files,"
          " arithmetic, detail, summary, worst_class, per_case, per_patient, drop_interval,"
-         " false_positives, bitstream_mb"),
+         " false_positives, class_intervals, bitstream_mb"),
         ("targets/ort/worst_class/dice", 0.5,
          "targets.ort.worst_class is {'class': 'aorta', 'reference': 0.843, 'dice': 0.5, 'rela...,"
          " but class_drop_points is 2.8000000000000025 and per_class has 0.815"),

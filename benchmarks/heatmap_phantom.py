@@ -169,11 +169,12 @@ def save(path: Path, tiles: list[str]) -> None:
     from PIL import Image
 
     read = [Image.open(io.BytesIO(base64.b64decode(t.partition(",")[2]))) for t in tiles]
-    base = read[0].resize(read[1].size, Image.Resampling.BILINEAR).convert("RGBA")
-    read = [base, *(Image.alpha_composite(base, t.convert("RGBA")) for t in read[1:])]
-    wide = Image.new("RGB", (sum(t.width + 4 for t in read) - 4, read[0].height), "white")
+    base: Image.Image = read[0].resize(read[1].size, Image.Resampling.BILINEAR).convert("RGBA")
+    over = [Image.alpha_composite(base, t.convert("RGBA")) for t in read[1:]]
+    laid = [base, *over]
+    wide = Image.new("RGB", (sum(t.width + 4 for t in laid) - 4, laid[0].height), "white")
     left = 0
-    for tile in read:
+    for tile in laid:
         wide.paste(tile.convert("RGB"), (left, 0))
         left += tile.width + 4
     wide.save(path, optimize=True)

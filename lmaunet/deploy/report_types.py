@@ -153,7 +153,7 @@ class RegressionRow:
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """Whether a target ships: ``ship`` is ``yes``, ``no`` or ``open``, with the ``reasons``."""
+    """Whether a target ships: ``ship`` is ``yes``, ``no`` or ``unknown``, with the ``reasons``."""
 
     target: str
     ship: str

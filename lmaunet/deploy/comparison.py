@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmaunet.deploy.decision import UNKNOWN
+from lmaunet.deploy.decision import UNKNOWN, float32_mb
 from lmaunet.deploy.detail import counts
 from lmaunet.deploy.figures import LABELS, Shown, number_text
 
@@ -35,13 +35,9 @@ def comparison(
             for target in targets
         ]
         rows.append({"label": label, "first": first, "cells": cells})
-    for label, key, text in (
-        ("Speed-up on FP32", "speed_up", "{:.2f}x"),
-        ("FP32's size over it", "compression", "{:.1f}x"),
-    ):  # fmt: skip
-        cells = [
-            (_ratio(report["targets"][target["name"]], key, text), "", False) for target in targets
-        ]
+    for label, ratio in (("Speed-up on FP32", _speed_up), ("FP32's size over it", _compression)):
+        of_targets = [ratio(report["targets"][target["name"]], report) for target in targets]
+        cells = [(text, "", False) for text in of_targets]
         rows.append({"label": label, "first": ["1x"], "cells": cells})
     return rows
 
@@ -66,10 +62,15 @@ def _of_float32(report: Mapping[str, Any], key: str) -> list[Any]:
     return found or [UNKNOWN]
 
 
-def _ratio(target: Mapping[str, Any], key: str, text: str) -> str:
+def _speed_up(target: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     beside = target["detail"].get("float32")
-    value = beside.get(key) if isinstance(beside, Mapping) else None
-    return text.format(value) if counts(value) else UNKNOWN
+    value = beside.get("speed_up") if isinstance(beside, Mapping) else None
+    return f"{value:.2f}x" if counts(value) else UNKNOWN
+
+
+def _compression(target: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    whole, own = float32_mb(target, report["reference"]), target["size_mb"].get("value")
+    return UNKNOWN if whole is None or own is None else f"{whole / own:.1f}x"
 
 
 def conditions(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -145,7 +145,7 @@ def _size(
     whole = float32_mb(target, reference)
     ratio = f"FP32 {UNKNOWN}"
     if whole is not None:
-        ratio = f"FP32 is {whole / figure['value']:.2g}x"
+        ratio = f"FP32 is {whole / figure['value']:.2g}x as large"
     short = (*notes, ratio)
     notes.append(ratio if whole is None else f"FP32 {number_text('size_mb', whole)} MB,{ratio[7:]}")
     return Cell(

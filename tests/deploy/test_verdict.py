@@ -176,16 +176,22 @@ def test_each_figure_stands_beside_its_limit_and_fp32():
     found = cells(made, "ort")
     assert found["latency"].notes == ("limit 50 ms", "1.9x as fast as FP32")
     assert found["latency"].failed and ship(made)["ort"] == "no"
-    assert found["size"].notes == ("limit 4.2 MB", "FP32 4.92 MB, 4x") and not found["size"].failed
+    assert (
+        found["size"].notes == ("limit 4.2 MB", "FP32 4.92 MB, 4x as large")
+        and not found["size"].failed
+    )
     assert found["dice"].notes[-1] == "no limit given"
     # the others are compared with FP32 as an ONNX file, and nothing was timed beside them
-    assert cells(made, "fpga")["size"].notes[1] == "FP32 2.46 MB, 1.7x"
+    assert cells(made, "fpga")["size"].notes[1] == "FP32 2.46 MB, 1.7x as large"
     assert cells(made, "fpga")["latency"].notes == ("no limit given", "FP32 here unknown")
+    table = VisibleText(render.html(made)).text
+    assert "Speed-up on FP32 1x 1.90x unknown unknown" in table
+    assert "FP32's size over it 1x 4.0x 1.8x 1.7x" in table
     unknown = cells(made, "trt")["latency"]
     assert (unknown.main, unknown.known, unknown.word) == ("unknown", False, "")
     broken = {"speed_up": "fast", "size_mb": None}
     changed["targets"]["ort"]["detail"]["float32"] = broken
-    assert cells(report.assemble(**changed), "ort")["size"].notes[1] == "FP32 2.46 MB, 2x"
+    assert cells(report.assemble(**changed), "ort")["size"].notes[1] == "FP32 2.46 MB, 2x as large"
 
 
 def test_an_unsteady_latency_is_marked():

@@ -6,7 +6,7 @@ import onnx
 import pytest
 import torch
 
-from lmaunet.deploy.targets.ort import optimized_nodes
+from lmaunet.deploy.targets.ort.building import optimized_nodes
 from lmaunet.errors import Disagreement
 from lmaunet.export.cpu_file import cpu_file, cpu_forms
 from lmaunet.export.function import scan_nodes

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from pathlib import Path
 
 import docstring_examples
 import finished_run
 import pytest
+from fresh_process import assert_one_line
 from fresh_process import run as run_alone
 
 import lmaunet
@@ -135,3 +137,38 @@ def test_a_report_needs_nothing_that_trains_where_all_is_measured(place, tmp_pat
     write_json(manifests[1], content)
     done = run_alone("report", cwd=tmp_path, lacking=lacking)
     assert done.returncode == 3 and "is missing: it is needed by this command" in done.stderr
+
+
+def test_a_new_target_is_one_folder(place, tmp_path):
+    """Its flags, build, masks' scores, gates and lines of the report come from there alone."""
+    added = tmp_path / "targets" / "plain"
+    added.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("one_folder_target.py"), added / "__init__.py")
+    shutil.copytree(place, tmp_path / "place")
+    run = tmp_path / "place" / finished_run.RUN
+
+    def command(*words):
+        return run_alone(
+            *words, cwd=tmp_path / "place", targets=added.parent,
+            environment={"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        )  # fmt: skip
+
+    offered = command("build", "--help").stdout
+    assert "plain: the scan's form; unrolled if not given." in offered
+    assert "One of: fpga, openvino, ort, trt, plain." in offered and "--sections <int>" in offered
+    refused = command("build", "--target", "plain", "--form", "odd")
+    assert_one_line(refused, 2, "unknown --form 'odd'; use one of: unrolled, two_level")
+    refused = command("build", "--target", "ort", "--form", "unrolled")
+    assert_one_line(refused, 2, "--form is an option of --target plain; leave it out here")
+    done = command("build", "--target", "plain", "--form", "two_level", "--sections", "3")
+    assert done.returncode == 0, done.stderr
+    built = read_json(run / "build" / "plain" / "build.json")["detail"]
+    assert (built["form"], built["sections"]) == ("two_level", 3)
+    done = command("report")
+    assert done.returncode == 1, done.stderr  # its own limit is a microsecond
+    gates = {(g["target"], g["name"]): g for g in read_json(run / "report" / "report.json")["gates"]}
+    assert gates["plain", "latency_ms"]["state"] == "failed"
+    assert gates["plain", "latency_ms"]["limit"] == 0.001 and ("ort", "latency_ms") not in gates
+    page = (run / "report" / "report.html").read_text(encoding="utf-8")
+    assert "two_level, by this folder alone" in page
+    assert command("doctor").stdout.count("plain") > 0

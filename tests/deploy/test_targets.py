@@ -10,7 +10,9 @@ import pytest
 from lmaunet.artifacts import Build, Measurement
 from lmaunet.deploy import targets, timing
 from lmaunet.deploy.targets import Target, Tool, fpga, installed, openvino, ort
+from lmaunet.deploy.targets.ort import measuring, sessions
 from lmaunet.errors import ToolNotFound, UserError
+from lmaunet.export.operators import LIBRARY
 
 
 def test_a_package_is_found_with_its_version_and_place():
@@ -255,7 +257,7 @@ def test_a_file_for_onnx_runtime_is_timed_on_its_first_image(
 ):
     """FP32 ships the same library of operators, where there is one."""
     build, ran = timed
-    (tmp_path / ort.OPERATORS).write_bytes(bytes(500_000))
+    (tmp_path / LIBRARY).write_bytes(bytes(500_000))
     opened = []
 
     def open_session(path, *, optimize, operators=None):
@@ -268,22 +270,22 @@ def test_a_file_for_onnx_runtime_is_timed_on_its_first_image(
     )
     monkeypatch.setattr("lmaunet.export.code_functions.define_functions", lambda model: model)
     monkeypatch.setattr("lmaunet.export.packing.unpack_weights", lambda model: model)
-    monkeypatch.setattr(ort, "session_of", lambda build: "own session")
-    monkeypatch.setattr(ort, "has_operators", lambda build: operators)
+    monkeypatch.setattr(sessions, "session_of", lambda build: "own session")
+    monkeypatch.setattr(measuring, "has_operators", lambda build: operators)
     # five times two files: the packed one takes 1 to 5 s, the other always 8
     steps = [step for packed in (3, 1, 5, 2, 4) for step in (packed, 8)]
     looks = [0.0]
     for step in steps:
         looks += [looks[-1], looks[-1] + step]
     clock = iter(looks[1:])
-    monkeypatch.setattr(ort.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
     images = np.arange(12).reshape(3, 1, 2, 2)
     figures = ort.measure(build, images, tmp_path / "float32.onnx" if beside else None)
     assert [(name, session) for name, (session, _) in ran] == [
         ("own", "own session"), *([("float32", "float32.onnx")] if beside else []),
     ]  # fmt: skip
     assert all(np.array_equal(image, images[:1]) for _, (_, image) in ran)
-    library = ort.OPERATORS if operators else None
+    library = LIBRARY if operators else None
     assert opened == [
         *([("float32.onnx", True, library)] if beside else []),
         *[("model.onnx", True, None), ("unpacked.onnx", True, None)] * 5,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lmaunet.deploy.targets import ort
+from lmaunet.deploy.targets.ort import sessions
 from lmaunet.errors import UserError
 from lmaunet.export.reference import open_session, read_model, run_images
 
@@ -108,6 +108,6 @@ def test_a_damaged_file_is_told_from_a_fault_of_ours(tmp_path, monkeypatch):
     made = model()
     made.graph.initializer[0].raw_data = b""
     with pytest.raises(UserError, match="ONNX Runtime cannot load"):
-        ort._session(saved(tmp_path / "bad.onnx", made), 0, False)
+        sessions._session(saved(tmp_path / "bad.onnx", made), 0, False)
     with pytest.raises(ValueError, match="cannot reshape"):
-        ort._session(saved(tmp_path / "good.onnx", model()), 0, False)
+        sessions._session(saved(tmp_path / "good.onnx", model()), 0, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmaunet.deploy.detail import counts, provenance_of
 from lmaunet.deploy.figures import WORDS, Shown, number_text
-from lmaunet.deploy.pipeline_picture import layout
+from lmaunet.deploy.targets.fpga.pipeline_picture import layout
 
 RESOURCES = {
     "lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36", "uram": "UltraRAM",

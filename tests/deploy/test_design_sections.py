@@ -6,7 +6,8 @@ import pytest
 from report_forms import FORMS, VisibleText, require_provenance
 from report_sample import parts, sample
 
-from lmaunet.deploy import hardware_detail, render, report
+from lmaunet.deploy import render, report
+from lmaunet.deploy.targets.fpga import sections
 from lmaunet.errors import UserError
 
 DETAIL = {
@@ -102,7 +103,7 @@ def test_the_deepest_modules_stand_beside_what_the_clock_allows(form):
 
 
 def test_a_module_beyond_the_limit_is_marked_and_levels_of_another_form_are_not_shown():
-    found = hardware_detail.deepest_modules({"levels": LEVELS})
+    found = sections.deepest_modules({"levels": LEVELS})
     assert [row["share"] for row in found["rows"]] == [7 / 6, 0.5]
     assert [(row["name"], row["op"]) for row in found["rows"]] == [
         ("stages.1.proj", "conv3"), ("q7_out", "FIFO")
@@ -112,9 +113,9 @@ def test_a_module_beyond_the_limit_is_marked_and_levels_of_another_form_are_not_
         [], {}, LEVELS | {"limits": 6}, LEVELS | {"modules": "61"}, LEVELS | {"deepest": []},
         LEVELS | {"limits": {"levels": 0, "enable_loads": 256}}, LEVELS | {"deepest": [{}]},
     ):  # fmt: skip
-        assert hardware_detail.deepest_modules({"levels": wrong}) is None
+        assert sections.deepest_modules({"levels": wrong}) is None
     unnamed = LEVELS | {"deepest": [{"levels": 3}]}
-    assert hardware_detail.deepest_modules({"levels": unnamed})["rows"] == []
+    assert sections.deepest_modules({"levels": unnamed})["rows"] == []
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -130,19 +131,19 @@ def test_the_memory_map_tells_depths_from_places(form):
 
 
 def test_an_op_is_called_by_its_part_of_the_network():
-    found = hardware_detail.inside(DETAIL)
+    found = sections.inside(DETAIL)
     assert [(row["name"], row["op"]) for row in found["slowest"] + found["largest"]] == [
         ("stages.0.proj", "MVAU_rtl_7"), ("head", "MVAU_rtl_3"), ("MaxPool_1", "Pool_1"),
     ]  # fmt: skip
 
 
 def test_what_exceeds_what_is_usable_is_marked():
-    lut, bram = hardware_detail.resources(DETAIL)
+    lut, bram = sections.resources(DETAIL)
     assert (lut["over"], bram["over"]) == (False, True)
     assert bram["usable"] == "280" and bram["share"] < 1
     assert render.html(reported()).count("bar estimated over-limit") == 1
     # without limits, what the board has is the limit
-    assert [use["over"] for use in hardware_detail.resources(DETAIL | {"usable": 3})] == [0, 0]
+    assert [use["over"] for use in sections.resources(DETAIL | {"usable": 3})] == [0, 0]
 
 
 PROOF = {
@@ -173,12 +174,12 @@ def test_a_proof_that_says_something_else_is_refused(change, message):
 
 
 def test_nearly_all_is_not_called_all():
-    notes = {label: shown for label, shown, _ in hardware_detail.integers(DETAIL)}
+    notes = {label: shown for label, shown, _ in sections.integers(DETAIL)}
     assert notes["Pixels with the same class"].number == "99.9999%"
     equal = DETAIL | {"network": {"classes_equal": 1.0}}
-    assert next(shown.number for _, shown, _ in hardware_detail.integers(equal)) == "100%"
+    assert next(shown.number for _, shown, _ in sections.integers(equal)) == "100%"
     differs = DETAIL | {"simulation": {"bit_exact": False}}
-    labels = [label for label, _, _ in hardware_detail.integers(differs)]
+    labels = [label for label, _, _ in sections.integers(differs)]
     assert "Scan of stages.0.mamba" in labels and "RTL of the whole design" not in labels
 
 
@@ -221,7 +222,7 @@ def test_a_folder_of_many_files_is_one_row(form):
     ("value", "text"), [(3, "3"), (3.5, "3.5"), (1234.0, "1,234"), (1234.56, "1,234.6")]
 )
 def test_block_rams_come_in_halves(value, text):
-    assert hardware_detail._amount(value) == text
+    assert sections._amount(value) == text
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_block_rams_come_in_halves(value, text):
     [(99_949, "99.9 kbit"), (100_000, "0.10 Mbit"), (1_234_567, "1.23 Mbit"), (950, "0.9 kbit")],
 )
 def test_bits_are_in_the_unit_that_fits(bits, text):
-    assert hardware_detail.bits_text(bits) == text
+    assert sections.bits_text(bits) == text
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_bits_are_in_the_unit_that_fits(bits, text):
      (0.9999999, "99.99999%")],
 )  # fmt: skip
 def test_only_all_is_all(share, text):
-    assert hardware_detail._percent(share) == text
+    assert sections._percent(share) == text
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_only_all_is_all(share, text):
 )  # fmt: skip
 def test_what_is_over_is_more_than_may_be_used(used, usable, over):
     content = {"resources": {"lut": {"used": used, "available": 200}}, "usable": {"lut": usable}}
-    (row,) = hardware_detail.resources(content)
+    (row,) = sections.resources(content)
     assert row["over"] == over and row["share"] == used / 200
     assert row["usable"] == ("160" if usable else "") and row["name"] == "LUT"
 
@@ -255,12 +256,12 @@ def test_what_is_over_is_more_than_may_be_used(used, usable, over):
 def test_a_resource_of_which_nothing_is_used_has_its_row():
     uses = {"uram": {"used": 0, "available": 96}, "x": {"used": -1, "available": 9},
             "y": {"used": 3, "available": 0}, "z": 7}  # fmt: skip
-    (row,) = hardware_detail.resources({"resources": uses})
+    (row,) = sections.resources({"resources": uses})
     assert (row["name"], row["shown"].number, row["available"]) == ("UltraRAM", "0", "96")
 
 
 def test_the_slowest_layers_come_first_with_their_share_of_the_first():
     rows = [{"name": "b", "cycles": 25, "op": "B"}, {"name": "a", "cycles": 100, "op": "A"},
             {"cycles": 200}]  # fmt: skip
-    found = hardware_detail.slowest_layers({"slowest": rows})
+    found = sections.slowest_layers({"slowest": rows})
     assert [(r["name"], r["op"], r["share"]) for r in found] == [("a", "A", 1.0), ("b", "B", 0.25)]

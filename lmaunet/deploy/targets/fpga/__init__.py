@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lmaunet.artifacts import Build, Figure, Measurement, Provenance, Refusal, Unavailable
 from lmaunet.deploy.defaults import BOARD, CLOCK_MHZ, FLOW
-from lmaunet.deploy.targets import BuildRequest, Target, Tool, installed
+from lmaunet.deploy.targets import BuildRequest, Flag, Target, Tool, installed
+from lmaunet.deploy.targets.fpga.detail import lines as detail_lines
+from lmaunet.deploy.targets.fpga.sections import inside
 from lmaunet.errors import ToolNotFound, UserError
 from lmaunet.kernel_profiles import one_kernel
 from lmaunet.packages import install_command
@@ -52,13 +54,26 @@ def probe() -> list[Tool]:
 
 
 def build_options(
-    board: str | None = None,
-    clock_mhz: float | None = None,
-    target_ms: float | None = None,
-    simulate: bool = False,
-    flow: str | None = None,
-    kernel: str | None = None,
-) -> dict[str, Any]:
+    board: Annotated[str | None, Flag(f"the board; {BOARD} if not given.")] = None,
+    clock_mhz: Annotated[
+        float | None, Flag(f"the clock that is assumed; {CLOCK_MHZ:g} if not given.")
+    ] = None,
+    target_ms: Annotated[
+        float | None, Flag("latency to meet; the fastest that fits if not given.")
+    ] = None,
+    simulate: Annotated[
+        bool, Flag("simulate the whole design's RTL to the last cycle; minutes.")
+    ] = False,
+    flow: Annotated[str | None, Flag(
+        "with --simulate implied: levels has yosys count the levels of logic of each module "
+        "(minutes to an hour), timing has Vivado place and route the network, vivado also makes a "
+        "bitstream (needs Vitis HLS); none if not given."
+    )] = None,
+    kernel: Annotated[str | None, Flag(
+        "which kernel of an elastic network the design has; the middle one if not given. Builds "
+        "for other targets carry all of them."
+    )] = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return the options of a build: the default board and clock, no simulation if not given.
 
     ``kernel`` is one of an elastic network's, the reference if not given: a design has one.
@@ -197,4 +212,8 @@ TARGET = Target(
     run_note=(
         "this computes the values that the hardware would, slowly; the times say nothing about it"
     ),
+    in_demo=True,
+    gates={"latency_ms": 12.0},
+    detail_lines=detail_lines,
+    inside=inside,
 )

@@ -19,6 +19,7 @@ from lmaunet.artifacts import Agreement, Build, Figure, Measurement, require_agr
 from lmaunet.deploy import masked_builds, timing
 from lmaunet.deploy.shared_builds import share_onnx
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
+from lmaunet.deploy.targets.openvino.detail import lines as detail_lines
 from lmaunet.errors import UserError
 from lmaunet.stage import write_json
 
@@ -283,4 +284,5 @@ TARGET = Target(
     options=build_options,
     share=share_onnx,
     sampled=functools.partial(masked_builds.run_compiled, compiled_of),
+    detail_lines=detail_lines,
 )

@@ -24,6 +24,7 @@ def build(tmp_path_factory):
             text = (sources / file).read_text()
             assert text.count(right) == 1
             (sources / file).write_text(text.replace(right, wrong))
+            options = (*options, "-O0")  # what is wrong at once needs no speed
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(operators, "SOURCES", sources)
             patch.setattr(operators, "FLAGS", (*operators.FLAGS, *options))

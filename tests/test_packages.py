@@ -216,7 +216,7 @@ def test_nothing_is_imported_by_the_name_of_its_folder():
     tops = "quant|export|fpga|trt"
     form = re.compile(rf"^\s*(?:from|import) (?:{tops})\b", re.MULTILINE)
     assert form.search("x = 1\n    from fpga.board import boards\n")
-    for folder in ("lmaunet", "quant", "export", "fpga", "trt", "benchmarks", "tests"):
+    for folder in ("lmaunet", "quant", "export", "cpu", "fpga", "trt", "benchmarks", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             assert not form.search(path.read_text("utf-8")), path
 

@@ -21,7 +21,7 @@ def opened_by(target, monkeypatch):
         return object()
 
     if target is openvino:
-        monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model", note)
+        monkeypatch.setattr("lmaunet.cpu.openvino_runtime.compile_model", note)
         return lambda path, changed: openvino._compiled(path, changed, ""), opened
     monkeypatch.setattr("lmaunet.export.reference.open_session", note)
     if target is trt:
@@ -29,7 +29,7 @@ def opened_by(target, monkeypatch):
         monkeypatch.setattr("lmaunet.export.reference.read_model", lambda path: path)
         monkeypatch.setattr("lmaunet.trt.half_emulation.emulated", lambda model: model)
         return lambda path, changed: graph_run._session(path, changed, ""), opened
-    monkeypatch.setattr("lmaunet.export.saturation.runtime_adds_without_saturation", lambda: False)
+    monkeypatch.setattr("lmaunet.cpu.saturation.runtime_adds_without_saturation", lambda: False)
     return lambda path, changed: sessions._session(path, changed, False), opened
 
 

@@ -19,14 +19,15 @@ from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 from recorded import recorded
 
 from lmaunet.artifacts import Measurement
+from lmaunet.cpu import cpu_file, cpu_form, operators, packing, saturation
+from lmaunet.cpu.operators import LIBRARY
+from lmaunet.cpu.packing import weight_bits_of
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
 from lmaunet.deploy.targets.ort import measuring, sessions
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
-from lmaunet.export import cpu_file, cpu_form, operators, packing, reference, saturation
+from lmaunet.export import reference
 from lmaunet.export.check import run_onnx
-from lmaunet.export.operators import LIBRARY
-from lmaunet.export.packing import weight_bits_of
 from lmaunet.export.passes import Pass, new_node
 
 

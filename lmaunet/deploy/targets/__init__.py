@@ -41,7 +41,8 @@ __all__ = [
 ]
 
 BUILD_CODE = (
-    "lmaunet.export", "lmaunet.fpga", "lmaunet.trt", "lmaunet.scan", "lmaunet.deploy.targets",
+    "lmaunet.export", "lmaunet.cpu", "lmaunet.fpga", "lmaunet.trt", "lmaunet.scan",
+    "lmaunet.deploy.targets",
 )  # fmt: skip
 """The packages whose source determines a build."""
 

@@ -26,7 +26,7 @@ RUN_BATCH = 4
 
 def probe() -> list[Tool]:
     """Return FINN+, which the build needs, and what simulation and a bitstream would need."""
-    from lmaunet.export.operators import compiler_version
+    from lmaunet.cpu.operators import compiler_version
     from lmaunet.fpga.environment import (
         FINN_FIX,
         VIVADO_FIX,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from lmaunet.export.openvino_runtime import Layer
+    from lmaunet.cpu.openvino_runtime import Layer
 
 SHIPPED, LAYERS = "model.onnx", "layers.json"
 CHECKED_IMAGES = 2
@@ -41,7 +41,7 @@ REBUILD = "run lmaunet-deploy build --target openvino"
 
 def probe() -> list[Tool]:
     """Return OpenVINO, found or missing, without loading it."""
-    from lmaunet.export import openvino_runtime as runtime
+    from lmaunet.cpu import openvino_runtime as runtime
 
     return [
         Tool("openvino", runtime.PURPOSE, runtime.version(), runtime.place(), runtime.FIX),
@@ -50,7 +50,7 @@ def probe() -> list[Tool]:
 
 def build_options() -> dict[str, Any]:
     """Return no options; raises ToolNotFound where OpenVINO is not installed."""
-    from lmaunet.export import openvino_runtime as runtime
+    from lmaunet.cpu import openvino_runtime as runtime
 
     if not runtime.place():
         runtime.require()
@@ -67,15 +67,15 @@ def build(request: BuildRequest) -> Build:
     """
     import onnx
 
-    from lmaunet.export import openvino_runtime as runtime
-    from lmaunet.export import reference
-    from lmaunet.export.convolutions import float_convolutions, quantized_convolutions
-    from lmaunet.export.openvino_file import (
+    from lmaunet.cpu import openvino_runtime as runtime
+    from lmaunet.cpu.openvino_file import (
         LOWERING,
         openvino_file,
         openvino_form,
         saturating_convolutions,
     )
+    from lmaunet.export import reference
+    from lmaunet.export.convolutions import float_convolutions, quantized_convolutions
     from lmaunet.export.segments import check_segments_in, exported_values
 
     runtime.require()
@@ -167,7 +167,7 @@ def check_file(
     """
     import numpy as np
 
-    from lmaunet.export import openvino_runtime as runtime
+    from lmaunet.cpu import openvino_runtime as runtime
 
     tables, logits = [], []
     for source in (form, shipped):
@@ -187,8 +187,8 @@ def check_file(
 
 @functools.lru_cache(maxsize=4)
 def _compiled(path: Path, changed_ns: int, features: str) -> Any:
+    from lmaunet.cpu.openvino_runtime import compile_model
     from lmaunet.export.masked_samples import read_with_output
-    from lmaunet.export.openvino_runtime import compile_model
 
     return compile_model(read_with_output(path, features) if features else path)
 
@@ -201,7 +201,7 @@ def compiled_of(build: Build, features: str = "") -> Any:
     Raises:
         UserError: where the file is missing, or its sums would saturate on this processor.
     """
-    from lmaunet.export.openvino_runtime import has_vnni
+    from lmaunet.cpu.openvino_runtime import has_vnni
 
     if not build.shipped.is_file():
         raise UserError(f"{build.shipped} does not exist; {REBUILD}")
@@ -217,7 +217,7 @@ def compiled_of(build: Build, features: str = "") -> Any:
 
 def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Return the logits ``(n, classes, H, W)`` of float32 images ``(n, channels, H, W)``."""
-    from lmaunet.export.openvino_runtime import run_images
+    from lmaunet.cpu.openvino_runtime import run_images
 
     return run_images(compiled_of(build), images)
 
@@ -231,10 +231,10 @@ def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> di
     """
     import onnx
 
-    from lmaunet.export.compact import compact
+    from lmaunet.cpu.compact import compact
+    from lmaunet.cpu.openvino_file import LOWERING
+    from lmaunet.cpu.openvino_runtime import compile_model, run_images
     from lmaunet.export.lower import lower
-    from lmaunet.export.openvino_file import LOWERING
-    from lmaunet.export.openvino_runtime import compile_model, run_images
     from lmaunet.export.reference import initializer_bytes, read_model
 
     compiled = compiled_of(build)

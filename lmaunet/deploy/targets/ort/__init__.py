@@ -21,7 +21,7 @@ from lmaunet.packages import install_command
 
 def probe() -> list[Tool]:
     """Return ONNX Runtime, found or missing, without loading it."""
-    from lmaunet.export import operators
+    from lmaunet.cpu import operators
 
     spec = importlib.util.find_spec("onnxruntime")
     place = str(Path(spec.origin).parent) if spec is not None and spec.origin else ""

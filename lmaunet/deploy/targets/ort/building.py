@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmaunet.artifacts import Agreement, Build, require_agreement
+from lmaunet.cpu.operators import LIBRARY as OPERATORS
 from lmaunet.deploy.targets import BuildRequest
 from lmaunet.deploy.targets.ort.options import build_options
 from lmaunet.deploy.targets.ort.sessions import SHIPPED
-from lmaunet.export.operators import LIBRARY as OPERATORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,13 +48,13 @@ def build(request: BuildRequest) -> Build:
     """
     import onnx
 
+    from lmaunet.cpu.code_functions import fuse_codes
+    from lmaunet.cpu.compact import bytes_by_purpose
+    from lmaunet.cpu.cpu_file import LOWERING, cpu_forms, pack
+    from lmaunet.cpu.operators import cached_library
+    from lmaunet.cpu.packing import weight_bits_of
     from lmaunet.export import reference
-    from lmaunet.export.code_functions import fuse_codes
-    from lmaunet.export.compact import bytes_by_purpose
     from lmaunet.export.convolutions import quantized_convolutions
-    from lmaunet.export.cpu_file import LOWERING, cpu_forms, pack
-    from lmaunet.export.operators import cached_library
-    from lmaunet.export.packing import weight_bits_of
     from lmaunet.export.segments import check_segments, exported_values
 
     options = {**build_options(), **request.options}

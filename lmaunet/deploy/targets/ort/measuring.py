@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmaunet.artifacts import Build, Figure, Measurement
+from lmaunet.cpu.operators import LIBRARY as OPERATORS
 from lmaunet.deploy import timing
 from lmaunet.deploy.targets.ort.sessions import has_operators, run
-from lmaunet.export.operators import LIBRARY as OPERATORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +63,8 @@ def _float32_work(
     """Write the FP32 network as a file of this target and return what runs it on an image."""
     import onnx
 
-    from lmaunet.export.code_functions import define_functions
-    from lmaunet.export.compact import compact
+    from lmaunet.cpu.code_functions import define_functions
+    from lmaunet.cpu.compact import compact
     from lmaunet.export.reference import open_session, read_model, run_images
 
     onnx.save(compact(define_functions(read_model(float32))), path)
@@ -81,7 +81,7 @@ def time_loads(build: Build) -> dict[str, float | int]:
     """
     import onnx
 
-    from lmaunet.export.packing import unpack_weights
+    from lmaunet.cpu.packing import unpack_weights
     from lmaunet.export.reference import open_session, read_model
 
     times: dict[str, list[float]] = {"packed_ms": [], "unpacked_ms": []}

@@ -24,8 +24,8 @@ def build_options(
         UserError: for an unknown ``cpu``.
         ToolNotFound: where operators are asked for and there is no compiler.
     """
-    from lmaunet.export.operators import FIX, compiler
-    from lmaunet.export.saturation import CPUS
+    from lmaunet.cpu.operators import FIX, compiler
+    from lmaunet.cpu.saturation import CPUS
 
     if cpu is not None and cpu not in CPUS:
         raise UserError(f"unknown --cpu {cpu!r}; use one of: {', '.join(CPUS)}")

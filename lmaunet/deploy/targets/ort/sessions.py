@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.artifacts import Build
+from lmaunet.cpu.operators import LIBRARY as OPERATORS
 from lmaunet.errors import UserError
-from lmaunet.export.operators import LIBRARY as OPERATORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,10 +19,10 @@ SHIPPED = "model.onnx"
 
 @functools.lru_cache(maxsize=4)
 def _session(path: Path, changed_ns: int, operators: bool, features: str = "") -> Any:
+    from lmaunet.cpu.saturation import runtime_adds_without_saturation, signed_weights
     from lmaunet.export.masked_samples import read_with_output
     from lmaunet.export.model_messages import read_messages
     from lmaunet.export.reference import open_session
-    from lmaunet.export.saturation import runtime_adds_without_saturation, signed_weights
 
     library = path.with_name(OPERATORS) if operators else None
     model: Any = read_with_output(path, features) if features else path

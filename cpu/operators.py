@@ -1,6 +1,6 @@
 """The library of operators that ONNX Runtime takes in place of the functions of ``ai.lmaunet``.
 
-``export/native`` holds its sources: the selective scan in float32 and from UINT8 codes to codes,
+``cpu/native`` holds its sources: the selective scan in float32 and from UINT8 codes to codes,
 and SiLU of codes. It needs a C++ compiler and no header of ONNX Runtime's, whose interface is
 declared in ``runtime_abi.hpp``. The kernels are compiled for AVX-512, AVX2 and the x86-64 baseline
 (on other processors once, without options), and the library picks one when it is loaded.

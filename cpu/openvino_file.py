@@ -2,7 +2,7 @@
 
 OpenVINO's own format takes more than twice the bytes, most of them XML, and loads no faster.
 Its ONNX reader knows no local functions, so that the weights of few bits cannot be the bit planes
-of :mod:`lmaunet.export.packing`; :func:`store_int4` stores them as INT4.
+of :mod:`lmaunet.cpu.packing`; :func:`store_int4` stores them as INT4.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper
 
-from lmaunet.export import compact
-from lmaunet.export.averages import ExactAverages
+from lmaunet.cpu import compact
+from lmaunet.cpu.averages import ExactAverages
+from lmaunet.cpu.cpu_form import UnsignedActivations, UnsignedWeights, saturating
 from lmaunet.export.convolutions import preparation
-from lmaunet.export.cpu_form import UnsignedActivations, UnsignedWeights, saturating
 from lmaunet.export.lower import ScanLowering
 from lmaunet.export.passes import (
     Pass,

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lmaunet.export import openvino_runtime as runtime
-from lmaunet.export.averages import ExactAverages
+from lmaunet.cpu import openvino_runtime as runtime
+from lmaunet.cpu.averages import ExactAverages
 from lmaunet.export.passes import run
 from lmaunet.export.reference import open_session, run_images
 

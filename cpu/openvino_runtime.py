@@ -77,7 +77,7 @@ def require() -> Any:
 
 def has_vnni() -> bool:
     """Tell whether this processor adds products of 8-bit codes in 32 bits, without saturating."""
-    from lmaunet.export.saturation import adds_without_saturation
+    from lmaunet.cpu.saturation import adds_without_saturation
 
     return adds_without_saturation()
 

@@ -14,19 +14,20 @@ from graph_view import View
 from packing_models import BITS, narrow_network, weight_model
 from qcdq_nets import DENSE, DEPTHWISE, convolutions_only, images, small_network
 
-from lmaunet.errors import UserError
-from lmaunet.export import cpu_form, reference, saturation
-from lmaunet.export.check import run_onnx
-from lmaunet.export.convolutions import grid_of, prepare
-from lmaunet.export.cpu_form import (
+from lmaunet.cpu import cpu_form, saturation
+from lmaunet.cpu.cpu_form import (
     integer_biases,
     unsigned_activations,
     unsigned_weights,
     widen_codes,
 )
+from lmaunet.cpu.saturation import adds_without_saturation, signed_weights
+from lmaunet.errors import UserError
+from lmaunet.export import reference
+from lmaunet.export.check import run_onnx
+from lmaunet.export.convolutions import grid_of, prepare
 from lmaunet.export.model_messages import read_messages
 from lmaunet.export.passes import constant, read
-from lmaunet.export.saturation import adds_without_saturation, signed_weights
 
 
 def outputs(model):

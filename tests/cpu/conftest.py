@@ -1,10 +1,14 @@
 """The library of operators, as it is and of changed sources."""
 
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-from lmaunet.export import operators
+from lmaunet.cpu import operators
+
+sys.path.append(str(Path(__file__).parents[1] / "export"))
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from scan_models import feeds, info, oracle, random_arrays, scan_model
 
+from lmaunet.cpu import operators
+from lmaunet.cpu.code_functions import SCAN_CODES, SILU_CODES, define_functions
 from lmaunet.errors import ToolNotFound, UserError
-from lmaunet.export import operators
-from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions
 from lmaunet.export.reference import open_session
 
 SIZES = [

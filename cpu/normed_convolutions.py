@@ -14,7 +14,7 @@ convolution and the codes of y nothing is rounded. The convolution's bias is lef
 mean takes it away.
 
 The function is defined in the file in standard operators, in float32; the kernel of
-``export/native/normed_conv.cpp`` sums codes.
+``cpu/native/normed_conv.cpp`` sums codes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
+from lmaunet.cpu.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
 from lmaunet.export.convolutions import groups_of
-from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
 from lmaunet.export.function import DOMAIN
 from lmaunet.export.passes import (
     Pass,
@@ -98,11 +98,11 @@ class _Chain:
 class NormedConvolutions(Pass):
     """Make each chain of convolution, InstanceNorm, LeakyReLU and quantizer one call over codes.
 
-    The model's activations are UINT8 (:class:`lmaunet.export.cpu_form.UnsignedActivations`). The
+    The model's activations are UINT8 (:class:`lmaunet.cpu.cpu_form.UnsignedActivations`). The
     LeakyReLU may be missing. Left as they are: convolutions in groups that are neither one nor one
     for each channel, dilated ones, and those whose result something else reads too.
 
-    Every tensor of codes keeps its name; see :class:`lmaunet.export.code_functions.CodeFunctions`.
+    Every tensor of codes keeps its name; see :class:`lmaunet.cpu.code_functions.CodeFunctions`.
     """
 
     name = "normed convolutions over codes"

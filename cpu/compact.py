@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
 
-from lmaunet.export.normed_convolutions import NORMED_CONV, WEIGHT
-from lmaunet.export.packing import is_unpack
+from lmaunet.cpu.normed_convolutions import NORMED_CONV, WEIGHT
+from lmaunet.cpu.packing import is_unpack
 from lmaunet.export.passes import DeadNodes, Pass, array_of, label, read, run
 
 DEFAULTS = {"group": 1, "dilations": (1, 1), "strides": (1, 1), "pads": (0, 0, 0, 0)}

@@ -1,4 +1,4 @@
-"""Functions over UINT8 codes, for which :mod:`lmaunet.export.operators` has kernels.
+"""Functions over UINT8 codes, for which :mod:`lmaunet.cpu.operators` has kernels.
 
 A runtime has integer kernels for convolutions, but between them it computes SiLU and the scan in
 float32: a DequantizeLinear before, a QuantizeLinear behind, and for the scan a loop in a body. Here
@@ -9,7 +9,7 @@ each such place becomes one call of a function of the domain ``ai.lmaunet`` from
                        C, C_scale, C_zero, D, y_scale, y_zero) -> y              codes
     SiluCodes(x, x_scale, x_zero, y_scale, y_zero) -> y                          codes
 
-Those of :mod:`lmaunet.export.normed_convolutions` and :mod:`lmaunet.export.pixel_shuffles` go
+Those of :mod:`lmaunet.cpu.normed_convolutions` and :mod:`lmaunet.cpu.pixel_shuffles` go
 before them.
 
 The file defines all of them in standard operators, so it runs anywhere as it is. ONNX Runtime asks
@@ -28,23 +28,23 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from lmaunet.export.cpu_layout import (
+from lmaunet.cpu.cpu_layout import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
     channels_first,
     channels_last,
     order_of,
 )
-from lmaunet.export.function import DOMAIN, OPSET, define, is_scan, undefined_calls
-from lmaunet.export.lower import static_shapes
-from lmaunet.export.lowerings.unrolled import scan_function
-from lmaunet.export.normed_convolutions import (
+from lmaunet.cpu.normed_convolutions import (
     NORMED_CONV,
     NormedConvolutions,
     normed_conv_function,
 )
+from lmaunet.cpu.pixel_shuffles import SHUFFLE, PixelShuffles, shuffle_function
+from lmaunet.export.function import DOMAIN, OPSET, define, is_scan, undefined_calls
+from lmaunet.export.lower import static_shapes
+from lmaunet.export.lowerings.unrolled import scan_function
 from lmaunet.export.passes import Pass, constant, label, new_node, replace, run
-from lmaunet.export.pixel_shuffles import SHUFFLE, PixelShuffles, shuffle_function
 
 SCAN_CODES, SILU_CODES = "SelectiveScanCodes", "SiluCodes"
 
@@ -82,7 +82,7 @@ SiluCodes (x, x_scale, x_zero, y_scale, y_zero) => (y)
 class CodeFunctions(Pass):
     """Make SiLU and the scan of quantized tensors calls from codes to codes.
 
-    The model's activations are UINT8 (:class:`lmaunet.export.cpu_form.UnsignedActivations`) and its
+    The model's activations are UINT8 (:class:`lmaunet.cpu.cpu_form.UnsignedActivations`) and its
     scans calls of the function ``SelectiveScan``. A place that is not of the form that the exporter
     writes stays as it is: a SiLU is DequantizeLinear, Sigmoid, Mul, QuantizeLinear; a scan's x,
     dt, B and C are a DequantizeLinear, a Reshape and a Transpose away from codes of a map of one

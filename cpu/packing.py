@@ -28,9 +28,9 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
+from lmaunet.cpu.normed_convolutions import reads_weight
 from lmaunet.errors import UserError
 from lmaunet.export.function import DOMAIN, OPSET, define
-from lmaunet.export.normed_convolutions import reads_weight
 from lmaunet.export.passes import (
     Pass,
     UnreadConstants,
@@ -123,7 +123,7 @@ class WeightPacking(Pass):
     """Store each weight in the fewest bits that hold its codes.
 
     A weight is an INT8 initializer that a DequantizeLinear of the main graph reads, or a call of
-    :mod:`lmaunet.export.normed_convolutions`. What needs more
+    :mod:`lmaunet.cpu.normed_convolutions`. What needs more
     than 4 bits, is so small that packing saves nothing or is an input of the graph as well (which a
     caller may replace) stays as it is. Every tensor keeps its name and its values.
     """

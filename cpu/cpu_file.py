@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from lmaunet.cpu import compact
+from lmaunet.cpu.code_functions import CodeFunctions, FunctionDefinitions
+from lmaunet.cpu.cpu_form import IntegerBiases, UnsignedActivations, UnsignedWeights, WideCodes
+from lmaunet.cpu.cpu_layout import ChannelsLast, MoveQuantizers
+from lmaunet.cpu.normed_convolutions import NormedConvolutions
+from lmaunet.cpu.packing import WeightPacking
+from lmaunet.cpu.pixel_shuffles import PixelShuffles
+from lmaunet.cpu.saturation import CPUS
 from lmaunet.errors import UserError
-from lmaunet.export import compact
-from lmaunet.export.code_functions import CodeFunctions, FunctionDefinitions
 from lmaunet.export.convolutions import preparation
-from lmaunet.export.cpu_form import IntegerBiases, UnsignedActivations, UnsignedWeights, WideCodes
-from lmaunet.export.cpu_layout import ChannelsLast, MoveQuantizers
-from lmaunet.export.normed_convolutions import NormedConvolutions
-from lmaunet.export.packing import WeightPacking
 from lmaunet.export.passes import Pass, UnreadConstants, run
-from lmaunet.export.pixel_shuffles import PixelShuffles
-from lmaunet.export.saturation import CPUS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lmaunet.cpu.cpu_form import unsigned_activations
+from lmaunet.cpu.cpu_layout import channels_last_reshapes, requantize_moves
 from lmaunet.export.check import run_onnx
 from lmaunet.export.convolutions import prepare
-from lmaunet.export.cpu_form import unsigned_activations
-from lmaunet.export.cpu_layout import channels_last_reshapes, requantize_moves
 from lmaunet.export.network import export_qcdq
 
 

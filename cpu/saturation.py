@@ -2,7 +2,7 @@
 
 x86 processors without VNNI multiply UINT8 by INT8 in pairs and add each pair in INT16, which
 saturates. What ships has UINT8 weights where that would matter
-(:class:`lmaunet.export.cpu_form.UnsignedWeights`); with VNNI INT8 ones are faster. Whoever opens a
+(:class:`lmaunet.cpu.cpu_form.UnsignedWeights`); with VNNI INT8 ones are faster. Whoever opens a
 build needs this: no package ``onnx``.
 """
 
@@ -18,7 +18,7 @@ from lmaunet.export.model_messages import INT8, UINT8, all_nodes, message
 SHIFT = 128
 CPUS = ("any", "vnni")
 """What a file may count on: ``any`` processor, or one that has VNNI, which adds products of UINT8
-and INT8 without saturation (:class:`lmaunet.export.cpu_form.UnsignedWeights`)."""
+and INT8 without saturation (:class:`lmaunet.cpu.cpu_form.UnsignedWeights`)."""
 
 
 def signed_weights(model: Any) -> Any:

@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from normed_models import shuffle_model
 
-from lmaunet.export import operators
-from lmaunet.export.code_functions import FunctionDefinitions
+from lmaunet.cpu import operators
+from lmaunet.cpu.code_functions import FunctionDefinitions
+from lmaunet.cpu.pixel_shuffles import SHUFFLE, PixelShuffles
 from lmaunet.export.passes import DeadNodes, run
-from lmaunet.export.pixel_shuffles import SHUFFLE, PixelShuffles
 from lmaunet.export.reference import open_session
 
 SIZES = {

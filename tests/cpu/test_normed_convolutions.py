@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from normed_models import CASES, DENSE, X_ZERO, Y_ZERO, arrays_of, chain
 
-from lmaunet.export import operators
-from lmaunet.export.code_functions import FunctionDefinitions
-from lmaunet.export.normed_convolutions import NORMED_CONV, NormedConvolutions
+from lmaunet.cpu import operators
+from lmaunet.cpu.code_functions import FunctionDefinitions
+from lmaunet.cpu.normed_convolutions import NORMED_CONV, NormedConvolutions
 from lmaunet.export.passes import UnreadConstants, run
 from lmaunet.export.reference import open_session
 

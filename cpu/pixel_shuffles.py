@@ -9,7 +9,7 @@ there. Here it becomes one call:
 x and y are UINT8 codes with the channels last. ``blocks`` is x's shape with its channels apart:
 0, 0, 0 for the axes that stay, -1 for the channels of y, then rows and columns of a block;
 ``shape`` is that of y. The function is defined in the file by two Reshapes and a Transpose; the
-kernel is in ``export/native/operators.cpp``.
+kernel is in ``cpu/native/operators.cpp``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
+from lmaunet.cpu.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
 from lmaunet.export.convolutions import grid_of
-from lmaunet.export.cpu_layout import CHANNELS_FIRST, CHANNELS_LAST
 from lmaunet.export.function import DOMAIN
 from lmaunet.export.lower import static_shapes
 from lmaunet.export.passes import Pass, add_constant, array_of, constant, label, new_node, replace
@@ -49,7 +49,7 @@ def shuffle_function(opset: int) -> onnx.FunctionProto:
 class PixelShuffles(Pass):
     """Make each DepthToSpace of quantized values a call over their codes.
 
-    The model is one after :class:`lmaunet.export.cpu_layout.MoveQuantizers`, which puts a quantizer
+    The model is one after :class:`lmaunet.cpu.cpu_layout.MoveQuantizers`, which puts a quantizer
     of the same grid behind it. Only the order of channels that torch has (``CRD``) is known.
     """
 

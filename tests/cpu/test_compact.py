@@ -11,8 +11,7 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 from packing_models import BITS, narrow_network, weight_model
 from qcdq_nets import images
 
-from lmaunet.export.check import run_onnx
-from lmaunet.export.compact import (
+from lmaunet.cpu.compact import (
     PASSES,
     Defaults,
     SharedConstants,
@@ -22,10 +21,11 @@ from lmaunet.export.compact import (
     bytes_by_purpose,
     compact,
 )
+from lmaunet.cpu.cpu_form import integer_biases, unsigned_activations
+from lmaunet.cpu.packing import pack_weights, weight_bits_of
+from lmaunet.export.check import run_onnx
 from lmaunet.export.convolutions import prepare
-from lmaunet.export.cpu_form import integer_biases, unsigned_activations
 from lmaunet.export.lower import lower
-from lmaunet.export.packing import pack_weights, weight_bits_of
 from lmaunet.export.passes import run
 
 

@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from scan_models import feeds, oracle, random_arrays, scan_model
 
+from lmaunet.cpu import operators
+from lmaunet.cpu.code_functions import SCAN_CODES, SILU_CODES, define_functions, fuse_codes
+from lmaunet.cpu.cpu_file import cpu_forms
 from lmaunet.errors import Disagreement
-from lmaunet.export import operators
-from lmaunet.export.code_functions import SCAN_CODES, SILU_CODES, define_functions, fuse_codes
-from lmaunet.export.cpu_file import cpu_forms
 from lmaunet.export.function import is_scan
 from lmaunet.export.lowerings import unrolled
 from lmaunet.export.model_messages import all_nodes

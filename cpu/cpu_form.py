@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lmaunet.cpu.saturation import SHIFT
 from lmaunet.errors import UserError
 from lmaunet.export.convolutions import MOVES, grid_of, quantized
 from lmaunet.export.passes import (
@@ -29,7 +30,6 @@ from lmaunet.export.passes import (
     new_node,
     run,
 )
-from lmaunet.export.saturation import SHIFT
 
 LARGEST_RELU_CODE = 127
 LARGEST_WIDE_CODE = 64

@@ -15,16 +15,16 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 from packing_models import BITS, narrow_network, weight_model
 from qcdq_nets import images
 
-from lmaunet.errors import UserError
-from lmaunet.export import packing
-from lmaunet.export.check import run_onnx
-from lmaunet.export.packing import (
+from lmaunet.cpu import packing
+from lmaunet.cpu.packing import (
     pack_weights,
     smallest_bits,
     unpack_codes,
     unpack_weights,
     weight_bits_of,
 )
+from lmaunet.errors import UserError
+from lmaunet.export.check import run_onnx
 from lmaunet.quant.packed import FEWEST_PACKED, packed_bytes
 
 # the last dimensions make the count odd, and no multiple of 8

@@ -155,8 +155,8 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
     for key in OPTIONAL_UNITS:
         if key in target:
             show(target[key], key, f"{name}: {OPTIONAL_LABELS[key]}", missing)
-    own = all_targets().get(name)
-    known = isinstance(own, Target)
+    entry = all_targets().get(name)
+    own = entry if isinstance(entry, Target) else None
     return {
         "name": name,
         "summary": target.get("summary", ""),
@@ -164,9 +164,9 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
         "figures": figures,
         "worst": _worst(target),
         "interval": _interval(target),
-        "detail": [*detail_lines(target), *(own.detail_lines(target["detail"]) if known else ())],
+        "detail": [*detail_lines(target), *(own.detail_lines(target["detail"]) if own else ())],
         "confidence": confidence(target),
-        "inside": own.inside(target["detail"]) if known else {},
+        "inside": own.inside(target["detail"]) if own else {},
     }
 
 

@@ -99,7 +99,7 @@ def quantize(
     *, seed: int, folder: Path, processes: Processes, progress: Progress,
 ) -> None:  # fmt: skip
     """Quantize a network, elastic or not, whose data are ``data``."""
-    from lmaunet.export.cpu_file import file_bytes
+    from lmaunet.cpu.cpu_file import file_bytes
 
     if not getattr(spec, "elastic", ()):
         qat.quantize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy.console import note
+from lmaunet.deploy.controlled import KEPT, asked_drop
 from lmaunet.deploy.run_data import RunData, training_in
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -147,6 +148,10 @@ def matching_control(run: Path) -> Path:
             # of one file two networks can be made: from two sets of weights, or in two sizes
             "set of weights": [m["options"].get("weights") for m in (ours, theirs)],
             "spec": [m["options"].get("spec") for m in (ours, theirs)],
+            "choice of patients": [
+                asked_drop(ours["options"]) is not None,
+                KEPT in theirs["options"],
+            ],
         }
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -25,7 +25,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf $(LINKS) && mkdir -p $(LINKS)
-	cp -rs $(CURDIR)/lmaunet/. $(CURDIR)/quant $(CURDIR)/export $(CURDIR)/trt $(CURDIR)/fpga $(LINKS)/
+	cp -rs $(CURDIR)/lmaunet/. $(CURDIR)/quant $(CURDIR)/export $(CURDIR)/cpu $(CURDIR)/trt $(CURDIR)/fpga $(LINKS)/
 	$(BIN)/mypy
 	cd build/package && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 

@@ -192,7 +192,7 @@ def _calibrated(
     method: str, checkpoint: Path, source: DataSource, spec: NetSpec, progress: Any
 ) -> dict[str, Any]:
     """Return the scores of a network that is quantized by calibration only, as QAT starts."""
-    from lmaunet.export.cpu_file import file_bytes
+    from lmaunet.cpu.cpu_file import file_bytes
     from lmaunet.net.checkpoint import load_checkpoint, restore
     from lmaunet.quant.bits import resolve_bits
     from lmaunet.quant.calibration import calibrate
@@ -224,7 +224,7 @@ def _file_bytes(folder: Path, spec: NetSpec) -> int:
     """Return the bytes of the file that a quantized network ships as; made once a network."""
     import numpy as np
 
-    from lmaunet.export.cpu_file import file_bytes
+    from lmaunet.cpu.cpu_file import file_bytes
     from lmaunet.quant.qat import load_quantized
 
     noted, digest = folder.parent / "file_bytes.json", sha256(folder / "model.pt")

@@ -45,7 +45,8 @@ def built(name: str, folder: Path, qcdq: Path, samples: np.ndarray, dropout: Dro
     if name == "trt":
         import onnx
 
-        from lmaunet.deploy.targets.trt import LOWERING, NETWORK
+        from lmaunet.deploy.targets.trt.forms import LOWERING
+        from lmaunet.deploy.targets.trt.running import NETWORK
         from lmaunet.export.lower import lower
         from lmaunet.export.reference import read_model
         from lmaunet.trt import policy

@@ -26,9 +26,9 @@ from brevitas.export.onnx.standard.qcdq.manager import StdQCDQONNXManager
 from brevitas.nn import QuantConv2d, QuantIdentity
 from torch.onnx._internal.torchscript_exporter import utils
 
+from lmaunet.cpu.cpu_file import cpu_file
 from lmaunet.data.loaders import load_phantom
 from lmaunet.export import network
-from lmaunet.export.cpu_file import cpu_file
 from lmaunet.export.passes import Pass
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import calibrate

@@ -59,7 +59,7 @@ PACKAGES = {
 }  # fmt: skip
 TESTS = [
     "tests/data", "tests/quant", "tests/deploy", "tests/test_frozen.py",
-    "tests/export/test_budget.py", "tests/export/test_packing.py",
+    "tests/export/test_budget.py", "tests/cpu/test_packing.py",
     "tests/fpga/operators", "tests/fpga/board", "tests/fpga/sizing",
 ]  # fmt: skip
 """The files of tests that are about these packages."""

@@ -45,7 +45,7 @@ BEFORE_GRAPHS = "905563d"
 
 IMAGES = 4
 BOARD, CLOCK_MHZ = "U250", 250.0
-FOLDERS = ("quant", "export", "trt", "fpga")
+FOLDERS = ("quant", "export", "cpu", "trt", "fpga")
 
 
 def seeded(spec: NetSpec) -> tuple[LMaUNet, np.ndarray]:
@@ -111,7 +111,8 @@ def make_with(revision: str, spec: NetSpec, folder: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
             archive.extractall(place, filter="data")
         for name in FOLDERS:
-            (Path(place) / "lmaunet" / name).symlink_to(Path(place) / name)
+            if (Path(place) / name).is_dir():  # an older revision has less
+                (Path(place) / "lmaunet" / name).symlink_to(Path(place) / name)
         words = [sys.executable, __file__, "--make", json.dumps(spec.to_json()), str(folder)]
         before = os.environ.get("PYTHONPATH", "")
         where = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [place, before]))}

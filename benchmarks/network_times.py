@@ -50,12 +50,12 @@ def measure_builds(
     import onnx
     import torch
 
+    from lmaunet.cpu.code_functions import define_functions
+    from lmaunet.cpu.compact import compact
+    from lmaunet.cpu.openvino_runtime import compile_model
+    from lmaunet.cpu.operators import cached_library
     from lmaunet.export import network
-    from lmaunet.export.code_functions import define_functions
-    from lmaunet.export.compact import compact
     from lmaunet.export.lower import lower
-    from lmaunet.export.openvino_runtime import compile_model
-    from lmaunet.export.operators import cached_library
     from lmaunet.export.reference import open_session, read_model
     from lmaunet.net.checkpoint import load_checkpoint
     from lmaunet.sources.checkpoint import restore

@@ -34,10 +34,10 @@ from peers import neutral
 from performance_rows import OPERATORS, Missing, Networks, make_networks, rows
 from performance_workers import Effort, Job, figures, measure
 
+from lmaunet.cpu.openvino_runtime import version
 from lmaunet.deploy.timing import cpu_model
 from lmaunet.errors import UserError
 from lmaunet.export.lower import count_nodes
-from lmaunet.export.openvino_runtime import version
 from lmaunet.export.reference import thread_count
 from lmaunet.net.checkpoint import load_checkpoint
 from lmaunet.spec import NetSpec, named_spec

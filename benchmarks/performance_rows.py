@@ -17,19 +17,19 @@ import torch
 from peer_tools import ToolFailed, quantize_with_modelopt
 from resized import resized
 
+from lmaunet.cpu import cpu_form, saturation
+from lmaunet.cpu.code_functions import define_functions
+from lmaunet.cpu.compact import compact
+from lmaunet.cpu.cpu_file import LOWERING, cpu_file
+from lmaunet.cpu.openvino_file import openvino_file, openvino_form
+from lmaunet.cpu.openvino_runtime import FIX, has_vnni, place
+from lmaunet.cpu.operators import FIX as COMPILER_FIX
+from lmaunet.cpu.operators import compiler
+from lmaunet.cpu.packing import pack_weights
 from lmaunet.data.loaders import load_phantom
-from lmaunet.export import cpu_form, saturation
-from lmaunet.export.code_functions import define_functions
-from lmaunet.export.compact import compact
 from lmaunet.export.convolutions import prepare
-from lmaunet.export.cpu_file import LOWERING, cpu_file
 from lmaunet.export.lower import LOWERINGS_IN_ONNX_RUNTIME, lower
 from lmaunet.export.network import FLOAT32, INPUT, QCDQ, export_float32, export_qcdq
-from lmaunet.export.openvino_file import openvino_file, openvino_form
-from lmaunet.export.openvino_runtime import FIX, has_vnni, place
-from lmaunet.export.operators import FIX as COMPILER_FIX
-from lmaunet.export.operators import compiler
-from lmaunet.export.packing import pack_weights
 from lmaunet.net.checkpoint import load_checkpoint, restore, save_checkpoint
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant.calibration import calibrate
@@ -44,7 +44,7 @@ MODELOPT_IMAGES = 2
 
 
 OPERATORS = "operators"
-"""The form whose functions are computed by :mod:`lmaunet.export.operators`."""
+"""The form whose functions are computed by :mod:`lmaunet.cpu.operators`."""
 
 
 class Missing(Exception):

@@ -30,7 +30,7 @@ Loader = Callable[[Path, Feeds, int], Runner]
 
 
 def import_onnxruntime(operators: bool) -> Loader:
-    from lmaunet.export.operators import cached_library
+    from lmaunet.cpu.operators import cached_library
     from lmaunet.export.reference import open_session
 
     library = cached_library() if operators else None
@@ -43,7 +43,7 @@ def import_onnxruntime(operators: bool) -> Loader:
 
 
 def import_openvino(precision: str) -> Loader:
-    from lmaunet.export.openvino_runtime import compile_model, require
+    from lmaunet.cpu.openvino_runtime import compile_model, require
 
     require()
 

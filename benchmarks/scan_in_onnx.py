@@ -28,11 +28,11 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests/export"), str(Path(__file
 from performance_workers import Effort, Job, figures, measure  # noqa: E402
 from scan_models import feeds, random_arrays, scan_model  # noqa: E402
 
+from lmaunet.cpu.code_functions import define_functions  # noqa: E402
+from lmaunet.cpu.operators import compiler  # noqa: E402
 from lmaunet.errors import UserError  # noqa: E402
-from lmaunet.export.code_functions import define_functions  # noqa: E402
 from lmaunet.export.function import attach  # noqa: E402
 from lmaunet.export.lower import LOWERINGS_IN_ONNX_RUNTIME, count_nodes, lower  # noqa: E402
-from lmaunet.export.operators import compiler  # noqa: E402
 from lmaunet.export.reference import thread_count  # noqa: E402
 
 LENGTHS = (4096, 16384, 65536)

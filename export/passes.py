@@ -3,7 +3,7 @@
 A pass is one of onnx-ir's: ``requires`` says what a model must be before it, ``call`` changes the
 model in place, ``ensures`` says what it is afterwards. Each has a name that says what it does, noun
 first. The lists of the backends are in :mod:`lmaunet.export.network`,
-:mod:`lmaunet.export.cpu_file`, :mod:`lmaunet.export.openvino_file` and :mod:`lmaunet.trt.policy`.
+:mod:`lmaunet.cpu.cpu_file`, :mod:`lmaunet.cpu.openvino_file` and :mod:`lmaunet.trt.policy`.
 Graphs of onnx-ir know producer and readers of each tensor, through the bodies of Scan, Loop and If
 too.
 """

@@ -92,7 +92,7 @@ def open_session(
         optimize: whether ONNX Runtime may rewrite the graph, fully or not at all.
         float_biases: whether an optimized graph keeps the biases as they are; ONNX Runtime rounds
             them to integers otherwise.
-        operators: the library of :mod:`lmaunet.export.operators`, whose kernels stand for the
+        operators: the library of :mod:`lmaunet.cpu.operators`, whose kernels stand for the
             functions of ``ai.lmaunet``; the functions are computed as the model defines them
             otherwise.
         save_optimized: where the rewritten graph is saved.

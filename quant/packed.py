@@ -1,4 +1,4 @@
-"""How many bytes a weight takes in the file that ships; ``lmaunet.export.packing`` writes it so."""
+"""How many bytes a weight takes in the file that ships; ``lmaunet.cpu.packing`` writes it so."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("lmaunet", "lmaunet/*", "lmaunet/*/*", "quant", "export", "fpga", "trt")
+FOLDERS = ("lmaunet", "lmaunet/*", "lmaunet/*/*", "quant", "export", "cpu", "fpga", "trt")
 MODULES = sorted(
     {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 from lmaunet.deploy import console, defaults
+from lmaunet.deploy.targets import all_targets
 from lmaunet.kernel_profiles import elastic_spec
 from lmaunet.spec import SPECS
 
@@ -25,6 +26,7 @@ try:
         refine_command,
     )
     from lmaunet.deploy.command_options import command, offer
+    from lmaunet.deploy.target_flags import takes_target_options
 except ImportError as lacking:  # a half-finished installation gets its one line too
     found = console.explain(lacking)
     if found is None:
@@ -46,6 +48,14 @@ app.add_typer(data_app, name="data")
 RunOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--run", help="The run's folder; the newest under runs/ if not given."),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help=f"One of: {', '.join(all_targets())}.",
+        autocompletion=offer(*all_targets()),
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataOption = Annotated[
@@ -290,32 +300,16 @@ def export(
 
 
 @command(app)
+@takes_target_options
 def build(
-    target: Annotated[str, typer.Option("--target", help="ort, openvino, trt or fpga.", autocompletion=offer("ort", "openvino", "trt", "fpga"))],  # noqa: E501
-    run: RunOption = None,
-    sm: Annotated[Optional[list[str]], typer.Option(help="trt: compute capability, such as SM86; repeatable.")] = None,  # noqa: E501, UP045
-    precision: Annotated[Optional[str], typer.Option(help=f"trt: int8, or of the FP32 control fp16, fp32 or int4-weights; {defaults.PRECISIONS[0]} if not given.")] = None,  # noqa: E501, UP045
-    board: Annotated[Optional[str], typer.Option(help=f"fpga: the board; {defaults.BOARD} if not given.")] = None,  # noqa: E501, UP045
-    clock_mhz: Annotated[Optional[float], typer.Option(help=f"fpga: the clock that is assumed; {defaults.CLOCK_MHZ:g} if not given.")] = None,  # noqa: E501, UP045
-    target_ms: Annotated[Optional[float], typer.Option(help="fpga: latency to meet; the fastest that fits if not given.")] = None,  # noqa: E501, UP045
-    simulate: Annotated[bool, typer.Option("--simulate", help="fpga: simulate the whole design's RTL to the last cycle; minutes.")] = False,  # noqa: E501
-    cpu: Annotated[Optional[str], typer.Option("--cpu", help="ort: any processor, or vnni for a file that only those with VNNI compute right, faster where the program does not open it as this one does; any if not given.")] = None,  # noqa: E501, UP045
-    operators: Annotated[Optional[bool], typer.Option("--operators/--no-operators", help="ort: also compile the operators that make the file faster; where there is a C++ compiler if not given.")] = None,  # noqa: E501, UP045
-    flow: Annotated[Optional[str], typer.Option("--flow", help="fpga, with --simulate implied: levels has yosys count the levels of logic of each module (minutes to an hour), timing has Vivado place and route the network, vivado also makes a bitstream (needs Vitis HLS); none if not given.")] = None,  # noqa: E501, UP045
-    kernel: Annotated[Optional[str], typer.Option("--kernel", help="fpga: which kernel of an elastic network the design has; the middle one if not given. Builds for other targets carry all of them.")] = None,  # noqa: E501, UP045
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
+    target: TargetOption, run: RunOption = None, as_json: JsonOption = False, **given: Any
+) -> None:
     """Build a deployment of the run's quantized network for one target."""
     from lmaunet.deploy import commands
     from lmaunet.deploy.targets import build_options
 
-    given = {
-        "cpu": cpu, "operators": operators, "sm": sm or None, "precision": precision,
-        "board": board, "clock_mhz": clock_mhz, "target_ms": target_ms,
-        "simulate": simulate or None, "flow": flow, "kernel": kernel,
-    }  # fmt: skip
     # before the export, which takes half a minute
-    options = build_options(target, {k: v for k, v in given.items() if v is not None})
+    options = build_options(target, given)
     console.show(*commands.build(run, target, options), as_json)
 
 

@@ -220,9 +220,10 @@ def demo(run: Path, phantom: bool, seed: int) -> tuple[dict[str, Any], list[str]
 
 def demo_builds() -> dict[str, dict[str, Any]]:
     """Return the builds of the demo with their options."""
-    from lmaunet.deploy.targets import build_options
+    from lmaunet.deploy.targets import Target, all_targets, build_options
 
-    return {name: build_options(name, {}) for name in ("ort", "trt", "fpga")}
+    chosen = [t.name for t in all_targets().values() if isinstance(t, Target) and t.in_demo]
+    return {name: build_options(name, {}) for name in chosen}
 
 
 def _say(lines: list[str]) -> None:

@@ -1,4 +1,8 @@
-"""What the report shows of a target's ``detail``: the keys that it knows; the rest is skipped."""
+"""What the report shows of every target's ``detail``: what ran, when, where and how fast.
+
+What else a target's detail has, the target shows itself, by its ``detail_lines``. Keys that neither
+knows are skipped.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,6 @@ from typing import Any
 from lmaunet.deploy.figures import WORDS, Shown, number_text
 from lmaunet.deploy.gates import latency_conditions
 from lmaunet.deploy.timing import SPREAD
-
-NAMED = 3
-"""How many layers a line names."""
 
 
 def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
@@ -31,58 +32,31 @@ def detail_lines(target: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]
                 yield label, Shown("latency_ms", number, "ms", target["latency_ms"]["provenance"])
         yield from _steadiness(timing)
     yield from _float32(detail)
-    if counts(detail.get("clock_mhz")):
-        status = detail.get("clock_status")
-        yield "Clock", f"{detail['clock_mhz']:g} MHz" + (f", {status}" if status else "")
-    if counts(detail.get("interval_ms")):
-        number = number_text("latency_ms", detail["interval_ms"])
-        provenance = provenance_of(detail, "interval_ms")
-        yield "Between two images", Shown("latency_ms", number, "ms", provenance)
-    if isinstance(detail.get("limits"), str) and detail["limits"]:
-        yield "What limits it", detail["limits"]
     for key, label in (("library", "Library"), ("lowering", "Scan lowering")):
         if isinstance(detail.get(key), str):
             yield label, detail[key]
-    if isinstance(detail.get("sms"), list) and detail["sms"]:
-        yield "Built for", ", ".join(f"SM{sm}".replace("SMSM", "SM") for sm in detail["sms"])
-    yield from _convolutions(detail)
-    yield from _packing(detail)
-    yield from _plan(detail)
-    precisions = detail.get("precisions")
-    if isinstance(precisions, Mapping) and precisions:
-        yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in precisions.items())
-    yield from _engine_layers(detail)
-    yield from _half_range(detail)
+    load = detail.get("load")
+    if isinstance(load, Mapping):
+        loaded = load.get("packed_ms", load.get("load_ms"))
+        if counts(loaded):
+            yield "Load time", Shown("load_ms", f"{loaded:.0f}", "ms", "measured")
 
 
-def _engine_layers(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield how many layers of an engine compute in each precision, and how many normalize."""
-    found = detail.get("layer_precisions")
-    rows = found.get("by_precision") if isinstance(found, Mapping) else None
-    if not isinstance(rows, Mapping) or not rows:
-        return
-    if all(isinstance(row, Mapping) and {"layers", "norms"} <= set(row) for row in rows.values()):
-        said = [
-            f"{row['layers']} {name}" + (f" ({row['norms']} with a norm)" if row["norms"] else "")
-            for name, row in rows.items()
-        ]
-        yield "Layers of the engine", ", ".join(said)
-
-
-def _half_range(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield which products of an FP16 engine stay FP32 because their values would not fit."""
-    found = detail.get("half_range")
-    if not isinstance(found, Mapping) or not isinstance(found.get("in_fp32"), list):
-        return
-    kept = [str(row["node"]) for row in found["in_fp32"] if isinstance(row, Mapping)]
-    said = f"all {found.get('products')} products fit"
-    if kept:
-        more = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
-        said = (
-            f"{len(kept)} of {found.get('products')} products stay FP32, their values come near "
-            f"65504: {', '.join(kept[:NAMED])}{more}"
+def kernels(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield how many convolutions run in integer kernels and how many in float ones."""
+    found = detail.get("convolutions")
+    if isinstance(found, Mapping) and {"integer_kernels", "float_kernels"} <= set(found):
+        yield (
+            "Convolutions",
+            f"{found['integer_kernels']} in integer kernels, {found['float_kernels']} in float",
         )
-    yield f"FP16 range, {found.get('images')} training images", said
+
+
+def precisions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield how many layers run in which precision."""
+    found = detail.get("precisions")
+    if isinstance(found, Mapping) and found:
+        yield "Layers by precision", ", ".join(f"{n} {name}" for name, n in found.items())
 
 
 def _steadiness(timing: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -120,62 +94,6 @@ def _float32(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
             "Against FP32",
             f"{beside['speed_up']:.2f} times as fast, {beside['compression']:.1f} times as small",
         )
-
-
-def _convolutions(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield how many of the quantized convolutions run on integers."""
-    engine = detail.get("int8_convolutions")
-    if isinstance(engine, Mapping):
-        kinds = {"": engine} if "int8" in engine else engine
-        for kind, count in kinds.items():
-            if isinstance(count, Mapping) and {"int8", "quantized"} <= set(count):
-                yield (
-                    f"INT8 convolutions{f', {kind}' if kind else ''}",
-                    f"{count['int8']} of {count['quantized']}",
-                )
-    stored = detail.get("weight_only_convolutions")
-    if isinstance(stored, Mapping) and counts(stored.get("int8"), stored.get("quantized")):
-        yield "Convolutions with INT8 weights only", f"{stored['int8']} of {stored['quantized']}"
-    kernels = detail.get("convolutions")
-    if isinstance(kernels, Mapping) and {"integer_kernels", "float_kernels"} <= set(kernels):
-        yield (
-            "Convolutions",
-            f"{kernels['integer_kernels']} in integer kernels, {kernels['float_kernels']} in float",
-        )
-    count = detail.get("integer_convolutions")
-    if isinstance(count, int):
-        yield "Integer convolutions", str(count)
-
-
-def _plan(detail: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield what an engine is once it is unpacked."""
-    parts = detail.get("bytes")
-    if not isinstance(parts, Mapping):
-        return
-    keys = ("plan", "constants", "kernels", "kernel_count", "rest")
-    if counts(*(parts.get(key) for key in keys)):
-        plan, constants, kernels, number, rest = (parts[key] for key in keys)
-        yield (
-            "Engine, unpacked",
-            f"{plan / 1e6:.2f} MB: {constants / 1e6:.2f} constants, {kernels / 1e6:.2f} source of "
-            f"{number} generated kernels, {rest / 1e6:.2f} the rest",
-        )
-
-
-def _packing(detail: Mapping[str, Any]) -> Iterable[tuple[str, str | Shown]]:
-    """Yield how far weights below 8 bits shrink the file, and how long it takes to load."""
-    packing = detail.get("packing")
-    if isinstance(packing, Mapping) and counts(
-        packing.get("packed_bytes"), packing.get("unpacked_bytes")
-    ):
-        packed, unpacked = packing["packed_bytes"], packing["unpacked_bytes"]
-        if packed < unpacked:
-            yield "Weights", f"{packed / 1e6:.3f} MB packed, {unpacked / 1e6:.3f} MB as INT8"
-    load = detail.get("load")
-    if isinstance(load, Mapping):
-        loaded = load.get("packed_ms", load.get("load_ms"))
-        if counts(loaded):
-            yield "Load time", Shown("load_ms", f"{loaded:.0f}", "ms", "measured")
 
 
 def provenance_of(detail: Mapping[str, Any], key: str) -> str:

@@ -115,7 +115,7 @@ def quantize(
 
     ``controlled`` is the folder of the FP32 control, which a limit is measured against.
     """
-    from lmaunet.export.cpu_file import file_bytes
+    from lmaunet.cpu.cpu_file import file_bytes
 
     if not getattr(spec, "elastic", ()):
         control, held_out = None, data

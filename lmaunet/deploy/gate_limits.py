@@ -1,6 +1,7 @@
-"""Where limits come from: the default file, ``lmaunet.toml`` of the working folder, ``--gate``.
+"""Where limits come from: defaults, ``lmaunet.toml`` of the working folder, ``--gate``.
 
-Each is a table of limits by figure, for all targets or for one. A later source replaces an earlier
+The defaults are a file for all targets, and what each target states of its own. Each source is a
+table of limits by figure, for all targets or for one. A later source replaces an earlier
 one: a limit for all targets also replaces those that an earlier source has for one.
 """
 
@@ -118,11 +119,25 @@ def chosen_limits(given: Iterable[str] = (), of_run: Limits | None = None) -> Li
     Raises:
         UserError: as :func:`read_limits` and :func:`parse_gates`.
     """
-    layers = [read_limits(DEFAULTS), of_run or {}]
+    layers = [default_limits(), of_run or {}]
     # a link that leads nowhere is read too, and refused: its limits are not to be lost in silence
     if SETTINGS.exists() or SETTINGS.is_symlink():
         layers.append(read_limits(SETTINGS))
     return merge([*layers, parse_gates(given)])
+
+
+def default_limits() -> Limits:
+    """Return the limits of the default file, and each target's own."""
+    from lmaunet.deploy.targets import Target, all_targets
+
+    found = read_limits(DEFAULTS)
+    for target in all_targets().values():
+        if isinstance(target, Target) and target.gates:
+            found[target.name] = {
+                figure: _limit(figure, value, f"the gates of target {target.name}")
+                for figure, value in target.gates.items()
+            }
+    return found
 
 
 def merge(layers: Iterable[Limits]) -> Limits:

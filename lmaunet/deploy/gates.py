@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmaunet.artifacts import PROVENANCES
-from lmaunet.deploy.gate_limits import DEFAULTS, FLOORS, Limit, Limits, read_limits
+from lmaunet.deploy.gate_limits import FLOORS, Limit, Limits, default_limits
 
 PASSED, FAILED, OPEN = "passed", "failed", "open"
 AT_MOST, AT_LEAST = "at most", "at least"
@@ -92,7 +92,7 @@ def default_gates(budget_mb: float | None = None) -> tuple[Gate, ...]:
     A TensorRT engine holds compiled kernels next to the weights, so its gate is on ``weights_mb``
     and shows ``size_mb`` beside it.
     """
-    gates = gates_of(read_limits(DEFAULTS))
+    gates = gates_of(default_limits())
     if budget_mb is None:
         return gates
     sizes = ("size_mb", "weights_mb")

@@ -128,7 +128,7 @@ def _head_session(path: Path, changed_ns: int) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _head_compiled(path: Path, changed_ns: int) -> Any:
-    from lmaunet.export.openvino_runtime import compile_model
+    from lmaunet.cpu.openvino_runtime import compile_model
 
     return compile_model(path)
 

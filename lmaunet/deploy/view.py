@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmaunet.deploy import gates as gating
-from lmaunet.deploy import hardware_detail
 from lmaunet.deploy.confidence_detail import confidence
 from lmaunet.deploy.detail import detail_lines
 from lmaunet.deploy.figures import (
@@ -20,6 +19,7 @@ from lmaunet.deploy.figures import (
 )
 from lmaunet.deploy.schema import OPTIONAL_UNITS, UNITS
 from lmaunet.deploy.score_tables import organs, patients, unscored
+from lmaunet.deploy.targets import Target, all_targets
 from lmaunet.deploy.verdict import class_loss, unsteady
 
 TOTALSEGMENTATOR = (
@@ -155,6 +155,8 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
     for key in OPTIONAL_UNITS:
         if key in target:
             show(target[key], key, f"{name}: {OPTIONAL_LABELS[key]}", missing)
+    entry = all_targets().get(name)
+    own = entry if isinstance(entry, Target) else None
     return {
         "name": name,
         "summary": target.get("summary", ""),
@@ -162,9 +164,9 @@ def _target(name: str, target: Mapping[str, Any], missing: Missing) -> dict[str,
         "figures": figures,
         "worst": _worst(target),
         "interval": _interval(target),
-        "detail": list(detail_lines(target)),
+        "detail": [*detail_lines(target), *(own.detail_lines(target["detail"]) if own else ())],
         "confidence": confidence(target),
-        "inside": hardware_detail.inside(target["detail"]),
+        "inside": own.inside(target["detail"]) if own else {},
     }
 
 

@@ -139,7 +139,6 @@ def _run(request: Request, folder: Path, progress: Callable[[str], None]) -> dic
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONDONTWRITEBYTECODE": "1",  # their folder stays as it is
     }
     reading, writing = os.pipe()
     with (

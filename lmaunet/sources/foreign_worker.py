@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # with the next, what capture loads: its bytecode is kept, theirs is not
+import torch.export._trace
 from torch import nn
 
 import lmaunet
@@ -48,6 +50,8 @@ Answer = Callable[..., None]
 def main(arguments: list[str]) -> None:
     """Answer one request, and end the process whatever the code left running."""
     place = Path(arguments[0])
+    # their folder stays as it is, also where they start a process
+    sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     # the code may close what it did not open, or print to it
     stream = os.fdopen(os.dup(int(arguments[1])), "w", encoding="utf-8")
     os.close(int(arguments[1]))

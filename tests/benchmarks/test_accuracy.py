@@ -7,7 +7,7 @@ from pathlib import Path
 import accuracy
 import pytest
 
-import lmaunet.export.cpu_file
+import lmaunet.cpu.cpu_file
 import lmaunet.quant.qat
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -164,16 +164,16 @@ def test_a_files_size_is_kept_for_the_network_that_it_is_of(tmp_path, monkeypatc
     folder.mkdir()
     monkeypatch.setattr(lmaunet.quant.qat, "load_quantized", lambda path: path)
     monkeypatch.setattr(
-        lmaunet.export.cpu_file, "file_bytes", lambda path, image: int(Path(path).read_text())
+        lmaunet.cpu.cpu_file, "file_bytes", lambda path, image: int(Path(path).read_text())
     )
     model = folder / "model.pt"
     model.write_text("100")
     assert accuracy._file_bytes(folder, tiny_spec) == 100
-    monkeypatch.setattr(lmaunet.export.cpu_file, "file_bytes", lambda *_: 1 / 0)
+    monkeypatch.setattr(lmaunet.cpu.cpu_file, "file_bytes", lambda *_: 1 / 0)
     assert accuracy._file_bytes(folder, tiny_spec) == 100
     monkeypatch.undo()
     monkeypatch.setattr(lmaunet.quant.qat, "load_quantized", lambda path: path)
-    monkeypatch.setattr(lmaunet.export.cpu_file, "file_bytes", lambda *_: 200)
+    monkeypatch.setattr(lmaunet.cpu.cpu_file, "file_bytes", lambda *_: 200)
     model.write_text("200")
     os.utime(model, (1, 1))  # another network, and a file that looks older than what was noted
     assert accuracy._file_bytes(folder, tiny_spec) == 200

@@ -209,6 +209,7 @@ def test_a_file_may_describe_an_nnunet_with_batch_norms(tmp_path):
         benchmark.spec_of(str(path))
 
 
+@pytest.mark.slow
 def test_trained_weights_come_into_it_whatever_their_norms(tmp_path):
     """One of another network is refused by the name of a weight."""
     pytest.importorskip("dynamic_network_architectures")

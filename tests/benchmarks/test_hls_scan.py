@@ -83,7 +83,13 @@ def vectors():
 @needs_headers
 @pytest.mark.parametrize(
     ("case", "pd", "pn"),
-    [("typical", 2, 2), ("saturating", 3, 1), ("many lanes", 12, 1), ("appended", 1, 2)],
+    [
+        ("saturating", 3, 1),
+        *[
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("typical", 2, 2), ("many lanes", 12, 1), ("appended", 1, 2))
+        ],
+    ],
 )
 def test_equals_the_golden(simulations, vectors, case, pd, pn):
     v = vectors[case]

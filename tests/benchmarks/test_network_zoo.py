@@ -6,14 +6,14 @@ import onnx
 import pytest
 import torch
 
-from lmaunet.deploy.targets.ort import optimized_nodes
+from lmaunet.cpu.cpu_file import cpu_file, cpu_forms
+from lmaunet.cpu.openvino_file import openvino_form
+from lmaunet.cpu.operators import cached_library
+from lmaunet.deploy.targets.ort.building import optimized_nodes
 from lmaunet.errors import Disagreement
-from lmaunet.export.cpu_file import cpu_file, cpu_forms
 from lmaunet.export.function import scan_nodes
 from lmaunet.export.lower import lower
 from lmaunet.export.network import export_qcdq
-from lmaunet.export.openvino_file import openvino_form
-from lmaunet.export.operators import cached_library
 from lmaunet.export.passes import run
 from lmaunet.export.reference import open_session, reference_logits, run_images
 from lmaunet.export.segments import check_segments, check_segments_in, exported_values
@@ -120,7 +120,7 @@ def test_onnx_runtime_takes_the_operators_for_all_of_them(exported, tmp_path):
 
 def test_openvino_loops_over_all_of_them(exported, tmp_path):
     pytest.importorskip("openvino")
-    from lmaunet.export.openvino_runtime import compile_model, layers, run_once
+    from lmaunet.cpu.openvino_runtime import compile_model, layers, run_once
 
     model, image = exported
     form = openvino_form(model, vnni=True)
@@ -135,9 +135,9 @@ def test_openvino_loops_over_all_of_them(exported, tmp_path):
 def test_means_that_openvino_rounds_are_a_disagreement(exported, tmp_path):
     """The mutant: its form without the pass that keeps them exact."""
     pytest.importorskip("openvino")
-    from lmaunet.export.averages import ExactAverages
-    from lmaunet.export.openvino_file import form_passes
-    from lmaunet.export.openvino_runtime import compile_model, run_once
+    from lmaunet.cpu.averages import ExactAverages
+    from lmaunet.cpu.openvino_file import form_passes
+    from lmaunet.cpu.openvino_runtime import compile_model, run_once
 
     model, image = exported
     form = run([p for p in form_passes(vnni=True) if not isinstance(p, ExactAverages)], model)

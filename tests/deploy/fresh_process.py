@@ -18,6 +18,9 @@ class Lacks:
 LACKING = set(json.loads(sys.argv.pop(1)))
 sys.meta_path.insert(0, Lacks())
 sys.argv[0] = "lmaunet-deploy"
+if TARGETS:
+    import lmaunet.deploy.targets
+    lmaunet.deploy.targets.__path__.append(TARGETS)
 try:
     from lmaunet.deploy.cli import main
     main()
@@ -29,11 +32,14 @@ finally:
 
 def run(
     *arguments: object, cwd: Path, lacking: tuple[str, ...] = (), heavy: tuple[str, ...] = (),
-    environment: dict[str, str] | None = None, **options,
+    environment: dict[str, str] | None = None, targets: Path | None = None, **options,
 ) -> subprocess.CompletedProcess:  # fmt: skip
-    """Return a finished process; with ``heavy`` its last line names those that it imported."""
+    """Return a finished process; with ``heavy`` its last line names those that it imported.
+
+    ``targets`` is a folder of targets beside those of the program.
+    """
     given = [json.dumps(lacking), *map(os.fsencode, map(str, arguments))]
-    program = f"HEAVY = set({list(heavy)!r})\n{PROGRAM}"
+    program = f"HEAVY, TARGETS = set({list(heavy)!r}), {str(targets or '')!r}\n{PROGRAM}"
     return subprocess.run(
         [sys.executable, "-c", program, *given],
         cwd=cwd, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False,

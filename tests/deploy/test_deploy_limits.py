@@ -32,10 +32,11 @@ LIMITS = {
     "lmaunet.deploy.targets.openvino": {
         "CHECKED_IMAGES": 2, "TIMED_LOADS": 5, "CODE_SHARE": 0.0005,
     },
-    "lmaunet.deploy.targets.ort": {
-        "CHECKED_IMAGES": 2, "TIMED_LOADS": 5, "CODE_SHARE": 0.0001, "ROUNDED_BIAS_SHARE": 1.0,
+    "lmaunet.deploy.targets.ort.building": {
+        "CHECKED_IMAGES": 2, "CODE_SHARE": 0.0001, "ROUNDED_BIAS_SHARE": 1.0,
     },
-    "lmaunet.deploy.targets.trt": {"CHECKED_IMAGES": 2, "CODE_SHARE": 0.0001},
+    "lmaunet.deploy.targets.ort.measuring": {"TIMED_LOADS": 5},
+    "lmaunet.deploy.targets.trt.forms": {"CHECKED_IMAGES": 2, "CODE_SHARE": 0.0001},
     "lmaunet.deploy.timing": {"WARM_UP_RUNS": 5, "BLOCKS": 6, "BLOCK_RUNS": 5, "SPREAD": 1.2},
     "lmaunet.deploy.view": {"MANY_FILES": 10},
 }  # fmt: skip

@@ -328,7 +328,7 @@ def test_version_and_completion(run, monkeypatch, tmp_path):
             "COMP_CWORD": "3",
         },
     )
-    assert done.stdout.split() == ["ort", "openvino"], done.stderr
+    assert done.stdout.split() == ["openvino", "ort"], done.stderr
 
 
 @pytest.mark.parametrize("words", [(), ("data",)])

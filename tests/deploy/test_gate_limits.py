@@ -4,7 +4,7 @@ import pytest
 from command_line import runner
 
 from lmaunet.deploy import gate_limits, gates
-from lmaunet.deploy.gate_limits import merge, parse_gates, read_limits
+from lmaunet.deploy.gate_limits import merge, parse_gates
 from lmaunet.errors import UserError
 
 
@@ -18,8 +18,8 @@ def limits_of(limits, target):
     return {gate.figure: gate.limit for gate in gates.gates_of(limits) if gate.applies(target)}
 
 
-def test_the_default_file():
-    defaults = read_limits(gate_limits.DEFAULTS)
+def test_the_defaults_are_the_files_and_what_targets_state():
+    defaults = gate_limits.default_limits()
     common = {"dice_drop_points": 1.0, "class_drop_points": 3.0}
     assert (
         limits_of(defaults, "ort") == limits_of(defaults, "openvino") == common | {"size_mb": 4.2}
@@ -43,7 +43,7 @@ def test_the_default_file():
     ],
 )
 def test_a_limit_of_the_command_line_replaces_the_default(given, target, changed):
-    defaults = read_limits(gate_limits.DEFAULTS)
+    defaults = gate_limits.default_limits()
     merged = merge([defaults, parse_gates([given])])
     assert limits_of(merged, target) == limits_of(defaults, target) | changed
 
@@ -140,7 +140,7 @@ def test_a_link_to_a_file_of_limits_that_is_gone_is_not_passed_over(run, tmp_pat
 
 
 def test_a_gate_is_turned_off_by_the_command_line_as_by_a_file():
-    merged = merge([read_limits(gate_limits.DEFAULTS), parse_gates(["fpga.latency_ms=false"])])
+    merged = merge([gate_limits.default_limits(), parse_gates(["fpga.latency_ms=false"])])
     assert "latency_ms" not in limits_of(merged, "fpga")
 
 

@@ -35,7 +35,10 @@ ABSENT = tuple(
 RESAMPLERS = ("scipy", "skimage")
 LARGEST_MB = 480
 """What a virtual environment with the base dependencies may take."""
-SOURCES = ("lmaunet", "quant", "export", "trt", "fpga", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "lmaunet", "quant", "export", "cpu", "trt", "fpga", "pyproject.toml", "setup.py", "README.md",
+    "LICENSE",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

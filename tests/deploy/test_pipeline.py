@@ -114,7 +114,9 @@ def run_again(run, folder, report):
     assert [r["figure"] for r in json.loads(out)["regressions"]] == ["size_mb"]
 
 
-@pytest.mark.parametrize("target", ["ort", "openvino", "trt", "fpga"])
+@pytest.mark.parametrize(
+    "target", ["ort", pytest.param("openvino", marks=pytest.mark.slow), "trt", "fpga"]
+)
 def test_infer_gives_the_classes_that_measure_scored(trained, run, tmp_path, target):
     """From a copy of the build alone, on the held-out slices as an image file of their own."""
     from lmaunet.data.inference import prepare_volume

@@ -7,8 +7,9 @@ import re
 import pytest
 from report_sample import parts as report_parts
 
-from lmaunet.deploy import pipeline_picture, render, report
-from lmaunet.deploy.pipeline_picture import layout
+from lmaunet.deploy import render, report
+from lmaunet.deploy.targets.fpga import pipeline_picture
+from lmaunet.deploy.targets.fpga.pipeline_picture import layout
 from lmaunet.errors import UserError
 
 

@@ -7,6 +7,8 @@ import os
 import pytest
 
 from lmaunet.deploy.targets import openvino, ort, trt
+from lmaunet.deploy.targets.ort import sessions
+from lmaunet.deploy.targets.trt.running import NETWORK
 from lmaunet.trt import graph_run
 
 
@@ -19,7 +21,7 @@ def opened_by(target, monkeypatch):
         return object()
 
     if target is openvino:
-        monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model", note)
+        monkeypatch.setattr("lmaunet.cpu.openvino_runtime.compile_model", note)
         return lambda path, changed: openvino._compiled(path, changed, ""), opened
     monkeypatch.setattr("lmaunet.export.reference.open_session", note)
     if target is trt:
@@ -27,8 +29,8 @@ def opened_by(target, monkeypatch):
         monkeypatch.setattr("lmaunet.export.reference.read_model", lambda path: path)
         monkeypatch.setattr("lmaunet.trt.half_emulation.emulated", lambda model: model)
         return lambda path, changed: graph_run._session(path, changed, ""), opened
-    monkeypatch.setattr("lmaunet.export.saturation.runtime_adds_without_saturation", lambda: False)
-    return lambda path, changed: ort._session(path, changed, False), opened
+    monkeypatch.setattr("lmaunet.cpu.saturation.runtime_adds_without_saturation", lambda: False)
+    return lambda path, changed: sessions._session(path, changed, False), opened
 
 
 @pytest.mark.parametrize("target", [openvino, ort, trt], ids=lambda t: t.TARGET.name)
@@ -49,7 +51,7 @@ def test_the_graph_of_an_engine_is_opened_again_where_it_has_changed(tmp_path, m
     """And only there."""
     _, opened = opened_by(trt, monkeypatch)
     monkeypatch.setattr("lmaunet.export.reference.run_images", lambda session, images: session)
-    path = tmp_path / trt.NETWORK
+    path = tmp_path / NETWORK
     path.write_bytes(b"graph")
     first = graph_run.run_graph(path, None)
     assert graph_run.run_graph(path, None) is first and len(opened) == 1
@@ -69,9 +71,11 @@ def test_a_library_is_tried_once_for_each_version(tmp_path, monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", load)
     paths = {name: tmp_path / name for name in "abcde"}
     for _ in range(2):
-        assert [ort._loads(paths[name], 3) for name in "abcd"] == [True, False, True, True]
+        assert [sessions._loads(paths[name], 3) for name in "abcd"] == [True, False, True, True]
     assert tried == list("abcd")
-    ort._loads(paths["e"], 3)
-    assert ort._loads(paths["d"], 3) and ort._loads(paths["c"], 3) and tried == list("abcde")
-    assert ort._loads(paths["a"], 3) and tried == list("abcdea")
-    assert ort._loads(paths["a"], 4) and tried == list("abcdeaa")
+    sessions._loads(paths["e"], 3)
+    assert (
+        sessions._loads(paths["d"], 3) and sessions._loads(paths["c"], 3) and tried == list("abcde")
+    )
+    assert sessions._loads(paths["a"], 3) and tried == list("abcdea")
+    assert sessions._loads(paths["a"], 4) and tried == list("abcdeaa")

@@ -20,9 +20,9 @@ from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 from recorded import recorded
 
 from lmaunet.artifacts import Measurement
+from lmaunet.cpu import openvino_file, openvino_runtime
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
-from lmaunet.export import openvino_file, openvino_runtime
 from lmaunet.export.reference import reference_logits
 from lmaunet.export.segments import cut, exported_values
 
@@ -197,7 +197,7 @@ def test_figures_are_measured(narrow):
 
 @needs_openvino
 def test_a_wrong_form_is_caught(tmp_path, monkeypatch):
-    from lmaunet.export.cpu_form import UnsignedActivations
+    from lmaunet.cpu.cpu_form import UnsignedActivations
 
     original = UnsignedActivations.rewrite
 
@@ -231,7 +231,7 @@ BUILD = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from lmaunet.export import openvino_runtime
+from lmaunet.cpu import openvino_runtime
 openvino_runtime.has_vnni = lambda: {vnni}
 from test_target_openvino import request
 from qcdq_nets import images, small_network
@@ -297,8 +297,8 @@ def test_without_the_library(tmp_path, monkeypatch):
 SIGNAL = """
 import gc, os, signal, sys
 sys.path[:0] = {paths!r}
-from lmaunet.export.openvino_runtime import compile_model, run_images
-from lmaunet.export.openvino_file import openvino_form
+from lmaunet.cpu.openvino_runtime import compile_model, run_images
+from lmaunet.cpu.openvino_file import openvino_form
 from qcdq_nets import images, small_network
 form = openvino_form(small_network(), vnni=True)
 first = compile_model(form)

@@ -19,12 +19,15 @@ from qcdq_nets import DENSE, DEPTHWISE, images, small_network
 from recorded import recorded
 
 from lmaunet.artifacts import Measurement
+from lmaunet.cpu import cpu_file, cpu_form, operators, packing, saturation
+from lmaunet.cpu.operators import LIBRARY
+from lmaunet.cpu.packing import weight_bits_of
 from lmaunet.deploy.targets import BuildRequest, get_target
 from lmaunet.deploy.targets import ort as ort_target
+from lmaunet.deploy.targets.ort import measuring, sessions
 from lmaunet.errors import Disagreement, ToolNotFound, UserError
-from lmaunet.export import cpu_file, cpu_form, operators, packing, reference, saturation
+from lmaunet.export import reference
 from lmaunet.export.check import run_onnx
-from lmaunet.export.packing import weight_bits_of
 from lmaunet.export.passes import Pass, new_node
 
 
@@ -96,7 +99,7 @@ def test_the_agreements_say_what_was_compared(built):
 def test_segments_are_compared_on_one_image_and_the_file_on_two(building):
     """Each form as it is run: optimized where the file would be, and with the operators."""
     built, calls = building
-    library = built.folder / ort_target.OPERATORS
+    library = built.folder / LIBRARY
     assert [
         (given[0], len(given[3]), options["share"], options["optimize"], options.get("operators"))
         for given, options in calls["check_segments"]
@@ -122,7 +125,7 @@ def test_segments_are_compared_on_one_image_and_the_file_on_two(building):
 
 def test_the_file_that_ships_needs_nothing_else(built):
     assert built.shipped.name == "model.onnx" and built.shipped.parent == built.folder
-    assert sorted(p.name for p in built.folder.iterdir()) == [ort_target.OPERATORS, "model.onnx"]
+    assert sorted(p.name for p in built.folder.iterdir()) == [LIBRARY, "model.onnx"]
     model = onnx.load(built.shipped)
     assert [f.name for f in model.functions] == ["SelectiveScan"]
     alone = run_onnx(built.shipped, {"image": images(1)}, optimize=True)[0]
@@ -170,7 +173,7 @@ def test_images_go_through_one_by_one(built):
 
 
 def test_a_session_is_opened_once(built):
-    assert ort_target.session_of(built) is ort_target.session_of(built)
+    assert sessions.session_of(built) is sessions.session_of(built)
 
 
 def test_figures_are_measured(built):
@@ -217,7 +220,8 @@ def test_the_fp32_network_is_timed_beside_with_the_same_operators(
     onnx.save(small_network(), float32)
     build = dataclasses.replace(built, detail={})
     if not with_operators:
-        monkeypatch.setattr(ort_target, "has_operators", lambda build: False)
+        for module in (sessions, measuring):
+            monkeypatch.setattr(module, "has_operators", lambda build: False)
     figures = get_target("ort").measure(build, images(), float32)
     beside = build.detail["float32"]
     assert beside["speed_up"] == beside["median_ms"] / figures["latency_ms"].value
@@ -300,7 +304,7 @@ def test_a_library_that_cannot_be_loaded_is_left_out(built, tmp_path):
     copied = dataclasses.replace(built, folder=folder, shipped=folder / "model.onnx")
     target = get_target("ort")
     assert "operators" in target.arithmetic(built)
-    (folder / ort_target.OPERATORS).write_bytes(b"for another machine")
+    (folder / LIBRARY).write_bytes(b"for another machine")
     assert "operators" not in target.arithmetic(copied)
     got, want = target.run(copied, images(1)), target.run(built, images(1))
     np.testing.assert_array_equal(got.argmax(1), want.argmax(1))
@@ -332,9 +336,9 @@ def test_weights_are_signed_in_memory_where_sums_cannot_saturate(built, monkeypa
             reference, "open_session",
             lambda model, optimize, **options: opened(model, optimize=False, **options),
         )  # fmt: skip
-    ort_target._session.cache_clear()
+    sessions._session.cache_clear()
     got = get_target("ort").run(built, images(1))
-    ort_target._session.cache_clear()
+    sessions._session.cache_clear()
     monkeypatch.undo()
     want = run_onnx(built.shipped, {"image": images(1)}, optimize=True)[0]
     assert len(signed) == vnni

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from lmaunet.artifacts import Build, Measurement
+from lmaunet.cpu.operators import LIBRARY
 from lmaunet.deploy import targets, timing
 from lmaunet.deploy.targets import Target, Tool, fpga, installed, openvino, ort
+from lmaunet.deploy.targets.ort import measuring, sessions
 from lmaunet.errors import ToolNotFound, UserError
 
 
@@ -105,7 +107,7 @@ def test_the_options_of_a_design_are_those_that_are_given(hardware, monkeypatch)
 )
 def test_a_simulation_is_compiled_by_the_first_compiler(monkeypatch, there, place):
     monkeypatch.setattr(fpga.shutil, "which", lambda name: f"/{name}" if name in there else None)
-    monkeypatch.setattr("lmaunet.export.operators.compiler_version", lambda tool: f"of {tool}")
+    monkeypatch.setattr("lmaunet.cpu.operators.compiler_version", lambda tool: f"of {tool}")
     tools = fpga.probe()
     (compiler,) = (tool for tool in tools if tool.name == "g++")
     assert (compiler.place, compiler.version) == (place, f"of {place}" if place else "")
@@ -207,7 +209,7 @@ def timed(monkeypatch, tmp_path):
         lambda model: {"int8": 1_000_000, "float32": 3},
     )
     monkeypatch.setattr("onnx.save", lambda model, path: path.write_bytes(bytes(2_500_001)))
-    monkeypatch.setattr("lmaunet.export.compact.compact", lambda model: model)
+    monkeypatch.setattr("lmaunet.cpu.compact.compact", lambda model: model)
     (tmp_path / "model.onnx").write_bytes(bytes(1_250_003))
     return Build("x", tmp_path, tmp_path / "model.onnx", ()), ran
 
@@ -217,10 +219,10 @@ def test_a_file_for_openvino_is_timed_on_its_first_image(timed, monkeypatch, tmp
     """In turns with FP32 where that is given; the file is loaded five times."""
     build, ran = timed
     opened = []
-    monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model",
+    monkeypatch.setattr("lmaunet.cpu.openvino_runtime.compile_model",
                         lambda path: opened.append(path.name) or path.name)  # fmt: skip
     monkeypatch.setattr(
-        "lmaunet.export.openvino_runtime.run_images", lambda model, images: (model, images)
+        "lmaunet.cpu.openvino_runtime.run_images", lambda model, images: (model, images)
     )
     monkeypatch.setattr("lmaunet.export.lower.lower", lambda model, form: model)
     clock = iter([0.0, 1.0, 1.0, 3.0, 3.0, 6.0, 6.0, 10.0, 10.0, 15.0])
@@ -255,7 +257,7 @@ def test_a_file_for_onnx_runtime_is_timed_on_its_first_image(
 ):
     """FP32 ships the same library of operators, where there is one."""
     build, ran = timed
-    (tmp_path / ort.OPERATORS).write_bytes(bytes(500_000))
+    (tmp_path / LIBRARY).write_bytes(bytes(500_000))
     opened = []
 
     def open_session(path, *, optimize, operators=None):
@@ -266,24 +268,24 @@ def test_a_file_for_onnx_runtime_is_timed_on_its_first_image(
     monkeypatch.setattr(
         "lmaunet.export.reference.run_images", lambda session, images: (session, images)
     )
-    monkeypatch.setattr("lmaunet.export.code_functions.define_functions", lambda model: model)
-    monkeypatch.setattr("lmaunet.export.packing.unpack_weights", lambda model: model)
-    monkeypatch.setattr(ort, "session_of", lambda build: "own session")
-    monkeypatch.setattr(ort, "has_operators", lambda build: operators)
+    monkeypatch.setattr("lmaunet.cpu.code_functions.define_functions", lambda model: model)
+    monkeypatch.setattr("lmaunet.cpu.packing.unpack_weights", lambda model: model)
+    monkeypatch.setattr(sessions, "session_of", lambda build: "own session")
+    monkeypatch.setattr(measuring, "has_operators", lambda build: operators)
     # five times two files: the packed one takes 1 to 5 s, the other always 8
     steps = [step for packed in (3, 1, 5, 2, 4) for step in (packed, 8)]
     looks = [0.0]
     for step in steps:
         looks += [looks[-1], looks[-1] + step]
     clock = iter(looks[1:])
-    monkeypatch.setattr(ort.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
     images = np.arange(12).reshape(3, 1, 2, 2)
     figures = ort.measure(build, images, tmp_path / "float32.onnx" if beside else None)
     assert [(name, session) for name, (session, _) in ran] == [
         ("own", "own session"), *([("float32", "float32.onnx")] if beside else []),
     ]  # fmt: skip
     assert all(np.array_equal(image, images[:1]) for _, (_, image) in ran)
-    library = ort.OPERATORS if operators else None
+    library = LIBRARY if operators else None
     assert opened == [
         *([("float32.onnx", True, library)] if beside else []),
         *[("model.onnx", True, None), ("unpacked.onnx", True, None)] * 5,
@@ -311,8 +313,8 @@ def test_a_file_for_onnx_runtime_is_timed_on_its_first_image(
 def test_a_file_whose_sums_could_saturate_is_opened_with_vnni_only(
     monkeypatch, tmp_path, saturating, vnni, refused
 ):
-    monkeypatch.setattr("lmaunet.export.openvino_runtime.has_vnni", lambda: vnni)
-    monkeypatch.setattr("lmaunet.export.openvino_runtime.compile_model", lambda path: "opened")
+    monkeypatch.setattr("lmaunet.cpu.openvino_runtime.has_vnni", lambda: vnni)
+    monkeypatch.setattr("lmaunet.cpu.openvino_runtime.compile_model", lambda path: "opened")
     (tmp_path / "model.onnx").write_bytes(b"x")
     detail = {} if saturating is None else {"saturate_without_vnni": saturating}
     build = Build("openvino", tmp_path, tmp_path / "model.onnx", (), detail)

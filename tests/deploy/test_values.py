@@ -18,7 +18,7 @@ from lmaunet.deploy.quantizing import QatOptions
 from lmaunet.deploy.runs import DataSource
 from lmaunet.deploy.segmenter import Network, Timer
 from lmaunet.deploy.targets import BuildRequest, Target, Tool
-from lmaunet.deploy.targets.trt import Checked, Form
+from lmaunet.deploy.targets.trt.forms import Checked, Form
 
 VALUES = [
     BuildRequest, Checked, DataSource, Deployment, Form, Gate, Interface, Limit, Outcome,

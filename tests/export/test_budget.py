@@ -12,9 +12,9 @@ sys.path.append(str(Path(__file__).parent))
 
 from packing_models import weight_model
 
+from lmaunet.cpu.cpu_file import file_bytes
+from lmaunet.cpu.packing import pack_weights
 from lmaunet.errors import UserError
-from lmaunet.export.cpu_file import file_bytes
-from lmaunet.export.packing import pack_weights
 from lmaunet.net.network import LMaUNet
 from lmaunet.quant import budget
 from lmaunet.quant.allocation import Allocation, smallest_bits, weight_bytes

@@ -14,12 +14,13 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 
 from qcdq_nets import convolutions_only, images, small_network
 
+from lmaunet.cpu import openvino_runtime
+from lmaunet.cpu.cpu_file import cpu_file
+from lmaunet.cpu.openvino_file import openvino_file, openvino_form
 from lmaunet.data.confidence import draw_masks, predictive_entropy, softmax
 from lmaunet.errors import UserError
-from lmaunet.export import masked_head, masked_samples, openvino_runtime
-from lmaunet.export.cpu_file import cpu_file
+from lmaunet.export import masked_head, masked_samples
 from lmaunet.export.lower import lower
-from lmaunet.export.openvino_file import openvino_file, openvino_form
 from lmaunet.export.reference import open_session, run_images
 from lmaunet.trt import policy
 

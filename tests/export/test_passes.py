@@ -16,22 +16,26 @@ from packing_models import narrow_network, weight_model
 from qcdq_nets import Network, convolutions_only, float_network, small_network
 from scan_models import info, make_model, random_arrays, scan_model, scan_node
 
-import lmaunet.export.cpu_file
-import lmaunet.export.openvino_file
-from lmaunet.errors import UserError
-from lmaunet.export import network
-from lmaunet.export.averages import ExactAverages
-from lmaunet.export.code_functions import CodeFunctions, FunctionDefinitions
-from lmaunet.export.compact import Defaults, SharedConstants, ShortNames, Text, WeightZeroPoints
-from lmaunet.export.convolutions import InputQuantizers, WeightClips, prepare
-from lmaunet.export.cpu_form import (
+import lmaunet.cpu.cpu_file
+import lmaunet.cpu.openvino_file
+from lmaunet.cpu.averages import ExactAverages
+from lmaunet.cpu.code_functions import CodeFunctions, FunctionDefinitions
+from lmaunet.cpu.compact import Defaults, SharedConstants, ShortNames, Text, WeightZeroPoints
+from lmaunet.cpu.cpu_form import (
     IntegerBiases,
     UnsignedActivations,
     UnsignedWeights,
     WideCodes,
     unsigned_activations,
 )
-from lmaunet.export.cpu_layout import ChannelsLast, MoveQuantizers
+from lmaunet.cpu.cpu_layout import ChannelsLast, MoveQuantizers
+from lmaunet.cpu.normed_convolutions import NormedConvolutions
+from lmaunet.cpu.openvino_file import Int4Weights
+from lmaunet.cpu.packing import WeightPacking, WeightUnpacking, pack_weights
+from lmaunet.cpu.pixel_shuffles import PixelShuffles
+from lmaunet.errors import UserError
+from lmaunet.export import network
+from lmaunet.export.convolutions import InputQuantizers, WeightClips, prepare
 from lmaunet.export.function import ScanFunction
 from lmaunet.export.lower import ScanLowering
 from lmaunet.export.network import (
@@ -43,11 +47,7 @@ from lmaunet.export.network import (
     StateMatrices,
     StoredConstants,
 )
-from lmaunet.export.normed_convolutions import NormedConvolutions
-from lmaunet.export.openvino_file import Int4Weights
-from lmaunet.export.packing import WeightPacking, WeightUnpacking, pack_weights
 from lmaunet.export.passes import DeadNodes, NodeNames, Pass, UnreadConstants, run
-from lmaunet.export.pixel_shuffles import PixelShuffles
 from lmaunet.trt import policy
 from lmaunet.trt.float_forms import HalfProducts, Int4Products
 from lmaunet.trt.half_emulation import RoundedCasts
@@ -344,14 +344,14 @@ def test_the_docs_list_the_passes_of_each_backend():
         "network.qcdq.onnx": network.QCDQ_FILE,
         "network.qonnx.onnx": network.QONNX_FILE,
         "CPU": (
-            *lmaunet.export.cpu_file.CODES,
-            *lmaunet.export.cpu_file.ROUNDED,
-            *lmaunet.export.cpu_file.FUSED["any"],
-            *lmaunet.export.cpu_file.FILE,
+            *lmaunet.cpu.cpu_file.CODES,
+            *lmaunet.cpu.cpu_file.ROUNDED,
+            *lmaunet.cpu.cpu_file.FUSED["any"],
+            *lmaunet.cpu.cpu_file.FILE,
         ),
         "OpenVINO": (
-            *lmaunet.export.openvino_file.form_passes(vnni=False),
-            *lmaunet.export.openvino_file.FILE_PASSES,
+            *lmaunet.cpu.openvino_file.form_passes(vnni=False),
+            *lmaunet.cpu.openvino_file.FILE_PASSES,
         ),
         "TensorRT": (*policy.PREPARATION, *policy.POLICY),
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lmaunet.deploy.targets import ort
+from lmaunet.deploy.targets.ort import sessions
 from lmaunet.errors import UserError
 from lmaunet.export.reference import open_session, read_model, run_images
 
@@ -80,7 +80,7 @@ def test_a_window_that_reads_elsewhere_is_refused(tmp_path, name, values, inside
 
 def test_openvino_is_not_given_such_a_window_either(tmp_path):
     """It loads one, and its output has another size."""
-    from lmaunet.export.openvino_runtime import compile_model
+    from lmaunet.cpu.openvino_runtime import compile_model
 
     made = model()
     (pads,) = (a for a in made.graph.node[0].attribute if a.name == "pads")
@@ -103,11 +103,11 @@ def test_a_damaged_file_is_told_from_a_fault_of_ours(tmp_path, monkeypatch):
     def fail(exported):
         raise ValueError("cannot reshape")
 
-    monkeypatch.setattr("lmaunet.export.saturation.runtime_adds_without_saturation", lambda: True)
-    monkeypatch.setattr("lmaunet.export.saturation.signed_weights", fail)
+    monkeypatch.setattr("lmaunet.cpu.saturation.runtime_adds_without_saturation", lambda: True)
+    monkeypatch.setattr("lmaunet.cpu.saturation.signed_weights", fail)
     made = model()
     made.graph.initializer[0].raw_data = b""
     with pytest.raises(UserError, match="ONNX Runtime cannot load"):
-        ort._session(saved(tmp_path / "bad.onnx", made), 0, False)
+        sessions._session(saved(tmp_path / "bad.onnx", made), 0, False)
     with pytest.raises(ValueError, match="cannot reshape"):
-        ort._session(saved(tmp_path / "good.onnx", model()), 0, False)
+        sessions._session(saved(tmp_path / "good.onnx", model()), 0, False)

@@ -11,9 +11,9 @@ sys.path.append(str(Path(__file__).parents[1] / "trt"))
 from qcdq_nets import DENSE, DEPTHWISE, Network, images, small_network
 
 from lmaunet.artifacts import Agreement
+from lmaunet.cpu.cpu_form import unsigned_activations
 from lmaunet.errors import Disagreement, UserError
 from lmaunet.export.convolutions import prepare
-from lmaunet.export.cpu_form import unsigned_activations
 from lmaunet.export.lower import lower
 from lmaunet.export.reference import compare_classes, open_session, unsteady_share
 from lmaunet.export.segments import (

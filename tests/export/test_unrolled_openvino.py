@@ -5,7 +5,7 @@ import pytest
 from onnx import helper, numpy_helper
 from scan_models import make_model, oracle, random_arrays, scan_node
 
-from lmaunet.export import openvino_runtime
+from lmaunet.cpu import openvino_runtime
 from lmaunet.export.lower import lower
 
 SCALE = np.float32(1 / 32)

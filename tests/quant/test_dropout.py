@@ -76,7 +76,7 @@ def test_it_stands_before_the_head_and_nowhere_else(tiny_model, tiny_data):
     assert set(ratio[plain != 0].round(decimals=4).unique().tolist()) == {0.0, 2.0}
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("interrupted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_training_is_of_the_seed_whatever_interrupts_it(
     tiny_model, tiny_data, tmp_path, interrupted
 ):

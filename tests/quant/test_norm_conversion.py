@@ -184,6 +184,7 @@ def test_what_was_done_is_said(done):
     assert seen == sorted(seen) and seen[0] >= 0 and seen[-1] < 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_conversion_goes_on_and_gives_the_same(done, network, data, tmp_path):
     class Killed(Exception):
         pass

@@ -1,7 +1,7 @@
-"""The deployment targets: one file each that defines ``TARGET``.
+"""The deployment targets: a folder or file each that defines ``TARGET``.
 
-A file of this folder that defines ``TARGET`` is a target; nothing else names it. One that cannot
-be imported shows up as missing, with the reason.
+What defines ``TARGET`` in this folder is a target; nothing else names it. One that cannot be
+imported shows up as missing, with the reason.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from lmaunet.artifacts import Build, Figure, Provenance, Refusal
 from lmaunet.errors import ToolNotFound, UserError
@@ -22,11 +23,13 @@ from lmaunet.registry import Missing, find_entries, get_entry
 if TYPE_CHECKING:
     import numpy as np
 
+    from lmaunet.deploy.figures import Shown
     from lmaunet.graph.graph import Graph
 
 __all__ = [
     "BUILD_CODE",
     "BuildRequest",
+    "Flag",
     "Missing",
     "Target",
     "Tool",
@@ -34,10 +37,12 @@ __all__ = [
     "build_options",
     "get_target",
     "installed",
+    "option_hints",
 ]
 
 BUILD_CODE = (
-    "lmaunet.export", "lmaunet.fpga", "lmaunet.trt", "lmaunet.scan", "lmaunet.deploy.targets",
+    "lmaunet.export", "lmaunet.cpu", "lmaunet.fpga", "lmaunet.trt", "lmaunet.scan",
+    "lmaunet.deploy.targets",
 )  # fmt: skip
 """The packages whose source determines a build."""
 
@@ -77,6 +82,17 @@ def installed(name: str, purpose: str, fix: str, *, required: bool = False) -> T
 
 
 @dataclass(frozen=True)
+class Flag:
+    """What the command line says of an option of a target; annotates a keyword of its ``options``.
+
+    Args:
+        help: what it does, and what is taken if it is not given.
+    """
+
+    help: str
+
+
+@dataclass(frozen=True)
 class BuildRequest:
     """What a target builds from.
 
@@ -85,8 +101,7 @@ class BuildRequest:
         qcdq: ONNX with QuantizeLinear/DequantizeLinear and the scan as one local function.
         qonnx: ONNX with QONNX Quant nodes and the scan opaque.
         samples: float32 ``(n, channels, H, W)`` normalised images for the agreement checks.
-        options: the command's options (``sms``, ``precision``, ``board``, ``clock_mhz``,
-            ``target_ms``, ``simulate``, ``flow``).
+        options: all of the target's options, as its ``options`` returned them.
         progress: called with a line on what is being done.
         float32: ONNX of the float network, the FP32 control, with the scan as one local function;
             None where there is none.
@@ -120,6 +135,9 @@ class Measure(Protocol):
 Sampled: TypeAlias = "Callable[[Build, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]"
 
 
+DetailLines: TypeAlias = "Callable[[Mapping[str, Any]], Iterable[tuple[str, str | Shown]]]"
+
+
 @dataclass(frozen=True)
 class Target:
     """One deployment target.
@@ -140,9 +158,10 @@ class Target:
             device is not here. None: it is this CPU, and ``run`` is timed.
         refuses: returns what it does not take of a float network's graph; fast, without its tools.
         run_note: what a user of ``run`` should know beside that, such as that it is slow.
-        options: takes the target's options of the command line by keyword, and returns all of a
-            build's; raises UserError for a bad one and ToolNotFound where a build of these would
-            lack a tool. It is fast, and called before anything else is done.
+        options: takes the target's options by keyword, each annotated with its type and a
+            :class:`Flag`, from which the command line's flags come, and returns all of a build's;
+            raises UserError for a bad one and ToolNotFound where a build of these would lack a
+            tool. It is fast, and called before anything else is done.
         share: takes the build of an elastic network's reference kernel and that of another kernel,
             and returns the second with what both have stored once; None where a build holds one
             kernel, which its options choose.
@@ -150,6 +169,14 @@ class Target:
             and those with each mask ``(n, samples, classes, H, W)``; all before the head is
             computed once. None: the target takes no masks.
         trunk: the ONNX file of a build whose head takes masks; None where it has none.
+        in_demo: whether the demo builds it.
+        gates: its own limits by figure, where the ones for all targets do not fit it; ``False`` is
+            no gate. Names and units are those of ``gates.toml``.
+        detail_lines: takes a build's detail as its record has it, and yields what the report shows
+            of it: a label, and words or a :class:`~lmaunet.deploy.figures.Shown`. It must do with
+            any JSON. What every target has, such as times, is shown without it.
+        inside: takes the same, and returns the sections of the report on the hardware inside;
+            empty where there is none.
     """
 
     name: str
@@ -167,6 +194,10 @@ class Target:
     share: Callable[[Build, Build, int], Build] | None = None
     sampled: Sampled | None = None
     trunk: Callable[[Build], Path | None] = lambda build: build.shipped
+    in_demo: bool = False
+    gates: Mapping[str, float | Literal[False]] = field(default_factory=dict)
+    detail_lines: DetailLines = lambda detail: ()
+    inside: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda detail: {}
 
 
 def no_options() -> dict[str, Any]:
@@ -187,13 +218,11 @@ def build_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     target = get_target(name)
     for option in given:
-        if option not in _names(target):
-            others = [t.name for t in all_targets().values() if isinstance(t, Target)]
-            owners = [n for n in others if option in _names(get_target(n))]
-            raise UserError(
-                f"--{option.replace('_', '-')} is an option of --target {' and '.join(owners)}; "
-                "leave it out here"
-            )
+        if option not in option_hints(target):
+            others = [t for t in all_targets().values() if isinstance(t, Target)]
+            owners = [t.name for t in others if option in option_hints(t)]
+            owned = f"an option of --target {' and '.join(owners)}" if owners else "no option"
+            raise UserError(f"--{option.replace('_', '-')} is {owned}; leave it out here")
     try:
         return target.options(**given)
     except ToolNotFound as error:
@@ -203,8 +232,15 @@ def build_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ToolNotFound(error.tool, error.why, install_extra(name, whole=True)) from error
 
 
-def _names(target: Target) -> set[str]:
-    return set(inspect.signature(target.options).parameters)
+def option_hints(target: Target) -> dict[str, tuple[Any, Flag]]:
+    """Return the type and the flag of each option of a target, by its name."""
+    hints = typing.get_type_hints(target.options, include_extras=True)
+    found = {}
+    for name in inspect.signature(target.options).parameters:
+        hint = hints.get(name, str)
+        kind, *notes = typing.get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        found[name] = kind, next((note for note in notes if isinstance(note, Flag)), Flag(""))
+    return found
 
 
 def all_targets() -> dict[str, Target | Missing]:

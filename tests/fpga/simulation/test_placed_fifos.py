@@ -70,6 +70,7 @@ def test_chains_carry_the_same_streams(packed, codes, compiled, tmp_path):
         assert f".ROWS({layout.rows})" in text and f".SEGMENTS({layout.segments})" in text
 
 
+@pytest.mark.slow
 def test_too_few_segments_are_refused(packed, needed, codes, compiled, tmp_path):
     """The mutant: the longest chain has two less; the registers of others hold what one has."""
     placed = packed.placed(in_ultraram(packed.fifos(needed)))

@@ -223,10 +223,17 @@ def _next(
     def far(changes: Bits) -> float:
         nonlocal counted
         counted += 1
-        say(0.6 + 0.4 * counted / (counted + len(sizes)), f"what widening {[*changes]} gives")
+        say(
+            0.6 + 0.4 * counted / (counted + len(sizes)),
+            f"what other bits of {', '.join(changes) or 'no layer'} give",
+        )
         return trial.divergence(changes)
 
-    watched = Trial(trial.bits, trial.drop_points, far)
+    def drop(changes: Bits) -> float:
+        say(1.0, f"Dice with {len(changes)} layer(s) at other bits")
+        return trial.drop_points(changes)
+
+    watched = Trial(trial.bits, drop, far)
     if control.refit is None:
         # the last round has all that can be had
         least = len(sizes) if len(rounds) + 2 == ROUNDS else 2 ** len(rounds)

@@ -121,6 +121,7 @@ def current_outcome(
     if noted is None:
         return None
     options = dict(read_stage(run / name)["options"])
+    options.pop(KEPT, None)  # that of the command alone counts: the stage may be another's
     images = RunData(run, source, noted, training_in(options))
     options |= {"data": source.to_json(), "data_sha256": images.sha256, **own}
     stage = Stage(run, name, {"checkpoint": checkpoint}, options, seed)

@@ -15,7 +15,7 @@ from lmaunet.quant.allocation import Allocation, allocate, smallest_bits, weight
 from lmaunet.quant.calibration import MINIMUM_IMAGES, calibrate, spread
 from lmaunet.quant.convolution import Scales
 from lmaunet.quant.network import QuantNetwork
-from lmaunet.quant.sensitivity import measure
+from lmaunet.quant.sensitivity import Sensitivity, measure
 from lmaunet.train.schedule import Progress
 
 SENSITIVITY_IMAGES = 8
@@ -57,12 +57,7 @@ def allocate_for_file(
         UserError: where the smallest file is larger; the message names its size.
     """
 
-    def size_with(bits: Mapping[str, int]) -> int:
-        quantized = QuantNetwork(graph, weights, bits, scales=scales, separate=separate)
-        # only the size matters here: the images with most content give every scale a value
-        calibrate(quantized, images[np.argsort(images.std((1, 2, 3)))[-MINIMUM_IMAGES:]])
-        return file_bytes(quantized)
-
+    size_with = file_sizes(graph, weights, images, scales, separate, file_bytes)
     progress(0.0, "measuring the smallest file")
     least = smallest_bits(graph)
     smallest = size_with(least)
@@ -77,14 +72,12 @@ def allocate_for_file(
         lambda fraction, line: progress(0.1 + 0.7 * fraction, line), scales, device,
     )  # fmt: skip
     rest = smallest - weight_bytes(graph, least)
-    for trial in range(TRIALS):
-        progress(0.8 + 0.2 * trial / TRIALS, "choosing bits, and measuring the file")
-        chosen = allocate(graph, sensitivity, max(budget_bytes - rest, weight_bytes(graph, least)))
-        size = size_with(chosen.bits)
-        if size <= budget_bytes:
-            return _to_json(chosen, graph, budget_bytes, size)
-        # of this file, so that the next weights are smaller than these by what it is too large
-        rest = size - chosen.weight_bytes
+    found, size = fit(
+        graph, sensitivity, budget_bytes, rest, size_with,
+        lambda fraction, line: progress(0.8 + 0.2 * fraction, line),
+    )  # fmt: skip
+    if found is not None:
+        return _to_json(found, graph, budget_bytes, size)
     content = _to_json(
         allocate(graph, sensitivity, weight_bytes(graph, least)), graph, budget_bytes, smallest
     )
@@ -93,6 +86,75 @@ def allocate_for_file(
         "bytes; the fewest bits everywhere were taken. Give a little more with --budget-mb"
     )
     return content
+
+
+def file_sizes(
+    graph: Graph,
+    weights: Weights,
+    images: np.ndarray,
+    scales: Scales,
+    separate: Collection[str],
+    file_bytes: Callable[[QuantNetwork], int],
+) -> Callable[[Mapping[str, int]], int]:
+    """Return what makes and measures the file of a network at given bits."""
+
+    def size_with(bits: Mapping[str, int]) -> int:
+        quantized = QuantNetwork(graph, weights, bits, scales=scales, separate=separate)
+        # only the size matters here: the images with most content give every scale a value
+        by_content = np.argsort(images.std(tuple(range(1, images.ndim))))
+        calibrate(quantized, images[by_content[-MINIMUM_IMAGES:]])
+        return file_bytes(quantized)
+
+    return size_with
+
+
+def fit(
+    graph: Graph,
+    sensitivity: Sensitivity,
+    budget_bytes: int,
+    rest: int,
+    size_with: Callable[[Mapping[str, int]], int],
+    progress: Progress,
+) -> tuple[Allocation | None, int]:
+    """Return the allocation whose file keeps within a budget, None where none did, and the size.
+
+    Args:
+        graph: the network.
+        sensitivity: of every layer at every width.
+        budget_bytes: of the file.
+        rest: what a file held beside the weights.
+        size_with: as :func:`file_sizes` gives.
+        progress: told the fraction done.
+    """
+    least, size = smallest_bits(graph), 0
+    for trial in range(TRIALS):
+        progress(trial / TRIALS, "choosing bits, and measuring the file")
+        chosen = allocate(graph, sensitivity, max(budget_bytes - rest, weight_bytes(graph, least)))
+        size = size_with(chosen.bits)
+        if size <= budget_bytes:
+            return chosen, size
+        # of this file, so that the next weights are smaller than these by what it is too large
+        rest = size - chosen.weight_bytes
+    return None, size
+
+
+def with_bits(
+    content: Mapping[str, Any], graph: Graph, bits: Mapping[str, int], size: int
+) -> dict[str, Any]:
+    """Return an allocation as JSON with other bits, whose file takes ``size`` bytes.
+
+    Its sensitivities stay those that were measured on the float network.
+    """
+    sensitivity = {
+        row["layer"]: {int(b): v for b, v in row["sensitivity"].items()}
+        for row in content["layers"]
+    }
+    dependent = scan_dependent_layers(graph)
+    chosen = Allocation(
+        dict(bits), sensitivity, content["budget_bytes"], weight_bytes(graph, bits),
+        all(bits[name] == 8 for name in bits if name in dependent),
+    )  # fmt: skip
+    return _to_json(chosen, graph, content["budget_bytes"], size)
 
 
 def _to_json(chosen: Allocation, graph: Graph, budget_bytes: int, size: int) -> dict[str, Any]:

@@ -203,6 +203,16 @@ class QuantConv(nn.Module):
                 running.lerp_(torch.where(alive, seen, running), momentum)
         return y
 
+    def at_bits(self, bits: int) -> QuantConv:
+        """Return the convolution with the same weights and bias at other bits, its scales anew.
+
+        Its batch normalization must be folded.
+        """
+        if self.norm is not None:
+            raise ValueError("a convolution whose batch normalization is not folded")
+        made = QuantConv(self.conv, bits, None, self.scales)
+        return made.to(self.conv.weight.device).train(self.training)
+
     @torch.no_grad()
     def fold(self) -> None:
         """Fold the batch normalization away; in evaluation mode the output stays the same."""

@@ -39,6 +39,7 @@ def check_settings(settings: QatSettings) -> None:
         "--norm batch": settings.norm != "keep",
         f"--joins {settings.joins}": settings.joins not in ("", "shared"),
         "--dropout": settings.dropout > 0,
+        "--max-drop": settings.max_drop is not None,
         "--drop-modality": bool(settings.schedule.drop_modality),
     }
     for option, given in asked.items():

@@ -46,7 +46,7 @@ def explain(model: QuantNetwork, images: np.ndarray, progress: Progress) -> list
     batch = torch.from_numpy(images).to(next(model.parameters()).device)
     everything = model(batch)
     rows = []
-    with _switched_off([proxy for _, _, proxy in found]):
+    with switched_off([proxy for _, _, proxy in found]):
         reference = model(batch)
         classes = reference.argmax(1)
 
@@ -70,7 +70,8 @@ def explain(model: QuantNetwork, images: np.ndarray, progress: Progress) -> list
 
 
 @contextmanager
-def _switched_off(proxies: list[Any]) -> Iterator[None]:
+def switched_off(proxies: list[Any]) -> Iterator[None]:
+    """Have quantizers pass values on as they are inside the block."""
     before = [proxy.disable_quant for proxy in proxies]
     for proxy in proxies:
         proxy.disable_quant = True

@@ -189,6 +189,16 @@ class QuantNetwork(nn.Module):
                 found[name] = layer
         return found
 
+    def modules_of(self) -> dict[str, list[str]]:
+        """Return the names in :attr:`layers` of each layer's convolutions; some have several."""
+        found: dict[str, list[str]] = {}
+        for node in self.graph.nodes:
+            if node.name in self._layer_of:
+                keys = found.setdefault(layer_name(node), [])
+                if self._layer_of[node.name] not in keys:
+                    keys.append(self._layer_of[node.name])
+        return found
+
     def fold_norms(self) -> None:
         """Fold every batch normalization that was kept; the network computes the same."""
         for layer in self.convolutions().values():

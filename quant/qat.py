@@ -20,15 +20,16 @@ from lmaunet.data.dataset import Dataset
 from lmaunet.data.modalities import Modalities, check_drop, without
 from lmaunet.errors import UserError
 from lmaunet.graph.file import topology_digest, topology_json
-from lmaunet.graph.graph import Graph, Weights
+from lmaunet.graph.graph import Array, Graph, Weights
 from lmaunet.graph.head import head_of
 from lmaunet.graph.layers import layers
 from lmaunet.graph_spec import GraphSpec, NetworkSpec
 from lmaunet.net.checkpoint import load_checkpoint, load_state, save_checkpoint
+from lmaunet.quant.accuracy_control import Control, control_accuracy, within_budget
+from lmaunet.quant.bit_training import BitTraining
 from lmaunet.quant.bits import resolve_bits
-from lmaunet.quant.budget import allocate_for_file
+from lmaunet.quant.budget import allocate_for_file, with_bits
 from lmaunet.quant.calibration import (
-    calibrate,
     check_images,
     choose_slices,
     fix_scales,
@@ -132,41 +133,13 @@ def train_control(
     processes.wait()
 
 
-def quantize(
-    model: nn.Module,
-    spec: NetworkSpec,
-    data: Dataset,
-    settings: QatSettings,
-    *,
-    seed: int,
-    folder: Path,
-    processes: Processes,
-    progress: Progress,
-    file_bytes: FileBytes | None = None,
-) -> None:
-    """Quantize a trained network, train it so, and write the results into ``folder``.
-
-    Writes ``model.pt`` (the quantized network), ``qat.json`` (its scores before and after the
-    training, notices, history), ``scan.json`` (the number formats of its scans in integers),
-    ``joins.json``, and where asked for ``allocation.json``, ``explain.json``, ``confidence.json``
-    (the dropout and the temperature of its confidence), and the float network with converted norms,
-    ``converted.pt`` and ``norms.json``.
-
-    Args:
-        model: the trained FP32 network, any that a graph can be captured of.
-        spec: what the network is.
-        data: training slices calibrate and train; validation slices score, and with dropout the
-            temperature of its confidence, on which no class depends, is fitted to them.
-        settings: see :class:`QatSettings`.
-        seed: of order and augmentation, the same as the control's.
-        folder: where to write; checkpoints in it are resumed.
-        processes: this process among those that train together; the first one writes.
-        progress: told the fraction of the whole, and what is being done.
-        file_bytes: measures a shipped file; needed for a budget.
+def prepare(
+    model: nn.Module, data: Dataset, settings: QatSettings
+) -> tuple[Graph, dict[str, Array], np.ndarray, dict[str, int]]:
+    """Return a network's graph and weights, the slices that calibrate, and the bits of rules.
 
     Raises:
-        UserError: for images that cannot calibrate, a budget that cannot be met, bits of a layer
-            that is not there, or a network that can't be quantized.
+        UserError: for what :func:`quantize` refuses before it begins.
     """
     check_drop(settings.schedule.drop_modality or 0.0, len(data.channels))
     chosen = choose_slices(data)
@@ -181,7 +154,51 @@ def quantize(
                 "only: leave it out"
             )
         head_of(graph)
-    bits = resolve_bits(graph, settings.bits)
+    return graph, weights, chosen, resolve_bits(graph, settings.bits)
+
+
+def quantize(
+    model: nn.Module,
+    spec: NetworkSpec,
+    data: Dataset,
+    settings: QatSettings,
+    *,
+    seed: int,
+    folder: Path,
+    processes: Processes,
+    progress: Progress,
+    file_bytes: FileBytes | None = None,
+    control: Control | None = None,
+) -> None:
+    """Quantize a trained network, train it so, and write the results into ``folder``.
+
+    Writes ``model.pt`` (the quantized network), ``qat.json`` (its scores before and after the
+    training, notices, history), ``scan.json`` (the number formats of its scans in integers),
+    ``joins.json``, and where asked for ``allocation.json``, ``explain.json``, ``confidence.json``
+    (the dropout and the temperature of its confidence), ``accuracy_control.json`` (the search for
+    bits that keep a limit), and the float network with converted norms, ``converted.pt`` and
+    ``norms.json``.
+
+    Args:
+        model: the trained FP32 network, any that a graph can be captured of.
+        spec: what the network is.
+        data: training slices calibrate and train; validation slices score, and with dropout the
+            temperature of its confidence, on which no class depends, is fitted to them.
+        settings: see :class:`QatSettings`.
+        seed: of order and augmentation, the same as the control's.
+        folder: where to write; checkpoints in it are resumed.
+        processes: this process among those that train together; the first one writes.
+        progress: told the fraction of the whole, and what is being done.
+        file_bytes: measures a shipped file; needed for a budget.
+        control: what a drop is measured against; needed for a limit. Its patients are none of
+            ``data``.
+
+    Raises:
+        UserError: for images that cannot calibrate, a budget that cannot be met, bits of a layer
+            that is not there, or a network that can't be quantized.
+    """
+    graph, weights, chosen, bits = prepare(model, data, settings)
+    images = data.train.images[chosen]
     noticed = notices(graph, weights, data, chosen)
     scores: dict[str, Any] = {}
     norms: dict[str, Any] = {}
@@ -204,26 +221,33 @@ def quantize(
         allocation = _allocation(
             graph, weights, images, settings, file_bytes, separate, folder, processes, progress
         )
-        noticed += allocation["notices"]
         bits = {row["layer"]: row["bits"] for row in allocation["layers"]}
-    quantized = QuantNetwork(
-        graph, weights, bits, scales=settings.scales, keep_norms=settings.keep_norms,
-        separate=separate, dropout=settings.dropout,
-    )  # fmt: skip
-    progress(0.2, f"calibrating on {len(images)} training slices")
-    calibrate(quantized, images)
-    if processes.first:
-        progress(0.22, "scoring PTQ on held-out slices")
-        scores["ptq"] = evaluate(quantized, data).to_json()
     teacher = None
     if settings.distillation:
         teacher = Teacher(copy.deepcopy(model).to(processes.device), settings.distillation)
-    history = fit(
-        quantized, data.train, settings.schedule, classes=spec.classes, seed=seed,
-        folder=folder, name="QAT", processes=processes, progress=part(progress, 0.25, 0.65),
-        teacher=teacher,
-    )  # fmt: skip
-    quantized.fold_norms()
+    training = BitTraining(
+        graph, weights, separate, images, data, settings, seed, folder, processes, teacher
+    )
+    name = "QAT"
+    if settings.max_drop is not None:
+        if control is None:
+            raise ValueError("a limit needs control")
+        if settings.budget_bytes is not None:
+            assert file_bytes is not None
+            control = within_budget(control, training, allocation, file_bytes)
+        bits, name, size = control_accuracy(
+            control, training, bits, settings.max_drop, part(progress, 0.2, 0.65)
+        )
+        if size is not None and processes.first:
+            allocation = with_bits(allocation, graph, bits, size)
+            write_json(folder / "allocation.json", allocation)
+    if settings.budget_bytes is not None:
+        noticed += allocation["notices"]
+    quantized = training.calibrated(bits)
+    if processes.first:
+        progress(0.22, "scoring PTQ on held-out slices")
+        scores["ptq"] = evaluate(quantized, data).to_json()
+    history = training.fit(quantized, name, part(progress, 0.25, 0.65))
     if processes.first:
         progress(0.9, "scoring QAT on held-out slices")
         after = evaluate(quantized, data)
@@ -264,7 +288,7 @@ def quantize(
                 "calibration_slices": [int(i) for i in chosen],
             },
         )
-        (folder / "QAT.last.pt").unlink()
+        (folder / f"{name}.last.pt").unlink()
     processes.wait()
 
 

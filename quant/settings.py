@@ -15,6 +15,9 @@ CONFIDENCE_FILE = "confidence.json"
 MOST_DROPOUT = 0.9
 """The largest rate of dropout."""
 
+LARGEST_DROP = 100.0
+"""The largest drop of Dice in points that a limit may be."""
+
 Scales = Literal["free", "pow2"]
 """What scales may be: any positive number, or powers of two only."""
 
@@ -50,6 +53,8 @@ class QatSettings:
         norm_epochs: passes of the distillation after that; 0 for none.
         dropout: the rate at which channels are dropped before the network's head while training;
             0 for none.
+        max_drop: the drop of Dice in points up to which weights get more bits; None for no limit.
+            See :mod:`lmaunet.quant.accuracy_control`.
     """
 
     schedule: Schedule
@@ -63,6 +68,7 @@ class QatSettings:
     norm: str = "keep"
     norm_epochs: int = NORM_EPOCHS
     dropout: float = 0.0
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.bits and self.budget_bytes is not None:
@@ -85,11 +91,16 @@ class QatSettings:
             raise UserError(
                 f"dropout {self.dropout:g}; give 0 (none) to {MOST_DROPOUT:g}, such as 0.2"
             )
+        if self.max_drop is not None and not 0 <= self.max_drop <= LARGEST_DROP:
+            raise UserError(
+                f"--max-drop {self.max_drop:g}; give the points of Dice that may be lost, 0 to "
+                f"{LARGEST_DROP:g}, such as 0.3"
+            )
         if not 0 <= self.distillation < float("inf"):
             raise UserError(f"distillation {self.distillation}; give 0 or a positive weight")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON; norms and dropout are there only where they are asked for."""
+        """Return plain JSON; norms, dropout and limit are there only where they are asked for."""
         norms = {"norm": self.norm, "norm_epochs": self.norm_epochs}
         return {
             "schedule": self.schedule.to_json(),
@@ -102,4 +113,5 @@ class QatSettings:
             "joins": self.joins,
             **(norms if self.norm != "keep" else {}),
             **({"dropout": self.dropout} if self.dropout else {}),
+            **({} if self.max_drop is None else {"max_drop": self.max_drop}),
         }

@@ -261,6 +261,7 @@ def qat(
     norm_epochs: Annotated[int, typer.Option(help="Passes of that distillation; 0 for none.")] = defaults.NORM_EPOCHS,  # noqa: E501
     dropout: Annotated[float, typer.Option(help="Drop this share of the channels before the head while training, such as 0.2, so that builds take infer --confidence; 0 for none.")] = 0.0,  # noqa: E501
     drop_modality: Annotated[Optional[float], typer.Option(help="As for train; that of the checkpoint's training if not given.")] = None,  # noqa: E501, UP045
+    max_drop: Annotated[Optional[float], typer.Option("--max-drop", help="Give layers more bits until Dice drops at most so many points, such as 0.3, on training patients kept for it; status 1 where it can't be.")] = None,  # noqa: E501, UP045
     explain: Annotated[bool, typer.Option("--explain", help="Show which quantizers cost most.")] = False,  # noqa: E501
     epochs: Annotated[int, typer.Option(help="Passes of QAT and control.")] = defaults.QAT_EPOCHS,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = defaults.QAT_RATE,
@@ -269,7 +270,7 @@ def qat(
 ) -> None:  # fmt: skip
     """Quantize a checkpoint and train it so, beside an FP32 control; INT8 if nothing else is said.
 
-    The same command resumes after an interruption.
+    The same command resumes after an interruption. Status 1 where --max-drop is not kept.
     """
     from lmaunet.deploy.quantizing import QatOptions
     from lmaunet.deploy.quantizing import qat as quantize
@@ -279,9 +280,11 @@ def qat(
     source = _source(data, phantom, class_map)
     options = QatOptions(
         epochs, learning_rate, batch_size, seed, bits, budget_mb, scales, distill, keep_norms,
-        explain, weights, joins, norm, norm_epochs, dropout, drop_modality,
+        explain, weights, joins, norm, norm_epochs, dropout, drop_modality, max_drop,
     )  # fmt: skip
-    console.show(*quantize(run, ckpt, source, stated, options), as_json)
+    content, lines, status = quantize(run, ckpt, source, stated, options)
+    console.show(content, lines, as_json)
+    raise typer.Exit(status)
 
 
 @command(app)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lmaunet.data.kept_patients import keep_patients
+from lmaunet.deploy.controlled import add_held_out, control_of
 from lmaunet.deploy.elastic_data import profile_data
 from lmaunet.kernel_profiles import reference_kernel
 from lmaunet.net.elastic import use_kernel
@@ -78,8 +80,18 @@ class Elastic:
 def train_control(
     model: nn.Module, spec: NetworkSpec, source: DataSource, data: Dataset, schedule: Schedule, *,
     seed: int, folder: Path, processes: Processes, progress: Progress,
+    asked: QatSettings | None = None,
 ) -> None:  # fmt: skip
-    """Train the FP32 control of a network, elastic or not, whose data are ``data``."""
+    """Train the FP32 control of a network, elastic or not, whose data are ``data``.
+
+    ``asked`` are the settings of a QAT with a limit, which measures against it: what that would
+    refuse is refused now, and the patients on which it measures are kept from the training.
+    """
+    if asked is not None:
+        if getattr(spec, "elastic", ()):
+            elastic_qat.check_settings(asked)
+        data = keep_patients(data).rest
+        qat.prepare(model, data, asked)
     elastic = Elastic.of(model, spec, source, data)
     if not elastic.data:
         qat.train_control(
@@ -97,15 +109,27 @@ def train_control(
 def quantize(
     model: nn.Module, spec: NetworkSpec, source: DataSource, data: Dataset, settings: QatSettings,
     *, seed: int, folder: Path, processes: Processes, progress: Progress,
+    controlled: Path | None = None,
 ) -> None:  # fmt: skip
-    """Quantize a network, elastic or not, whose data are ``data``."""
+    """Quantize a network, elastic or not, whose data are ``data``.
+
+    ``controlled`` is the folder of the FP32 control, which a limit is measured against.
+    """
     from lmaunet.cpu.cpu_file import file_bytes
 
     if not getattr(spec, "elastic", ()):
+        control, held_out = None, data
+        if settings.max_drop is not None:
+            assert controlled is not None
+            kept = keep_patients(data)
+            control, data = control_of(controlled, kept), kept.rest
         qat.quantize(
             model, spec, data, settings, seed=seed, folder=folder, processes=processes,
             progress=progress, file_bytes=lambda network: file_bytes(network, data.train.images),
+            control=control,
         )  # fmt: skip
+        if controlled is not None and control is not None and processes.first:
+            add_held_out(folder, controlled, held_out)
         return
     assert isinstance(spec, NetSpec)
     elastic_qat.check_settings(settings)  # before the other sizes are loaded

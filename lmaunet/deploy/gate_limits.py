@@ -8,6 +8,7 @@ one: a limit for all targets also replaces those that an earlier source has for 
 from __future__ import annotations
 
 import math
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def read_limits(path: Path) -> Limits:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UserError(f"{path} is not TOML: {error}") from error
     for name in content:
         if name != "gates":
@@ -79,7 +80,8 @@ def read_limits(path: Path) -> Limits:
 def parse_gates(given: Iterable[str]) -> Limits:
     """Return the limits of ``--gate`` options, each ``FIGURE=LIMIT`` or ``TARGET.FIGURE=LIMIT``.
 
-    ``>=`` and ``<=`` may stand for ``=`` and must then be the figure's own direction.
+    ``>=`` and ``<=`` may stand for ``=`` and must then be the figure's own direction; ``false`` is
+    no gate, as in a file.
 
     Raises:
         UserError: for another form, an unknown target or figure, a limit that is none, or two
@@ -99,7 +101,7 @@ def parse_gates(given: Iterable[str]) -> Limits:
         try:
             number: Any = float(value)
         except ValueError:
-            number = value
+            number = False if value.strip() == "false" else value
         limit = _limit(figure, number, where)
         direction = ">" if figure in FLOORS else "<"
         if sign not in ("", direction):
@@ -110,14 +112,16 @@ def parse_gates(given: Iterable[str]) -> Limits:
     return found
 
 
-def chosen_limits(given: Iterable[str] = ()) -> Limits:
-    """Return the limits that hold: the defaults, ``lmaunet.toml`` where there is one, ``--gate``.
+def chosen_limits(given: Iterable[str] = (), of_run: Limits | None = None) -> Limits:
+    """Return the limits that hold: the defaults, those that a run was made for, ``lmaunet.toml``
+    where there is one, ``--gate``.
 
     Raises:
         UserError: as :func:`read_limits` and :func:`parse_gates`.
     """
-    layers = [default_limits()]
-    if SETTINGS.exists():
+    layers = [default_limits(), of_run or {}]
+    # a link that leads nowhere is read too, and refused: its limits are not to be lost in silence
+    if SETTINGS.exists() or SETTINGS.is_symlink():
         layers.append(read_limits(SETTINGS))
     return merge([*layers, parse_gates(given)])
 
@@ -164,11 +168,14 @@ def _limit(figure: str, value: Any, where: str) -> Limit:
     if isinstance(value, Mapping):
         if set(value) != {"limit", "why"} or not isinstance(value["why"], str):
             raise UserError(f"{where}: {dict(value)!r}; expected {{ limit = NUMBER, why = TEXT }}")
+        if isinstance(value["limit"], Mapping):
+            raise UserError(f"{where}: limit is a table; expected {{ limit = NUMBER, why = TEXT }}")
         return Limit(_limit(figure, value["limit"], where).value, value["why"])
     if value is False:
         return Limit(None)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= LARGEST[figure]:
+    if not number or not 0 <= value <= min(LARGEST[figure], sys.float_info.max):
         largest = f" to {LARGEST[figure]:g}" if math.isfinite(LARGEST[figure]) else " or more"
-        raise UserError(f"{where}: {value!r} is no limit; give a number from 0{largest}")
+        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+        raise UserError(f"{where}: {shown} is no limit; give a number from 0{largest}")
     return Limit(float(value))

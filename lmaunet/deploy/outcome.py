@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy.console import note
+from lmaunet.deploy.controlled import KEPT, asked_drop
 from lmaunet.deploy.run_data import RunData, training_in
 from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
@@ -120,6 +121,7 @@ def current_outcome(
     if noted is None:
         return None
     options = dict(read_stage(run / name)["options"])
+    options.pop(KEPT, None)  # that of the command alone counts: the stage may be another's
     images = RunData(run, source, noted, training_in(options))
     options |= {"data": source.to_json(), "data_sha256": images.sha256, **own}
     stage = Stage(run, name, {"checkpoint": checkpoint}, options, seed)
@@ -147,6 +149,10 @@ def matching_control(run: Path) -> Path:
             # of one file two networks can be made: from two sets of weights, or in two sizes
             "set of weights": [m["options"].get("weights") for m in (ours, theirs)],
             "spec": [m["options"].get("spec") for m in (ours, theirs)],
+            "choice of patients": [
+                asked_drop(ours["options"]) is not None,
+                KEPT in theirs["options"],
+            ],
         }
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lmaunet.data.modalities import Modalities, check_droppable, of_notes
 from lmaunet.deploy.allocation_plot import draw_allocation
 from lmaunet.deploy.builds import built_targets, load_build
+from lmaunet.deploy.controlled import KEPT, trained_on
 from lmaunet.deploy.deployment import SCHEMA as DEPLOYMENT_SCHEMA
 from lmaunet.deploy.deployment import Interface, write_build
 from lmaunet.deploy.export_graphs import network_of, write_export, write_profiles
@@ -37,7 +38,7 @@ from lmaunet.deploy.runs import DataSource
 from lmaunet.errors import UserError
 from lmaunet.kernel_profiles import PROFILES
 from lmaunet.spec import NetSpec
-from lmaunet.stage import Stage, read_json, read_stage, record_of, write_json
+from lmaunet.stage import Stage, read_json, read_stage, record_of, sha256, write_json
 from lmaunet.train.processes import process_count
 
 if TYPE_CHECKING:
@@ -134,11 +135,13 @@ def control(
     progress: Progress,
     stated: StatedSpec | None = None,
     weights: str | None = None,
+    asked: QatSettings | None = None,
 ) -> Outcome:
     """Train the FP32 control of a checkpoint into ``RUN/control``.
 
     It depends on nothing that quantization chooses, so that it serves every QAT of the checkpoint
-    with the same schedule, data and seed. See :func:`lmaunet.quant.qat.train_control`.
+    with the same schedule, data and seed. See :func:`lmaunet.quant.qat.train_control`. ``asked``
+    are the settings of a QAT with a limit, for which some patients are kept from the training.
     """
 
     def work(
@@ -149,10 +152,11 @@ def control(
 
         train_control(
             model, spec, source, data, schedule.dropping(drop), seed=seed, folder=folder,
-            processes=processes, progress=progress,
+            processes=processes, progress=progress, asked=asked,
         )  # fmt: skip
 
     own = {"schedule": schedule.to_json(), "processes": process_count()}
+    own |= {} if asked is None else {KEPT: True}
     return _continue("control", run, checkpoint, source, own, seed, progress, stated, weights, work)
 
 
@@ -165,8 +169,12 @@ def qat(
     progress: Progress,
     stated: StatedSpec | None = None,
     weights: str | None = None,
+    controlled: Path | None = None,
 ) -> Outcome:
-    """Quantize a checkpoint into ``RUN/qat``; see :func:`lmaunet.quant.qat.quantize`."""
+    """Quantize a checkpoint into ``RUN/qat``; see :func:`lmaunet.quant.qat.quantize`.
+
+    ``controlled`` is the folder of the control, needed where the settings have a limit.
+    """
 
     def work(
         model: Module, spec: NetworkSpec, data: Dataset, folder: Path, processes: Processes,
@@ -178,13 +186,15 @@ def qat(
         check_droppable(spec, chosen.schedule.drop_modality)
         quantize(
             model, spec, source, data, chosen, seed=seed, folder=folder, processes=processes,
-            progress=progress,
+            progress=progress, controlled=controlled,
         )  # fmt: skip
         if settings.budget_bytes is not None and processes.first:
             drawn = draw_allocation(read_json(folder / "allocation.json"))
             (folder / ALLOCATION_PLOT).write_text(drawn, encoding="utf-8")
 
     own = {"settings": settings.to_json(), "processes": process_count()}
+    if controlled is not None:
+        own["control"] = sha256(controlled / "control.pt")
     return _continue("qat", run, checkpoint, source, own, seed, progress, stated, weights, work)
 
 
@@ -307,7 +317,7 @@ def export(run: Path, source: DataSource, progress: Progress) -> Outcome:
         spec, float32 = network_of(inputs["control"])
         images = RunData(run, source, spec, training_in(manifest["options"]))
         require_data(manifest["options"], images, folder)
-        data = images.load()
+        data = trained_on(images.load(), manifest["options"])
         came_from = {"checkpoint": manifest["inputs"].get("checkpoint", {}).get("sha256", "")}
         with record_of(folder):
             noted = read_json(folder / "qat.json").get("modalities")

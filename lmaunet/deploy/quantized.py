@@ -38,6 +38,8 @@ class QuantizeResult:
             anything to score.
         weight_bits: number of weights by their bits.
         joins: what was chosen for additions and concatenations; empty where nothing was tried.
+        accuracy_control: with ``max_drop`` what was tried for it and what came of it; its
+            ``state`` and that of its ``held_out`` are ``failed`` where the limit is not kept.
         notices: what to know of the calibration images and of the choices.
         graph: the digest of the network's graph.
     """
@@ -50,6 +52,7 @@ class QuantizeResult:
     joins: tuple[Mapping[str, Any], ...]
     notices: tuple[str, ...]
     graph: str = field(repr=False)
+    accuracy_control: Mapping[str, Any] | None = None
 
 
 @missing_packages_named()
@@ -79,7 +82,7 @@ def quantize(
         name: of a module, what reports call it; its class's name if not given.
         class_map: a file that names classes, as for the command.
         options: those of the command ``qat``, with underscores: ``epochs``, ``learning_rate``,
-            ``batch_size``, ``seed``, ``bits``, ``budget_mb``, ``scales``, ``joins``,
+            ``batch_size``, ``seed``, ``bits``, ``budget_mb``, ``max_drop``, ``scales``, ``joins``,
             ``distillation``, ``norm``, ``norm_epochs``, ``keep_norms``, ``dropout``, ``explain``,
             ``weights``.
 
@@ -123,6 +126,7 @@ def quantize(
             tuple(content["joins"]),
             tuple(content["notices"]),
             content["network"]["graph"],
+            content.get("accuracy_control"),
         )
 
 

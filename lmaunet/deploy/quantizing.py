@@ -10,6 +10,7 @@ from typing import Any
 
 from lmaunet.deploy import defaults, pipeline
 from lmaunet.deploy.console import first_process, percent, progress_bar, table
+from lmaunet.deploy.controlled import lines_of, status_of
 from lmaunet.deploy.outcome import ORIGIN_FILE, Outcome
 from lmaunet.deploy.run_lock import in_use_if_there
 from lmaunet.deploy.runs import DataSource, choose_data, run_for_checkpoint
@@ -20,7 +21,8 @@ from lmaunet.stage import read_json, record_of
 from lmaunet.stated_spec import StatedSpec
 from lmaunet.train.schedule import Progress, Schedule
 
-QAT_SHARE = 0.65
+QAT_SHARE, CONTROL_SHARE = 0.65, 0.2
+"""Of the work: QAT where it is done first, and the control where that is."""
 EXPLAINED = 15
 
 WORDS = {
@@ -53,6 +55,7 @@ class QatOptions:
     norm_epochs: int = defaults.NORM_EPOCHS
     dropout: float = 0.0
     drop_modality: float | None = None
+    max_drop: float | None = None
 
     def settings(self) -> QatSettings:
         """Return the settings of QAT; raises UserError for what can't be read."""
@@ -76,6 +79,7 @@ class QatOptions:
             norm=self.norm,
             norm_epochs=self.norm_epochs,
             dropout=self.dropout,
+            max_drop=self.max_drop,
         )
 
 
@@ -105,6 +109,21 @@ def quantize_run(
     run = run_for_checkpoint(run, checkpoint)
     with bar("quantizing") as progress, in_use_if_there(run):
         source = choose_data(run, source)
+        if settings.max_drop is not None:
+            # drops are measured against the control while bits are chosen
+            trained = pipeline.control(
+                run, checkpoint, source, settings.schedule, options.seed,
+                lambda fraction, line: progress(CONTROL_SHARE * fraction, line), stated,
+                options.weights, settings,
+            )  # fmt: skip
+            outcome = pipeline.qat(
+                run, checkpoint, source, settings, options.seed,
+                lambda fraction, line: progress(
+                    CONTROL_SHARE + (1 - CONTROL_SHARE) * fraction, line
+                ),
+                stated, options.weights, trained.folder,
+            )  # fmt: skip
+            return QuantizedRun(run, source, settings, outcome, trained)
         # quantization first: it refuses bad images and budgets before anything is trained
         outcome = pipeline.qat(
             run, checkpoint, source, settings, options.seed,
@@ -131,6 +150,7 @@ def result_of(done: QuantizedRun) -> dict[str, Any]:
             "allocation": done.settings.budget_bytes is not None, "explain": done.settings.explain
         }  # fmt: skip
         asked["confidence"] = done.settings.dropout > 0
+        asked["accuracy_control"] = done.settings.max_drop is not None
         content |= {name: read_json(folder / f"{name}.json") for name in asked if asked[name]}
     return content
 
@@ -141,11 +161,15 @@ def qat(
     source: DataSource | None,
     stated: StatedSpec | None,
     options: QatOptions,
-) -> tuple[Any, list[str]]:
-    """Do :func:`quantize_run` for the command; return its JSON and its lines."""
+) -> tuple[Any, list[str], int]:
+    """Do :func:`quantize_run` for the command; return its JSON, its lines and the status.
+
+    The status is 1 where a limit is not kept.
+    """
     done = quantize_run(run, checkpoint, source, stated, options, progress_bar)
     if not first_process():
-        return {}, []
+        return {}, [], 0
+    status = 0
     content, folder = result_of(done), done.quantized.folder
     with record_of(folder):
         lines = [f"checkpoint: {checkpoint} {content['checkpoint']['line']}"]
@@ -165,11 +189,14 @@ def qat(
         lines += [f"note: {notice}" for notice in content["notices"]]
         if "explain" in content:
             lines += ["", *_explained(content["explain"])]
+        if "accuracy_control" in content:
+            lines += ["", *lines_of(content["accuracy_control"]), ""]
+            status = status_of(content["accuracy_control"])
     cached = " (was there already)" if done.quantized.cached else ""
     lines.append(
         f"wrote {folder}{cached}; next: lmaunet-deploy build --target ort --run {done.run}"
     )
-    return content, lines
+    return content, lines, status
 
 
 def _allocation(content: dict[str, Any]) -> list[str]:

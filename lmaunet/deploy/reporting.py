@@ -10,6 +10,7 @@ import numpy as np
 
 from lmaunet.artifacts import Build, Measurement, Unavailable
 from lmaunet.deploy import gates, report, verdict
+from lmaunet.deploy.controlled import limits_of, note_of
 from lmaunet.deploy.gate_limits import chosen_limits, parse_gates
 from lmaunet.deploy.heatmap_pictures import heat_rows
 from lmaunet.deploy.measuring import (
@@ -42,9 +43,10 @@ def make_report(
     ``limits`` are the ``--gate`` options. They and the baseline are read before any work.
     """
     before = report.load(baseline) if baseline else None
-    chosen = gates.gates_of(chosen_limits(limits))
+    chosen_limits(limits)
     require_builds(run, limits)
     folders = measure_all(run, None, say)
+    chosen = gates.gates_of(chosen_limits(limits, limits_of(run)))
     asked = [repr(chosen), strict, None if baseline is None else [str(baseline), sha256(baseline)]]
     key = report_key(run, folders.values(), asked)
     paths = recorded_report(run, key)
@@ -58,8 +60,9 @@ def make_report(
         targets[name] = _target(run, name, folder, scores, data)
         with record_of(folder):
             predictions[name] = np.load(folder / "predictions.npz")["classes"]
+    notes = [*converted_norms(run), *note_of(run)]
     with record_of(reference):
-        scored, told = _reference(scores, data), _data(data, scores, converted_norms(run))
+        scored, told = _reference(scores, data), _data(data, scores, notes)
     scored["size_mb"] = _float32_size(run)
     content = report.assemble(_model(run, spec), told, scored, targets, gates=chosen, strict=strict)
     if before is not None and baseline is not None:

@@ -121,12 +121,27 @@ def test_two_limits_for_the_same_are_refused():
         ("[gates]\nsize_mb = { limit = -3, why = 'so' }", "size_mb: -3 is no limit"),
         ("[gates]\nsize_mb = { limit = 3 }", "size_mb: {'limit': 3}; expected { limit = NUMBER"),
         ("[gates]\nsize_mb = { limit = 3, why = 3 }", "expected { limit = NUMBER, why = TEXT }"),
+        ("[gates]\nsize_mb = {limit = {limit = 3, why = 'a'}, why = 'b'}", "limit is a table"),
+        ("[gates]\nsize_mb = 1" + "0" * 400, "is no limit; give a number from 0 or more"),
+        ("[gates]\nsize_mb = 1" + "0" * 5000, "is not TOML: "),
+        ("[gates]\nsize_mb = " + "[" * 3000, "is not TOML: "),
     ],
 )
 def test_a_file_of_limits_with_a_fault_is_refused(run, tmp_path, text, message):
     (tmp_path / "lmaunet.toml").write_text(text)
     status, _, err = run("report")
     assert status == 2 and err.startswith("lmaunet-deploy: lmaunet.toml") and message in err
+
+
+def test_a_link_to_a_file_of_limits_that_is_gone_is_not_passed_over(run, tmp_path):
+    (tmp_path / "lmaunet.toml").symlink_to(tmp_path / "gone.toml")
+    status, _, err = run("report")
+    assert status == 2 and "lmaunet.toml cannot be read: No such file or directory" in err
+
+
+def test_a_gate_is_turned_off_by_the_command_line_as_by_a_file():
+    merged = merge([gate_limits.default_limits(), parse_gates(["fpga.latency_ms=false"])])
+    assert "latency_ms" not in limits_of(merged, "fpga")
 
 
 def test_every_figure_of_the_report_can_be_gated():

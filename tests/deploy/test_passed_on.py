@@ -64,8 +64,9 @@ OPTIONS = {
         **DATA, **SIZES, "--ckpt": NEEDED, "--run": None, "--spec": None, "--weights": None,
         "--bits": None, "--budget-mb": None, "--scales": "free", "--distill": 0.0,
         "--joins": "", "--norm": "keep", "--norm-epochs": 8, "--keep-norms --fold-norms": True,
-        "--dropout": 0.0, "--drop-modality": None, "--explain": False, "--epochs": 8,
-        "--learning-rate": 1e-4, "--batch-size": 8, "--seed": 0, "--json": False,
+        "--dropout": 0.0, "--drop-modality": None, "--max-drop": None, "--explain": False,
+        "--epochs": 8, "--learning-rate": 1e-4, "--batch-size": 8, "--seed": 0,
+        "--json": False,
     },
     "heatmap": {
         "images": NEEDED, "--class": NEEDED, "--output -o": NEEDED, "--ckpt": None, "--run": None,
@@ -138,7 +139,7 @@ def test_the_options_that_are_not_typed_are_the_commands_defaults():
         ("--scales", "scales"), ("--distill", "distillation"), ("--keep-norms", "keep_norms"),
         ("--explain", "explain"), ("--weights", "weights"), ("--joins", "joins"),
         ("--norm", "norm"), ("--norm-epochs", "norm_epochs"), ("--dropout", "dropout"),
-        ("--drop-modality", "drop_modality"),
+        ("--drop-modality", "drop_modality"), ("--max-drop", "max_drop"),
     ):  # fmt: skip
         assert getattr(plain, field) == typed[option], option
 
@@ -154,7 +155,7 @@ PLACES = {
     "refine": (commands, "refine"), "report": (commands, "report"), "demo": (commands, "demo"),
     "import": (importing, "import_from"), "bench": (commands, "bench"),
 }  # fmt: skip
-WITH_A_STATUS = ("doctor", "infer", "report", "demo")
+WITH_A_STATUS = ("doctor", "qat", "infer", "report", "demo")
 DEMO = named_spec("demo")
 SMALL = state_spec("edge", 5, 3, 64)
 OWN = DataSource(Path("d"), Path("m.json"))
@@ -202,10 +203,10 @@ CALLS = [
         "qat", "--ckpt c --spec edge --classes 5 --channels 3 --input-size 64 --phantom --run r "
         "--weights w --bits 4 --budget-mb 1.5 --scales pow2 --distill 0.25 --fold-norms --explain "
         "--joins scaled --norm batch --norm-epochs 3 --dropout 0.3 --drop-modality 0.25 "
-        "--epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
+        "--max-drop 0.5 --epochs 6 --learning-rate 0.5 --batch-size 2 --seed 9",
         (Path("r"), Path("c"), DataSource(None), SMALL,
          QatOptions(6, 0.5, 2, 9, "4", 1.5, "pow2", 0.25, False, True, "w",
-                    "scaled", "batch", 3, 0.3, 0.25)),
+                    "scaled", "batch", 3, 0.3, 0.25, 0.5)),
     ),
     ("qat", "--ckpt c --keep-norms", (None, Path("c"), None, state_spec(None), QatOptions())),
     ("train", "--phantom", (None, DEMO, DataSource(None), 75, 3e-3, 8, 0, None, 0.0)),
@@ -283,7 +284,7 @@ def test_what_is_given_is_passed_on(monkeypatch, capsys, tmp_path, command, word
 def test_a_seed_is_a_number_of_63_bits(monkeypatch, capsys, tmp_path, command, seed, status):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(*PLACES[command.split()[0]], lambda *given: ({}, [], 0)[:length])
-    length = 3 if command == "demo" else 2
+    length = 3 if command.split()[0] in WITH_A_STATUS else 2
     found, _, err = runner(monkeypatch, capsys)(*command.split(), "--seed", seed)
     assert found == status and ("--seed" in err) == (status == 2)
 

@@ -3,6 +3,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from lmaunet.deploy import controlled as deploy_controlled
 from lmaunet.deploy import pipeline, quantizing
 from lmaunet.deploy.allocation_plot import COLOURS, draw_allocation
 from lmaunet.deploy.outcome import ORIGIN_FILE, Outcome
@@ -110,6 +111,10 @@ def test_the_costliest_quantizers_come_first_and_the_sum_on_top():
         ({"scales": "log"}, "scales 'log'; use one of: free, pow2"),
         ({"distillation": -1.0}, "distillation -1.0"),
         ({"bits": "7"}, "cannot read '7'"),
+        ({"max_drop": -0.1}, "--max-drop -0.1; give the points of Dice that may be lost, 0 to 100"),
+        ({"max_drop": float("nan")}, "--max-drop nan"),
+        ({"max_drop": float("inf")}, "--max-drop inf"),
+        ({"max_drop": 100.5}, "--max-drop 100.5"),
     ],
 )
 def test_options_that_cannot_be(options, text):
@@ -202,9 +207,81 @@ def test_the_control_has_the_same_schedule_data_and_seed(quantized, tmp_path):
     assert said == [(0.0, "q"), (0.65, "q"), (0.65, "k"), (1.0, "k")]
 
 
+def controlled(state="passed", held="passed", drops=(1.5, 0.25)):
+    """The record of a search, whose network lost ``drops`` round by round."""
+    rounds = [
+        {"bits": {"a": 4 + 4 * index, "b": 4}, "weight_bytes": 2000 + 500 * index,
+         "drop_points": drop, "state": "failed", "per_case": {}}
+        for index, drop in enumerate(drops)
+    ]  # fmt: skip
+    left = {
+        "round": len(rounds),
+        "float_weights_points": 1.25,
+        "float_activations_points": -0.5,
+        "activations": [{"activation": "x", "gain": 0.1}, {"activation": "y", "gain": -0.1}],
+    }
+    return {
+        "limit_points": 0.3, "state": state, "patients": [f"p{n}" for n in range(6)], "best": 1,
+        "rounds": rounds, "why": "every layer has 8 bits", "left": left,
+        "held_out": {"patients": 9, "state": held, "reference": "control", "drop_points": 0.42,
+                     "interval": {"low": -0.1, "high": 0.9}},
+    }  # fmt: skip
+
+
+def check_status(module):
+    """The status is 1 as soon as the limit fails on either side; what is not scored fails none."""
+    for state, held, status in (
+        ("passed", "passed", 0), ("passed", "open", 0), ("failed", "passed", 1),
+        ("passed", "failed", 1), ("failed", "failed", 1), ("failed", "open", 1),
+    ):  # fmt: skip
+        assert module.status_of(controlled(state, held)) == status
+
+
+def test_a_limit_that_is_not_kept_is_no_success(mutant_of):
+    check_status(deploy_controlled)
+    right = 'FAILED in (content["state"], content["held_out"]["state"])'
+    for side in ('content["state"]', 'content["held_out"]["state"]'):
+        with pytest.raises(AssertionError):
+            check_status(mutant_of(deploy_controlled, right, f"FAILED in ({side},)"))
+
+
+def test_what_a_search_came_to_is_said_in_two_lines():
+    assert deploy_controlled.lines_of(controlled()) == [
+        "accuracy control: drop of at most 0.3 points KEPT on 6 training patients kept for it: "
+        "+1.50 -> +0.25 in 2 training(s); weight 2,000 -> 2,500 bytes, 1 layer(s) more bits",
+        "9 held-out patients, which had no part in it: +0.42 points against the FP32 control "
+        "(95% -0.10 to +0.90), within the limit",
+    ]
+    first, second, why = deploy_controlled.lines_of(controlled(held="failed"))
+    assert "KEPT on" in first and second.endswith("NOT within 0.3")
+    assert "were not chosen on held-out patients" in why
+    few = controlled(held="open") | {"patients": ["p"]}
+    first, second = deploy_controlled.lines_of(few)
+    assert "few enough to make it rough" in first and "nothing is known" in second
+
+
+def test_where_nothing_keeps_the_limit_it_says_which_and_why():
+    first, _, why = deploy_controlled.lines_of(controlled("failed", drops=(1.5, 0.75)))
+    assert "NOT KEPT" in first and "the best is +0.75" in first
+    assert why.startswith("why not: every layer has 8 bits (b have fewer than 8); with all weights")
+    assert "+1.25 points are lost, with all activations in float -0.50" in why
+    assert "those of x cost most" in why and "a larger --budget-mb" in why
+
+
+def test_the_status_of_the_command_is_that_of_its_search(quantized, tmp_path):
+    write_json(tmp_path / "q" / "accuracy_control.json", controlled("failed"))
+    (content, lines, status), given, said = quantized(max_drop=0.3)
+    assert status == 1 and content["accuracy_control"]["state"] == "failed"
+    assert any("NOT KEPT" in line for line in lines)
+    (first, control), (second, search) = given
+    assert (first, second) == ("k", "q"), "the control is what drops are measured against"
+    assert control[-1].max_drop == 0.3 and search[-1] == tmp_path / "k"
+    assert said[0] == (0.0, "k") and said[-1] == (1.0, "q")
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_every_network_that_was_scored_has_its_line(quantized, tmp_path, cached):
-    (content, lines), _, _ = quantized(cached)
+    (content, lines, _), _, _ = quantized(cached)
     assert lines == [
         f"checkpoint: {tmp_path / 'c.pt'} is ours", "note: no classes",
         "data: the phantom (synthetic)",
@@ -223,7 +300,7 @@ def test_every_network_that_was_scored_has_its_line(quantized, tmp_path, cached)
 
 
 def test_bits_and_costs_are_told_where_they_were_asked_for(quantized, tmp_path):
-    (content, lines), _, _ = quantized(budget_mb=1.0, explain=True, source=DataSource(tmp_path))
+    (content, lines, _), _, _ = quantized(budget_mb=1.0, explain=True, source=DataSource(tmp_path))
     assert content["allocation"] == allocation() and len(content["explain"]) == 2
     assert f"data: {tmp_path}" in lines and f"plot: {tmp_path / 'q' / 'allocation.svg'}" in lines
     assert "all        weights  5.00e-01          25.00%" in lines
@@ -231,7 +308,7 @@ def test_bits_and_costs_are_told_where_they_were_asked_for(quantized, tmp_path):
 
 def test_another_process_than_the_first_says_nothing(quantized, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert quantized()[0] == ({}, [])
+    assert quantized()[0] == ({}, [], 0)
 
 
 def test_a_checkpoint_that_is_a_folder_is_none(tmp_path):

@@ -20,8 +20,10 @@ FACTOR = 1.3
 """How far an estimate may be off, up or down; an operator's next folding is a factor 2 away."""
 # Weights of 256 words are in block RAM. In LUTs the estimate has what UltraScale+ holds, two tables
 # of 32 words in one LUT, which yosys leaves apart: 16 words of 288 bits are 144 there, 288 here.
-MATRIX = {"MW": 144, "MH": 64, "SIMD": 9, "PE": 4, "inputDataType": "INT8", "weightDataType": "INT8",
-          "outputDataType": "INT20"}  # fmt: skip
+MATRIX = {
+    "MW": 144, "MH": 64, "SIMD": 9, "PE": 4, "inputDataType": "INT8", "weightDataType": "INT8",
+    "outputDataType": "INT20",
+}  # fmt: skip
 NODES = (
     cases.elementwise(multiply=False, channels=8, pe=4, right="INT8"),
     cases.elementwise(channels=8, pe=4, right="INT8"),

@@ -17,10 +17,12 @@ from lmaunet.artifacts import Figure, Measurement, Unavailable
 from lmaunet.deploy import timing
 from lmaunet.deploy.console import table
 from lmaunet.deploy.deployment import Deployment, open_build
+from lmaunet.deploy.device import device
 from lmaunet.deploy.figures import number_text
 from lmaunet.deploy.machine import forget_peak, memory_mb, temperature_c
 from lmaunet.deploy.targets import get_target
 from lmaunet.packages import missing_packages_named
+from lmaunet.stage import read_manifest
 
 CONDITIONS = ("cpu", "gpu", "threads", "load_average")
 
@@ -46,6 +48,8 @@ class Bench:
         memory_mb: of this process, before the build was loaded.
         peak_memory_mb: the most that it held from then on.
         temperature_before_c, temperature_after_c: of the processor's hottest sensor.
+        files: the SHA-256 of each of the build's files, by name.
+        device: the machine, as :func:`lmaunet.deploy.device.device` has it.
     """
 
     folder: Path
@@ -66,6 +70,8 @@ class Bench:
     peak_memory_mb: Figure
     temperature_before_c: Figure
     temperature_after_c: Figure
+    files: Mapping[str, str]
+    device: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; ``latency`` has the keys that the report's ``detail`` has."""
@@ -86,6 +92,8 @@ class Bench:
             "peak_memory_mb": self.peak_memory_mb.to_json(),
             "temperature_before_c": self.temperature_before_c.to_json(),
             "temperature_after_c": self.temperature_after_c.to_json(),
+            "files": dict(self.files),
+            "device": dict(self.device),
         }  # fmt: skip
 
 
@@ -151,7 +159,7 @@ def _bench(
         times["p90_ms"], times["runs"], times.get("spread"), times.get("unsteady", False),
         {key: times[key] for key in CONDITIONS if key in times}, first_ms,
         Measurement("size_mb", build.ships_mb(), "MB", "measured"), before_mb, peak_mb, before_c,
-        temperature_c("temperature_after_c"),
+        temperature_c("temperature_after_c"), read_manifest(build.folder)["outputs"], device(),
     )  # fmt: skip
 
 

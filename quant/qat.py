@@ -241,8 +241,10 @@ def quantize(
         if size is not None and processes.first:
             allocation = with_bits(allocation, graph, bits, size)
             write_json(folder / "allocation.json", allocation)
+        progress = part(progress, 0.85, 0.15)
     if settings.budget_bytes is not None:
         noticed += allocation["notices"]
+    progress(0.2, f"calibrating on {len(images)} training slices")
     quantized = training.calibrated(bits)
     if processes.first:
         progress(0.22, "scoring PTQ on held-out slices")

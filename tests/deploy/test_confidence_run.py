@@ -25,7 +25,7 @@ def built(tmp_path_factory, tiny_spec):
         patch.chdir(place)
         commands.train(place / "run", tiny_spec, DataSource(None), 1, 1e-2, 8, 0)
         checkpoint = place / "run" / "train" / "model.pt"
-        content, lines = commands.qat(
+        content, lines, _ = commands.qat(
             None, checkpoint, None, None, QatOptions(1, 1e-3, 8, 0, dropout=0.25)
         )
         assert content["confidence"]["dropout"] == 0.25

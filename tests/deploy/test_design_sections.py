@@ -67,7 +67,7 @@ def reported(**changes):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_figure_has_its_provenance_beside_it(form):
     text = FORMS[form](reported())
-    require_provenance(text, FIGURES)
+    require_provenance(text, FIGURES, form)
     for figure in ("99.9999%", "100%"):
         assert figure in text
     assert "100% of the values simulated" in text
@@ -76,7 +76,9 @@ def test_every_figure_has_its_provenance_beside_it(form):
 def test_a_provenance_of_another_kind_is_shown_as_it_is():
     made = reported(largest_provenance="simulated", resources_provenance="measured")
     text = VisibleText(render.html(made)).text
-    require_provenance(text, [("162", "DSP, 9.38%", "simulated"), ("150,111", "", "measured")])
+    require_provenance(
+        text, [("162", "DSP, 9.38%", "simulated"), ("150,111", "", "measured")], "html"
+    )
 
 
 LEVELS = {

@@ -189,7 +189,9 @@ def measured(monkeypatch, tmp_path):
     )  # fmt: skip
     data = SimpleNamespace(val=val, classes=("air", "liver"))
     monkeypatch.setattr(reporting, "require_builds", lambda run, limits: None)
-    monkeypatch.setattr(reporting, "converted_norms", lambda run: [])
+    for name in ("converted_norms", "note_of"):
+        monkeypatch.setattr(reporting, name, lambda run: [])
+    monkeypatch.setattr(reporting, "limits_of", lambda run: {})
     monkeypatch.setattr(reporting, "load_run_data", lambda run: ("spec", None, data))
 
     def folders(run, only, say):

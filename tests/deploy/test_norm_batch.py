@@ -54,7 +54,7 @@ def made(tmp_path_factory):
     graph, weights = capture(Normed().eval(), (1, 1, *SIZE))
     checkpoint, run = place / "network.pt", place / "run"
     save_network(checkpoint, spec_of(graph, "normed"), GraphModule(graph, weights).eval())
-    content, lines = qat(run, checkpoint, PHANTOM, None, OPTIONS)
+    content, lines, _ = qat(run, checkpoint, PHANTOM, None, OPTIONS)
     return run, checkpoint, graph, content, lines
 
 

@@ -64,6 +64,8 @@ def test_a_target_measures_and_has_no_options_and_no_note_unless_it_says_so():
 @pytest.fixture
 def hardware(monkeypatch):
     """The tools of the FPGA that are looked for, and what was checked."""
+    import lmaunet.fpga.build  # noqa: F401 - loaded below it would keep what stands in for a while
+
     asked = []
     monkeypatch.setattr("lmaunet.fpga.environment.finn_place", lambda: "/finn")
     monkeypatch.setattr(

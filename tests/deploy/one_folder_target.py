@@ -6,6 +6,7 @@ program names it.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,11 +49,19 @@ def build(request: BuildRequest) -> Build:
     return Build("plain", request.folder, shipped, (classes,), dict(request.options))
 
 
+@functools.cache
+def session_of(path: Path) -> Any:
+    """Return the session of a file, opened once."""
+    from lmaunet.export import reference
+
+    return reference.open_session(path, optimize=True)
+
+
 def run(build: Build, images: np.ndarray) -> np.ndarray:
     """Return the logits of images."""
     from lmaunet.export import reference
 
-    return reference.run_images(reference.open_session(build.shipped, optimize=True), images)
+    return reference.run_images(session_of(build.shipped), images)
 
 
 def measure(build: Build, images: np.ndarray, float32: Path | None = None) -> dict[str, Any]:

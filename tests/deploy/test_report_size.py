@@ -44,8 +44,7 @@ def page(size):
 
 
 @pytest.mark.parametrize(
-    "size",
-    [pytest.param(128, marks=pytest.mark.slow), 256, pytest.param(512, marks=pytest.mark.slow)],
+    "size", [64, *[pytest.param(size, marks=pytest.mark.slow) for size in (128, 256, 512)]]
 )
 def test_a_page_is_under_two_megabytes_whatever_the_size_of_the_images(size):
     text, shown = page(size)

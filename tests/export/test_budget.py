@@ -55,6 +55,7 @@ def smallest(model, images, size_of):
     return round(float(found[1]) * 1e6)
 
 
+@pytest.mark.slow
 def test_the_file_keeps_within_the_budget(model, images, size_of, smallest):
     budget = smallest + 4_000
     found = allocate_for_file(*model, images, budget, "free", size_of, SILENT)

@@ -341,6 +341,7 @@ def test_a_control_without_labels_is_refused():
         Measure(Control(Recording(), kept))
 
 
+@pytest.mark.slow
 def test_what_is_left_is_measured_and_the_costliest_named(network, tiny_model, tiny_data):
     few = tiny_data.val.take(np.arange(4))
     tiny_data = dataclasses.replace(tiny_data, val=few)

@@ -50,6 +50,7 @@ module packed_products #(
         for (int k = 0; k < ROWS && ROWS > 1; k++) bias += 48'sd1 << (k * LANE_BITS + FIELD_BITS - 1);
     end
 
+    logic [COLUMNS-1:0][PRODUCT_BITS-1:0] sums;
     for (genvar c = 0; c < COLUMNS; c++) begin : gen_column
         logic signed [PORT_BITS-1:0] low_bits, signs, packed_weights;
         logic signed [CODE_BITS-1:0] code_held;
@@ -72,11 +73,12 @@ module packed_products #(
         if (c == 0) begin : gen_start
             always_ff @(posedge ap_clk) p <= m + bias;
         end else begin : gen_add
-            always_ff @(posedge ap_clk) p <= gen_column[c-1].p + m;
+            always_ff @(posedge ap_clk) p <= signed'(sums[c-1]) + m;
         end
+        assign sums[c] = p;
     end
 
-    wire [PRODUCT_BITS-1:0] total = gen_column[COLUMNS-1].p;
+    wire [PRODUCT_BITS-1:0] total = sums[COLUMNS-1];
     if (OVERLAP) begin : gen_overlap
         logic [ROWS-1:0] parity;
         delay_line #(.BITS(ROWS), .CYCLES(COLUMNS + 2 + LATE)) waits (

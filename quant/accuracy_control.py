@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from lmaunet.quant.sensitivity import Sensitivity
 from lmaunet.quant.widths import at_bits
 from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.metrics import divergence, predict_logits, score_slices
-from lmaunet.train.schedule import Progress
+from lmaunet.train.schedule import Progress, part
 
 RECORD = "accuracy_control.json"
 """What was tried, in which order, and what came of it."""
@@ -162,9 +161,9 @@ def control_accuracy(
     while (record := _read(folder))["next"] is not None:
         number = len(record["rounds"])
         start, share = 1 - 0.5**number, 0.5 ** (number + 1)
-        say = _part(progress, start, share, f"control, round {number + 1}: ")
+        say = part(progress, start, share, f"control, round {number + 1}: ")
         network = training.calibrated(record["next"])
-        training.fit(network, _name(number), _part(say, 0.0, 0.6))
+        training.fit(network, _name(number), part(say, 0.0, 0.6))
         if processes.first:
             say(0.6, "Dice on the patients kept for control")
             measure = measure or Measure(control, processes.device)
@@ -275,8 +274,7 @@ def left_over(measure: Measure, network: QuantNetwork) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for name, kind, proxy in found:
         if kind == "activations":
-            with ExitStack() as stack:
-                stack.enter_context(switched_off([proxy]))
+            with switched_off([proxy]):
                 rows.append({"activation": name, "gain": before - measure.divergence(network)})
     rows.sort(key=lambda row: -row["gain"])
     return {**drops, "activations": rows[:NAMED]}
@@ -291,7 +289,3 @@ def _read(folder: Path) -> dict[str, Any]:
     with record_of(folder):
         found: dict[str, Any] = read_json(folder / RECORD)
     return found
-
-
-def _part(progress: Progress, start: float, share: float, title: str = "") -> Progress:
-    return lambda fraction, line: progress(start + share * fraction, title + line)

@@ -19,7 +19,7 @@ from lmaunet.quant.bits import resolve_bits
 from lmaunet.quant.calibration import calibrate, check_images, choose_slices, notices, spread
 from lmaunet.quant.elastic import ElasticQuant, extract
 from lmaunet.quant.network import QuantNetwork, check_quantizable, count_weight_bits, graph_of
-from lmaunet.quant.qat import SCAN_IMAGES, described, evaluate, notes_for, part
+from lmaunet.quant.qat import SCAN_IMAGES, described, evaluate, notes_for
 from lmaunet.quant.scan_formats import SiteFormats, choose_for_network, write_formats
 from lmaunet.quant.settings import QatSettings
 from lmaunet.sources.checkpoint import save_network
@@ -28,7 +28,7 @@ from lmaunet.stage import write_json
 from lmaunet.train.elastic import sampled
 from lmaunet.train.loop import Teacher, fit
 from lmaunet.train.processes import Processes
-from lmaunet.train.schedule import Progress, Schedule
+from lmaunet.train.schedule import Progress, Schedule, part
 
 
 def check_settings(settings: QatSettings) -> None:

@@ -50,7 +50,7 @@ from lmaunet.stage import read_json, record_of, write_json
 from lmaunet.train.loop import Teacher, fit
 from lmaunet.train.metrics import Scores, predict_logits, score_slices
 from lmaunet.train.processes import Processes
-from lmaunet.train.schedule import Progress, Schedule
+from lmaunet.train.schedule import Progress, Schedule, part
 
 SCAN_IMAGES, EXPLAIN_IMAGES, JOIN_IMAGES = 8, 8, 8
 """Calibration images from which scans' number formats and joins' scales are chosen, and costs
@@ -384,11 +384,6 @@ def described(graph: Graph) -> dict[str, Any]:
 def calibration_images(data: Dataset) -> np.ndarray:
     """Return the training images ``(n, channels, H, W)`` that :func:`quantize` calibrates with."""
     return data.train.images[choose_slices(data)]
-
-
-def part(progress: Progress, start: float, share: float) -> Progress:
-    """Return the progress of a part that covers a share of the whole."""
-    return lambda fraction, line: progress(start + share * fraction, line)
 
 
 def notes_for(data: Dataset) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from lmaunet.deploy.figures import LABELS, Shown, number_text
 def comparison(
     report: Mapping[str, Any], targets: list[dict[str, Any]], reference: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the rows ``label``, ``first`` (FP32's cells), ``cells`` (each target's) and ``best``.
+    """Return the rows: ``label``, ``first`` (FP32's cells), ``cells`` (a triple for each target).
 
-    A cell is a :class:`Shown`, or a text. ``failed`` has the names of targets whose gate on the row
-    failed; FP32 was timed in turns with each target, so that it has a time for each.
+    A triple is a :class:`Shown` or a text, a note, and whether the target's gate on it failed. FP32
+    was timed in turns with each target, so that it has a time for each.
     """
     failed = {
         (gate["name"], gate["target"]) for gate in report["gates"] if gate["state"] == "failed"

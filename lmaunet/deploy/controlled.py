@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmaunet.deploy.gate_limits import Limit, Limits
-from lmaunet.deploy.patients import by_patient, drop_interval
+from lmaunet.deploy.patients import LEAST_PATIENTS, by_patient, drop_interval
 from lmaunet.stage import read_json, read_manifest, record_of, write_json
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ KEPT = "kept_patients"
 """The option of a control stage whose training had no patient that a search measures on."""
 RECORD = "accuracy_control.json"
 PASSED, FAILED, OPEN = "passed", "failed", "open"
-FEW = 5
-"""Patients below which a drop is called rough."""
 
 
 def control_of(folder: Path, kept: Kept) -> Control:
@@ -100,7 +98,7 @@ def lines_of(content: Mapping[str, Any]) -> list[str]:
     key = "file_bytes" if "file_bytes" in chosen else "weight_bytes"
     size = f"{key.split('_')[0]} {rounds[0][key]:,} -> {chosen[key]:,} bytes"
     kept = content["state"] == PASSED
-    rough = ", few enough to make it rough" if len(patients) < FEW else ""
+    rough = ", few enough to make it rough" if len(patients) < LEAST_PATIENTS else ""
     lines = [
         f"accuracy control: drop of at most {limit:g} points "
         f"{'KEPT' if kept else 'NOT KEPT'} on {len(patients)} training patients kept for it"

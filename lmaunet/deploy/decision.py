@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmaunet.deploy import gates as gating
+from lmaunet.deploy.detail import counts
 from lmaunet.deploy.figures import WORDS, number_text
 
 UNKNOWN = "unknown"
@@ -118,7 +119,7 @@ def _latency(target: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
     limit = f"limit {gate['limit']:g} ms" if gate else NO_LIMIT
     beside = target["detail"].get("float32")
     speed = f"FP32 here {UNKNOWN}"
-    if "value" in figure and isinstance(beside, Mapping) and _number(beside.get("speed_up")):
+    if "value" in figure and isinstance(beside, Mapping) and counts(beside.get("speed_up")):
         speed = f"{beside['speed_up']:.2g}x as fast as FP32"
     if "value" not in figure:
         return Cell(UNKNOWN, notes=(limit,), failed=_fails(own, "latency_ms"), short=(limit,))
@@ -157,15 +158,10 @@ def _size(
 def float32_mb(target: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
     """Return what ships of FP32 in MB: in the target's own form, else as the exported ONNX file."""
     beside = target["detail"].get("float32")
-    if isinstance(beside, Mapping) and _number(beside.get("size_mb")):
+    if isinstance(beside, Mapping) and counts(beside.get("size_mb")):
         return float(beside["size_mb"])
     value = reference.get("size_mb", {}).get("value")
-    return float(value) if _number(value) else None
-
-
-def _number(value: Any) -> bool:
-    """Whether a value is a number above 0; a target's detail is not checked by the schema."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return float(value) if counts(value) else None
 
 
 def _fails(own: Mapping[str, Any], name: str) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
-from lmaunet.deploy.timing import cpu_model
+from lmaunet.deploy.machine import system
 from lmaunet.stage import tool_versions
 
 CPU_INFORMATION = Path("/proc/cpuinfo")
@@ -21,15 +20,14 @@ INSTRUCTIONS = (
 def device(information: Path = CPU_INFORMATION) -> dict[str, Any]:
     """Return the machine as plain JSON.
 
-    ``instructions`` are those of :data:`INSTRUCTIONS` that the first processor has, None where the
-    system does not tell; ``cores`` counts all logical processors, also those not given to us.
+    What a report says of the machine that made it (:func:`lmaunet.deploy.machine.system`), and
+    ``architecture``, ``versions`` and ``instructions``: those of :data:`INSTRUCTIONS` that the
+    first processor has, None where the system does not tell.
     """
     return {
-        "cpu": cpu_model(),
+        **system(),
         "architecture": platform.machine(),
-        "cores": os.cpu_count(),
         "instructions": instructions(information),
-        "system": platform.platform(),
         "versions": tool_versions(),
     }
 

@@ -43,7 +43,7 @@ def make_report(
     ``limits`` are the ``--gate`` options. They and the baseline are read before any work.
     """
     before = report.load(baseline) if baseline else None
-    chosen_limits(limits)
+    chosen_limits(limits)  # what is wrong with them is said before any work
     require_builds(run, limits)
     folders = measure_all(run, None, say)
     chosen = gates.gates_of(chosen_limits(limits, limits_of(run)))

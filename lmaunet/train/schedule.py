@@ -13,6 +13,12 @@ from lmaunet.errors import UserError
 Progress = Callable[[float, str], None]
 """Called with the fraction done and a line on what is being done."""
 
+
+def part(progress: Progress, start: float, share: float, title: str = "") -> Progress:
+    """Return the progress of a part that covers a share of the whole, its lines after a title."""
+    return lambda fraction, line: progress(start + share * fraction, title + line)
+
+
 WARMUP_FRACTION = 0.1
 LARGEST_RATE = 1.0
 

@@ -9,7 +9,7 @@ import lone_build
 import pytest
 
 import lmaunet
-from lmaunet.deploy import benching, timing
+from lmaunet.deploy import benching, machine, timing
 from lmaunet.deploy.device import instructions
 
 
@@ -24,6 +24,7 @@ def test_a_bench_names_the_files_and_the_device(monkeypatch, tmp_path):
     for name, digest in found["files"].items():
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
     assert found["build"]["sha256"] in found["files"].values()
+    assert machine.system().keys() <= found["device"].keys()
     assert found["device"]["architecture"] == platform.machine()
     assert found["device"]["versions"]["python"] == platform.python_version()
 

@@ -9,11 +9,12 @@ from lmaunet.graph.layers import layers
 from lmaunet.net.checkpoint import load_checkpoint, restore
 from lmaunet.quant.calibration import choose_slices
 from lmaunet.quant.network import graph_of
-from lmaunet.quant.qat import QatSettings, evaluate, load_quantized, part, quantize, train_control
+from lmaunet.quant.qat import QatSettings, evaluate, load_quantized, quantize, train_control
 from lmaunet.stage import read_json
 from lmaunet.train.loop import Schedule
 from lmaunet.train.metrics import predict_logits
 from lmaunet.train.processes import join_processes
+from lmaunet.train.schedule import part
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,8 @@ class BuildRequest:
         qcdq: ONNX with QuantizeLinear/DequantizeLinear and the scan as one local function.
         qonnx: ONNX with QONNX Quant nodes and the scan opaque.
         samples: float32 ``(n, channels, H, W)`` normalised images for the agreement checks.
-        options: all of the target's options, as its ``options`` returned them.
+        options: the target's options, as its ``options`` returned them; one that is left out is at
+            its default.
         progress: called with a line on what is being done.
         float32: ONNX of the float network, the FP32 control, with the scan as one local function;
             None where there is none.
